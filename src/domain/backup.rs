@@ -1,0 +1,221 @@
+//! What a backup is called: its id, and the series that it belongs to.
+
+use std::{fmt, str::FromStr};
+
+use jiff::{Timestamp, civil, tz};
+use serde::{Deserialize, Serialize};
+
+use super::name::{DatabaseName, ServerName, escape, unescape};
+
+/// Crockford's base 32, lower case: no `i`, `l`, `o`, `u` to misread.
+const BASE32: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
+/// Random characters of an id: 8 × 5 = 40 bits.
+const SUFFIX_LEN: usize = 8;
+/// `20261121T021500Z`
+const TIME_LEN: usize = 16;
+
+/// Why an id or a path is not one of ours.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{text:?} is not a {what}")]
+pub struct ParseError {
+    what: &'static str,
+    text: String,
+}
+
+/// Identifies one backup: the UTC time when it was started, to the second, and 40 random bits.
+/// Ids sort by time as text: `20261121T021500Z-k3f9q2x7`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct BackupId(String);
+
+impl BackupId {
+    /// Makes an id from the time and the lowest 40 of `random`'s bits.
+    pub fn new(at: Timestamp, random: u64) -> Self {
+        let mut text = at.strftime("%Y%m%dT%H%M%SZ-").to_string();
+        for place in (0..SUFFIX_LEN).rev() {
+            let digit = (random >> (place * 5)) & 0x1f;
+            text.push(char::from(BASE32[usize::try_from(digit).unwrap_or(0)]));
+        }
+        Self(text)
+    }
+
+    /// The id as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// When the backup was started, to the second.
+    pub fn time(&self) -> Timestamp {
+        parse_time(&self.0).unwrap_or(Timestamp::UNIX_EPOCH)
+    }
+}
+
+fn parse_time(text: &str) -> Option<Timestamp> {
+    let time = civil::DateTime::strptime("%Y%m%dT%H%M%SZ", text.get(..TIME_LEN)?).ok()?;
+    Some(time.to_zoned(tz::TimeZone::UTC).ok()?.timestamp())
+}
+
+impl FromStr for BackupId {
+    type Err = ParseError;
+    fn from_str(text: &str) -> Result<Self, ParseError> {
+        let error = || ParseError { what: "backup id", text: text.to_owned() };
+        let suffix = text.get(TIME_LEN..).and_then(|t| t.strip_prefix('-')).ok_or_else(error)?;
+        let time = parse_time(text).ok_or_else(error)?;
+        let canonical = time.strftime("%Y%m%dT%H%M%SZ").to_string() == text[..TIME_LEN];
+        if !canonical || suffix.len() != SUFFIX_LEN || !suffix.bytes().all(|b| BASE32.contains(&b))
+        {
+            return Err(error());
+        }
+        Ok(Self(text.to_owned()))
+    }
+}
+
+impl TryFrom<String> for BackupId {
+    type Error = ParseError;
+    fn try_from(text: String) -> Result<Self, ParseError> {
+        text.parse()
+    }
+}
+
+impl From<BackupId> for String {
+    fn from(id: BackupId) -> Self {
+        id.0
+    }
+}
+
+impl fmt::Display for BackupId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&self.0)
+    }
+}
+
+/// What a backup was made of.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Subject {
+    /// One database.
+    Database(DatabaseName),
+    /// What belongs to the whole cluster: roles, tablespaces, their settings and grants.
+    Globals,
+}
+
+impl Subject {
+    /// The database, where it is one.
+    pub fn database(&self) -> Option<&DatabaseName> {
+        match self {
+            Self::Database(name) => Some(name),
+            Self::Globals => None,
+        }
+    }
+
+    /// The path segment: the escaped name, or `@globals` (no escaped name has an `@`).
+    pub fn segment(&self) -> String {
+        match self {
+            Self::Database(name) => escape(name.as_str()),
+            Self::Globals => "@globals".to_owned(),
+        }
+    }
+
+    fn from_segment(segment: &str) -> Option<Self> {
+        if segment == "@globals" {
+            return Some(Self::Globals);
+        }
+        unescape(segment)?.parse().ok().map(Self::Database)
+    }
+}
+
+impl fmt::Display for Subject {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Database(name) => f.pad(name.as_str()),
+            Self::Globals => f.pad("@globals"),
+        }
+    }
+}
+
+/// All backups that retention counts together: same server, same cluster, same subject, same
+/// contents. A dump that left tables out is of another series than a whole one.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Series {
+    /// The `[server.NAME]` that it was read from.
+    pub server: ServerName,
+    /// `system_identifier` of `pg_control_system()`: unique for each initdb.
+    pub system_id: u64,
+    /// The database, or the globals.
+    pub subject: Subject,
+    /// `all`, `schema`, `data`, or the fingerprint of a selection.
+    pub contents: String,
+}
+
+impl Series {
+    /// The path of the series below the root of a repository, without a slash at the end:
+    /// `<server>/<system id>/<database>/<contents>`.
+    pub fn path(&self) -> String {
+        format!(
+            "{}/{}/{}/{}",
+            self.server,
+            self.system_id,
+            self.subject.segment(),
+            escape(&self.contents)
+        )
+    }
+
+    /// Reads what [`Series::path`] wrote.
+    pub fn from_path(path: &str) -> Option<Self> {
+        let mut parts = path.split('/');
+        let series = Self {
+            server: parts.next()?.parse().ok()?,
+            system_id: parts.next()?.parse().ok()?,
+            subject: Subject::from_segment(parts.next()?)?,
+            contents: unescape(parts.next()?)?,
+        };
+        (parts.next().is_none() && series.path() == path).then_some(series)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_round_trip_and_sort_by_time() {
+        let early = BackupId::new("2026-11-21T02:15:00.9Z".parse().unwrap(), u64::MAX);
+        let late = BackupId::new("2026-11-21T02:15:01Z".parse().unwrap(), 0);
+        assert_eq!(early.as_str(), "20261121T021500Z-zzzzzzzz");
+        assert!(early < late);
+        assert_eq!(early.as_str().parse::<BackupId>().unwrap(), early);
+        assert_eq!(early.time(), "2026-11-21T02:15:00Z".parse().unwrap());
+    }
+
+    #[test]
+    fn what_is_not_an_id_is_refused() {
+        for bad in [
+            "",
+            "20261121T021500Z",
+            "20261121T021500Z-",
+            "20261121T021500Z-k3f9q2xi",
+            "20261121T021500Z-k3f9q2x77",
+            "20261321T021500Z-k3f9q2x7",
+            "2026112é021500Z-k3f9q2x7",
+        ] {
+            assert!(bad.parse::<BackupId>().is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn series_paths_round_trip_for_hostile_names() {
+        for name in ["app", "a/b", "..", "@globals", "\"q\"", "🐘", "%", "="] {
+            let series = Series {
+                server: "main".parse().unwrap(),
+                system_id: 7_300_000_000_000_000_000,
+                subject: Subject::Database(name.parse().unwrap()),
+                contents: "all".to_owned(),
+            };
+            let path = series.path();
+            assert_eq!(path.matches('/').count(), 3, "{path}");
+            assert_eq!(Series::from_path(&path), Some(series));
+        }
+        assert_eq!(Series::from_path("main/1/../all"), None);
+        assert_eq!(Series::from_path("main/01/app/all"), None);
+    }
+}

@@ -1,0 +1,178 @@
+//! One kind of failure for all operations: class, what was being done, what went wrong, and a
+//! hint that says what to do.
+//!
+//! The class is the metric's label and the heading in docs/ERRORS.md. Layers below keep error types
+//! of their own (thiserror) and become a [`Failure`] where an operation knows what it was doing.
+
+use std::{error::Error, fmt};
+
+use serde::{Deserialize, Serialize};
+
+macro_rules! classes {
+    ($($(#[doc = $doc:literal])+ $variant:ident = $text:literal),+ $(,)?) => {
+        /// What sort of thing went wrong. Stable: alerts and runbooks name it.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        pub enum Class {
+            $($(#[doc = $doc])+ #[serde(rename = $text)] $variant),+
+        }
+
+        impl Class {
+            /// Every class, in the order of docs/ERRORS.md.
+            pub const ALL: &[Self] = &[$(Self::$variant),+];
+
+            /// The class as it stands in logs, metrics and docs/ERRORS.md.
+            pub const fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => $text),+ }
+            }
+
+            /// What the class means, in one sentence.
+            pub const fn meaning(self) -> &'static str {
+                match self { $(Self::$variant => concat!($($doc),+).trim_ascii()),+ }
+            }
+        }
+    };
+}
+
+classes! {
+    /// The server could not be reached, or the connection broke.
+    Connection = "connection",
+    /// The server refused the role: wrong password, no entry in pg_hba.conf, no such role.
+    Authentication = "authentication",
+    /// The role may not read what it has to.
+    Privilege = "privilege",
+    /// The database is not there, or went away during the run.
+    DatabaseGone = "database-gone",
+    /// A statement failed on the server for another reason.
+    Sql = "sql",
+    /// A lock could not be had in time.
+    Lock = "lock",
+    /// A program that is needed is not installed, or cannot be started.
+    ToolMissing = "tool-missing",
+    /// No installed program fits the server's version.
+    ToolVersion = "tool-version",
+    /// A program ended with an error.
+    ToolFailed = "tool-failed",
+    /// A program was killed by a signal.
+    ToolKilled = "tool-killed",
+    /// The stream of a dump is not what its format says: empty, cut off, or damaged.
+    ArchiveInvalid = "archive-invalid",
+    /// Nothing moved for longer than the stall limit.
+    Stalled = "stalled",
+    /// The run took longer than its time limit.
+    TimeLimit = "time-limit",
+    /// The filesystem is full, or would fall under `min_free`.
+    Space = "space",
+    /// The repository could not be reached, or broke off.
+    RepositoryUnavailable = "repository-unavailable",
+    /// The repository did not take data at the rate that it must.
+    RepositorySlow = "repository-slow",
+    /// The repository refused: credentials, permissions, a missing bucket or folder.
+    RepositoryRefused = "repository-refused",
+    /// What the repository holds is not what was stored: missing, of another size, or damaged.
+    RepositoryDamaged = "repository-damaged",
+    /// The configuration asks for something that cannot be done.
+    Configuration = "configuration",
+    /// A file of the state directory cannot be read or written.
+    State = "state",
+    /// pgkeep was stopped while the run was under way.
+    Interrupted = "interrupted",
+    /// A defect in pgkeep itself: please report it.
+    Internal = "internal",
+}
+
+impl Class {
+    /// Whether trying the same again soon may succeed without anybody doing anything.
+    pub const fn is_worth_a_retry(self) -> bool {
+        !matches!(
+            self,
+            Self::ToolVersion | Self::ToolMissing | Self::Configuration | Self::Internal
+        )
+    }
+}
+
+impl fmt::Display for Class {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+/// Something that could not be done.
+///
+/// `Display` prints one line without the hint: `dump database app: pg_dump exited with 1: …`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failure {
+    /// What sort of failure it is.
+    pub class: Class,
+    /// What was being done, as a phrase: `dump database app`.
+    pub doing: String,
+    /// What went wrong, the nearest cause last; causes are joined with `: `.
+    pub what: String,
+    /// What a person can do about it, as a sentence in the imperative.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hint: Option<String>,
+}
+
+impl Failure {
+    /// A failure without a hint.
+    pub fn new(class: Class, doing: impl Into<String>, what: impl Into<String>) -> Self {
+        Self { class, doing: doing.into(), what: what.into(), hint: None }
+    }
+
+    /// A failure from an error with all its sources.
+    pub fn from_error(
+        class: Class,
+        doing: impl Into<String>,
+        error: &(dyn Error + 'static),
+    ) -> Self {
+        Self::new(class, doing, chain(error))
+    }
+
+    /// The same failure with a hint.
+    #[must_use]
+    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.doing, self.what)
+    }
+}
+
+impl Error for Failure {}
+
+/// An error and its sources on one line, joined with `: `. `Display` of our errors never prints
+/// the source; a source that repeats the text before it is left out.
+pub fn chain(error: &(dyn Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(source) = next {
+        let more = source.to_string();
+        if !more.is_empty() && !text.ends_with(&more) {
+            text.push_str(": ");
+            text.push_str(&more);
+        }
+        next = source.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn classes_are_unique_and_explained() {
+        for (index, class) in Class::ALL.iter().enumerate() {
+            assert!(
+                class.meaning().ends_with('.') || class.meaning().contains("report"),
+                "{class}"
+            );
+            assert!(!Class::ALL[index + 1..].iter().any(|other| other.as_str() == class.as_str()));
+            let json = serde_json::to_string(class).unwrap();
+            assert_eq!(json, format!("\"{class}\""));
+        }
+    }
+}

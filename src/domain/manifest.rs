@@ -1,0 +1,234 @@
+//! The manifest: the commit record of a copy. It is written last; data without one is garbage.
+//!
+//! It holds all that a person needs to find, check and restore the backup with standard tools,
+//! and no secret. It is readable without any key, even where the data is encrypted: names and
+//! sizes of databases stand in it.
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::backup::{BackupId, Series};
+
+/// The version that this program writes. Readers accept every older one.
+pub const FORMAT_VERSION: u32 = 1;
+/// The manifest's name in the folder of a backup.
+pub const MANIFEST_NAME: &str = "manifest.json";
+
+/// Why a manifest was not accepted.
+#[derive(Debug, thiserror::Error)]
+pub enum ManifestError {
+    /// It is no JSON of this shape: cut off, damaged, or foreign.
+    #[error("the manifest is damaged")]
+    Damaged(#[source] serde_json::Error),
+    /// It was written by a newer pgkeep.
+    #[error("the manifest has format version {found}, this pgkeep reads up to {FORMAT_VERSION}")]
+    Newer {
+        /// The version that it states.
+        found: u32,
+    },
+    /// It says of itself that it is another backup's.
+    #[error(
+        "the manifest says that it is of backup {found}, but it lies in the folder of {expected}"
+    )]
+    Misplaced {
+        /// What the folder says.
+        expected: String,
+        /// What the manifest says.
+        found: String,
+    },
+}
+
+/// The host that writes a series.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Owner {
+    /// `/etc/machine-id`.
+    pub machine_id: String,
+    /// For people.
+    pub host: String,
+}
+
+/// The program that made the plain bytes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tool {
+    /// `pg_dump` or `pg_dumpall`.
+    pub name: String,
+    /// What `--version` printed after the name: `15.18 (Debian 15.18-0+deb12u1)`.
+    pub version: String,
+    /// The whole command line; it never holds a secret.
+    pub command: Vec<String>,
+}
+
+/// An extension that the database uses; its members are not in a dump, so that the server on
+/// which it is restored needs the same extension.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Extension {
+    /// `pg_extension.extname`
+    pub name: String,
+    /// `pg_extension.extversion`
+    pub version: String,
+}
+
+/// What a new database must look like to take the dump.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DatabaseFacts {
+    /// `pg_database.datname`
+    pub name: String,
+    /// The owner's role name.
+    pub owner: String,
+    /// `UTF8`, `SQL_ASCII`, …
+    pub encoding: String,
+    /// `LC_COLLATE`
+    pub collate: String,
+    /// `LC_CTYPE`
+    pub ctype: String,
+    /// Version of the collation when the database was made, where the server records it (15+).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub collation_version: Option<String>,
+    /// `pg_database_size()`, in bytes, before the dump.
+    pub size_bytes: u64,
+    /// Installed extensions.
+    pub extensions: Vec<Extension>,
+}
+
+/// The moment that the data is of.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Snapshot {
+    /// The server's clock when the snapshot was exported.
+    pub at: Timestamp,
+    /// WAL position before the snapshot was taken, as `X/X`.
+    pub lsn_before: String,
+    /// WAL position after the snapshot was taken.
+    pub lsn_after: String,
+    /// Whether the server was a standby (`pg_is_in_recovery()`).
+    pub standby: bool,
+}
+
+/// Something that is not in the backup, and why.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LeftOut {
+    /// What is missing.
+    pub what: String,
+    /// By whose leave.
+    pub reason: String,
+}
+
+/// The bytes as the tool wrote them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Plain {
+    /// `custom 1.14`, or `sql`.
+    pub format: String,
+    /// Length in bytes.
+    pub bytes: u64,
+    /// SHA-256, lower-case hexadecimal.
+    pub sha256: String,
+}
+
+/// One stored object.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StoredObject {
+    /// Its name in the folder of the backup.
+    pub name: String,
+    /// Length in bytes.
+    pub bytes: u64,
+    /// SHA-256 of the stored bytes, lower-case hexadecimal.
+    pub sha256: String,
+}
+
+/// What the plain bytes were found to hold while they went by.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Totals {
+    /// Entries of the archive's table of contents.
+    pub entries: u64,
+    /// Tables with data.
+    pub tables: u64,
+    /// Rows of all COPY blocks.
+    pub rows: u64,
+    /// Large objects.
+    pub large_objects: u64,
+}
+
+/// The commit record of one copy of one backup.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Manifest {
+    /// [`FORMAT_VERSION`] of the writer.
+    pub format_version: u32,
+    /// The backup's id.
+    pub id: BackupId,
+    /// The series that it belongs to.
+    pub series: Series,
+    /// Who wrote it.
+    pub owner: Owner,
+    /// Version of pgkeep that wrote it.
+    pub pgkeep_version: String,
+    /// `server_version`, as text.
+    pub server_version: String,
+    /// `server_version_num`
+    pub server_version_num: u32,
+    /// The program that made the plain bytes.
+    pub tool: Tool,
+    /// The database; none for globals.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub database: Option<DatabaseFacts>,
+    /// The moment that the data is of.
+    pub snapshot: Snapshot,
+    /// When the run began on it, by the host's clock.
+    pub started_at: Timestamp,
+    /// When the last byte was stored, by the host's clock.
+    pub finished_at: Timestamp,
+    /// What is not in it.
+    #[serde(default)]
+    pub left_out: Vec<LeftOut>,
+    /// The bytes as the tool wrote them.
+    pub plain: Plain,
+    /// What was done to them, in order: `zstd`, later `age`.
+    pub codec: Vec<String>,
+    /// The archive's volumes, in the order in which `cat` joins them.
+    pub objects: Vec<StoredObject>,
+    /// The index of the archive (`index.json.zst`); none for globals.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub index: Option<StoredObject>,
+    /// What it holds.
+    pub totals: Totals,
+    /// How to restore by hand, one command per line; lines that start with `#` explain.
+    pub restore: Vec<String>,
+}
+
+impl Manifest {
+    /// The manifest as it is stored: JSON with line ends, for people.
+    ///
+    /// # Errors
+    /// Never in practice; serde asks for it.
+    pub fn to_bytes(&self) -> Result<Vec<u8>, serde_json::Error> {
+        let mut bytes = serde_json::to_vec_pretty(self)?;
+        bytes.push(b'\n');
+        Ok(bytes)
+    }
+
+    /// Reads a manifest and checks that it is the one of `series` and `id`.
+    ///
+    /// # Errors
+    /// See [`ManifestError`]. A newer format is told apart from damage.
+    pub fn from_bytes(bytes: &[u8], series: &Series, id: &BackupId) -> Result<Self, ManifestError> {
+        #[derive(Deserialize)]
+        struct VersionOnly {
+            format_version: u32,
+        }
+        let version: VersionOnly = serde_json::from_slice(bytes).map_err(ManifestError::Damaged)?;
+        if version.format_version > FORMAT_VERSION {
+            return Err(ManifestError::Newer { found: version.format_version });
+        }
+        let manifest: Self = serde_json::from_slice(bytes).map_err(ManifestError::Damaged)?;
+        if manifest.id != *id || manifest.series != *series {
+            return Err(ManifestError::Misplaced {
+                expected: format!("{}/{id}", series.path()),
+                found: format!("{}/{}", manifest.series.path(), manifest.id),
+            });
+        }
+        Ok(manifest)
+    }
+
+    /// Bytes of all stored objects, without the manifest.
+    pub fn stored_bytes(&self) -> u64 {
+        self.objects.iter().chain(&self.index).map(|object| object.bytes).sum()
+    }
+}

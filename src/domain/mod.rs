@@ -1,0 +1,10 @@
+//! Pure values and rules: no I/O, no tokio, no clock. Whatever needs the time is handed it.
+
+pub mod backup;
+pub mod failure;
+pub mod finding;
+pub mod manifest;
+pub mod name;
+pub mod report;
+
+pub use jiff::Timestamp;

@@ -1,0 +1,254 @@
+//! What a run brought: an outcome for each target, findings, and samples for metrics.
+//!
+//! The verdict on a run is always derived from its targets, never stored beside them.
+
+use std::{collections::BTreeMap, fmt};
+
+use serde::{Deserialize, Serialize};
+
+use super::{
+    backup::{BackupId, Subject},
+    failure::Failure,
+    finding::Finding,
+    name::{RepositoryName, ServerName},
+};
+
+/// What a part of a run was about. A retry runs only the targets that failed.
+#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Target {
+    /// The server.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub server: Option<ServerName>,
+    /// The database or the globals.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub subject: Option<Subject>,
+    /// The repository.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub repository: Option<RepositoryName>,
+    /// Anything smaller: a table, an index, an object.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub object: Option<String>,
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut parts: Vec<String> = Vec::new();
+        parts.extend(self.server.as_ref().map(ToString::to_string));
+        parts.extend(self.subject.as_ref().map(ToString::to_string));
+        parts.extend(self.object.clone());
+        f.write_str(&parts.join("/"))?;
+        match &self.repository {
+            Some(repository) => write!(f, " -> {repository}"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// How one target ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase", tag = "state", content = "detail")]
+pub enum Outcome {
+    /// Done and proven.
+    Succeeded,
+    /// Not done.
+    Failed(Failure),
+    /// Left out on purpose, and why.
+    Skipped(String),
+    /// Stopped before it was done.
+    Cancelled,
+}
+
+impl Outcome {
+    /// The state's name in logs and metrics.
+    pub const fn state(&self) -> &'static str {
+        match self {
+            Self::Succeeded => "succeeded",
+            Self::Failed(_) => "failed",
+            Self::Skipped(_) => "skipped",
+            Self::Cancelled => "cancelled",
+        }
+    }
+}
+
+/// What was counted for a target. Keys of `counts` are snake case with their unit:
+/// `plain_bytes`, `stored_bytes`, `rows`, `tables`, `milliseconds`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Figures {
+    /// The backup that was made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backup: Option<BackupId>,
+    /// Numbers by name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub counts: BTreeMap<String, u64>,
+}
+
+/// One target with its outcome.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TargetReport {
+    /// What it was about.
+    pub target: Target,
+    /// How it ended.
+    pub outcome: Outcome,
+    /// What was counted.
+    #[serde(default)]
+    pub figures: Figures,
+}
+
+/// A value for a metric that the job's kind declares.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Sample {
+    /// The metric's name without the `pgkeep_` prefix.
+    pub metric: String,
+    /// Values of its labels, in the order in which the kind declares them.
+    pub labels: Vec<String>,
+    /// The value, in base units.
+    pub value: f64,
+}
+
+/// All that a run brought.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Report {
+    /// One entry per target.
+    pub targets: Vec<TargetReport>,
+    /// What was found on the way.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub findings: Vec<Finding>,
+    /// Values for metrics.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub samples: Vec<Sample>,
+}
+
+/// How a whole run ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Verdict {
+    /// Every target was done (or left out on purpose), and at least one was done or there was
+    /// nothing to do.
+    Succeeded,
+    /// Some were done, others failed.
+    Partial,
+    /// None was done and at least one failed, or the run failed before any target.
+    Failed,
+    /// Stopped by a person or by the daemon's end.
+    Cancelled,
+    /// The process ended in the middle; found at the next start.
+    Interrupted,
+}
+
+impl Verdict {
+    /// Every verdict.
+    pub const ALL: &[Self] =
+        &[Self::Succeeded, Self::Partial, Self::Failed, Self::Cancelled, Self::Interrupted];
+
+    /// The verdict's name in logs and metrics.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Succeeded => "succeeded",
+            Self::Partial => "partial",
+            Self::Failed => "failed",
+            Self::Cancelled => "cancelled",
+            Self::Interrupted => "interrupted",
+        }
+    }
+
+    /// Whether something was done: jobs that run `after` this one have work.
+    pub const fn did_something(self) -> bool {
+        matches!(self, Self::Succeeded | Self::Partial)
+    }
+}
+
+impl fmt::Display for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+impl Report {
+    /// How the run ended, from its targets alone. A cancelled target makes the run cancelled: it
+    /// sets no time of completion. All targets skipped is a failure: nothing was done.
+    pub fn verdict(&self) -> Verdict {
+        let mut done = false;
+        let mut failed = false;
+        let mut skipped = false;
+        for report in &self.targets {
+            match report.outcome {
+                Outcome::Succeeded => done = true,
+                Outcome::Failed(_) => failed = true,
+                Outcome::Skipped(_) => skipped = true,
+                Outcome::Cancelled => return Verdict::Cancelled,
+            }
+        }
+        match (done, failed, skipped) {
+            (true, true, _) => Verdict::Partial,
+            (false, true, _) | (false, false, true) => Verdict::Failed,
+            (true, false, _) | (false, false, false) => Verdict::Succeeded,
+        }
+    }
+
+    /// The targets that failed.
+    pub fn failed(&self) -> impl Iterator<Item = (&Target, &Failure)> {
+        self.targets.iter().filter_map(|report| match &report.outcome {
+            Outcome::Failed(failure) => Some((&report.target, failure)),
+            _ => None,
+        })
+    }
+
+    /// Adds what a later attempt brought: its targets replace the earlier ones of the same name.
+    pub fn merge(&mut self, later: Self) {
+        for report in later.targets {
+            match self.targets.iter_mut().find(|known| known.target == report.target) {
+                Some(known) => *known = report,
+                None => self.targets.push(report),
+            }
+        }
+        self.findings.extend(later.findings);
+        self.samples.extend(later.samples);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::failure::Class;
+
+    fn report(outcomes: &[Outcome]) -> Report {
+        let targets = outcomes
+            .iter()
+            .enumerate()
+            .map(|(index, outcome)| TargetReport {
+                target: Target { object: Some(index.to_string()), ..Target::default() },
+                outcome: outcome.clone(),
+                figures: Figures::default(),
+            })
+            .collect();
+        Report { targets, ..Report::default() }
+    }
+
+    #[test]
+    fn the_verdict_follows_the_targets() {
+        let failed = || Outcome::Failed(Failure::new(Class::Sql, "x", "y"));
+        let skipped = || Outcome::Skipped("locked".to_owned());
+        let cases = [
+            (vec![], Verdict::Succeeded),
+            (vec![Outcome::Succeeded], Verdict::Succeeded),
+            (vec![Outcome::Succeeded, skipped()], Verdict::Succeeded),
+            (vec![skipped(), skipped()], Verdict::Failed),
+            (vec![Outcome::Succeeded, failed()], Verdict::Partial),
+            (vec![failed(), skipped()], Verdict::Failed),
+            (vec![Outcome::Succeeded, Outcome::Cancelled], Verdict::Cancelled),
+        ];
+        for (outcomes, verdict) in cases {
+            assert_eq!(report(&outcomes).verdict(), verdict, "{outcomes:?}");
+        }
+    }
+
+    #[test]
+    fn a_retry_replaces_what_failed() {
+        let mut first = report(&[Outcome::Succeeded, Outcome::Cancelled]);
+        let mut second = report(&[Outcome::Succeeded, Outcome::Succeeded]);
+        second.targets.remove(0);
+        first.merge(second);
+        assert_eq!(first.verdict(), Verdict::Succeeded);
+        assert_eq!(first.targets.len(), 2);
+    }
+}

@@ -1,0 +1,13 @@
+//! pgkeep keeps `PostgreSQL` clusters backed up, restorable and healthy.
+//!
+//! The crate is a library with a thin binary. Each layer uses only what stands to its left; the
+//! test `layering` reads the `use crate::` lines to hold it:
+//!
+//! `domain` ← `sys` ← `config` ← `codec` ← `repository`, `postgres` ← `checks` ← `backup` ← `jobs`
+//! ← `telemetry` ← `daemon` ← `cli` ← `main`.
+//!
+//! docs/ARCHITECTURE.md shows the house on one page.
+
+pub mod domain;
+pub mod repository;
+pub mod sys;

@@ -1,0 +1,5 @@
+//! The machine: clock, crash-safe files, locks, supervised child processes, and the [`task::Task`]
+//! that everything long-running is handed.
+
+pub mod clock;
+pub mod task;

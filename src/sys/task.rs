@@ -1,0 +1,95 @@
+//! What everything long-running is handed: a token that cancels it, a clock, and a place to say
+//! how far it is.
+//!
+//! Cancel by token, then await; never drop (DESIGN rule 8).
+
+use std::{
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio_util::sync::CancellationToken;
+
+use super::clock::Clock;
+
+/// Token, clock and progress of one piece of work.
+#[derive(Debug, Clone)]
+pub struct Task {
+    /// Cancelled when the work is to stop.
+    pub cancel: CancellationToken,
+    /// The time.
+    pub clock: Arc<dyn Clock>,
+    /// How far it is.
+    pub progress: Arc<Progress>,
+}
+
+impl Task {
+    /// A task of its own.
+    pub fn new(clock: Arc<dyn Clock>) -> Self {
+        let cancel = CancellationToken::new();
+        Self { cancel, clock, progress: Arc::default() }
+    }
+
+    /// A task that ends when this one is cancelled, and can be cancelled alone. It shares the
+    /// progress.
+    #[must_use]
+    pub fn child(&self) -> Self {
+        Self { cancel: self.cancel.child_token(), ..self.clone() }
+    }
+}
+
+/// How far a piece of work is. Written from any thread, read by `status` and by the stall limit.
+#[derive(Debug, Default)]
+pub struct Progress {
+    bytes: AtomicU64,
+    /// Monotonic milliseconds since which the source has been silent, plus one; 0: it is not
+    /// being waited for.
+    silent_since: AtomicU64,
+    stage: Mutex<String>,
+}
+
+impl Progress {
+    /// Counts bytes that went by.
+    pub fn add_bytes(&self, count: u64) {
+        self.bytes.fetch_add(count, Ordering::Relaxed);
+    }
+
+    /// Bytes that went by so far, over all of the work.
+    pub fn bytes(&self) -> u64 {
+        self.bytes.load(Ordering::Relaxed)
+    }
+
+    /// Says that the work now waits for its source (monotonic time `at`). Only this wait counts
+    /// towards a stall; back-pressure of our own does not.
+    pub fn wait_begins(&self, at: Duration) {
+        let millis = u64::try_from(at.as_millis()).unwrap_or(u64::MAX - 1);
+        self.silent_since.store(millis + 1, Ordering::Relaxed);
+    }
+
+    /// Says that the source answered.
+    pub fn wait_ends(&self) {
+        self.silent_since.store(0, Ordering::Relaxed);
+    }
+
+    /// How long the source has been silent at monotonic time `at`; zero while it is not waited
+    /// for.
+    pub fn silence(&self, at: Duration) -> Duration {
+        match self.silent_since.load(Ordering::Relaxed) {
+            0 => Duration::ZERO,
+            since => at.saturating_sub(Duration::from_millis(since - 1)),
+        }
+    }
+
+    /// Says what is being done: `dump app`.
+    pub fn set_stage(&self, stage: impl Into<String>) {
+        *self.stage.lock().unwrap_or_else(PoisonError::into_inner) = stage.into();
+    }
+
+    /// What is being done.
+    pub fn stage(&self) -> String {
+        self.stage.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}

@@ -1,0 +1,3 @@
+//! A small S3 server for tests and the demo.
+
+fn main() {}
