@@ -115,14 +115,15 @@ name!(
 /// that it is one safe path segment: no separator, no `..`, no leading dot, no byte that an S3
 /// server or a shell treats in a way of its own.
 pub fn escape(text: &str) -> String {
-    use fmt::Write as _;
+    const HEX: &[u8; 16] = b"0123456789ABCDEF";
     let mut out = String::with_capacity(text.len());
     for byte in text.bytes() {
         if byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-' {
             out.push(char::from(byte));
         } else {
-            // Writing to a String cannot fail.
-            let _ = write!(out, "={byte:02X}");
+            out.push('=');
+            out.push(char::from(HEX[usize::from(byte >> 4)]));
+            out.push(char::from(HEX[usize::from(byte & 0xf)]));
         }
     }
     out
