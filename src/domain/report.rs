@@ -110,6 +110,9 @@ pub struct Sample {
 pub struct Report {
     /// One entry per target.
     pub targets: Vec<TargetReport>,
+    /// What ended the run before, between or beside its targets.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failure: Option<Failure>,
     /// What was found on the way.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub findings: Vec<Finding>,
@@ -168,7 +171,7 @@ impl Report {
     /// sets no time of completion. All targets skipped is a failure: nothing was done.
     pub fn verdict(&self) -> Verdict {
         let mut done = false;
-        let mut failed = false;
+        let mut failed = self.failure.is_some();
         let mut skipped = false;
         for report in &self.targets {
             match report.outcome {
@@ -185,6 +188,11 @@ impl Report {
         }
     }
 
+    /// A run that ended before any target was tried.
+    pub fn from_failure(failure: Failure) -> Self {
+        Self { failure: Some(failure), ..Self::default() }
+    }
+
     /// The targets that failed.
     pub fn failed(&self) -> impl Iterator<Item = (&Target, &Failure)> {
         self.targets.iter().filter_map(|report| match &report.outcome {
@@ -193,8 +201,19 @@ impl Report {
         })
     }
 
+    /// Every failure: the run's own first, then those of the targets.
+    pub fn failures(&self) -> impl Iterator<Item = &Failure> {
+        self.failure.iter().chain(self.failed().map(|(_, failure)| failure))
+    }
+
+    /// How many targets ended in `state`.
+    pub fn count(&self, state: &str) -> usize {
+        self.targets.iter().filter(|report| report.outcome.state() == state).count()
+    }
+
     /// Adds what a later attempt brought: its targets replace the earlier ones of the same name.
     pub fn merge(&mut self, later: Self) {
+        self.failure = later.failure;
         for report in later.targets {
             match self.targets.iter_mut().find(|known| known.target == report.target) {
                 Some(known) => *known = report,
@@ -240,6 +259,17 @@ mod tests {
         for (outcomes, verdict) in cases {
             assert_eq!(report(&outcomes).verdict(), verdict, "{outcomes:?}");
         }
+    }
+
+    #[test]
+    fn a_failure_beside_the_targets_counts() {
+        let mut whole = report(&[Outcome::Succeeded]);
+        whole.failure = Some(Failure::new(Class::Sql, "x", "y"));
+        assert_eq!(whole.verdict(), Verdict::Partial);
+        whole.targets.clear();
+        assert_eq!(whole.verdict(), Verdict::Failed);
+        whole.merge(report(&[Outcome::Succeeded]));
+        assert_eq!(whole.verdict(), Verdict::Succeeded);
     }
 
     #[test]
