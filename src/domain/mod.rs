@@ -6,5 +6,6 @@ pub mod finding;
 pub mod manifest;
 pub mod name;
 pub mod report;
+pub mod units;
 
 pub use jiff::Timestamp;

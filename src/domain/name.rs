@@ -106,6 +106,11 @@ name!(
     check_configured
 );
 name!(
+    /// The name of a `[retention.NAME]`.
+    RetentionName,
+    check_configured
+);
+name!(
     /// The name of a database, as `pg_database.datname` has it.
     DatabaseName,
     check_database

@@ -1,0 +1,173 @@
+//! `[daemon]`: what holds for the process as a whole.
+
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+use jiff::tz::TimeZone;
+
+use super::{
+    diagnostic::{Diagnostics, class},
+    section::Options,
+};
+use crate::domain::units::ByteSize;
+
+/// How log lines are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object per line.
+    Json,
+}
+
+/// The least severe log lines that are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogLevel {
+    /// Only what failed.
+    Error,
+    /// And what looks wrong.
+    Warn,
+    /// And what was done.
+    Info,
+    /// And how.
+    Debug,
+    /// And every step.
+    Trace,
+}
+
+impl LogLevel {
+    /// The level as it is written in the configuration and in filters.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Error => "error",
+            Self::Warn => "warn",
+            Self::Info => "info",
+            Self::Debug => "debug",
+            Self::Trace => "trace",
+        }
+    }
+}
+
+/// The I/O priority of children (`ioprio_set(2)`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum IoPriority {
+    /// Not set: Linux derives it from `nice`, which makes level 6 of 0 to 7 out of 10.
+    FromNice,
+    /// Best effort, level 7.
+    Lowest,
+    /// Only while nobody else wants the disk.
+    Idle,
+}
+
+/// What `[daemon]` says.
+#[derive(Debug, Clone)]
+pub struct Daemon {
+    /// Where journals and locks are kept.
+    pub state_dir: PathBuf,
+    /// Where the control socket is.
+    pub runtime_dir: PathBuf,
+    /// Where metrics are served; `None` with `"off"`.
+    pub listen: Option<SocketAddr>,
+    /// The time zone of schedules that name none.
+    pub timezone: TimeZone,
+    /// Memory that all runs together may use for buffers.
+    pub memory_budget: ByteSize,
+    /// Runs at one time.
+    pub max_running: u32,
+    /// Runs at one time on one server.
+    pub max_running_per_server: u32,
+    /// How log lines are written.
+    pub log_format: LogFormat,
+    /// Which log lines are written.
+    pub log_level: LogLevel,
+    /// Time that children have between TERM and KILL.
+    pub grace: Duration,
+    /// The environment file, which was read already.
+    pub env_file: Option<PathBuf>,
+    /// The CPU priority of children, 0 to 19.
+    pub nice: i32,
+    /// The I/O priority of children.
+    pub ionice: IoPriority,
+    /// Runs whose journal is kept, for each job.
+    pub history: u32,
+}
+
+/// Less does not hold the buffers of a single dump.
+const MEMORY_BUDGET_MIN: ByteSize = ByteSize::mib(32);
+/// More is a slip of the pen.
+const MEMORY_BUDGET_MAX: ByteSize = ByteSize::gib(1024);
+
+impl Daemon {
+    /// Reads the table; defaults stand in docs/CONFIG.md.
+    pub(super) fn read(mut o: Options<'_>, d: &mut Diagnostics) -> Self {
+        let mut folder = |key, default: &str| {
+            o.absolute_path(key, d).map_or_else(|| default.into(), |path| path.value)
+        };
+        let state_dir = folder("state_dir", "/var/lib/pgkeep");
+        let runtime_dir = folder("runtime_dir", "/run/pgkeep");
+        let budget = MEMORY_BUDGET_MIN..=MEMORY_BUDGET_MAX;
+        let grace = Duration::ZERO..=Duration::from_hours(1);
+        let daemon = Self {
+            state_dir,
+            runtime_dir,
+            listen: listen(&mut o, d),
+            timezone: o.take("timezone", d).map_or_else(system_zone, |zone| zone.value),
+            memory_budget: o.take_in_or("memory_budget", budget, ByteSize::mib(128), d),
+            max_running: o.take_in_or("max_running", 1..=1000, 4, d),
+            max_running_per_server: o.take_in_or("max_running_per_server", 1..=1000, 2, d),
+            log_format: log_format(&mut o, d),
+            log_level: log_level(&mut o, d),
+            grace: o.take_in_or("grace", grace, Duration::from_secs(30), d),
+            env_file: o.absolute_path("env_file", d).map(|path| path.value),
+            nice: o.take_in_or("nice", 0..=19, 10, d),
+            ionice: io_priority(&mut o, d),
+            history: o.take_in_or("history", 1..=100_000, 100, d),
+        };
+        o.finish(d);
+        daemon
+    }
+}
+
+/// The machine's time zone, or UTC where it names none, as in most containers.
+fn system_zone() -> TimeZone {
+    TimeZone::try_system().unwrap_or(TimeZone::UTC)
+}
+
+fn listen(o: &mut Options<'_>, d: &mut Diagnostics) -> Option<SocketAddr> {
+    /// Only this machine: what is served has no password.
+    const DEFAULT: SocketAddr =
+        SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 9479);
+    if o.given("listen").is_none() {
+        return Some(DEFAULT);
+    }
+    let text = o.take::<String>("listen", d)?;
+    if text.value == "off" {
+        return None;
+    }
+    let address = text.value.parse().ok();
+    if address.is_none() {
+        d.error(&text.span, "`listen` is not an address")
+            .class(class::VALUE)
+            .hint("write an IP address and a port: \"127.0.0.1:9479\", \"[::1]:9479\"; or \"off\"");
+    }
+    address
+}
+
+fn log_format(o: &mut Options<'_>, d: &mut Diagnostics) -> LogFormat {
+    let choices = [("text", LogFormat::Text), ("json", LogFormat::Json)];
+    o.one_of("log_format", &choices, d).map_or(LogFormat::Text, |format| format.value)
+}
+
+fn log_level(o: &mut Options<'_>, d: &mut Diagnostics) -> LogLevel {
+    use LogLevel::{Debug, Error, Info, Trace, Warn};
+    let choices = [Error, Warn, Info, Debug, Trace].map(|level| (level.as_str(), level));
+    o.one_of("log_level", &choices, d).map_or(Info, |level| level.value)
+}
+
+fn io_priority(o: &mut Options<'_>, d: &mut Diagnostics) -> IoPriority {
+    let choices = [
+        ("from-nice", IoPriority::FromNice),
+        ("lowest", IoPriority::Lowest),
+        ("idle", IoPriority::Idle),
+    ];
+    o.one_of("ionice", &choices, d).map_or(IoPriority::FromNice, |priority| priority.value)
+}

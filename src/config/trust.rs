@@ -1,0 +1,224 @@
+//! Whether a file or a folder can only be changed by those who may change pgkeep itself.
+//!
+//! The configuration says which programs run, where backups go and who can read them: whoever may
+//! write it is the daemon. The same holds for folders that programs are taken from. What can still
+//! go wrong: access lists beyond the mode bits are not looked at, and a file system that has no
+//! owners shows whatever it was mounted with.
+
+use std::{
+    fs::{self, File, Metadata},
+    io::{self, Read},
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+};
+
+/// `chmod` bits of group and others.
+const WRITE_GROUP_OTHERS: u32 = 0o022;
+const WRITE_OTHERS: u32 = 0o002;
+const READ_OTHERS: u32 = 0o004;
+const READ_GROUP_OTHERS: u32 = 0o044;
+const STICKY: u32 = 0o1000;
+
+/// Why a file is not to be used.
+#[derive(Debug, thiserror::Error)]
+pub enum Untrusted {
+    /// Others may change it.
+    #[error("{} may be written by others (mode {mode:04o})", path.display())]
+    Writable {
+        /// The file or folder.
+        path: PathBuf,
+        /// Its permissions.
+        mode: u32,
+        /// What to run.
+        fix: &'static str,
+    },
+    /// It belongs to somebody else.
+    #[error("{} belongs to user id {owner}, neither root nor the user that pgkeep runs as", path.display())]
+    Owner {
+        /// The file or folder.
+        path: PathBuf,
+        /// Who owns it.
+        owner: u32,
+    },
+    /// Others may read a secret.
+    #[error("{} holds a secret and may be read by others (mode {mode:04o})", path.display())]
+    Readable {
+        /// The file.
+        path: PathBuf,
+        /// Its permissions.
+        mode: u32,
+    },
+    /// It is larger than such a file ever is.
+    #[error("{} is larger than {limit} bytes", path.display())]
+    TooLarge {
+        /// The file.
+        path: PathBuf,
+        /// The limit in bytes.
+        limit: u64,
+    },
+    /// It is a folder, a pipe or a device.
+    #[error("{} is not a regular file", path.display())]
+    NotAFile {
+        /// What was named.
+        path: PathBuf,
+    },
+    /// Its text is not UTF-8.
+    #[error("{} is not UTF-8 text", path.display())]
+    NotText {
+        /// The file.
+        path: PathBuf,
+    },
+    /// It cannot be read.
+    #[error("cannot read {}", path.display())]
+    Unreadable {
+        /// What was named.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+impl Untrusted {
+    /// What a person can do about it.
+    pub fn hint(&self) -> String {
+        match self {
+            Self::Writable { path, fix, .. } => format!("run: chmod {fix} {}", path.display()),
+            Self::Owner { path, .. } => format!("run: chown root {}", path.display()),
+            Self::Readable { path, .. } => format!("run: chmod o-rwx {}", path.display()),
+            Self::TooLarge { .. } => "name the right file".to_owned(),
+            Self::NotAFile { .. } => "name a file".to_owned(),
+            Self::NotText { .. } => "save the file as UTF-8".to_owned(),
+            Self::Unreadable { source, .. } if source.kind() == io::ErrorKind::NotFound => {
+                "check the path".to_owned()
+            }
+            Self::Unreadable { .. } => {
+                "let the user that pgkeep runs as read the file and enter its folders".to_owned()
+            }
+        }
+    }
+
+    /// Whether it is about permissions rather than about reading.
+    pub const fn is_permissions(&self) -> bool {
+        matches!(self, Self::Writable { .. } | Self::Owner { .. } | Self::Readable { .. })
+    }
+}
+
+/// A file that was read.
+#[derive(Debug)]
+pub struct Contents {
+    /// Its text.
+    pub text: String,
+    /// What the file system says of the very file that was read.
+    pub metadata: Metadata,
+}
+
+/// Reads a regular file of at most `limit` bytes of UTF-8.
+pub fn read(path: &Path, limit: u64) -> Result<Contents, Untrusted> {
+    let unreadable = |source| Untrusted::Unreadable { path: path.to_owned(), source };
+    // Asked before it is opened: opening a pipe without a writer would wait.
+    if !fs::metadata(path).map_err(unreadable)?.is_file() {
+        return Err(Untrusted::NotAFile { path: path.to_owned() });
+    }
+    let file = File::open(path).map_err(unreadable)?;
+    let metadata = file.metadata().map_err(unreadable)?;
+    let mut bytes = Vec::new();
+    file.take(limit + 1).read_to_end(&mut bytes).map_err(unreadable)?;
+    if bytes.len() as u64 > limit {
+        return Err(Untrusted::TooLarge { path: path.to_owned(), limit });
+    }
+    let text =
+        String::from_utf8(bytes).map_err(|_| Untrusted::NotText { path: path.to_owned() })?;
+    Ok(Contents { text, metadata })
+}
+
+/// Whether only root and the current user can change this very file or folder.
+pub fn check_own(path: &Path, metadata: &Metadata) -> Result<(), Untrusted> {
+    let path = || path.to_owned();
+    let owner = metadata.uid();
+    if owner != 0 && owner != rustix::process::geteuid().as_raw() {
+        return Err(Untrusted::Owner { path: path(), owner });
+    }
+    let mode = metadata.mode() & 0o7777;
+    if mode & WRITE_GROUP_OTHERS != 0 {
+        return Err(Untrusted::Writable { path: path(), mode, fix: "go-w" });
+    }
+    Ok(())
+}
+
+/// Whether only root and the current user can change what a folder holds, or put another folder in
+/// its place: no folder above it may be written by everybody, unless it is sticky as `/tmp` is.
+pub fn check_folder(path: &Path) -> Result<(), Untrusted> {
+    let unreadable = |source| Untrusted::Unreadable { path: path.to_owned(), source };
+    let real = fs::canonicalize(path).map_err(unreadable)?;
+    check_own(path, &fs::metadata(&real).map_err(unreadable)?)?;
+    for parent in real.ancestors().skip(1) {
+        let mode = fs::metadata(parent).map_err(unreadable)?.mode() & 0o7777;
+        if mode & WRITE_OTHERS != 0 && mode & STICKY == 0 {
+            return Err(Untrusted::Writable { path: parent.to_owned(), mode, fix: "o-w" });
+        }
+    }
+    Ok(())
+}
+
+/// Whether a file that was made for one secret is closed to others.
+pub fn check_secret(path: &Path, metadata: &Metadata) -> Result<(), Untrusted> {
+    let mode = metadata.mode() & 0o7777;
+    if mode & (READ_OTHERS | WRITE_OTHERS) != 0 {
+        return Err(Untrusted::Readable { path: path.to_owned(), mode });
+    }
+    Ok(())
+}
+
+/// Whether a file is too open to hold a secret among other things. As for PostgreSQL's
+/// `ssl_key_file`: the group may read it only where it belongs to root, which is how packages hand
+/// a file to a service's group.
+pub fn is_exposed(metadata: &Metadata) -> bool {
+    let closed = if metadata.uid() == 0 { READ_OTHERS } else { READ_GROUP_OTHERS };
+    metadata.mode() & closed != 0
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs::Permissions, os::unix::fs::PermissionsExt};
+
+    use super::*;
+
+    fn chmod(path: &Path, mode: u32) {
+        fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
+    }
+
+    #[test]
+    fn folders_that_others_may_change_are_refused() {
+        let root = tempfile::tempdir().unwrap();
+        let inner = root.path().join("a/b");
+        fs::create_dir_all(&inner).unwrap();
+        chmod(&root.path().join("a"), 0o755);
+        chmod(&inner, 0o755);
+        check_folder(&inner).unwrap();
+        chmod(&inner, 0o775);
+        assert!(matches!(check_folder(&inner), Err(Untrusted::Writable { mode: 0o775, .. })));
+        chmod(&inner, 0o755);
+        chmod(&root.path().join("a"), 0o777);
+        let error = check_folder(&inner).unwrap_err();
+        assert!(error.hint().ends_with("/a"), "{}", error.hint());
+        chmod(&root.path().join("a"), 0o1777);
+        check_folder(&inner).unwrap();
+        let link = root.path().join("link");
+        chmod(&inner, 0o777);
+        std::os::unix::fs::symlink(&inner, &link).unwrap();
+        assert!(check_folder(&link).is_err(), "a link is followed");
+    }
+
+    #[test]
+    fn only_small_text_files_are_read() {
+        let root = tempfile::tempdir().unwrap();
+        let path = root.path().join("f");
+        assert!(matches!(read(&path, 4), Err(Untrusted::Unreadable { .. })));
+        assert!(matches!(read(root.path(), 4), Err(Untrusted::NotAFile { .. })));
+        fs::write(&path, "12345").unwrap();
+        assert!(matches!(read(&path, 4), Err(Untrusted::TooLarge { .. })));
+        assert_eq!(read(&path, 5).unwrap().text, "12345");
+        fs::write(&path, b"\xff").unwrap();
+        assert!(matches!(read(&path, 4), Err(Untrusted::NotText { .. })));
+    }
+}

@@ -1,0 +1,377 @@
+//! Configuration: what is wrong is refused with its place and a hint, what is documented parses.
+
+#![expect(clippy::unwrap_used, reason = "these are tests, and what they share")]
+
+use std::{
+    fs::{self, Permissions},
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use pgkeep::{
+    config::{
+        self, Config, Diagnostics, IoPriority, JobCommon, Located, LogFormat, LogLevel,
+        ServerConfig,
+    },
+    domain::{name::RepositoryName, units::ByteSize},
+};
+use proptest::prelude::*;
+use secrecy::ExposeSecret;
+
+const ROOT: &str = env!("CARGO_MANIFEST_DIR");
+
+/// The check that fixtures and examples have to fail or pass.
+fn check(path: &Path, env: &dyn Fn(&str) -> Option<String>, d: &mut Diagnostics) -> Option<Config> {
+    let config = config::load(path, env, d)?;
+    for (name, section) in &config.servers {
+        ServerConfig::read(name, section, d);
+    }
+    let read = |(name, section): (_, &config::Section)| {
+        JobCommon::read(name, &mut section.options(), &config, d)
+    };
+    let jobs: Vec<JobCommon> = config.jobs.iter().filter_map(read).collect();
+    config::check_order(&jobs, d);
+    Some(config)
+}
+
+fn chmod(path: &Path, mode: u32) {
+    fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
+}
+
+/// Copies a fixture to where its permissions are ours to set; the answer is its main file.
+/// `.mode-644` in a name is what it says.
+fn place(fixture: &Path, folder: &Path) -> PathBuf {
+    let name = fixture.file_name().unwrap().to_str().unwrap();
+    if fixture.is_file() {
+        let copy = folder.join(name);
+        fs::copy(fixture, &copy).unwrap();
+        let open = name.contains(".mode-644.") || name == "app.env";
+        chmod(&copy, if open { 0o644 } else { 0o600 });
+        return copy;
+    }
+    for entry in fs::read_dir(fixture).unwrap() {
+        let entry = entry.unwrap().path();
+        let mut inner = folder.to_owned();
+        if entry.is_dir() {
+            inner.push(entry.file_name().unwrap());
+            fs::create_dir(&inner).unwrap();
+            chmod(&inner, 0o700);
+            for file in fs::read_dir(&entry).unwrap() {
+                place(&file.unwrap().path(), &inner);
+            }
+        } else {
+            place(&entry, &inner);
+        }
+    }
+    folder.join("pgkeep.toml")
+}
+
+fn fixtures(under: &str) -> Vec<PathBuf> {
+    let folder = Path::new(ROOT).join(under);
+    let mut paths: Vec<PathBuf> =
+        fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    paths.sort();
+    paths
+}
+
+#[test]
+fn what_is_wrong_is_refused_with_its_place_and_a_hint() {
+    let cases = fixtures("tests/fixtures/config/invalid");
+    assert!(cases.len() >= 20, "only {} cases", cases.len());
+    for fixture in cases {
+        let folder = tempfile::tempdir().unwrap();
+        let path = place(&fixture, folder.path());
+        let here = folder.path().to_str().unwrap().to_owned();
+        let env = |name: &str| match name {
+            "FIXTURE" => Some(here.clone()),
+            "FROM_ENVIRONMENT" => Some("hunter2".to_owned()),
+            _ => None,
+        };
+        let mut d = Diagnostics::new();
+        check(&path, &env, &mut d);
+        let name = fixture.file_name().unwrap().to_str().unwrap();
+        assert!(d.has_errors(), "{name} was taken");
+        let text = d.render(false).replace(&format!("{here}/"), "").replace(&here, "FIXTURE");
+        assert!(!text.contains("hunter2"), "{name} shows a secret:\n{text}");
+        assert!(!d.to_json().to_string().contains("hunter2"), "{name} shows a secret in JSON");
+        insta::with_settings!({ prepend_module_to_snapshot => false, omit_expression => true }, {
+            let name = name.trim_end_matches(".toml").replace(".mode-644", "");
+            insta::assert_snapshot!(format!("config-{name}"), text);
+        });
+    }
+}
+
+#[test]
+fn what_is_documented_parses() {
+    let mut paths = fixtures("config/examples");
+    assert!(paths.len() >= 8, "only {} examples", paths.len());
+    paths.push(Path::new(ROOT).join("config/pgkeep.toml"));
+    for example in paths {
+        let folder = tempfile::tempdir().unwrap();
+        let variables = folder.path().join("environment");
+        fs::write(
+            &variables,
+            "POSTGRES_USER=shop\nPOSTGRES_PASSWORD='s e'\nPOSTGRES_DB=shop\nPOSTGRES_PORT=5433\n\
+             S3_ACCESS_KEY_ID=a\nS3_SECRET_ACCESS_KEY=b\n",
+        )
+        .unwrap();
+        chmod(&variables, 0o600);
+        let variables = variables.to_str().unwrap();
+        let text = fs::read_to_string(&example).unwrap().replace("/srv/shop/.env", variables);
+        let path = folder.path().join("pgkeep.toml");
+        fs::write(&path, text).unwrap();
+        chmod(&path, 0o600);
+        let env = |name: &str| (name == "PGKEEP_ENV_FILE").then(|| variables.to_owned());
+        let mut d = Diagnostics::new();
+        let config = check(&path, &env, &mut d);
+        assert!(d.is_empty(), "{}:\n{}", example.display(), d.render(false));
+        assert!(config.is_some());
+    }
+}
+
+#[test]
+fn a_file_that_others_may_write_is_refused() {
+    type Spoil = fn(&Path);
+    let cases: [(&str, Spoil); 6] = [
+        ("the file by its group", |folder| chmod(&folder.join("pgkeep.toml"), 0o660)),
+        ("the file by all", |folder| chmod(&folder.join("pgkeep.toml"), 0o602)),
+        ("the folder", |folder| chmod(folder, 0o770)),
+        ("conf.d", |folder| chmod(&folder.join("conf.d"), 0o777)),
+        ("a file of conf.d", |folder| chmod(&folder.join("conf.d/a.toml"), 0o666)),
+        ("the folder above", |folder| chmod(folder.parent().unwrap(), 0o777)),
+    ];
+    for (what, spoil) in cases {
+        let root = tempfile::tempdir().unwrap();
+        let folder = root.path().join("etc");
+        fs::create_dir_all(folder.join("conf.d")).unwrap();
+        fs::write(folder.join("pgkeep.toml"), "[daemon]\n").unwrap();
+        fs::write(folder.join("conf.d/a.toml"), "[server.a]\n").unwrap();
+        for inner in ["pgkeep.toml", "conf.d/a.toml"] {
+            chmod(&folder.join(inner), 0o644);
+        }
+        for inner in ["", "conf.d"] {
+            chmod(&folder.join(inner), 0o755);
+        }
+        let load = || {
+            let mut d = Diagnostics::new();
+            config::load(&folder.join("pgkeep.toml"), &|_| None, &mut d);
+            d.to_json()
+        };
+        assert_eq!(load(), serde_json::json!([]), "{what}, before");
+        spoil(&folder);
+        let after = load();
+        assert_eq!(after[0]["class"], "permissions", "{what}: {after}");
+        assert!(after[0]["hint"].as_str().unwrap().contains("chmod"), "{what}: {after}");
+        chmod(root.path(), 0o700);
+    }
+}
+
+#[test]
+fn a_link_to_a_folder_that_others_may_write_is_refused() {
+    let root = tempfile::tempdir().unwrap();
+    let (etc, open) = (root.path().join("etc"), root.path().join("open"));
+    fs::create_dir(&etc).unwrap();
+    fs::create_dir(&open).unwrap();
+    chmod(&etc, 0o755);
+    chmod(&open, 0o777);
+    fs::write(open.join("real.toml"), "[daemon]\n").unwrap();
+    chmod(&open.join("real.toml"), 0o644);
+    std::os::unix::fs::symlink(open.join("real.toml"), etc.join("pgkeep.toml")).unwrap();
+    let mut d = Diagnostics::new();
+    config::load(&etc.join("pgkeep.toml"), &|_| None, &mut d);
+    assert!(d.has_errors());
+}
+
+#[test]
+fn too_large_and_missing_files_are_refused() {
+    let root = tempfile::tempdir().unwrap();
+    let path = root.path().join("pgkeep.toml");
+    let mut d = Diagnostics::new();
+    assert!(config::load(&path, &|_| None, &mut d).is_none());
+    assert_eq!(d.to_json()[0]["class"], "file");
+    fs::write(&path, "#".repeat((1 << 20) + 1)).unwrap();
+    let mut d = Diagnostics::new();
+    assert!(config::load(&path, &|_| None, &mut d).is_none());
+    assert!(d.render(false).contains("larger than"), "{}", d.render(false));
+}
+
+/// Loads text that has to be right.
+fn loaded(text: &str, env: &dyn Fn(&str) -> Option<String>) -> Config {
+    let mut d = Diagnostics::new();
+    let config = config::load_text(text, env, &mut d);
+    assert!(d.is_empty(), "{}", d.render(false));
+    config.unwrap()
+}
+
+fn server(config: &Config, name: &str) -> ServerConfig {
+    let (name, section) = config.servers.get_key_value(name).unwrap();
+    let mut d = Diagnostics::new();
+    let server = ServerConfig::read(name, section, &mut d);
+    assert!(d.is_empty(), "{}", d.render(false));
+    server.unwrap()
+}
+
+fn job(config: &Config, name: &str) -> JobCommon {
+    let (name, section) = config.jobs.get_key_value(name).unwrap();
+    let mut d = Diagnostics::new();
+    let mut options = section.options();
+    let job = JobCommon::read(name, &mut options, config, &mut d);
+    options.finish(&mut d);
+    assert!(d.is_empty(), "{}", d.render(false));
+    job.unwrap()
+}
+
+#[test]
+fn the_daemon_has_the_documented_defaults() {
+    let daemon = loaded("", &|_| None).daemon;
+    assert_eq!(daemon.state_dir, Path::new("/var/lib/pgkeep"));
+    assert_eq!(daemon.runtime_dir, Path::new("/run/pgkeep"));
+    assert_eq!(daemon.listen, Some("127.0.0.1:9479".parse().unwrap()));
+    assert_eq!(daemon.memory_budget, ByteSize::mib(128));
+    assert_eq!((daemon.max_running, daemon.max_running_per_server), (4, 2));
+    assert_eq!(daemon.grace, Duration::from_secs(30));
+    assert_eq!((daemon.nice, daemon.ionice, daemon.history), (10, IoPriority::FromNice, 100));
+    assert_eq!((daemon.log_format, daemon.log_level), (LogFormat::Text, LogLevel::Info));
+}
+
+#[test]
+fn what_the_daemon_is_told_is_taken() {
+    let text = "[daemon]\nlisten = \"off\"\ntimezone = \"Europe/Zurich\"\nmemory_budget = \"1 GiB\"\n\
+                log_format = \"json\"\nlog_level = \"debug\"\ngrace = \"1m 30s\"\nionice = \"idle\"\n";
+    let daemon = loaded(text, &|_| None).daemon;
+    assert_eq!(daemon.listen, None);
+    assert_eq!(daemon.timezone.iana_name(), Some("Europe/Zurich"));
+    assert_eq!(daemon.memory_budget, ByteSize::gib(1));
+    assert_eq!((daemon.log_format, daemon.log_level), (LogFormat::Json, LogLevel::Debug));
+    assert_eq!((daemon.grace, daemon.ionice), (Duration::from_secs(90), IoPriority::Idle));
+}
+
+#[test]
+fn an_applications_own_variables_make_a_server() {
+    let text = "[server.a]\nhost = \"${POSTGRES_HOST:-/run/postgresql}\"\n\
+                port = \"${POSTGRES_PORT}\"\nuser = \"${POSTGRES_USER}\"\n\
+                password = \"${POSTGRES_PASSWORD}\"\n";
+    let env = |name: &str| match name {
+        "POSTGRES_PORT" => Some("5433".to_owned()),
+        "POSTGRES_USER" => Some("shop".to_owned()),
+        "POSTGRES_PASSWORD" => Some("hunter2".to_owned()),
+        _ => None,
+    };
+    let config = loaded(text, &env);
+    let server = server(&config, "a");
+    assert_eq!(server.host.as_deref(), Some("/run/postgresql"));
+    assert_eq!((server.port, server.user.as_deref()), (Some(5433), Some("shop")));
+    assert_eq!(server.password.as_ref().unwrap().expose_secret(), "hunter2");
+    assert_eq!(server.database.as_deref(), Some("postgres"));
+    assert_eq!(server.connect_timeout, Duration::from_secs(10));
+    for debug in [format!("{server:?}"), format!("{config:?}")] {
+        assert!(!debug.contains("hunter2"), "{debug}");
+    }
+}
+
+#[test]
+fn a_connection_string_leaves_the_database_to_libpq() {
+    let config = loaded("[server.a]\nconninfo = \"service=main\"\n", &|_| None);
+    let server = server(&config, "a");
+    assert_eq!(server.conninfo.unwrap().value.expose_secret(), "service=main");
+    assert_eq!(server.database, None);
+}
+
+#[test]
+fn secrets_come_from_files_and_credentials() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("main");
+    fs::write(&path, "hunter2\n").unwrap();
+    chmod(&path, 0o600);
+    let here = folder.path().to_str().unwrap();
+    let text = format!(
+        "[server.a]\npassword_file = \"{here}/main\"\n[server.b]\npassword_credential = \"main\"\n"
+    );
+    let env = |name: &str| (name == "CREDENTIALS_DIRECTORY").then(|| here.to_owned());
+    let config = loaded(&text, &env);
+    for name in ["a", "b"] {
+        assert_eq!(server(&config, name).password.unwrap().expose_secret(), "hunter2");
+    }
+    for (mode, contents) in [(0o604, "hunter2\n"), (0o600, "\n"), (0o600, "a\nb\n")] {
+        fs::write(&path, contents).unwrap();
+        chmod(&path, mode);
+        let (name, section) = config.servers.get_key_value("a").unwrap();
+        let mut d = Diagnostics::new();
+        assert!(ServerConfig::read(name, section, &mut d).is_none(), "{mode:o} {contents:?}");
+        assert!(d.has_errors() && !d.render(true).contains("hunter2"));
+    }
+}
+
+#[test]
+fn the_environment_file_yields_to_the_process() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("env");
+    fs::write(&path, "A=file\nB=file\n").unwrap();
+    chmod(&path, 0o600);
+    let text = format!(
+        "[daemon]\nenv_file = \"{}\"\n[server.a]\nuser = \"${{A}}\"\nhost = \"${{B}}\"\n",
+        path.display()
+    );
+    let config = loaded(&text, &|name| (name == "A").then(|| "process".to_owned()));
+    let server = server(&config, "a");
+    assert_eq!((server.user.as_deref(), server.host.as_deref()), (Some("process"), Some("file")));
+}
+
+#[test]
+fn a_job_has_the_documented_defaults() {
+    let text = "[daemon]\ntimezone = \"Asia/Tokyo\"\n[job.a]\nkind = \"dump\"\n\
+                [job.b]\nkind = \"prune\"\nafter = [\"a\"]\nenabled = false\n\
+                [job.c]\nkind = \"x\"\nschedule = \"0 2 * * *\"\ntimezone = \"UTC\"\nmax_age = \"30h\"\n";
+    let config = loaded(text, &|_| None);
+    let a = job(&config, "a");
+    assert_eq!((a.kind.value.as_str(), a.attempts, a.enabled), ("dump", 3, true));
+    assert_eq!(a.timezone.iana_name(), Some("Asia/Tokyo"));
+    assert_eq!((a.catch_up, a.jitter), (Duration::from_hours(24), Duration::ZERO));
+    assert_eq!(a.retry_backoff, Duration::from_mins(1));
+    assert_eq!(a.stall_timeout, Duration::from_mins(10));
+    assert_eq!((a.max_age, a.time_limit), (None, None));
+    assert!(a.schedule.is_none() && a.after.is_empty());
+    let b = job(&config, "b");
+    assert_eq!((b.after[0].value.as_str(), b.enabled), ("a", false));
+    let c = job(&config, "c");
+    assert_eq!(c.schedule.unwrap().value, "0 2 * * *");
+    assert_eq!(c.timezone.iana_name(), Some("UTC"));
+    assert_eq!(c.max_age, Some(Duration::from_hours(30)));
+}
+
+#[test]
+fn references_to_what_is_not_configured_are_reported() {
+    let text = "[server.main]\n[repository.local]\n[retention.std]\n\
+                [job.a]\nserver = \"mian\"\nrepositories = [\"local\", \"s3\", \"locl\"]\n\
+                retention = \"std\"\n";
+    let mut d = Diagnostics::new();
+    let config = config::load_text(text, &|_| None, &mut d).unwrap();
+    let mut o = config.jobs["a"].options();
+    let name = o.require("server", &mut d).unwrap();
+    assert!(config.server(&name, &mut d).is_none());
+    let names: Vec<Located<RepositoryName>> = o.require("repositories", &mut d).unwrap().value;
+    let found: Vec<_> = names.iter().filter_map(|n| config.repository(n, &mut d)).collect();
+    assert_eq!(found.len(), 1);
+    let name = o.require("retention", &mut d).unwrap();
+    assert!(config.retention(&name, &mut d).is_some());
+    o.finish(&mut d);
+    insta::with_settings!({ prepend_module_to_snapshot => false, omit_expression => true }, {
+        insta::assert_snapshot!("config-references", d.render(false));
+    });
+    let first = &d.to_json()[0];
+    assert_eq!((&first["line"], &first["column"]), (&5.into(), &10.into()));
+    assert_eq!(first["class"], "reference");
+}
+
+proptest! {
+    #[test]
+    fn no_text_makes_loading_panic(
+        text in "((\\[|\\[\\[|\\]|\\]\\]|=|\\.|\"|'|,|\n|#|\\$|\\{|\\}|daemon|server|job|password|nice|env_file|a|1|é| ){0,40})"
+    ) {
+        let mut d = Diagnostics::new();
+        config::load_text(&text, &|_| None, &mut d);
+        let _shown = d.render(true);
+        let _json = d.to_json();
+    }
+}
