@@ -12,3 +12,12 @@ pub(crate) mod postgres;
 pub(crate) mod process;
 pub(crate) mod template;
 pub(crate) mod wait;
+
+/// Whether the tests that take minutes are to run (`tests/run.sh --long`). Says so where not.
+pub(crate) fn long_tests() -> bool {
+    let long = std::env::var_os("PGKEEP_LONG").is_some_and(|value| value == "1");
+    if !long {
+        eprintln!("SKIPPED: a long test; PGKEEP_LONG=1 runs it");
+    }
+    long
+}
