@@ -25,7 +25,7 @@ want_postgres() {
 # Installs what was noted, or says what to do and fails.
 install_missing() {
     [ -n "$missing" ] || return 0
-    command="apt-get install -y --no-install-recommends$missing"
+    by_hand="apt-get install -y --no-install-recommends$missing"
     if ! command -v apt-get >/dev/null 2>&1; then
         echo "missing:$missing; install these (the names are Debian's), then run this again" >&2
         return 1
@@ -36,19 +36,19 @@ install_missing() {
         # Without a terminal nobody can type a password: fail instead of hanging.
         if [ -t 0 ]; then as_root=sudo; else as_root="sudo -n"; fi
     else
-        echo "missing:$missing; run as root: $command" >&2
+        echo "missing:$missing; run as root: $by_hand" >&2
         return 1
     fi
     echo "installing:$missing"
-    export DEBIAN_FRONTEND=noninteractive
     # Split on purpose: a list of packages, and a command with its option.
     # shellcheck disable=SC2086
     {
-        $as_root apt-get -q -o DPkg::Lock::Timeout=300 update >/dev/null &&
-            $as_root env DEBIAN_FRONTEND=noninteractive apt-get -q -o DPkg::Lock::Timeout=300 \
-                install -y --no-install-recommends $missing >/dev/null
+        # One broken source among several is no reason to give up; the installation tells.
+        $as_root apt-get -q -o DPkg::Lock::Timeout=300 update >/dev/null || true
+        $as_root env DEBIAN_FRONTEND=noninteractive apt-get -q -o DPkg::Lock::Timeout=300 \
+            install -y --no-install-recommends $missing >/dev/null
     } || {
-        echo "that failed; run as root: $command" >&2
+        echo "that failed; run as root: $by_hand" >&2
         return 1
     }
     missing=

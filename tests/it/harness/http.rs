@@ -118,3 +118,27 @@ fn samples_are_read_with_hostile_labels() {
     assert_eq!(metrics.value("a", &[("b", "2")]), Some(f64::INFINITY));
     assert_eq!(metrics.value("a", &[("b", "3")]), None);
 }
+
+#[test]
+fn a_page_is_read_to_its_end() {
+    let server = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = server.local_addr().unwrap().to_string();
+    let answers = ["HTTP/1.0 503 Not yet\r\nX: y\r\n\r\na\r\n\r\nb", "not HTTP"];
+    let thread = std::thread::spawn(move || {
+        for answer in answers {
+            let (mut stream, _) = server.accept().unwrap();
+            let mut request = Vec::new();
+            while !request.ends_with(b"\r\n\r\n") {
+                let mut byte = [0];
+                stream.read_exact(&mut byte).unwrap();
+                request.extend(byte);
+            }
+            assert!(request.starts_with(b"GET /readyz HTTP/1.0\r\n"));
+            stream.write_all(answer.as_bytes()).unwrap();
+        }
+    });
+    assert_eq!(get(&address, "/readyz").unwrap(), (503, "a\r\n\r\nb".to_owned()));
+    assert_eq!(get(&address, "/readyz").unwrap_err().kind(), io::ErrorKind::InvalidData);
+    thread.join().unwrap();
+    assert!(get(&address, "/readyz").is_err());
+}
