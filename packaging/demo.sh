@@ -1,0 +1,521 @@
+#!/bin/sh
+# pgkeep from end to end, on a throwaway PostgreSQL cluster and a throwaway S3 server.
+#
+#   sh packaging/demo.sh [--once] [--dir DIR]
+#
+# --once     ends when everything was shown: exit code 0, or that of the first failure. Without it
+#            the daemon stays up until Ctrl-C.
+# --dir DIR  keeps everything that it makes in DIR, which must be empty or not there yet.
+#
+# Needs a Rust toolchain; installs what else is missing on Debian and Ubuntu. Touches nothing
+# outside of its folder: no port but free ones of 127.0.0.1, no other PostgreSQL. Works as root
+# (PostgreSQL then runs as an unprivileged user) and as a plain user.
+#
+# shellcheck disable=SC2317  # functions that only a trap or `await` calls
+set -eu
+
+usage() {
+    sed -n '2,/^# shellcheck/{/^# shellcheck/!s/^# \{0,1\}//p;}' "$0" | sed '$d'
+}
+
+once=false
+dir=
+while [ $# -gt 0 ]; do
+    case $1 in
+    --once) once=true ;;
+    --dir)
+        [ $# -gt 1 ] || { usage >&2 && exit 2; }
+        dir=$2
+        shift
+        ;;
+    --dir=*) dir=${1#--dir=} ;;
+    -h | --help) usage && exit 0 ;;
+    *) usage >&2 && exit 2 ;;
+    esac
+    shift
+done
+
+root=$(cd -- "$(dirname -- "$0")/.." && pwd)
+# shellcheck source=packaging/needs.sh
+. "$root/packaging/needs.sh"
+
+# What others of the machine's environment must not decide.
+unset PGHOST PGHOSTADDR PGPORT PGUSER PGPASSWORD PGDATABASE PGSERVICE PGOPTIONS PGSSLMODE \
+    AWS_ACCESS_KEY_ID AWS_SECRET_ACCESS_KEY AWS_SESSION_TOKEN AWS_PROFILE AWS_REGION \
+    AWS_ENDPOINT_URL NOTIFY_SOCKET WATCHDOG_USEC
+umask 022
+
+app=app
+# A quote, a slash, two dots, a space and four bytes of UTF-8: what a name may hold.
+hostile='we"ird/.. 🐘'
+bucket=demo-backups
+access_key=DEMOACCESSKEY
+
+# ---------------------------------------------------------------------------------------------
+# Telling what happens, and failing
+
+number=0
+bold=
+normal=
+if [ -t 1 ]; then
+    bold=$(printf '\033[1m')
+    normal=$(printf '\033[0m')
+fi
+
+step() {
+    number=$((number + 1))
+    printf '\n%s== %d. %s%s\n' "$bold" "$number" "$*" "$normal"
+}
+
+say() {
+    printf '   %s\n' "$*"
+}
+
+indent() {
+    sed 's/^/   | /'
+}
+
+fail() {
+    printf 'demo: %s\n' "$*" >&2
+    exit 1
+}
+
+# show COMMAND...: prints a command of pgkeep, runs it, prints what it said; its exit code.
+show() {
+    printf '   $ pgkeep %s\n' "$*"
+    shown=0
+    "$pgkeep" "$@" --config "$config" >"$dir/last-output" 2>&1 || shown=$?
+    indent <"$dir/last-output"
+    return "$shown"
+}
+
+# facts COMMAND...: what pgkeep prints as JSON.
+facts() {
+    "$pgkeep" "$@" --config "$config" --json
+}
+
+# await SECONDS WHAT COMMAND...: until the command succeeds.
+await() {
+    limit=$(($1 * 5))
+    what=$2
+    shift 2
+    until "$@"; do
+        limit=$((limit - 1))
+        [ "$limit" -gt 0 ] || fail "waited in vain: $what"
+        sleep 0.2
+    done
+}
+
+# ---------------------------------------------------------------------------------------------
+# Cleaning up: on every way out, in the order in which things depend on each other
+
+daemon=
+s3_server=
+cluster_started=false
+keep=false
+run=
+
+# stop PID SECONDS: TERM, and KILL where that is not enough.
+stop() {
+    kill -TERM "$1" 2>/dev/null || return 0
+    left=$(($2 * 5))
+    while kill -0 "$1" 2>/dev/null; do
+        left=$((left - 1))
+        if [ "$left" -le 0 ]; then
+            kill -KILL "$1" 2>/dev/null || true
+            break
+        fi
+        sleep 0.2
+    done
+    wait "$1" 2>/dev/null || true
+}
+
+clean_up() {
+    code=$?
+    trap - EXIT
+    trap '' INT TERM HUP
+    set +e
+    if [ "$code" -ne 0 ] && [ "$code" -lt 129 ] && [ -n "$run" ]; then
+        for log in daemon s3-server postgres/server; do
+            if [ -s "$dir/$log.log" ]; then
+                printf -- '--- the end of %s.log\n' "$log" >&2
+                tail -n 40 "$dir/$log.log" >&2
+            fi
+        done
+    fi
+    [ -z "$daemon" ] || stop "$daemon" 60
+    [ -z "$s3_server" ] || stop "$s3_server" 10
+    if $cluster_started; then
+        as_postgres "$bin/pg_ctl" -D "$dir/postgres/data" -m fast -w stop >/dev/null
+    fi
+    if $keep; then
+        [ -z "$dir" ] || echo "everything is kept in $dir"
+        [ -z "$run" ] || rm -rf -- "$run"
+    elif [ -n "$run" ]; then
+        rm -rf -- "$run"
+    fi
+    exit "$code"
+}
+
+# ---------------------------------------------------------------------------------------------
+# The parts
+
+build() {
+    (
+        cd -- "$root"
+        cargo build --locked --bin pgkeep
+        cargo build --locked --example s3-server
+    )
+    target=$(cd -- "$root" && cargo metadata --locked --no-deps --format-version 1 |
+        jq -r .target_directory)
+    pgkeep=$target/debug/pgkeep
+    s3_server_program=$target/debug/examples/s3-server
+}
+
+# Two folders: `dir` holds what may be kept; `run` is short, because the path of a Unix socket may
+# have 107 bytes. They are the same where nothing is kept.
+make_folders() {
+    run=$(mktemp -d /tmp/pgkeep-demo.XXXXXX)
+    chmod 755 "$run"
+    if [ -n "$dir" ]; then
+        mkdir -p -- "$dir"
+        dir=$(cd -- "$dir" && pwd)
+        [ -z "$(ls -A -- "$dir")" ] || fail "$dir is not empty"
+        case $dir in
+        *[\'\"\\%]*) fail "$dir: such a name would need quoting in three languages" ;;
+        esac
+        keep=true
+    else
+        dir=$run
+    fi
+    mkdir "$dir/postgres" "$dir/wal-archive" "$dir/s3" "$dir/restored" "$run/socket"
+    mkdir -m 700 "$dir/state" "$run/pgkeep" "$dir/etc"
+
+    postgres_user=
+    if [ "$(id -u)" -eq 0 ]; then
+        postgres_user=nobody
+        if id postgres >/dev/null 2>&1; then postgres_user=postgres; fi
+        chown "$postgres_user" "$dir/postgres" "$dir/wal-archive" "$run/socket"
+        as_postgres test -w "$dir/postgres" ||
+            fail "PostgreSQL runs as $postgres_user, who may not enter $dir: choose another --dir"
+    fi
+}
+
+# A program of the server's side: PostgreSQL refuses to run as root.
+as_postgres() {
+    if [ -z "$postgres_user" ]; then
+        (cd / && "$@")
+    else
+        (cd / && setpriv --reuid "$postgres_user" --regid "$(id -g "$postgres_user")" \
+            --clear-groups -- "$@")
+    fi
+}
+
+# sql DATABASE [OPTION...]: runs standard input in that database.
+sql() {
+    quoted=$(printf %s "$1" | sed "s/[\\\\']/\\\\&/g")
+    shift
+    "$bin/psql" -XqAt -v ON_ERROR_STOP=1 -h "$run/socket" -U postgres -d "dbname='$quoted'" "$@"
+}
+
+start_cluster() {
+    as_postgres "$bin/initdb" --username postgres --encoding UTF8 --locale C.UTF-8 \
+        --auth trust --no-sync --pgdata "$dir/postgres/data" >"$dir/initdb.log"
+    # Appended as its owner: a folder of others is not for root to write to.
+    as_postgres tee -a "$dir/postgres/data/postgresql.conf" >/dev/null <<CONF
+
+# From packaging/demo.sh: on a socket only, archiving its WAL, not caring for a power cut.
+listen_addresses = ''
+unix_socket_directories = '$run/socket'
+shared_buffers = 32MB
+fsync = off
+archive_mode = on
+archive_command = 'test ! -f "$dir/wal-archive/%f" && cp "%p" "$dir/wal-archive/%f"'
+CONF
+    as_postgres "$bin/pg_ctl" -D "$dir/postgres/data" -l "$dir/postgres/server.log" -w start \
+        >/dev/null
+    cluster_started=true
+}
+
+load_data() {
+    data=$root/packaging/demo
+    sql postgres <"$data/roles.sql"
+    sql postgres <<SQL
+CREATE DATABASE $app OWNER shop_owner;
+COMMENT ON DATABASE $app IS 'The shop';
+CREATE DATABASE "$(printf %s "$hostile" | sed 's/"/""/g')" TEMPLATE template0
+    LC_COLLATE 'C' LC_CTYPE 'C.UTF-8';
+SQL
+    sql "$app" -v customers=10000 <"$data/app.sql"
+    sql "$hostile" <"$data/hostile.sql"
+    echo 'SELECT pg_switch_wal()' | sql postgres >/dev/null
+    await 60 "the first WAL segment in the archive" archived
+}
+
+archived() {
+    [ "$(echo 'SELECT archived_count > 0 FROM pg_stat_archiver' | sql postgres)" = t ]
+}
+
+start_s3() {
+    secret_key=$(openssl rand -hex 20)
+    "$s3_server_program" --dir "$dir/s3" --listen 127.0.0.1:0 --access-key "$access_key" \
+        --secret-key "$secret_key" --bucket "$bucket" >"$dir/s3-server.log" 2>&1 &
+    s3_server=$!
+    await 60 "the S3 server" s3_listens
+    s3_url=$(s3_address)
+}
+
+s3_address() {
+    sed -n 's/.*listening on \(http:[^ ]*\).*/\1/p' "$dir/s3-server.log"
+}
+
+s3_listens() {
+    kill -0 "$s3_server" 2>/dev/null || fail "the S3 server ended"
+    [ -n "$(s3_address)" ]
+}
+
+write_config() {
+    config=$dir/etc/pgkeep.toml
+    (umask 077 && printf %s "$secret_key" >"$dir/etc/s3-secret-key")
+    (umask 077 && cat >"$config") <<TOML
+# Written by packaging/demo.sh
+[daemon]
+state_dir   = "$dir/state"
+runtime_dir = "$run/pgkeep"
+listen      = "127.0.0.1:0"
+timezone    = "Europe/Zurich"
+
+[server.demo]
+host = "$run/socket"
+user = "postgres"
+
+[repository.local]
+kind     = "local"
+path     = "$dir/repository"
+min_free = "64MiB"
+
+[repository.offsite]
+kind                   = "s3"
+endpoint               = "$s3_url"
+region                 = "us-east-1"
+path_style             = true
+bucket                 = "$bucket"
+prefix                 = "db1"
+access_key_id          = "$access_key"
+secret_access_key_file = "$dir/etc/s3-secret-key"
+
+[job.nightly]
+kind         = "dump"
+server       = "demo"
+databases    = ["*"]
+schedule     = "15 2 * * *"
+repositories = ["local", "offsite"]
+TOML
+}
+
+start_daemon() {
+    # A session of its own, so that Ctrl-C reaches the demo alone and the daemon ends in order.
+    setsid "$pgkeep" daemon --config "$config" >"$dir/daemon.log" 2>&1 </dev/null &
+    daemon=$!
+    await 60 "a daemon that is ready" daemon_ready
+}
+
+page() {
+    curl -sS --fail --max-time 10 --noproxy '*' "http://$(cat "$run/pgkeep/http.addr")/$1"
+}
+
+daemon_ready() {
+    kill -0 "$daemon" 2>/dev/null || fail "the daemon ended"
+    [ -s "$run/pgkeep/http.addr" ] && page readyz >/dev/null 2>&1
+}
+
+# newest REPOSITORY SUBJECT: the id of the newest complete backup there; ids sort by time.
+newest() {
+    facts list | jq -er --arg repository "$1" --arg subject "$2" '
+        [.[] | select(.repository == $repository and .subject == $subject and .complete)]
+        | max_by(.id) | .id' || fail "no complete backup of $2 is listed in $1"
+}
+
+# unpack ROOT ID PLAIN: finds a backup by its manifest, checks what is stored and what comes out
+# of it, and writes the plain bytes. Needs find, jq, sha256sum and zstd; no pgkeep.
+unpack() {
+    folder=$(find "$1" -type d -name "$2")
+    [ -f "$folder/manifest.json" ] || fail "there is no manifest of $2 below $1"
+    (
+        cd -- "$folder"
+        jq -r '.objects[] | "\(.sha256)  \(.name)"' manifest.json |
+            sha256sum --check --quiet - >&2
+        jq -r '.objects[].name' manifest.json | while IFS= read -r name; do cat "./$name"; done
+    ) >"$3.zst"
+    zstd -dcq "$3.zst" >"$3"
+    rm "$3.zst"
+    [ "$(sha256sum <"$3" | cut -d ' ' -f 1)" = "$(jq -r .plain.sha256 "$folder/manifest.json")" ] ||
+        fail "the plain bytes of $2 are not those that were dumped"
+    say "$2: $(wc -c <"$3") plain bytes, stored as $(jq '[.objects[].bytes] | add' \
+        "$folder/manifest.json"); every SHA-256 is right"
+}
+
+# restore PLAIN NEW: into a new database, made as the manifest says.
+restore() {
+    setting() { jq -r ".database.$1" "$folder/manifest.json"; }
+    "$bin/createdb" -h "$run/socket" -U postgres --template template0 \
+        --encoding "$(setting encoding)" --lc-collate "$(setting collate)" \
+        --lc-ctype "$(setting ctype)" "$2"
+    "$bin/pg_restore" -h "$run/socket" -U postgres --exit-on-error --dbname "$2" "$1"
+}
+
+# same_data A B: whether two databases hold the same.
+same_data() {
+    sql "$1" <"$root/packaging/demo/fingerprint.sql" >"$dir/restored/expected"
+    sql "$2" <"$root/packaging/demo/fingerprint.sql" >"$dir/restored/found"
+    # An empty fingerprint would be the same as another one.
+    grep -q '^table ' "$dir/restored/expected" || fail "nothing was compared"
+    diff "$dir/restored/expected" "$dir/restored/found" >"$dir/restored/differences" || {
+        indent <"$dir/restored/differences"
+        fail "$2 does not hold the same data as $1"
+    }
+    say "$1 and $2 hold the same: $(grep -c '^table ' "$dir/restored/found") tables," \
+        "$(grep -c '^sequence ' "$dir/restored/found") sequences," \
+        "$(grep -c '^large object ' "$dir/restored/found") large objects"
+}
+
+# metric NAME: its value, where it has no labels.
+metric() {
+    page metrics | sed -n "s/^$1 //p"
+}
+
+refused_reload() {
+    cp -p "$config" "$dir/etc/good"
+    cat >>"$config" <<'TOML'
+
+[job.weekly]
+kind         = "dump"
+server       = "dmeo"
+databases    = ["*"]
+schedule     = "0 3 31 2 *"
+repositories = ["local"]
+TOML
+    code=0
+    show reload || code=$?
+    [ "$code" -eq 3 ] || fail "a reload of a broken configuration ended with exit code $code, not 3"
+    [ "$(metric pgkeep_config_last_reload_successful)" = 0 ] || fail "the metrics call it a success"
+    say "exit code 3; the old configuration runs on:"
+    show schedule next
+    cp -p "$dir/etc/good" "$config"
+}
+
+accepted_reload() {
+    sed 's/^schedule  .*/schedule     = "45 3 * * *"/' "$dir/etc/good" >"$config"
+    grep -q '"45 3 ' "$config" || fail "the schedule was not changed"
+    show reload
+    [ "$(metric pgkeep_config_last_reload_successful)" = 1 ] || fail "the metrics call it a failure"
+    show schedule next
+}
+
+# ---------------------------------------------------------------------------------------------
+# The story
+
+want_postgres
+for program in zstd jq curl openssl; do want "$program" "$program"; done
+want build-essential cc
+install_missing
+find_rust
+bin=$(postgres_bin)
+
+trap clean_up EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM
+trap 'exit 129' HUP
+
+step "Build pgkeep, and a small S3 server that is no part of it"
+build
+say "$("$pgkeep" --version)"
+
+step "A throwaway PostgreSQL cluster with WAL archiving, and two databases"
+make_folders
+start_cluster
+load_data
+say "$("$bin/postgres" --version)"
+sql postgres <<'SQL' | indent
+SELECT datname, pg_size_pretty(pg_database_size(oid)) FROM pg_database
+WHERE NOT datistemplate ORDER BY datname
+SQL
+say "archived WAL segments: $(find "$dir/wal-archive" -type f | wc -l)"
+
+step "An S3 server"
+start_s3
+say "$s3_url, bucket $bucket"
+
+step "The configuration"
+write_config
+indent <"$config"
+show check-config
+
+step "The daemon"
+start_daemon
+say "process $daemon listens on http://$(cat "$run/pgkeep/http.addr"):" \
+    "/metrics, /healthz and /readyz"
+
+step "Run the job now, through the daemon"
+show run nightly
+show status
+
+step "The backups, in both repositories"
+show list
+local_id=$(newest local "$hostile")
+offsite_id=$(newest offsite "$app")
+show show "$offsite_id"
+
+step "Restore the hostile database from the local repository with standard tools"
+unpack "$dir/repository" "$local_id" "$dir/restored/hostile.dump"
+restore "$dir/restored/hostile.dump" restored_hostile
+same_data "$hostile" restored_hostile
+
+step "Restore the shop from what lies in the bucket with standard tools"
+unpack "$dir/s3/$bucket" "$offsite_id" "$dir/restored/app.dump"
+restore "$dir/restored/app.dump" restored_app
+same_data "$app" restored_app
+globals_id=$(newest offsite @globals)
+unpack "$dir/s3/$bucket" "$globals_id" "$dir/restored/globals.sql"
+grep -q '^CREATE ROLE shop_owner;' "$dir/restored/globals.sql" || fail "the globals lack a role"
+say "the globals hold $(grep -c '^CREATE ROLE' "$dir/restored/globals.sql") roles"
+
+step "What is coming up"
+show schedule next
+
+step "A reload that is refused"
+refused_reload
+
+step "A reload that is accepted"
+accepted_reload
+
+step "The metrics (without help texts and the process's own)"
+page metrics >"$dir/metrics.txt"
+grep '^pgkeep_' "$dir/metrics.txt" | grep -v '_bucket{' | indent
+grep -q '^pgkeep_backup_last_success_timestamp_seconds{' "$dir/metrics.txt" ||
+    fail "no metric tells of the backups"
+
+step "What the daemon warned of (a refused reload is on purpose)"
+grep -E '(^|[ "])(WARN|ERROR)[ "]' "$dir/daemon.log" | indent
+
+if $once; then
+    step "The end: the daemon stops in order"
+    kill -TERM "$daemon"
+    code=0
+    wait "$daemon" || code=$?
+    daemon=
+    [ "$code" -eq 0 ] || fail "the daemon ended with exit code $code"
+    say "exit code 0"
+    exit 0
+fi
+
+step "Everything stays up until Ctrl-C"
+say "cd $root"
+say "$pgkeep status --config $config"
+say "curl http://$(cat "$run/pgkeep/http.addr")/metrics"
+say "psql -h $run/socket -U postgres $app"
+trap 'echo; exit 0' INT
+code=0
+wait "$daemon" || code=$?
+daemon=
+fail "the daemon ended by itself with exit code $code"

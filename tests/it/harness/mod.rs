@@ -1,0 +1,23 @@
+//! What the integration tests stand on: real PostgreSQL clusters, the real binary as a child
+//! process, programs that lie, and waiting on conditions.
+//!
+//! docs/TESTING.md says how to use it.
+#![allow(dead_code, reason = "not every tool of the bench is in use at every time")]
+
+pub(crate) mod compare;
+pub(crate) mod fakes;
+pub(crate) mod http;
+pub(crate) mod pgkeep;
+pub(crate) mod postgres;
+pub(crate) mod process;
+pub(crate) mod template;
+pub(crate) mod wait;
+
+/// Whether the tests that take minutes are to run (`tests/run.sh --long`). Says so where not.
+pub(crate) fn long_tests() -> bool {
+    let long = std::env::var_os("PGKEEP_LONG").is_some_and(|value| value == "1");
+    if !long {
+        eprintln!("SKIPPED: a long test; PGKEEP_LONG=1 runs it");
+    }
+    long
+}
