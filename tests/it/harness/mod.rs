@@ -1,0 +1,2 @@
+pub(crate) mod chaos;
+pub(crate) mod s3;
