@@ -1,7 +1,10 @@
 //! The one integration-test binary.
-mod config;
 #![allow(clippy::unwrap_used, reason = "in a test an unwrap is an assertion")]
 
+mod archive;
+mod config;
 mod harness;
 mod harness_self;
 mod layering;
+mod s3;
+mod telemetry;

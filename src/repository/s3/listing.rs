@@ -1,0 +1,132 @@
+//! Listings, page by page.
+
+use std::collections::VecDeque;
+
+use aws_sdk_s3::operation::list_objects_v2::ListObjectsV2Output;
+use futures_util::stream::{self, BoxStream, StreamExt as _};
+
+use super::{
+    client::Bucket,
+    error::Failure,
+    object::{length, timestamp},
+};
+use crate::repository::store::{ObjectMeta, StoreError, StoreErrorKind};
+
+/// Where a listing stands.
+struct Walk<'a> {
+    bucket: &'a Bucket,
+    /// As the store knows it, ending with a slash unless empty.
+    prefix: String,
+    doing: String,
+    page: VecDeque<ObjectMeta>,
+    next: Next,
+    /// The key handed out last: the order is checked, which also ends a listing that goes round.
+    last: Option<String>,
+}
+
+enum Next {
+    First,
+    Token(String),
+    /// Nothing was found below the prefix: it may itself be an object's key.
+    Itself(String),
+    End,
+}
+
+impl Bucket {
+    /// Lists below `prefix` (whole segments).
+    pub(super) fn list_below(
+        &self,
+        prefix: &str,
+    ) -> BoxStream<'_, Result<ObjectMeta, StoreError>> {
+        let bare = prefix.trim_matches('/');
+        let walk = Walk {
+            bucket: self,
+            prefix: self.full(&if bare.is_empty() { String::new() } else { format!("{bare}/") }),
+            doing: format!("list {}", if bare.is_empty() { &self.place } else { bare }),
+            page: VecDeque::new(),
+            next: Next::First,
+            last: None,
+        };
+        let bare = bare.to_owned();
+        stream::try_unfold(walk, move |mut walk| {
+            let bare = bare.clone();
+            async move {
+                while walk.page.is_empty() && !matches!(walk.next, Next::End) {
+                    walk.turn(&bare).await?;
+                }
+                let Some(meta) = walk.page.pop_front() else { return Ok(None) };
+                walk.check_order(&meta.key)?;
+                Ok(Some((meta, walk)))
+            }
+        })
+        .boxed()
+    }
+
+    /// One page; also the cheapest request whose failure has an error code.
+    pub(super) async fn page(
+        &self,
+        prefix: &str,
+        token: Option<String>,
+        most: Option<i32>,
+    ) -> Result<ListObjectsV2Output, Failure> {
+        let request = self.client.list_objects_v2().bucket(&self.name).prefix(prefix);
+        let request = request.set_continuation_token(token).set_max_keys(most);
+        Ok(request.customize().config_override(self.briefly()).send().await?)
+    }
+}
+
+impl Walk<'_> {
+    async fn turn(&mut self, bare: &str) -> Result<(), StoreError> {
+        let token = match std::mem::replace(&mut self.next, Next::End) {
+            Next::First => None,
+            Next::Token(token) => Some(token),
+            Next::Itself(key) => {
+                let there = self.bucket.look(&key).await.map_err(|failure| self.error(failure))?;
+                self.page.extend(there.map(|there| there.meta));
+                return Ok(());
+            }
+            Next::End => return Ok(()),
+        };
+        let first = token.is_none();
+        let page = self.bucket.page(&self.prefix, token, None).await;
+        let page = page.map_err(|failure| self.error(failure))?;
+        self.next = match page.next_continuation_token() {
+            Some(token) if page.is_truncated() == Some(true) => Next::Token(token.to_owned()),
+            _ if page.is_truncated() == Some(true) => {
+                let what = "the store cut the list short and does not say how to go on";
+                return Err(StoreError::new(StoreErrorKind::Refused, &self.doing, what));
+            }
+            _ if first && page.contents().is_empty() && !bare.is_empty() => {
+                Next::Itself(bare.to_owned())
+            }
+            _ => Next::End,
+        };
+        for object in page.contents() {
+            let ours = object.key().and_then(|key| key.strip_prefix(&self.bucket.prefix));
+            // Not ours: other keys that a lax store lists, and the marker of an empty folder.
+            let Some(key) = ours.filter(|key| !key.is_empty() && !key.ends_with('/')) else {
+                continue;
+            };
+            self.page.push_back(ObjectMeta {
+                key: key.to_owned(),
+                bytes: length(object.size()),
+                modified: object.last_modified().and_then(timestamp),
+            });
+        }
+        Ok(())
+    }
+
+    fn check_order(&mut self, key: &str) -> Result<(), StoreError> {
+        if self.last.as_deref().is_some_and(|last| last >= key) {
+            let what = format!("the store lists {key} out of order");
+            return Err(StoreError::new(StoreErrorKind::Refused, &self.doing, what)
+                .hint("directory buckets are not supported"));
+        }
+        self.last = Some(key.to_owned());
+        Ok(())
+    }
+
+    fn error(&self, failure: Failure) -> StoreError {
+        failure.into_error(&self.doing, StoreErrorKind::Unavailable)
+    }
+}

@@ -1,0 +1,126 @@
+//! Removes unfinished uploads that nobody will finish.
+//!
+//! First those with a record here and nobody who drives them. Then, where the store can list
+//! uploads, those that only the store knows: it does not say whose they are, so only keys of our
+//! layout (with a backup id among their segments) are taken, and only when they are old enough
+//! that no other host can still be at work on them.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use aws_sdk_s3::types::MultipartUpload;
+use jiff::Timestamp;
+
+use super::{
+    client::Bucket,
+    error::Failure,
+    object::timestamp,
+    record::{Held, is_older},
+};
+use crate::{
+    domain::backup::BackupId,
+    repository::store::{StoreError, StoreErrorKind, Swept},
+};
+
+/// Least age of an upload without a record here. Another host may be at work on it, and no lock
+/// says so.
+const FOREIGN_AGE: Duration = Duration::from_secs(24 * 3600);
+
+impl Bucket {
+    pub(super) async fn sweep_uploads(
+        &self,
+        min_age: Duration,
+        now: Timestamp,
+    ) -> Result<Swept, StoreError> {
+        let doing = format!("sweep {}", self.place);
+        let found = self.records.find(min_age, now).await.map_err(|error| {
+            let what = format!("the records of unfinished uploads cannot be read: {error}");
+            StoreError::new(StoreErrorKind::Refused, &doing, what)
+                .hint("check the permissions of the state directory")
+        })?;
+        let fail = |failure: Failure| failure.into_error(&doing, StoreErrorKind::Unavailable);
+        let mut swept = Swept::default();
+        let mut trouble = None;
+        for held in &found.stale {
+            match self.sweep_record(held).await {
+                Ok(was_there) => swept.uploads += u64::from(was_there),
+                // The others may still be possible, unless the store is away.
+                Err(failure) if failure.is_open_ended() => return Err(fail(failure)),
+                Err(failure) => trouble = Some(failure),
+            }
+        }
+        let live = found.live.into_iter().collect();
+        match self.sweep_listed(min_age.max(FOREIGN_AGE), now, &live).await {
+            Ok(uploads) => swept.uploads += uploads,
+            // s3s-fs and others cannot list uploads; the records are what there is.
+            Err(failure) if failure.is_unsupported() => {}
+            Err(failure) => trouble = Some(failure),
+        }
+        trouble.map_or(Ok(swept), |failure| Err(fail(failure)))
+    }
+
+    /// Aborts the upload of a record; whether there was one.
+    async fn sweep_record(&self, held: &Held) -> Result<bool, Failure> {
+        let record = &held.record;
+        let was_there = match self.abort_upload(&record.key, &record.upload_id).await {
+            Ok(was_there) => was_there,
+            Err(failure) if failure.is_open_ended() => return Err(failure),
+            // Not every store says "no such upload" of one that was completed.
+            Err(failure) => match self.look(&record.key).await? {
+                Some(there) if there.nonce.as_ref() == Some(&record.nonce) => false,
+                _ => return Err(failure),
+            },
+        };
+        if let Err(error) = held.forget().await {
+            tracing::warn!(%error, key = record.key, "the record of an aborted upload stays");
+        }
+        Ok(was_there)
+    }
+
+    async fn sweep_listed(
+        &self,
+        min_age: Duration,
+        now: Timestamp,
+        live: &BTreeSet<String>,
+    ) -> Result<u64, Failure> {
+        let mut count = 0;
+        let mut markers = (None, None);
+        loop {
+            let page = self
+                .client
+                .list_multipart_uploads()
+                .bucket(&self.name)
+                .prefix(&self.prefix)
+                .set_key_marker(markers.0.clone())
+                .set_upload_id_marker(markers.1.clone())
+                .customize()
+                .config_override(self.briefly())
+                .send()
+                .await?;
+            for upload in page.uploads() {
+                if let Some((key, id)) = self.is_forgotten(upload, min_age, now, live) {
+                    count += u64::from(self.abort_upload(key, id).await?);
+                }
+            }
+            let next = (page.next_key_marker, page.next_upload_id_marker);
+            if page.is_truncated != Some(true) || next.0.is_none() || next == markers {
+                return Ok(count);
+            }
+            markers = next;
+        }
+    }
+
+    /// Key and id of an upload that can be taken for ours and for forgotten.
+    fn is_forgotten<'a>(
+        &self,
+        upload: &'a MultipartUpload,
+        min_age: Duration,
+        now: Timestamp,
+        live: &BTreeSet<String>,
+    ) -> Option<(&'a str, &'a str)> {
+        let key = upload.key()?.strip_prefix(&self.prefix)?;
+        let id = upload.upload_id()?;
+        let since = upload.initiated().and_then(timestamp)?;
+        let ours = key.split('/').any(|segment| segment.parse::<BackupId>().is_ok());
+        (ours && !live.contains(id) && is_older(since, min_age, now)).then_some((key, id))
+    }
+}
