@@ -6,5 +6,7 @@ pub mod finding;
 pub mod manifest;
 pub mod name;
 pub mod report;
+pub mod run;
+pub mod schedule;
 
 pub use jiff::Timestamp;
