@@ -10,6 +10,7 @@
 
 pub mod codec;
 pub mod config;
+pub mod daemon;
 pub mod domain;
 pub mod repository;
 pub mod sys;

@@ -7,5 +7,7 @@ pub mod manifest;
 pub mod name;
 pub mod report;
 pub mod units;
+pub mod run;
+pub mod schedule;
 
 pub use jiff::Timestamp;

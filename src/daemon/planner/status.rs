@@ -1,0 +1,122 @@
+//! What the planner shows of itself.
+
+use std::fmt;
+
+use jiff::Timestamp;
+
+use super::{
+    Planner,
+    runs::{Phase, Run},
+};
+use crate::domain::{
+    name::{JobName, ServerName},
+    run::RunId,
+};
+
+/// What a queued run waits for.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Wait {
+    /// As many runs as are allowed are under way.
+    Running,
+    /// As many runs as are allowed use this server.
+    Server(ServerName),
+    /// The memory budget is taken.
+    Memory,
+    /// It would delay a run that was queued earlier.
+    Turn,
+}
+
+impl fmt::Display for Wait {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Running => f.write_str("as many runs as are allowed are under way"),
+            Self::Server(server) => {
+                write!(f, "as many runs as are allowed use the server {server}")
+            }
+            Self::Memory => f.write_str("the memory budget is taken"),
+            Self::Turn => f.write_str("it would delay a run that was queued earlier"),
+        }
+    }
+}
+
+/// What a job is doing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum JobState {
+    /// Nothing.
+    Idle,
+    /// It waits for permits.
+    Queued {
+        /// The run.
+        run: RunId,
+        /// The attempt that waits; 1 for a run that has not started yet.
+        attempt: u32,
+        /// Since when, by the wall clock then.
+        since: Timestamp,
+        /// What for.
+        why: Wait,
+    },
+    /// An attempt is under way.
+    Running {
+        /// The run.
+        run: RunId,
+        /// Which attempt.
+        attempt: u32,
+        /// Since when, by the wall clock then.
+        since: Timestamp,
+    },
+    /// It failed and waits to be tried again.
+    WaitingRetry {
+        /// The run.
+        run: RunId,
+        /// The next attempt.
+        attempt: u32,
+        /// When, by the wall clock when the wait began.
+        at: Timestamp,
+    },
+}
+
+/// A job, what it is doing and what comes next.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct JobStatus {
+    /// The job's name.
+    pub name: JobName,
+    /// What it is doing.
+    pub state: JobState,
+    /// When its next slot is due, jitter included.
+    pub next: Option<Timestamp>,
+}
+
+impl Planner {
+    /// All jobs by name, also one that was removed and whose last attempt is still under way.
+    pub fn status(&self) -> Vec<JobStatus> {
+        let mut names: Vec<&JobName> = self.jobs.keys().chain(self.active.keys()).collect();
+        names.sort_unstable();
+        names.dedup();
+        names
+            .into_iter()
+            .map(|name| {
+                let run = self.active.get(name).and_then(|id| Some((id, self.runs.get(id)?)));
+                let state = run.map_or(JobState::Idle, |(id, run)| state(id, run));
+                JobStatus { name: name.clone(), state, next: self.next_run(name) }
+            })
+            .collect()
+    }
+}
+
+fn state(id: &RunId, run: &Run) -> JobState {
+    let run_id = id.clone();
+    match &run.phase {
+        Phase::Queued { since, why } => JobState::Queued {
+            run: run_id,
+            attempt: run.attempts + 1,
+            since: *since,
+            why: why.clone(),
+        },
+        Phase::Running { since, .. } => {
+            JobState::Running { run: run_id, attempt: run.attempts, since: *since }
+        }
+        Phase::Waiting { at, .. } => {
+            JobState::WaitingRetry { run: run_id, attempt: run.attempts + 1, at: *at }
+        }
+    }
+}

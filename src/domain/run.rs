@@ -1,0 +1,197 @@
+//! What one execution of a job is called, what set it off, and why a slot of a schedule was left
+//! out.
+
+use std::{fmt, str::FromStr};
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::{backup::BackupId, name::JobName};
+
+/// The text is not a run id.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{text:?} is not a run id")]
+pub struct RunIdError {
+    text: String,
+}
+
+/// Identifies one run: the UTC time when it was decided on, to the second, and 40 random bits, in
+/// the form of a [`BackupId`]: `20261121T021500Z-k3f9q2x7`. Ids sort by time as text, as long as
+/// the clock goes forward.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct RunId(BackupId);
+
+impl RunId {
+    /// Makes an id from the time and the lowest 40 of `random`'s bits.
+    pub fn new(at: Timestamp, random: u64) -> Self {
+        Self(BackupId::new(at, random))
+    }
+
+    /// The id as text.
+    pub fn as_str(&self) -> &str {
+        self.0.as_str()
+    }
+
+    /// When the run was decided on, to the second.
+    pub fn time(&self) -> Timestamp {
+        self.0.time()
+    }
+}
+
+impl FromStr for RunId {
+    type Err = RunIdError;
+    fn from_str(text: &str) -> Result<Self, RunIdError> {
+        text.parse().map(Self).map_err(|_| RunIdError { text: text.to_owned() })
+    }
+}
+
+impl TryFrom<String> for RunId {
+    type Error = RunIdError;
+    fn try_from(text: String) -> Result<Self, RunIdError> {
+        text.parse()
+    }
+}
+
+impl From<RunId> for String {
+    fn from(id: RunId) -> Self {
+        id.0.into()
+    }
+}
+
+impl fmt::Display for RunId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// Names a request that a person made over the control socket and waits for. Unique within the
+/// life of one process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct RequestId(pub u64);
+
+/// What set a run off.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Trigger {
+    /// A slot of the schedule, on time.
+    Schedule {
+        /// The slot, without the job's jitter.
+        slot: Timestamp,
+    },
+    /// A slot that had been missed (the machine slept, the daemon was down), made good late.
+    CatchUp {
+        /// The latest of the missed slots, without the job's jitter.
+        slot: Timestamp,
+    },
+    /// Each of these jobs had ended with something done.
+    After(Vec<JobName>),
+    /// A person asked for it.
+    Manual(RequestId),
+}
+
+impl Trigger {
+    /// The trigger's name in logs, reports and metrics.
+    pub const fn as_str(&self) -> &'static str {
+        match self {
+            Self::Schedule { .. } => "schedule",
+            Self::CatchUp { .. } => "catch-up",
+            Self::After(_) => "after",
+            Self::Manual(_) => "manual",
+        }
+    }
+
+    /// The slot of the schedule, where there is one.
+    pub const fn slot(&self) -> Option<Timestamp> {
+        match self {
+            Self::Schedule { slot } | Self::CatchUp { slot } => Some(*slot),
+            Self::After(_) | Self::Manual(_) => None,
+        }
+    }
+
+    /// The request that waits for the run, where there is one.
+    pub const fn request(&self) -> Option<RequestId> {
+        match self {
+            Self::Manual(request) => Some(*request),
+            Self::Schedule { .. } | Self::CatchUp { .. } | Self::After(_) => None,
+        }
+    }
+}
+
+/// Why a slot of a schedule brought no run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum SkipReason {
+    /// The job was still running, queued, or waiting to be tried again.
+    Overlap,
+    /// It was noticed later than the job's catch-up window allows.
+    Missed,
+    /// The daemon was stopped while the run was queued. It is still open after the restart.
+    ShuttingDown,
+}
+
+impl SkipReason {
+    /// Every reason: metrics have a series for each from the start.
+    pub const ALL: &[Self] = &[Self::Overlap, Self::Missed, Self::ShuttingDown];
+
+    /// The reason's name in logs and metrics.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Overlap => "overlap",
+            Self::Missed => "missed",
+            Self::ShuttingDown => "shutting-down",
+        }
+    }
+}
+
+impl fmt::Display for SkipReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_round_trip() {
+        let id = RunId::new("2026-11-21T02:15:00.9Z".parse().unwrap(), 7);
+        assert_eq!(id.as_str(), "20261121T021500Z-00000007");
+        assert_eq!(id.to_string().parse::<RunId>().unwrap(), id);
+        assert_eq!(id.time(), "2026-11-21T02:15:00Z".parse().unwrap());
+        let json = serde_json::to_string(&id).unwrap();
+        assert_eq!(json, "\"20261121T021500Z-00000007\"");
+        assert_eq!(serde_json::from_str::<RunId>(&json).unwrap(), id);
+    }
+
+    #[test]
+    fn what_is_not_an_id_is_refused_by_its_own_name() {
+        let error = "nightly".parse::<RunId>().unwrap_err();
+        assert_eq!(error.to_string(), "\"nightly\" is not a run id");
+        assert!(serde_json::from_str::<RunId>("\"nightly\"").is_err());
+    }
+
+    #[test]
+    fn triggers_keep_their_shape_in_the_journal() {
+        let slot = "2026-11-21T02:15:00Z".parse().unwrap();
+        for (trigger, json) in [
+            (Trigger::Schedule { slot }, r#"{"schedule":{"slot":"2026-11-21T02:15:00Z"}}"#),
+            (Trigger::CatchUp { slot }, r#"{"catch_up":{"slot":"2026-11-21T02:15:00Z"}}"#),
+            (Trigger::After(vec!["nightly".parse().unwrap()]), r#"{"after":["nightly"]}"#),
+            (Trigger::Manual(RequestId(3)), r#"{"manual":3}"#),
+        ] {
+            assert_eq!(serde_json::to_string(&trigger).unwrap(), json);
+            assert_eq!(serde_json::from_str::<Trigger>(json).unwrap(), trigger);
+        }
+    }
+
+    #[test]
+    fn skip_reasons_are_called_the_same_everywhere() {
+        for reason in SkipReason::ALL {
+            let json = serde_json::to_string(reason).unwrap();
+            assert_eq!(json, format!("\"{reason}\""));
+        }
+    }
+}
