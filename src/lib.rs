@@ -9,6 +9,8 @@
 //! docs/ARCHITECTURE.md shows the house on one page.
 
 pub mod codec;
+pub mod daemon;
 pub mod domain;
 pub mod repository;
 pub mod sys;
+pub mod telemetry;

@@ -1,0 +1,7 @@
+//! The daemon: what happens between the clock, the signals, the control socket and the jobs.
+
+pub mod control;
+pub mod heartbeat;
+pub mod journal;
+pub mod notify;
+pub mod signals;
