@@ -14,3 +14,4 @@ pub mod daemon;
 pub mod domain;
 pub mod repository;
 pub mod sys;
+pub mod telemetry;

@@ -4,6 +4,7 @@ pub mod backup;
 pub mod failure;
 pub mod finding;
 pub mod manifest;
+pub mod metric;
 pub mod name;
 pub mod report;
 pub mod units;

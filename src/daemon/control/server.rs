@@ -1,0 +1,344 @@
+//! The daemon's end of the control socket.
+//!
+//! Whoever holds the lock beside the socket may replace a socket that nobody answers at: two daemons
+//! that start at once cannot unlink each other's. A socket that answers, and a file that is no
+//! socket, are never removed. What can still go wrong: someone with the daemon's rights unlinks the
+//! socket; the daemon runs on and cannot be reached until it is started again.
+
+use std::{
+    fs::{self, DirBuilder, File, OpenOptions, Permissions, TryLockError},
+    io,
+    os::unix::fs::{
+        DirBuilderExt as _, FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _,
+        PermissionsExt as _,
+    },
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use rustix::{
+    net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType},
+    process::geteuid,
+};
+use tokio::{
+    io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader, Interest},
+    net::{
+        UnixListener, UnixStream,
+        unix::{OwnedReadHalf, OwnedWriteHalf},
+    },
+    sync::{Semaphore, mpsc},
+    time::{sleep, timeout},
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use super::{CALL_MAX, Call, ControlRequest, REPLY_MAX, Reply, ReplySender, Request, VERSION};
+use crate::{
+    daemon::journal::abridged,
+    domain::failure::{Class, Failure},
+};
+
+/// Connections at once; one more is told so and closed.
+const CONNECTIONS_MAX: usize = 32;
+/// Time that a client has to send its call, and the daemon's loop to take it.
+const CALL_TIME: Duration = Duration::from_secs(10);
+/// Time that a client has to read one reply.
+const WRITE_TIME: Duration = Duration::from_secs(30);
+/// Time that connections have at the end to deliver their last replies.
+const DRAIN_TIME: Duration = Duration::from_secs(5);
+/// Pause after `accept` failed, as it does when descriptors run out.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Why there is no control socket.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// Another daemon answers there, or is about to.
+    #[error("another pgkeep daemon is listening on {}", .0.display())]
+    Live(PathBuf),
+    /// There is a file in its place that is no socket.
+    #[error("{} is in the way: it is no socket", .0.display())]
+    InTheWay(PathBuf),
+    /// The folder can be written by others, or is another user's.
+    #[error("the folder {} belongs to another user or can be written by others", .0.display())]
+    Folder(PathBuf),
+    /// The machine refused.
+    #[error("cannot listen on {}", path.display())]
+    Io {
+        /// The socket.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// A control socket that listens.
+#[derive(Debug)]
+pub struct ControlServer {
+    listener: UnixListener,
+    path: PathBuf,
+    /// Device and inode of our socket: only that one is removed at the end.
+    identity: (u64, u64),
+    /// Held for as long as the socket is ours.
+    _lock: File,
+}
+
+impl ControlServer {
+    /// Listens at `path`; makes its folder, with the mode 0700, where it is missing. Needs a
+    /// runtime with I/O.
+    pub fn bind(path: &Path) -> Result<Self, ServeError> {
+        let io = |source| ServeError::Io { path: path.to_owned(), source };
+        let folder = path.parent().unwrap_or(Path::new("."));
+        DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(io)?;
+        let meta = fs::metadata(folder).map_err(io)?;
+        let own = [geteuid().as_raw(), 0].contains(&meta.uid());
+        if !own || meta.mode() & 0o022 != 0 {
+            return Err(ServeError::Folder(folder.to_owned()));
+        }
+        let lock = lock(path)?;
+        clear(path)?;
+        let listener = UnixListener::bind(path).map_err(io)?;
+        // Until here others are kept out by the peer's credentials alone.
+        fs::set_permissions(path, Permissions::from_mode(0o600)).map_err(io)?;
+        let meta = fs::symlink_metadata(path).map_err(io)?;
+        let identity = (meta.dev(), meta.ino());
+        Ok(Self { listener, path: path.to_owned(), identity, _lock: lock })
+    }
+
+    /// Answers calls until `stop` is cancelled; then gives those under way a moment to deliver
+    /// their last reply. Requests go to `requests`, the daemon's loop.
+    pub async fn serve(self, requests: mpsc::Sender<ControlRequest>, stop: CancellationToken) {
+        let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+        let (connections, end) = (TaskTracker::new(), CancellationToken::new());
+        loop {
+            let accepted = tokio::select! {
+                () = stop.cancelled() => break,
+                accepted = self.listener.accept() => accepted,
+            };
+            match accepted {
+                Ok((stream, _)) => {
+                    let slot = Arc::clone(&slots).try_acquire_owned().ok();
+                    let (requests, end) = (requests.clone(), end.clone());
+                    connections.spawn(async move {
+                        tokio::select! {
+                            () = end.cancelled() => {}
+                            () = connection(stream, requests, slot.is_some()) => {}
+                        }
+                        drop(slot);
+                    });
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "cannot accept a control connection");
+                    sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+        drop(requests);
+        connections.close();
+        if timeout(DRAIN_TIME, connections.wait()).await.is_err() {
+            end.cancel();
+            connections.wait().await;
+        }
+    }
+}
+
+impl Drop for ControlServer {
+    fn drop(&mut self) {
+        let ours = fs::symlink_metadata(&self.path)
+            .is_ok_and(|meta| (meta.dev(), meta.ino()) == self.identity);
+        if ours && let Err(error) = fs::remove_file(&self.path) {
+            tracing::debug!(%error, "cannot remove the control socket");
+        }
+    }
+}
+
+/// Takes the lock beside the socket; its file stays.
+fn lock(path: &Path) -> Result<File, ServeError> {
+    let io = |source| ServeError::Io { path: path.to_owned(), source };
+    let beside = path.with_added_extension("lock");
+    let mut options = OpenOptions::new();
+    let file = options.write(true).create(true).truncate(false).mode(0o600).open(beside);
+    let file = file.map_err(io)?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(ServeError::Live(path.to_owned())),
+        Err(TryLockError::Error(source)) => Err(io(source)),
+    }
+}
+
+/// Removes a socket that nobody answers at.
+fn clear(path: &Path) -> Result<(), ServeError> {
+    let io = |source| ServeError::Io { path: path.to_owned(), source };
+    match fs::symlink_metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(io(error)),
+        Ok(meta) if !meta.file_type().is_socket() => {
+            return Err(ServeError::InTheWay(path.to_owned()));
+        }
+        Ok(_) => {}
+    }
+    if answers(path).map_err(io)? {
+        return Err(ServeError::Live(path.to_owned()));
+    }
+    tracing::info!(path = %path.display(), "removing the control socket of a daemon that has gone");
+    fs::remove_file(path).map_err(io)
+}
+
+/// Whether somebody listens. Does not wait: a full queue (`EAGAIN`) is somebody.
+fn answers(path: &Path) -> io::Result<bool> {
+    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    match rustix::net::connect(&socket, &SocketAddrUnix::new(path)?) {
+        Ok(()) | Err(rustix::io::Errno::AGAIN) => Ok(true),
+        Err(rustix::io::Errno::CONNREFUSED) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
+}
+
+async fn connection(stream: UnixStream, requests: mpsc::Sender<ControlRequest>, has_slot: bool) {
+    let credentials = stream.peer_cred();
+    let (read, mut write) = stream.into_split();
+    let uid = match credentials {
+        Ok(peer) if [geteuid().as_raw(), 0].contains(&peer.uid()) => peer.uid(),
+        Ok(peer) => {
+            tracing::warn!(uid = peer.uid(), "refused a control connection of another user");
+            return refuse(&mut write, "only the daemon's user and root may speak to it").await;
+        }
+        Err(error) => {
+            tracing::warn!(%error, "refused a control connection without credentials");
+            return refuse(&mut write, "the peer's credentials cannot be read").await;
+        }
+    };
+    if !has_slot {
+        return refuse(&mut write, "too many control connections").await;
+    }
+    let mut read = BufReader::new(read);
+    let request = match timeout(CALL_TIME, read_call(&mut read)).await {
+        Ok(Ok(Some(request))) => request,
+        Ok(Ok(None)) => return,
+        Ok(Err(reason)) => return refuse(&mut write, &reason).await,
+        Err(_) => return refuse(&mut write, "no call came in time").await,
+    };
+    let (reply, replies) = ReplySender::channel();
+    let request = ControlRequest { request, uid, reply };
+    match timeout(CALL_TIME, requests.send(request)).await {
+        Ok(Ok(())) => answer(read.into_inner(), write, replies).await,
+        Ok(Err(_)) => refuse(&mut write, "the daemon is ending").await,
+        Err(_) => refuse(&mut write, "the daemon is busy").await,
+    }
+}
+
+/// Reads the call; `None` where the client says nothing.
+async fn read_call(read: &mut BufReader<OwnedReadHalf>) -> Result<Option<Request>, String> {
+    let mut line = Vec::new();
+    let mut bounded = read.take(CALL_MAX as u64 + 1);
+    bounded.read_until(b'\n', &mut line).await.map_err(|error| error.to_string())?;
+    if line.is_empty() {
+        return Ok(None);
+    }
+    if line.len() > CALL_MAX {
+        return Err(format!("the call is longer than {CALL_MAX} bytes"));
+    }
+    let call: Call =
+        serde_json::from_slice(&line).map_err(|error| format!("this is no call: {error}"))?;
+    if call.version > VERSION {
+        let theirs = call.version;
+        return Err(format!(
+            "the daemon speaks version {VERSION}, the client {theirs}: restart it"
+        ));
+    }
+    let request = serde_json::from_value(call.request);
+    request.map(Some).map_err(|error| format!("the daemon does not know this request: {error}"))
+}
+
+/// Passes the replies on until the last, or until the client has gone.
+async fn answer(read: OwnedReadHalf, mut write: OwnedWriteHalf, mut from: mpsc::Receiver<Reply>) {
+    let mut hung_up = std::pin::pin!(hung_up(read));
+    let mut listening = true;
+    loop {
+        let reply = tokio::select! {
+            reply = from.recv() => reply,
+            gone = &mut hung_up, if listening => {
+                if gone || is_closed(&write).await {
+                    return;
+                }
+                listening = false;
+                continue;
+            }
+        };
+        let Some(reply) = reply else { return };
+        let last = reply.is_last();
+        if write_reply(&mut write, reply).await.is_err() || last {
+            return;
+        }
+    }
+}
+
+/// Waits until the client says that it will write no more: `true` if it broke off. A client that
+/// closed only its writing side still reads.
+async fn hung_up(mut read: OwnedReadHalf) -> bool {
+    let mut ignored = [0; 256];
+    loop {
+        match read.read(&mut ignored).await {
+            Ok(0) => return false,
+            Ok(_) => {}
+            Err(_) => return true,
+        }
+    }
+}
+
+async fn is_closed(write: &OwnedWriteHalf) -> bool {
+    write.ready(Interest::WRITABLE).await.is_ok_and(|ready| ready.is_write_closed())
+}
+
+async fn refuse(write: &mut OwnedWriteHalf, reason: &str) {
+    let reply = Reply::Refused { reason: reason.to_owned() };
+    if let Err(error) = write_reply(write, reply).await {
+        tracing::debug!(%error, "cannot refuse a control connection");
+    }
+}
+
+async fn write_reply(write: &mut OwnedWriteHalf, reply: Reply) -> io::Result<()> {
+    let line = encode(reply)?;
+    timeout(WRITE_TIME, write.write_all(&line)).await.map_err(io::Error::from)?
+}
+
+/// A reply as a line. One that would be too long is abridged, or replaced by a failure.
+fn encode(reply: Reply) -> serde_json::Result<Vec<u8>> {
+    let mut line = serde_json::to_vec(&reply)?;
+    if line.len() >= REPLY_MAX {
+        let shorter = match reply {
+            Reply::Ended { run, verdict, report, failure } => {
+                let report = Box::new(abridged(&report));
+                Reply::Ended { run, verdict, report, failure }
+            }
+            _ => Reply::Failed(Failure::new(
+                Class::Internal,
+                "answer a control request",
+                format!("the reply is longer than {REPLY_MAX} bytes"),
+            )),
+        };
+        line = serde_json::to_vec(&shorter)?;
+    }
+    line.push(b'\n');
+    Ok(line)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::report::{Report, Sample, Verdict};
+
+    #[test]
+    fn replies_that_are_too_long_are_abridged() {
+        let sample = Sample { metric: "x".repeat(REPLY_MAX), labels: Vec::new(), value: 0.0 };
+        let report = Box::new(Report { samples: vec![sample], ..Report::default() });
+        let (run, verdict) = ("r1".to_owned(), Verdict::Failed);
+        let line = encode(Reply::Ended { run, verdict, report, failure: None }).unwrap();
+        assert!(line.len() < 1000);
+        let read: Reply = serde_json::from_slice(&line).unwrap();
+        assert!(matches!(read, Reply::Ended { verdict: Verdict::Failed, .. }));
+        let line = encode(Reply::Done("x".repeat(REPLY_MAX))).unwrap();
+        assert!(matches!(serde_json::from_slice(&line).unwrap(), Reply::Failed(_)));
+    }
+}

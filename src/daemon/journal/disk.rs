@@ -1,0 +1,110 @@
+//! Files of the journal: where they are, and how they are written and read.
+
+use std::{
+    fs::{self, DirBuilder, File, OpenOptions},
+    io::{self, Read as _, Write as _},
+    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
+    path::{Path, PathBuf},
+};
+
+use serde::de::DeserializeOwned;
+
+use super::record::FILE_MAX;
+use crate::domain::name::{JobName, escape};
+
+/// The ending of every file of the journal.
+pub(super) const ENDING: &str = "json";
+/// The ending of a file that could not be read.
+const DAMAGED: &str = "corrupt";
+/// Files of one name that were set aside, at most; the last is overwritten then.
+const DAMAGED_MAX: u32 = 10;
+
+pub(super) fn runs_folder(root: &Path) -> PathBuf {
+    root.join("runs")
+}
+
+pub(super) fn jobs_folder(root: &Path) -> PathBuf {
+    root.join("jobs")
+}
+
+pub(super) fn run_path(root: &Path, job: &JobName, run: &str) -> PathBuf {
+    runs_folder(root).join(job.as_str()).join(format!("{}.{ENDING}", escape(run)))
+}
+
+pub(super) fn job_path(root: &Path, job: &JobName) -> PathBuf {
+    jobs_folder(root).join(format!("{job}.{ENDING}"))
+}
+
+/// Makes a folder and those above it, for this user alone.
+pub(super) fn make_folder(path: &Path) -> io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o700).create(path)
+}
+
+/// Replaces a file whole: whoever reads it finds the old bytes or the new, also after a crash.
+// To be replaced by sys::files::write_atomic.
+pub(super) fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let folder = path.parent().unwrap_or(Path::new("."));
+    if !folder.is_dir() {
+        make_folder(folder)?;
+        if let Some(above) = folder.parent() {
+            File::open(above)?.sync_all()?;
+        }
+    }
+    let fresh = path.with_extension("tmp");
+    let written = write_synced(&fresh, bytes).and_then(|()| rename(&fresh, path));
+    if written.is_err() {
+        // Gives a full disk its space back; what went wrong is told by the first error.
+        let _ = fs::remove_file(&fresh);
+    }
+    written?;
+    File::open(folder)?.sync_all()
+}
+
+fn write_synced(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut options = OpenOptions::new();
+    let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(path)?;
+    file.write_all(bytes)?;
+    file.sync_all()
+}
+
+#[expect(clippy::disallowed_methods, reason = "the file was synced, the folder is synced after")]
+fn rename(from: &Path, to: &Path) -> io::Result<()> {
+    fs::rename(from, to)
+}
+
+/// Reads a file; data that is no such record is an error of the kind `InvalidData`.
+pub(super) fn read<T: DeserializeOwned>(path: &Path) -> io::Result<T> {
+    let mut bytes = Vec::new();
+    File::open(path)?.take(FILE_MAX as u64 + 1).read_to_end(&mut bytes)?;
+    if bytes.len() > FILE_MAX {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "the file is too long"));
+    }
+    serde_json::from_slice(&bytes)
+        .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
+}
+
+/// Sets a damaged file aside, beside its place; returns where it is now.
+pub(super) fn set_aside(path: &Path) -> io::Result<PathBuf> {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let mut aside = path.with_file_name(format!("{name}.{DAMAGED}"));
+    for number in 1..DAMAGED_MAX {
+        if !aside.try_exists()? {
+            break;
+        }
+        aside = path.with_file_name(format!("{name}.{number}.{DAMAGED}"));
+    }
+    rename(path, &aside)?;
+    Ok(aside)
+}
+
+/// The entries of a folder, sorted; none where there is no such folder.
+pub(super) fn entries(folder: &Path) -> io::Result<Vec<PathBuf>> {
+    let listed = match fs::read_dir(folder) {
+        Ok(listed) => listed,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(error),
+    };
+    let mut paths = listed.map(|entry| entry.map(|e| e.path())).collect::<io::Result<Vec<_>>>()?;
+    paths.sort();
+    Ok(paths)
+}

@@ -1,0 +1,231 @@
+//! The journal: what became of every run, on disk, so that it outlives the process.
+//!
+//! ```text
+//! <state_dir>/runs/<job>/<run>.json   one file per run: written when it starts, replaced when it ends
+//! <state_dir>/jobs/<job>.json         what is remembered of a job: times, slot, samples
+//! ```
+//!
+//! The file of a run is the record; the file of a job sums up records, also those that were pruned
+//! since. It is written after the record, and [`Journal::open`] adds what a crash kept out of it. A
+//! success sets last success and last completion by one record; a partial or failed run sets the
+//! completion alone; an interrupted or cancelled one sets neither.
+//!
+//! Nothing is lost to a damaged file: it is renamed to `*.corrupt` and reported, and the daemon
+//! starts. Where the disk is full, the end of a run is kept in memory, the caller gets the error, and
+//! the next call tries again. What can still go wrong: both the process and the disk's space end
+//! before that; then the run counts as interrupted.
+//!
+//! All methods block on the disk; call them where blocking is allowed. One process at a time may hold
+//! a state directory: its lock is the caller's.
+
+mod disk;
+mod open;
+mod record;
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+
+use serde_json::Value;
+
+use self::record::fold;
+pub use self::{
+    open::{Opened, read_runs},
+    record::{JobState, ProcessMark, RunEnd, RunKey, RunRecord, RunStart, RunState, abridged},
+};
+use crate::domain::{
+    failure::{Class, Failure, chain},
+    metric::MetricKind,
+    name::JobName,
+};
+
+/// Runs kept per job, unless the configuration says otherwise.
+pub const KEEP_RUNS_DEFAULT: usize = 100;
+/// Ends of runs that are kept in memory while the disk does not take them. Far more than can be
+/// under way at once; beyond it the oldest is given up, and counts as interrupted.
+const PENDING_MAX: usize = 1000;
+
+/// How the journal is kept.
+#[derive(Debug, Clone, Copy)]
+pub struct JournalSettings {
+    /// Runs kept per job; at least 1.
+    pub keep_runs: usize,
+    /// What sort of number a metric of a job kind is: decides which samples are remembered.
+    pub kind_of: fn(&str) -> Option<MetricKind>,
+}
+
+/// What is known of one job.
+#[derive(Debug, Default)]
+struct Job {
+    state: JobState,
+    /// The sequence number that the next run gets.
+    next_seq: u64,
+    /// The runs on disk by their sequence number.
+    runs: BTreeMap<u64, RunKey>,
+    /// The runs that were started and not ended.
+    running: BTreeMap<RunKey, RunRecord>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    jobs: BTreeMap<JobName, Job>,
+    /// Ends that the disk did not take.
+    pending: Vec<RunRecord>,
+}
+
+/// The journal of one state directory.
+#[derive(Debug)]
+pub struct Journal {
+    root: PathBuf,
+    settings: JournalSettings,
+    inner: Mutex<Inner>,
+}
+
+impl Journal {
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What is remembered of a job; nothing yet for one that never ran.
+    pub fn job(&self, name: &JobName) -> JobState {
+        self.lock().jobs.get(name).map(|job| job.state.clone()).unwrap_or_default()
+    }
+
+    /// Records that a run starts. After an error the run is known in memory alone: start it not,
+    /// and end it as failed.
+    pub fn start(&self, start: RunStart) -> Result<(), Failure> {
+        let mut inner = self.lock();
+        let job = inner.jobs.entry(start.job.clone()).or_default();
+        let seq = job.next_seq;
+        job.next_seq += 1;
+        let record = RunRecord::started(start, seq);
+        job.running.insert(record.run.clone(), record.clone());
+        job.runs.insert(seq, record.run.clone());
+        self.write_run(&record)
+    }
+
+    /// Records that a run ended, and returns what is remembered of its job from now on. The state
+    /// in memory moves even if the disk fails.
+    pub fn end(&self, job: &JobName, run: &str, end: RunEnd) -> Result<JobState, Failure> {
+        let mut inner = self.lock();
+        let known = inner.jobs.entry(job.clone()).or_default();
+        let mut record = known.running.remove(run).unwrap_or_else(|| {
+            let seq = known.next_seq;
+            known.next_seq += 1;
+            known.runs.insert(seq, run.to_owned());
+            RunRecord::started(RunStart::unknown(job, run, end.ended), seq)
+        });
+        fold(&mut known.state, &record, &end, self.settings.kind_of);
+        record.state = RunState::Ended(Box::new(end));
+        let state = known.state.clone();
+        if inner.pending.len() >= PENDING_MAX {
+            inner.pending.remove(0);
+        }
+        inner.pending.push(record);
+        self.flush_locked(&mut inner)?;
+        self.write_job(job, &state)?;
+        Ok(state)
+    }
+
+    /// Keeps the scheduler's memory of a job: an opaque value.
+    pub fn remember(&self, name: &JobName, memory: Value) -> Result<(), Failure> {
+        self.change(name, |state| state.memory = Some(memory))
+    }
+
+    /// Keeps since when a job has been configured, unless that is known; returns what is known.
+    pub fn configured(
+        &self,
+        name: &JobName,
+        at: jiff::Timestamp,
+    ) -> Result<jiff::Timestamp, Failure> {
+        match self.job(name).configured_at {
+            Some(known) => Ok(known),
+            None => self.change(name, |state| state.configured_at = Some(at)).map(|()| at),
+        }
+    }
+
+    fn change(&self, name: &JobName, change: impl FnOnce(&mut JobState)) -> Result<(), Failure> {
+        let mut inner = self.lock();
+        let job = inner.jobs.entry(name.clone()).or_default();
+        change(&mut job.state);
+        self.write_job(name, &job.state)
+    }
+
+    /// Tries to write what the disk did not take before. Returns how much is still pending.
+    pub fn flush(&self) -> Result<usize, Failure> {
+        let mut inner = self.lock();
+        self.flush_locked(&mut inner)?;
+        Ok(inner.pending.len())
+    }
+
+    fn flush_locked(&self, inner: &mut Inner) -> Result<(), Failure> {
+        // The oldest first: what is written is a prefix, so that no later end hides an earlier one.
+        while let Some(record) = inner.pending.first() {
+            self.write_run(record)?;
+            let record = inner.pending.remove(0);
+            if let Some(job) = inner.jobs.get_mut(&record.job) {
+                self.prune(&record.job, job);
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes the oldest runs beyond the number that is kept; those under way stay.
+    fn prune(&self, name: &JobName, job: &mut Job) {
+        while job.runs.len() > self.settings.keep_runs.max(1) {
+            let oldest = job.runs.iter().find(|(_, run)| !job.running.contains_key(*run));
+            let Some((seq, run)) = oldest.map(|(seq, run)| (*seq, run.clone())) else { return };
+            let path = disk::run_path(&self.root, name, &run);
+            match std::fs::remove_file(&path) {
+                Ok(()) => {}
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+                Err(error) => {
+                    tracing::warn!(%error, path = %path.display(), "cannot remove an old run");
+                    return;
+                }
+            }
+            job.runs.remove(&seq);
+        }
+    }
+
+    /// The newest runs of a job, the newest first, at most `limit`.
+    pub fn runs(&self, name: &JobName, limit: usize) -> Vec<RunRecord> {
+        let inner = self.lock();
+        let Some(job) = inner.jobs.get(name) else { return Vec::new() };
+        let newest = job.runs.values().rev();
+        let read = newest.filter_map(|run| {
+            let pending = inner.pending.iter().find(|record| &record.run == run);
+            let known = pending.or_else(|| job.running.get(run));
+            known.cloned().or_else(|| disk::read(&disk::run_path(&self.root, name, run)).ok())
+        });
+        read.take(limit).collect()
+    }
+
+    fn write_run(&self, record: &RunRecord) -> Result<(), Failure> {
+        let path = disk::run_path(&self.root, &record.job, &record.run);
+        self.write(&path, "record a run", || record::encode(record))
+    }
+
+    fn write_job(&self, name: &JobName, state: &JobState) -> Result<(), Failure> {
+        let path = disk::job_path(&self.root, name);
+        self.write(&path, "remember a job", || serde_json::to_vec(state))
+    }
+
+    fn write(
+        &self,
+        path: &Path,
+        doing: &str,
+        encode: impl FnOnce() -> serde_json::Result<Vec<u8>>,
+    ) -> Result<(), Failure> {
+        let written = encode().map_err(std::io::Error::from);
+        written.and_then(|bytes| disk::write(path, &bytes)).map_err(|error| {
+            let what = format!("{}: {}", path.display(), chain(&error));
+            Failure::new(Class::State, doing, what).hint(format!(
+                "make sure that {} can be written and has space",
+                self.root.display()
+            ))
+        })
+    }
+}

@@ -1,0 +1,187 @@
+//! Reading the journal at the start: what a crash left is put in order, and said.
+
+use std::{
+    collections::BTreeMap,
+    io,
+    path::{Path, PathBuf},
+    sync::Mutex,
+};
+
+use jiff::Timestamp;
+use serde::de::DeserializeOwned;
+
+use super::{
+    Inner, Job, Journal, JournalSettings,
+    disk::{self, ENDING},
+    record::{JobState, RunEnd, RunRecord, RunState, fold},
+};
+use crate::domain::{
+    failure::{Class, Failure, chain},
+    finding::{Finding, Severity},
+    name::JobName,
+};
+
+/// What [`Journal::open`] found.
+#[derive(Debug, Default)]
+pub struct Opened {
+    /// Damaged files that were set aside, and times that the clock cannot have meant.
+    pub findings: Vec<Finding>,
+    /// Runs that the process did not live to see the end of.
+    pub interrupted: Vec<RunRecord>,
+}
+
+struct Reader<'a> {
+    root: &'a Path,
+    now: Timestamp,
+    opened: Opened,
+}
+
+impl Journal {
+    /// Reads the journal in `state_dir`, or begins one. Runs that it has as running are interrupted:
+    /// the caller holds the lock of the state directory, so nobody is at work on them.
+    ///
+    /// Fails only where the folders cannot be made or listed; damaged files and a full disk do not
+    /// keep the daemon from starting.
+    pub fn open(
+        state_dir: &Path,
+        settings: JournalSettings,
+        now: Timestamp,
+    ) -> Result<(Self, Opened), Failure> {
+        let mut reader = Reader { root: state_dir, now, opened: Opened::default() };
+        let mut jobs = reader.read(settings).map_err(|error| {
+            let what = format!("{}: {}", state_dir.display(), chain(&error));
+            Failure::new(Class::State, "open the journal", what)
+                .hint("make sure that the state directory belongs to pgkeep's user")
+        })?;
+        let mut opened = reader.opened;
+        for (name, job) in &mut jobs {
+            if job.state.clamp(now) {
+                let what = format!("times of job {name} lay in the future and were set to now");
+                opened.findings.push(finding("journal-clock", what, "check the clock of the host"));
+            }
+        }
+        // The interrupted runs are written like any end: what the disk does not take stays pending.
+        let inner = Inner { jobs, pending: opened.interrupted.clone() };
+        let journal = Self { root: state_dir.to_owned(), settings, inner: Mutex::new(inner) };
+        if let Err(failure) = journal.settle() {
+            let hint = failure.hint.clone().unwrap_or_default();
+            opened.findings.push(finding("journal-unwritable", failure.to_string(), &hint));
+        }
+        Ok((journal, opened))
+    }
+
+    /// Writes what opening changed.
+    fn settle(&self) -> Result<(), Failure> {
+        let mut inner = self.lock();
+        self.flush_locked(&mut inner)?;
+        for (name, job) in &mut inner.jobs {
+            self.prune(name, job);
+            self.write_job(name, &job.state)?;
+        }
+        Ok(())
+    }
+}
+
+impl Reader<'_> {
+    fn read(&mut self, settings: JournalSettings) -> io::Result<BTreeMap<JobName, Job>> {
+        let (runs, memories) = (disk::runs_folder(self.root), disk::jobs_folder(self.root));
+        disk::make_folder(&runs)?;
+        disk::make_folder(&memories)?;
+        let mut jobs: BTreeMap<JobName, Job> = BTreeMap::new();
+        for path in disk::entries(&memories)? {
+            let Some(name) = named(&path) else { continue };
+            if let Some(state) = self.load::<JobState>(&path)? {
+                let job = Job { next_seq: state.folded, state, ..Job::default() };
+                jobs.insert(name, job);
+            }
+        }
+        for folder in disk::entries(&runs)?.into_iter().filter(|path| path.is_dir()) {
+            let name = folder.file_name().and_then(|n| n.to_str()).and_then(|n| n.parse().ok());
+            let Some(name) = name else { continue };
+            let records = self.load_runs(&folder, &name)?;
+            self.add_up(jobs.entry(name).or_default(), records, settings);
+        }
+        Ok(jobs)
+    }
+
+    /// The records of one job by their order.
+    fn load_runs(&mut self, folder: &Path, job: &JobName) -> io::Result<Vec<RunRecord>> {
+        let mut records: Vec<RunRecord> = Vec::new();
+        for path in disk::entries(folder)? {
+            if path.extension().is_some_and(|ending| ending == "tmp") {
+                // Left by a crash in the middle of a write; the file it was to replace is whole.
+                let _ = std::fs::remove_file(&path);
+            }
+            if path.extension().is_none_or(|ending| ending != ENDING) {
+                continue;
+            }
+            let Some(record) = self.load::<RunRecord>(&path)? else { continue };
+            if &record.job == job && disk::run_path(self.root, job, &record.run) == path {
+                records.push(record);
+            } else {
+                self.set_aside(&path, "it is the record of another run");
+            }
+        }
+        records.sort_by_key(|record| record.seq);
+        Ok(records)
+    }
+
+    /// Ends what was running, and adds to the job's memory what is not in it yet.
+    fn add_up(&mut self, job: &mut Job, records: Vec<RunRecord>, settings: JournalSettings) {
+        for mut record in records {
+            if record.state == RunState::Running {
+                record.state = RunState::Ended(Box::new(RunEnd::interrupted(self.now)));
+                self.opened.interrupted.push(record.clone());
+            }
+            if let (Some(end), true) = (record.end(), record.seq >= job.state.folded) {
+                fold(&mut job.state, &record, end, settings.kind_of);
+            }
+            job.next_seq = job.next_seq.max(record.seq + 1);
+            job.runs.insert(record.seq, record.run);
+        }
+    }
+
+    /// Reads a file; one that is damaged is set aside and reported.
+    fn load<T: DeserializeOwned>(&mut self, path: &Path) -> io::Result<Option<T>> {
+        match disk::read(path) {
+            Ok(read) => Ok(Some(read)),
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+                self.set_aside(path, &error.to_string());
+                Ok(None)
+            }
+            Err(error) => Err(io::Error::new(error.kind(), format!("{}: {error}", path.display()))),
+        }
+    }
+
+    fn set_aside(&mut self, path: &Path, why: &str) {
+        let done = match disk::set_aside(path) {
+            Ok(aside) => format!("set aside as {}", aside.display()),
+            Err(error) => format!("left in place: {error}"),
+        };
+        let what = format!("{} cannot be read and was {done}: {why}", path.display());
+        let hint = "look for trouble with the disk; the file can be removed";
+        self.opened.findings.push(finding("journal-damaged", what, hint));
+    }
+}
+
+fn finding(check: &str, what: String, hint: &str) -> Finding {
+    Finding { check: check.to_owned(), severity: Severity::Warning, what, hint: Some(hint.into()) }
+}
+
+/// The job whose memory a file is.
+fn named(path: &Path) -> Option<JobName> {
+    path.extension().filter(|ending| *ending == ENDING)?;
+    path.file_stem()?.to_str()?.parse().ok()
+}
+
+/// The runs of a job that can be read, the newest first, at most `limit`; changes nothing, so that
+/// it may be called beside a daemon.
+pub fn read_runs(state_dir: &Path, job: &JobName, limit: usize) -> io::Result<Vec<RunRecord>> {
+    let folder = disk::runs_folder(state_dir).join(job.as_str());
+    let is_record = |path: &PathBuf| path.extension().is_some_and(|ending| ending == ENDING);
+    let paths = disk::entries(&folder)?.into_iter().filter(is_record);
+    let mut records: Vec<RunRecord> = paths.filter_map(|path| disk::read(&path).ok()).collect();
+    records.sort_by_key(|record| std::cmp::Reverse(record.seq));
+    records.truncate(limit);
+    Ok(records)
+}

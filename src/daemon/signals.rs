@@ -1,0 +1,90 @@
+//! Signals, as one stream of what they ask for.
+//!
+//! TERM and INT ask for an orderly end; a second one ends the process at once, from the signal
+//! handler itself, so that it works even where the async workers are stuck. Signals coalesce: what
+//! comes twice while nobody looks is seen once, so each is to be taken as a level. Create the stream
+//! before announcing readiness: until then HUP and the USR signals kill the process.
+
+use std::{
+    fmt, io,
+    sync::{Arc, atomic::AtomicBool},
+};
+
+use futures_util::StreamExt as _;
+use signal_hook::{
+    consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2},
+    flag,
+};
+use signal_hook_tokio::Signals;
+
+/// Exit status after INT: 128 + 2, as shells write it.
+pub const EXIT_INT: i32 = 130;
+/// Exit status after TERM: 128 + 15.
+pub const EXIT_TERM: i32 = 143;
+
+/// What a signal asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Signal {
+    /// HUP: load the configuration again.
+    Reload,
+    /// TERM: end in an orderly way.
+    Terminate,
+    /// INT: end in an orderly way.
+    Interrupt,
+    /// USR1: write the state to the log.
+    Dump,
+    /// USR2: switch debug on or off.
+    ToggleDebug,
+}
+
+impl Signal {
+    /// The exit status of a process that ends because of it; `None` if it does not ask for an end.
+    pub const fn exit_status(self) -> Option<i32> {
+        match self {
+            Self::Terminate => Some(EXIT_TERM),
+            Self::Interrupt => Some(EXIT_INT),
+            Self::Reload | Self::Dump | Self::ToggleDebug => None,
+        }
+    }
+}
+
+/// The stream of signals of this process. There is to be one at a time.
+pub struct SignalStream {
+    signals: Signals,
+}
+
+impl fmt::Debug for SignalStream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SignalStream").finish_non_exhaustive()
+    }
+}
+
+impl SignalStream {
+    /// Takes over the signals. Needs a runtime with I/O.
+    pub fn new() -> io::Result<Self> {
+        let ending = Arc::new(AtomicBool::new(false));
+        for (signal, status) in [(SIGTERM, EXIT_TERM), (SIGINT, EXIT_INT)] {
+            // In this order: the first signal finds the flag down, and raises it for the second.
+            flag::register_conditional_shutdown(signal, status, Arc::clone(&ending))?;
+            flag::register(signal, Arc::clone(&ending))?;
+        }
+        let signals = Signals::new([SIGHUP, SIGTERM, SIGINT, SIGUSR1, SIGUSR2])?;
+        Ok(Self { signals })
+    }
+
+    /// The next signal. Safe to be dropped and called again. `None` when the stream has ended,
+    /// which it does not by itself.
+    pub async fn next(&mut self) -> Option<Signal> {
+        loop {
+            let signal = match self.signals.next().await? {
+                SIGHUP => Signal::Reload,
+                SIGTERM => Signal::Terminate,
+                SIGINT => Signal::Interrupt,
+                SIGUSR1 => Signal::Dump,
+                SIGUSR2 => Signal::ToggleDebug,
+                _ => continue,
+            };
+            return Some(signal);
+        }
+    }
+}

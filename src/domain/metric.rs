@@ -1,0 +1,126 @@
+//! How a job kind declares its metrics, and what becomes of a value that a later run does not
+//! measure.
+//!
+//! A kind declares the labels of its own only; `job_name` and `kind` are put before them. What can
+//! still go wrong: a gauge declared [`MetricKind::Last`] although it states how things are now goes
+//! on saying so when nobody measures it any more.
+
+use super::report::Sample;
+
+/// What sort of number a metric is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum MetricKind {
+    /// How things were when they were last measured. A run that does not measure it removes the
+    /// series: what could not be measured has no sample.
+    Gauge,
+    /// A gauge about a finished thing (time, size or duration of the last …): it stays until a later
+    /// run replaces it.
+    Last,
+    /// A sum since the process started. The value of a sample is what the run adds.
+    Counter,
+}
+
+impl MetricKind {
+    /// The type's name in the text format of Prometheus.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Gauge | Self::Last => "gauge",
+            Self::Counter => "counter",
+        }
+    }
+}
+
+/// One metric: what docs/METRICS.md says of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct MetricDesc {
+    /// The name without the `pgkeep_` prefix, in base units; a counter's ends in `_total`.
+    pub name: &'static str,
+    /// What it says, in one sentence.
+    pub help: &'static str,
+    /// What sort of number it is.
+    pub kind: MetricKind,
+    /// Names of its labels.
+    pub labels: &'static [&'static str],
+}
+
+impl MetricDesc {
+    /// Whether name and labels keep to the rules: snake case, `_total` for counters and for nothing
+    /// else, no label twice.
+    pub fn is_well_formed(&self) -> bool {
+        let snake = |text: &str| {
+            text.starts_with(|c: char| c.is_ascii_lowercase())
+                && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')
+        };
+        let unique =
+            self.labels.iter().enumerate().all(|(at, label)| !self.labels[..at].contains(label));
+        snake(self.name)
+            && self.labels.iter().all(|label| snake(label))
+            && unique
+            && self.name.ends_with("_total") == (self.kind == MetricKind::Counter)
+    }
+}
+
+/// Carries the samples that a job is remembered by over one more run: gauges are replaced whole,
+/// [`MetricKind::Last`] one by one, counters and unknown metrics are not remembered.
+pub fn carry_over(
+    known: &mut Vec<Sample>,
+    fresh: &[Sample],
+    kind_of: impl Fn(&str) -> Option<MetricKind>,
+) {
+    known.retain(|sample| kind_of(&sample.metric) == Some(MetricKind::Last));
+    for sample in fresh {
+        let kind = kind_of(&sample.metric);
+        if !matches!(kind, Some(MetricKind::Gauge | MetricKind::Last)) {
+            continue;
+        }
+        let same = |old: &&mut Sample| old.metric == sample.metric && old.labels == sample.labels;
+        match known.iter_mut().find(same) {
+            Some(old) => old.value = sample.value,
+            None => known.push(sample.clone()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sample(metric: &str, label: &str, value: f64) -> Sample {
+        Sample { metric: metric.to_owned(), labels: vec![label.to_owned()], value }
+    }
+
+    #[test]
+    fn gauges_are_replaced_whole_and_last_values_stay() {
+        let kind_of = |name: &str| match name {
+            "now" => Some(MetricKind::Gauge),
+            "last" => Some(MetricKind::Last),
+            "sum_total" => Some(MetricKind::Counter),
+            _ => None,
+        };
+        let mut known =
+            vec![sample("now", "a", 1.0), sample("last", "a", 1.0), sample("last", "b", 1.0)];
+        let fresh = [
+            sample("now", "b", 2.0),
+            sample("last", "b", 2.0),
+            sample("sum_total", "a", 2.0),
+            sample("unknown", "a", 2.0),
+        ];
+        carry_over(&mut known, &fresh, kind_of);
+        assert_eq!(
+            known,
+            [sample("last", "a", 1.0), sample("last", "b", 2.0), sample("now", "b", 2.0)]
+        );
+        carry_over(&mut known, &[], kind_of);
+        assert_eq!(known, [sample("last", "a", 1.0), sample("last", "b", 2.0)]);
+    }
+
+    #[test]
+    fn names_keep_to_the_rules() {
+        let desc = |name, kind, labels| MetricDesc { name, help: "", kind, labels };
+        assert!(desc("rows_total", MetricKind::Counter, &["a", "b"]).is_well_formed());
+        assert!(!desc("rows", MetricKind::Counter, &[]).is_well_formed());
+        assert!(!desc("rows_total", MetricKind::Gauge, &[]).is_well_formed());
+        assert!(!desc("Rows", MetricKind::Gauge, &[]).is_well_formed());
+        assert!(!desc("rows", MetricKind::Gauge, &["a", "a"]).is_well_formed());
+    }
+}

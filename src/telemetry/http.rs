@@ -1,0 +1,257 @@
+//! The HTTP endpoint: `/metrics`, `/healthz`, `/readyz`. A scrape runs no SQL and lists no bucket.
+//!
+//! Listening and serving are two steps, so that readiness is announced only once the port is ours.
+//! There is no TLS and no password: the default address is loopback, and what is served holds no
+//! secret. One request per connection, each bounded in time, a bounded number of them: a client
+//! that dawdles costs a slot for seconds. What can still go wrong: as many dawdling clients as there
+//! are slots keep a scraper out; the address is not to be open to the world.
+
+use std::{
+    io,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use axum::{
+    Router,
+    extract::State,
+    http::{StatusCode, header},
+    response::{IntoResponse, Response},
+    routing::get,
+};
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo, TokioTimer},
+    server::conn::auto,
+    service::TowerToHyperService,
+};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::Semaphore,
+    time::{sleep, timeout},
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use super::metrics::Metrics;
+use crate::sys::clock::Clock;
+
+/// Time that a client has to send its request line and headers.
+const HEADER_TIME: Duration = Duration::from_secs(5);
+/// Time that a connection has in all; scrapers give up after 10 s by default (`scrape_timeout`).
+const CONNECTION_TIME: Duration = Duration::from_secs(30);
+/// Connections served at once; more wait in the kernel's queue.
+const CONNECTIONS_MAX: usize = 64;
+/// From this many series on, rendering leaves the async workers.
+const SERIES_INLINE_MAX: usize = 500;
+/// Pause after `accept` failed, as it does when descriptors run out.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// The text format's media type.
+/// <https://prometheus.io/docs/instrumenting/exposition_formats/#basic-info>
+const TEXT_FORMAT: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+/// An address could not be listened on.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot listen on {address}")]
+pub struct BindError {
+    /// The address.
+    pub address: SocketAddr,
+    /// Why.
+    #[source]
+    pub source: io::Error,
+}
+
+/// Whether the process is alive and ready, as the endpoint says it.
+#[derive(Debug)]
+pub struct Health {
+    clock: Arc<dyn Clock>,
+    /// How long the planner may be silent.
+    silence_max: Duration,
+    /// Monotonic milliseconds of the planner's last tick, plus one; 0: none yet.
+    last_tick: AtomicU64,
+    ready: AtomicBool,
+}
+
+impl Health {
+    /// Not ready, and no tick yet. The planner counts as hung after `silence_max` without a tick.
+    pub fn new(clock: Arc<dyn Clock>, silence_max: Duration) -> Arc<Self> {
+        let (last_tick, ready) = (AtomicU64::new(0), AtomicBool::new(false));
+        Arc::new(Self { clock, silence_max, last_tick, ready })
+    }
+
+    /// The planner looked at what is due.
+    pub fn planner_ticked(&self) {
+        let millis = u64::try_from(self.clock.now().mono.as_millis()).unwrap_or(u64::MAX - 1);
+        self.last_tick.store(millis + 1, Ordering::Relaxed);
+    }
+
+    /// Says whether the daemon takes work: from the end of its start until it drains.
+    pub fn set_ready(&self, ready: bool) {
+        self.ready.store(ready, Ordering::Relaxed);
+    }
+
+    /// Whether the planner ticked within the time that it has.
+    pub fn is_alive(&self) -> bool {
+        match self.last_tick.load(Ordering::Relaxed) {
+            0 => false,
+            tick => {
+                let silence = self.clock.now().mono.saturating_sub(Duration::from_millis(tick - 1));
+                silence <= self.silence_max
+            }
+        }
+    }
+
+    /// Whether the daemon takes work.
+    pub fn is_ready(&self) -> bool {
+        self.ready.load(Ordering::Relaxed)
+    }
+}
+
+/// What the endpoint serves.
+#[derive(Debug, Clone)]
+pub struct Served {
+    /// For `/metrics`.
+    pub metrics: Arc<Metrics>,
+    /// For `/healthz` and `/readyz`.
+    pub health: Arc<Health>,
+}
+
+/// A port that is ours, and not served yet.
+#[derive(Debug)]
+pub struct Bound {
+    listener: TcpListener,
+    address: SocketAddr,
+}
+
+impl Bound {
+    /// The address, with the port that the kernel chose where 0 was asked for.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+}
+
+/// Listens on an address.
+pub async fn bind(address: SocketAddr) -> Result<Bound, BindError> {
+    let error = |source| BindError { address, source };
+    let listener = TcpListener::bind(address).await.map_err(error)?;
+    let address = listener.local_addr().map_err(error)?;
+    Ok(Bound { listener, address })
+}
+
+/// Serves until `stop` is cancelled; then ends the connections that are open, which takes at most
+/// as long as one connection may.
+pub async fn serve(bound: Bound, served: Served, stop: CancellationToken) {
+    let router = Router::new()
+        .route("/metrics", get(metrics))
+        .route("/healthz", get(healthz))
+        .route("/readyz", get(readyz))
+        .with_state(served);
+    let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let connections = TaskTracker::new();
+    loop {
+        let accepted = tokio::select! {
+            () = stop.cancelled() => break,
+            accepted = accept(&bound.listener, &slots) => accepted,
+        };
+        match accepted {
+            Ok((stream, slot)) => {
+                let (router, stop) = (router.clone(), stop.clone());
+                connections.spawn(async move {
+                    connection(stream, router, stop).await;
+                    drop(slot);
+                });
+            }
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept an HTTP connection");
+                sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+    connections.close();
+    connections.wait().await;
+}
+
+async fn accept(
+    listener: &TcpListener,
+    slots: &Arc<Semaphore>,
+) -> io::Result<(TcpStream, tokio::sync::OwnedSemaphorePermit)> {
+    let slot = Arc::clone(slots).acquire_owned().await.map_err(io::Error::other)?;
+    let (stream, _) = listener.accept().await?;
+    Ok((stream, slot))
+}
+
+async fn connection(stream: TcpStream, router: Router, stop: CancellationToken) {
+    let mut builder = auto::Builder::new(TokioExecutor::new()).http1_only();
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_TIME).keep_alive(false);
+    let served = builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+    let mut served = std::pin::pin!(served);
+    let whole = async {
+        tokio::select! {
+            result = served.as_mut() => return result,
+            () = stop.cancelled() => served.as_mut().graceful_shutdown(),
+        }
+        served.await
+    };
+    match timeout(CONNECTION_TIME, whole).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::debug!(%error, "HTTP connection ended"),
+        Err(_) => tracing::debug!("HTTP connection took too long"),
+    }
+}
+
+async fn metrics(State(served): State<Served>) -> Response {
+    let rendered = if served.metrics.series() <= SERIES_INLINE_MAX {
+        served.metrics.render()
+    } else {
+        let metrics = Arc::clone(&served.metrics);
+        match tokio::task::spawn_blocking(move || metrics.render()).await {
+            Ok(rendered) => rendered,
+            Err(_) => return StatusCode::INTERNAL_SERVER_ERROR.into_response(),
+        }
+    };
+    match rendered {
+        Ok(text) => ([(header::CONTENT_TYPE, TEXT_FORMAT)], text).into_response(),
+        Err(error) => {
+            tracing::error!(error = %crate::domain::failure::chain(&error), "cannot render metrics");
+            StatusCode::INTERNAL_SERVER_ERROR.into_response()
+        }
+    }
+}
+
+async fn healthz(State(served): State<Served>) -> Response {
+    if served.health.is_alive() {
+        (StatusCode::OK, "ok\n").into_response()
+    } else {
+        (StatusCode::SERVICE_UNAVAILABLE, "the planner does not tick\n").into_response()
+    }
+}
+
+async fn readyz(State(served): State<Served>) -> Response {
+    if served.health.is_ready() {
+        (StatusCode::OK, "ready\n").into_response()
+    } else {
+        (StatusCode::SERVICE_UNAVAILABLE, "not ready\n").into_response()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sys::clock::ManualClock;
+
+    #[test]
+    fn health_follows_the_planner() {
+        let clock = ManualClock::new("2026-11-21T00:00:00Z".parse().unwrap());
+        let health = Health::new(clock.clone(), Duration::from_secs(60));
+        assert!(!health.is_alive(), "no tick yet");
+        health.planner_ticked();
+        clock.advance(Duration::from_secs(60));
+        assert!(health.is_alive());
+        clock.step_to("2030-01-01T00:00:00Z".parse().unwrap());
+        assert!(health.is_alive(), "a step of the wall clock is no silence");
+        clock.advance(Duration::from_secs(1));
+        assert!(!health.is_alive());
+    }
+}

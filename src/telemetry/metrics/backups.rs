@@ -1,0 +1,104 @@
+//! The series of backups, fed by probes of the repositories: scraping lists no bucket.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::PoisonError,
+};
+
+use jiff::Timestamp;
+
+use super::{Metrics, core, seconds};
+use crate::domain::{
+    backup::Subject,
+    name::{RepositoryName, ServerName, escape},
+};
+
+/// The complete backups of one database (or of the globals) in one repository.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredBackups {
+    /// The server.
+    pub server: ServerName,
+    /// The database or the globals.
+    pub subject: Subject,
+    /// Snapshot time of the newest.
+    pub newest: Timestamp,
+    /// How many there are.
+    pub stored: u64,
+    /// Bytes that they take.
+    pub bytes: u64,
+}
+
+/// What a probe saw in one repository.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct RepositoryFacts {
+    /// One entry for each database, and for the globals. Several for one are added up.
+    pub backups: Vec<StoredBackups>,
+    /// Backups without a manifest.
+    pub incomplete: u64,
+}
+
+/// What stands in the label `datname`. The globals are `@globals`; a database that is called so is
+/// written with an escape.
+pub fn datname_label(subject: &Subject) -> String {
+    match subject {
+        Subject::Database(name) if name.as_str() == "@globals" => escape(name.as_str()),
+        other => other.to_string(),
+    }
+}
+
+impl Metrics {
+    /// Removes the series of repositories that are not in `names`, and makes those that are
+    /// missing. The caller holds the gate.
+    pub(super) fn configure_repositories(&self, names: &BTreeSet<&str>) {
+        for (desc, place) in [
+            (&core::BACKUP_NEWEST, 2),
+            (&core::BACKUP_STORED, 2),
+            (&core::BACKUP_STORED_BYTES, 2),
+            (&core::BACKUP_INCOMPLETE, 0),
+            (&core::REPOSITORY_LAST_PROBE, 0),
+            (&core::REPOSITORY_LAST_PROBE_SUCCESS, 0),
+        ] {
+            self.retain(desc.name, |labels| names.contains(labels[place].as_str()));
+        }
+        for name in names {
+            self.ensure(&core::REPOSITORY_LAST_PROBE, vec![(*name).to_owned()]);
+            self.ensure(&core::REPOSITORY_LAST_PROBE_SUCCESS, vec![(*name).to_owned()]);
+        }
+    }
+
+    /// A repository was looked at; `facts` is what was seen, or nothing when it could not be
+    /// reached: then the last facts stay, and the time of the last success tells their age.
+    pub fn repository_probed(
+        &self,
+        repository: &RepositoryName,
+        at: Timestamp,
+        facts: Option<&RepositoryFacts>,
+    ) {
+        let _gate = self.jobs.write().unwrap_or_else(PoisonError::into_inner);
+        let own = || vec![repository.to_string()];
+        self.set(&core::REPOSITORY_LAST_PROBE, own(), seconds(at));
+        let Some(facts) = facts else { return };
+        self.set(&core::REPOSITORY_LAST_PROBE_SUCCESS, own(), seconds(at));
+        self.set(&core::BACKUP_INCOMPLETE, own(), facts.incomplete as f64);
+        let mut seen: BTreeMap<(String, String), (Timestamp, u64, u64)> = BTreeMap::new();
+        for backups in &facts.backups {
+            let key = (backups.server.to_string(), datname_label(&backups.subject));
+            let sum = seen.entry(key).or_insert((backups.newest, 0, 0));
+            sum.0 = sum.0.max(backups.newest);
+            sum.1 += backups.stored;
+            sum.2 += backups.bytes;
+        }
+        for desc in [&core::BACKUP_NEWEST, &core::BACKUP_STORED, &core::BACKUP_STORED_BYTES] {
+            self.retain(desc.name, |labels| {
+                labels[2] != repository.as_str()
+                    || seen.contains_key(&(labels[0].clone(), labels[1].clone()))
+            });
+        }
+        for ((server, datname), (newest, stored, bytes)) in seen {
+            let labels = || vec![server.clone(), datname.clone(), repository.to_string()];
+            self.set(&core::BACKUP_NEWEST, labels(), seconds(newest));
+            self.set(&core::BACKUP_STORED, labels(), stored as f64);
+            self.set(&core::BACKUP_STORED_BYTES, labels(), bytes as f64);
+        }
+    }
+}

@@ -1,0 +1,254 @@
+//! The series of jobs: made when jobs are configured, moved by what happens to their runs.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::PoisonError,
+    time::Duration,
+};
+
+use jiff::Timestamp;
+
+use super::{Metrics, core, seconds};
+use crate::domain::{
+    failure::Failure,
+    finding::Finding,
+    metric::MetricKind,
+    name::{JobName, RepositoryName},
+    report::{Report, Sample, Verdict},
+};
+
+/// How a target can end, as [`crate::domain::report::Outcome::state`] names it.
+const TARGET_STATES: [&str; 4] = ["succeeded", "failed", "skipped", "cancelled"];
+
+/// A job that is configured.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct JobSeries {
+    /// Its name.
+    pub name: JobName,
+    /// Its kind.
+    pub kind: String,
+    /// How old its last success may become.
+    pub max_age: Option<Duration>,
+    /// Since when it has been configured, as far as it is remembered.
+    pub configured_at: Timestamp,
+}
+
+/// What is remembered of a job from before the process started.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct JobPast {
+    /// When it last succeeded.
+    pub last_success: Option<Timestamp>,
+    /// When it last ended.
+    pub last_completion: Option<Timestamp>,
+    /// How long that took.
+    pub last_duration: Option<Duration>,
+    /// The samples that it is remembered by.
+    pub samples: Vec<Sample>,
+}
+
+/// The end of a run.
+#[derive(Debug, Clone, Copy)]
+pub struct RunEnded<'a> {
+    /// The job.
+    pub job: &'a JobName,
+    /// How the run ended.
+    pub verdict: Verdict,
+    /// When.
+    pub at: Timestamp,
+    /// How long it took, with its retries.
+    pub duration: Duration,
+    /// What all attempts brought together.
+    pub report: &'a Report,
+    /// The failure of the run as a whole, before any target was tried.
+    pub failure: Option<&'a Failure>,
+}
+
+/// Whether a run that ended so sets the time of completion.
+const fn completes(verdict: Verdict) -> bool {
+    !matches!(verdict, Verdict::Cancelled | Verdict::Interrupted)
+}
+
+impl Metrics {
+    /// Makes the series of the jobs and repositories that are configured now, and removes those
+    /// of what is no longer. Values of what stays are kept; a job that changed its kind begins
+    /// anew.
+    pub fn configure(&self, jobs: &[JobSeries], repositories: &[RepositoryName]) {
+        let mut known = self.jobs.write().unwrap_or_else(PoisonError::into_inner);
+        *known = jobs.iter().map(|job| (job.name.clone(), job.clone())).collect();
+        for (name, family) in &self.families {
+            if family.desc().labels.first() == Some(&"job_name") || self.declared.contains(name) {
+                family.retain(|labels| {
+                    known.get(labels[0].as_str()).is_some_and(|job| job.kind == labels[1])
+                });
+            }
+        }
+        let repositories: BTreeSet<&str> =
+            repositories.iter().map(RepositoryName::as_str).collect();
+        self.configure_repositories(&repositories);
+        for job in known.values() {
+            self.create(job);
+        }
+    }
+
+    fn create(&self, job: &JobSeries) {
+        let base = || vec![job.name.to_string(), job.kind.clone()];
+        let with = |last: &str| vec![job.name.to_string(), job.kind.clone(), last.to_owned()];
+        self.set(&core::JOB_CONFIGURED, base(), seconds(job.configured_at));
+        match job.max_age {
+            Some(age) => self.set(&core::JOB_MAX_AGE, base(), age.as_secs_f64()),
+            None => self.retain(core::JOB_MAX_AGE.name, |labels| labels[0] != job.name.as_str()),
+        }
+        for desc in [
+            &core::JOB_LAST_SUCCESS,
+            &core::JOB_LAST_COMPLETION,
+            &core::JOB_LAST_DURATION,
+            &core::JOB_RUNNING_SINCE,
+            &core::JOB_NEXT_RUN,
+            &core::JOB_RETRIES,
+        ] {
+            self.ensure(desc, base());
+        }
+        for verdict in Verdict::ALL {
+            self.ensure(&core::JOB_RUNS, with(verdict.as_str()));
+        }
+        for reason in self.skip_reasons {
+            self.ensure(&core::JOB_SKIPS, with(reason));
+        }
+    }
+
+    /// Runs `change` with the job's labels, unless the job is no longer configured. No scrape sees
+    /// half of the change.
+    fn with_job(&self, name: &JobName, change: impl FnOnce(&JobSeries)) {
+        let jobs = self.jobs.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(job) = jobs.get(name) {
+            change(job);
+        }
+    }
+
+    /// Sets what is remembered of a job from before the process started. Call it after
+    /// [`Metrics::configure`].
+    pub fn restore(&self, name: &JobName, past: &JobPast) {
+        self.with_job(name, |job| {
+            for (desc, at) in [
+                (&core::JOB_LAST_SUCCESS, past.last_success),
+                (&core::JOB_LAST_COMPLETION, past.last_completion),
+            ] {
+                if let Some(at) = at {
+                    self.set(desc, labels(job, &[]), seconds(at));
+                }
+            }
+            if let Some(duration) = past.last_duration {
+                self.set(&core::JOB_LAST_DURATION, labels(job, &[]), duration.as_secs_f64());
+            }
+            let gauges = past.samples.iter().filter(|sample| {
+                matches!(self.kind_of(&sample.metric), Some(MetricKind::Gauge | MetricKind::Last))
+            });
+            gauges.for_each(|sample| self.take_sample(job, sample));
+        });
+    }
+
+    /// A run was started.
+    pub fn run_started(&self, name: &JobName, at: Timestamp) {
+        self.with_job(name, |job| {
+            self.set(&core::JOB_RUNNING_SINCE, labels(job, &[]), seconds(at));
+        });
+    }
+
+    /// A run makes another attempt.
+    pub fn run_retried(&self, name: &JobName) {
+        self.with_job(name, |job| self.add(&core::JOB_RETRIES, labels(job, &[]), 1.0));
+    }
+
+    /// A run was due and not started; `reason` is one of those of the setup.
+    pub fn run_skipped(&self, name: &JobName, reason: &str) {
+        self.with_job(name, |job| self.add(&core::JOB_SKIPS, labels(job, &[reason]), 1.0));
+    }
+
+    /// When the schedule will start the job next.
+    pub fn next_run(&self, name: &JobName, at: Option<Timestamp>) {
+        self.with_job(name, |job| {
+            self.set(&core::JOB_NEXT_RUN, labels(job, &[]), at.map_or(0.0, seconds));
+        });
+    }
+
+    /// A run ended. An interrupted or cancelled one sets neither the last success nor the last
+    /// completion, and brings no samples.
+    pub fn run_ended(&self, end: &RunEnded<'_>) {
+        self.with_job(end.job, |job| {
+            self.set(&core::JOB_RUNNING_SINCE, labels(job, &[]), 0.0);
+            self.add(&core::JOB_RUNS, labels(job, &[end.verdict.as_str()]), 1.0);
+            for failure in end.report.failed().map(|(_, failure)| failure).chain(end.failure) {
+                self.add(&core::JOB_FAILURES, labels(job, &[failure.class.as_str()]), 1.0);
+            }
+            if completes(end.verdict) {
+                self.completed(job, end);
+            }
+        });
+    }
+
+    fn completed(&self, job: &JobSeries, end: &RunEnded<'_>) {
+        self.set(&core::JOB_LAST_COMPLETION, labels(job, &[]), seconds(end.at));
+        if end.verdict == Verdict::Succeeded {
+            self.set(&core::JOB_LAST_SUCCESS, labels(job, &[]), seconds(end.at));
+        }
+        self.set(&core::JOB_LAST_DURATION, labels(job, &[]), end.duration.as_secs_f64());
+        for state in TARGET_STATES {
+            let count = end.report.targets.iter().filter(|t| t.outcome.state() == state).count();
+            self.set(&core::JOB_LAST_TARGETS, labels(job, &[state]), count as f64);
+        }
+        self.found(job, &end.report.findings, end.verdict.did_something());
+        self.sampled(job, &end.report.samples);
+    }
+
+    /// Findings of a run that did something replace those of the run before; one that failed
+    /// altogether has not looked, so that nothing is taken for healed.
+    fn found(&self, job: &JobSeries, findings: &[Finding], looked: bool) {
+        let mut counts: BTreeMap<(&str, &str), u32> = BTreeMap::new();
+        for finding in findings {
+            *counts.entry((&finding.check, finding.severity.as_str())).or_default() += 1;
+        }
+        if looked {
+            self.retain(core::FINDINGS.name, |labels| labels[0] != job.name.as_str());
+        }
+        for ((check, severity), count) in counts {
+            self.set(&core::FINDINGS, labels(job, &[check, severity]), f64::from(count));
+        }
+    }
+
+    /// Takes the samples of a run, without the rest of its end. A gauge of the job's that is not
+    /// among them is removed.
+    pub fn apply(&self, name: &JobName, samples: &[Sample]) {
+        self.with_job(name, |job| self.sampled(job, samples));
+    }
+
+    fn sampled(&self, job: &JobSeries, samples: &[Sample]) {
+        let fresh: BTreeSet<(&str, &[String])> =
+            samples.iter().map(|s| (s.metric.as_str(), s.labels.as_slice())).collect();
+        for name in &self.declared {
+            if self.kind_of(name) == Some(MetricKind::Gauge) {
+                self.retain(name, |labels| {
+                    labels[0] != job.name.as_str() || fresh.contains(&(*name, &labels[2..]))
+                });
+            }
+        }
+        samples.iter().for_each(|sample| self.take_sample(job, sample));
+    }
+
+    fn take_sample(&self, job: &JobSeries, sample: &Sample) {
+        let Some(kind) = self.kind_of(&sample.metric) else {
+            tracing::error!(metric = sample.metric, "no job kind declares it: please report this");
+            return;
+        };
+        let mut labels = labels(job, &[]);
+        labels.extend(sample.labels.iter().cloned());
+        self.take(&sample.metric, |family| match kind {
+            MetricKind::Counter => family.add(labels, sample.value),
+            MetricKind::Gauge | MetricKind::Last => family.set(labels, sample.value),
+        });
+    }
+}
+
+fn labels(job: &JobSeries, more: &[&str]) -> Vec<String> {
+    let own = [job.name.as_str(), job.kind.as_str()];
+    own.iter().chain(more).map(|value| (*value).to_owned()).collect()
+}

@@ -1,0 +1,210 @@
+//! All metrics of the process, over a registry of their own with the prefix `pgkeep_`.
+//!
+//! Metrics cannot lie (DESIGN rule 7): every configured thing has its series from the start (0 =
+//! never), series of what is no longer configured go, and what could not be measured has no sample.
+//! A change of several series by one event is seen by a scrape whole or not at all.
+//!
+//! What can still go wrong: a caller that never calls. The times of the planner's last tick and of
+//! each probe are exported for that.
+
+mod backups;
+pub mod core;
+mod document;
+mod family;
+mod jobs;
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, PoisonError, RwLock},
+};
+
+use jiff::Timestamp;
+use prometheus::{Registry, TextEncoder, process_collector::ProcessCollector};
+
+pub use self::{
+    backups::{RepositoryFacts, StoredBackups, datname_label},
+    document::markdown,
+    jobs::{JobPast, JobSeries, RunEnded},
+};
+use self::{
+    core::CORE,
+    family::{Family, Labels, NotTaken, Registered},
+};
+use crate::domain::{
+    metric::{MetricDesc, MetricKind},
+    name::JobName,
+};
+
+/// Prefix of every metric but `process_*`.
+pub const PREFIX: &str = "pgkeep";
+/// Series with a `datname` that one metric has at most, unless the configuration says otherwise.
+pub const DATNAME_CAP_DEFAULT: usize = 1000;
+/// Labels that go before those that a job kind declares.
+const JOB_LABELS: &[&str] = &["job_name", "kind"];
+
+/// The metrics of one job kind: its name and what it declares.
+pub type KindMetrics = (&'static str, &'static [MetricDesc]);
+
+/// What the metrics are made from.
+#[derive(Debug, Clone, Copy)]
+pub struct Setup<'a> {
+    /// The version that runs.
+    pub version: &'a str,
+    /// The job kinds' metrics.
+    pub kinds: &'a [KindMetrics],
+    /// Every reason for which a due run may be skipped.
+    pub skip_reasons: &'static [&'static str],
+    /// Series with a `datname` that one metric has at most.
+    pub datname_cap: usize,
+}
+
+/// Why the metrics could not be set up, or rendered.
+#[derive(Debug, thiserror::Error)]
+pub enum MetricsError {
+    /// A kind's declaration breaks the rules of [`MetricDesc::is_well_formed`].
+    #[error("metric {0} is not well formed")]
+    Malformed(&'static str),
+    /// Two declarations of one name differ, or a kind took a name of the core.
+    #[error("metric {0} is declared twice")]
+    Conflict(&'static str),
+    /// The prometheus crate refused.
+    #[error("cannot register or render metrics")]
+    Prometheus(#[from] prometheus::Error),
+}
+
+/// All metrics. Shared by reference; every method may be called from any thread.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    process: Registry,
+    families: BTreeMap<&'static str, Arc<Family>>,
+    /// Names of the metrics that job kinds declared.
+    declared: Vec<&'static str>,
+    skip_reasons: &'static [&'static str],
+    /// Written by whoever changes several series at once, read by the scrape.
+    jobs: RwLock<BTreeMap<JobName, JobSeries>>,
+}
+
+impl Metrics {
+    /// Registers the core and what the job kinds declare.
+    pub fn new(setup: &Setup<'_>) -> Result<Self, MetricsError> {
+        let mut families: BTreeMap<&'static str, Arc<Family>> = BTreeMap::new();
+        for desc in CORE {
+            families.insert(desc.name, Arc::new(Family::new(*desc, &[], setup.datname_cap)?));
+        }
+        let mut declared = Vec::new();
+        for desc in setup.kinds.iter().flat_map(|(_, metrics)| metrics.iter()) {
+            if !desc.is_well_formed() || desc.labels.iter().any(|name| JOB_LABELS.contains(name)) {
+                return Err(MetricsError::Malformed(desc.name));
+            }
+            match families.get(desc.name) {
+                Some(known) if declared.contains(&desc.name) && known.desc() == desc => {}
+                Some(_) => return Err(MetricsError::Conflict(desc.name)),
+                None => {
+                    let family = Family::new(*desc, JOB_LABELS, setup.datname_cap)?;
+                    families.insert(desc.name, Arc::new(family));
+                    declared.push(desc.name);
+                }
+            }
+        }
+        let registry = Registry::new_custom(Some(PREFIX.to_owned()), None)?;
+        for family in families.values() {
+            registry.register(Box::new(Registered(Arc::clone(family))))?;
+        }
+        let process = Registry::new();
+        process.register(Box::new(ProcessCollector::for_self()))?;
+        let skip_reasons = setup.skip_reasons;
+        let metrics =
+            Self { registry, process, families, declared, skip_reasons, jobs: RwLock::default() };
+        metrics.set(&core::BUILD_INFO, vec![setup.version.to_owned()], 1.0);
+        for desc in CORE.iter().filter(|desc| desc.labels.is_empty()) {
+            metrics.ensure(desc, Vec::new());
+        }
+        Ok(metrics)
+    }
+
+    /// The planner looked at what is due.
+    pub fn planner_ticked(&self, at: Timestamp) {
+        self.set(&core::PLANNER_LAST_TICK, Vec::new(), seconds(at));
+    }
+
+    /// A heartbeat did not come in time.
+    pub fn heartbeat_missed(&self) {
+        self.add(&core::HEARTBEAT_MISSED, Vec::new(), 1.0);
+    }
+
+    /// The configuration was loaded at `at`, or was refused.
+    pub fn config_loaded(&self, at: Timestamp, accepted: bool) {
+        let _gate = self.jobs.write().unwrap_or_else(PoisonError::into_inner);
+        self.set(&core::CONFIG_LAST_RELOAD_SUCCESSFUL, Vec::new(), f64::from(u8::from(accepted)));
+        if accepted {
+            self.set(&core::CONFIG_LAST_RELOAD_SUCCESS, Vec::new(), seconds(at));
+        }
+    }
+
+    /// What sort of number a job kind's metric is; `None` for a name that no kind declared.
+    pub fn kind_of(&self, metric: &str) -> Option<MetricKind> {
+        let name = self.declared.iter().find(|name| **name == metric)?;
+        self.families.get(name).map(|family| family.desc().kind)
+    }
+
+    /// How many series there are, without `process_*`.
+    pub fn series(&self) -> usize {
+        self.families.values().map(|family| family.len()).sum()
+    }
+
+    /// Everything in the text format of Prometheus, version 0.0.4. Does no I/O but reading
+    /// `/proc/self`.
+    pub fn render(&self) -> Result<String, MetricsError> {
+        let encoder = TextEncoder::new();
+        let families = {
+            let _gate = self.jobs.read().unwrap_or_else(PoisonError::into_inner);
+            self.registry.gather()
+        };
+        let mut text = String::new();
+        encoder.encode_utf8(&families, &mut text)?;
+        encoder.encode_utf8(&self.process.gather(), &mut text)?;
+        Ok(text)
+    }
+
+    fn take(&self, name: &str, change: impl FnOnce(&Family) -> Result<(), NotTaken>) {
+        let Some(family) = self.families.get(name) else {
+            tracing::error!(metric = name, "no such metric is declared: please report this");
+            return;
+        };
+        match change(family) {
+            Ok(()) => {}
+            Err(NotTaken::Cap) => {
+                if let Some(dropped) = self.families.get(core::DROPPED_SERIES.name) {
+                    let _ = dropped.add(Vec::new(), 1.0);
+                }
+            }
+            Err(why) => {
+                tracing::error!(metric = name, ?why, "sample not taken: please report this");
+            }
+        }
+    }
+
+    fn set(&self, desc: &MetricDesc, labels: Labels, value: f64) {
+        self.take(desc.name, |family| family.set(labels, value));
+    }
+
+    fn add(&self, desc: &MetricDesc, labels: Labels, by: f64) {
+        self.take(desc.name, |family| family.add(labels, by));
+    }
+
+    fn ensure(&self, desc: &MetricDesc, labels: Labels) {
+        self.take(desc.name, |family| family.ensure(labels));
+    }
+
+    fn retain(&self, name: &str, keep: impl Fn(&[String]) -> bool) {
+        if let Some(family) = self.families.get(name) {
+            family.retain(keep);
+        }
+    }
+}
+
+/// Seconds since the epoch, with fractions.
+fn seconds(at: Timestamp) -> f64 {
+    at.as_duration().as_secs_f64()
+}
