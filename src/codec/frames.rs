@@ -83,6 +83,9 @@ pub(super) struct Frame {
 }
 
 impl Frame {
+    /// Memory of a frame whose two buffers are full.
+    pub(super) const BYTES: u64 = 2 * FRAME_BYTES as u64 + (16 << 10);
+
     fn new() -> Self {
         // Both are touched only as far as they are filled; a small dump costs little memory.
         Self { plain: vec![0; FRAME_BYTES], filled: 0, packed: Vec::new() }
@@ -135,6 +138,12 @@ pub(super) struct Packer {
 }
 
 impl Packer {
+    /// The most memory that a thread's zstd takes for frames of this size, in bytes.
+    pub(super) fn memory(level: i32) -> u64 {
+        // Measured with `CCtx::sizeof`; a test holds it.
+        if level <= 6 { 4 << 20 } else { 24 << 20 }
+    }
+
     pub(super) fn new(level: i32) -> io::Result<Self> {
         let mut compressor = Compressor::new(level)?;
         compressor.set_parameter(CParameter::ChecksumFlag(true))?;
@@ -206,12 +215,32 @@ mod tests {
         frame.room()[..11].copy_from_slice(b"hello hello");
         assert_eq!(frame.grow(11), b"hello hello");
         packer.pack(&mut frame).unwrap();
-        let mut packed = frame.packed().to_vec();
-        assert_eq!(zstd::decode_all(&*packed).unwrap(), b"hello hello");
+        let mut bytes = frame.packed().to_vec();
+        assert_eq!(zstd::decode_all(&*bytes).unwrap(), b"hello hello");
         // Frame header: bit 2 of the descriptor is the check sum's flag (RFC 8878, 3.1.1.1.1).
-        assert_eq!(packed[4] & 4, 4);
-        *packed.last_mut().unwrap() ^= 1;
-        assert!(zstd::decode_all(&*packed).is_err());
+        assert_eq!(bytes[4] & 4, 4);
+        *bytes.last_mut().unwrap() ^= 1;
+        assert!(zstd::decode_all(&*bytes).is_err());
+    }
+
+    #[test]
+    fn memory_stays_within_what_is_said() {
+        let mut frame = Frame::new();
+        let mut seed = 1u32;
+        for byte in frame.room() {
+            seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            *byte = u8::try_from(seed >> 24).unwrap();
+        }
+        frame.grow(FRAME_BYTES);
+        for level in [-5, 1, 3, 6, 9, 12, 15, 19, 22] {
+            let mut packer = Packer::new(level).unwrap();
+            packer.pack(&mut frame).unwrap();
+            let context = packer.compressor.context_mut().sizeof() as u64;
+            assert!(context <= Packer::memory(level), "level {level}: {context}");
+            // Noise does not compress: the worst case of the second buffer.
+            let buffers = frame.plain.capacity() + frame.packed.capacity();
+            assert!(buffers as u64 <= Frame::BYTES, "{buffers}");
+        }
     }
 
     #[test]

@@ -67,7 +67,8 @@ impl Blocks {
         cuts: &mut Vec<usize>,
     ) -> Result<(), FormatError> {
         if self.by_id.len() < self.entries.len() {
-            return Err(self.damaged(scan, "two entries have the same dump id"));
+            let fault = scan.fault("two entries have the same dump id");
+            return fault.map_err(|fault| fault.within("the table of contents".to_owned()));
         }
         while !input.is_empty() {
             if matches!(self.step, Step::Type) {
@@ -202,10 +203,5 @@ impl Blocks {
             }
             _ => format!("the data of {}", self.entries[self.current].entry.describe()),
         }
-    }
-
-    fn damaged(&self, scan: &Scanner, what: &str) -> FormatError {
-        let place = "the table of contents".to_owned();
-        FormatError::Damaged { offset: scan.position(), place, what: what.to_owned() }
     }
 }

@@ -51,6 +51,18 @@ pub struct Encode {
     pub volume_bytes: u64,
 }
 
+impl Encode {
+    /// The most memory that a stream takes, in bytes, where each part that is cut may wait in
+    /// `queued_parts` places (the longest of the sinks' channels and what is being uploaded).
+    pub fn memory(&self, queued_parts: usize) -> u64 {
+        let workers = self.workers.max(1) as u64;
+        let frames = (2 * workers + 1) * Frame::BYTES;
+        // One part is being filled, one may wait for room in a channel.
+        let parts = (queued_parts as u64 + 2) * self.part_bytes as u64;
+        frames + parts + workers * Packer::memory(self.level)
+    }
+}
+
 /// A stored volume.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct VolumeInfo {
@@ -182,8 +194,8 @@ fn run(
         let reading = spawn(scope, "pgkeep-read", move || guarded(&read_stop, || reader.run()))?;
         let read = join(reading, "pgkeep-read");
         let packed: Vec<_> = packers.into_iter().map(|it| join(it, "pgkeep-zstd")).collect();
-        let sealed = join(sealing, "pgkeep-seal");
-        verdict(read, packed, sealed)
+        let streamed = join(sealing, "pgkeep-seal");
+        verdict(read, packed, streamed)
     })
 }
 

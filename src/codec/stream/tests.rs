@@ -19,7 +19,7 @@ use crate::{
 const PART: usize = 64 << 10;
 const ENCODE: Encode = Encode { level: 1, workers: 2, part_bytes: PART, volume_bytes: u64::MAX };
 /// Longer than anything here takes; only so that a defect ends as a failure.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// An archive of tables with rows that compress somewhat, as long as asked for.
 fn archive(tables: u32, rows_each: u32) -> Vec<u8> {
@@ -324,7 +324,7 @@ async fn a_sink_that_never_takes_anything_does_not_hinder_a_cancellation() {
     let task = task();
     let answer = begin(piped(archive(4, 100_000)), ENCODE, vec![sink], &task);
     let full = async {
-        while receiver.len() < 1 {
+        while receiver.is_empty() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
