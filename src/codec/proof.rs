@@ -1,0 +1,127 @@
+//! What a stream must show before it counts as a backup: that it ends where its format says so.
+//!
+//! A [`Proof`] reads the plain bytes while they go by, in chunks of any size, and keeps only what a
+//! restore will ask for later. It does not prove that the server's data is right, nor that the
+//! program that wrote it exited with 0: the caller holds that against it.
+
+use std::{ops::Range, sync::Arc};
+
+use crate::domain::manifest::Totals;
+
+/// Reads a stream as it goes by.
+pub trait Proof: Send {
+    /// Reads the next bytes. To `cuts` it adds the positions within `bytes` at which a data block
+    /// begins, in rising order: good places to begin a compressed frame.
+    ///
+    /// # Errors
+    /// The stream is not what its format says. Every later call gives the same error.
+    fn feed(&mut self, bytes: &[u8], cuts: &mut Vec<usize>) -> Result<(), FormatError>;
+
+    /// Says that the stream has ended.
+    ///
+    /// # Errors
+    /// It ended too early, was empty, or an earlier call had failed.
+    fn finish(self: Box<Self>) -> Result<Structure, FormatError>;
+}
+
+/// What a stream was found to hold.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Structure {
+    /// `custom 1.14`, or `sql`.
+    pub format: String,
+    /// Counts over all of it.
+    pub totals: Totals,
+    /// Where the archive's table of contents ends and its data begins, in plain bytes; 0 for `sql`.
+    pub toc_end: u64,
+    /// The entries that have data, in the order of the table of contents; none for `sql`.
+    pub entries: Vec<DataEntry>,
+}
+
+/// An entry of an archive's table of contents that has a data block.
+///
+/// Names are as in the archive; bytes that are no UTF-8 (a database in `LATIN1`, `SQL_ASCII`) are
+/// written as `\xE9`. The dump id tells entries apart, the names are for people.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DataEntry {
+    /// The entry's id in the archive.
+    pub dump_id: u32,
+    /// pg_dump's description: `TABLE DATA`, `BLOBS`.
+    pub kind: Arc<str>,
+    /// The schema, where the entry has one.
+    pub schema: Option<Arc<str>>,
+    /// The tag: the table's name.
+    pub name: Box<str>,
+    /// The owner's role name; empty where there is none.
+    pub owner: Arc<str>,
+    /// Where in the plain stream the entry's offset field stands: one byte that says whether the
+    /// offset is known, then the offset, little-endian.
+    pub offset_field: Range<u64>,
+    /// Where in the plain stream the data block begins.
+    pub offset: u64,
+    /// Length of the data block in plain bytes, with its framing.
+    pub length: u64,
+    /// Rows of a COPY block; none for INSERT statements and large objects.
+    pub rows: Option<u64>,
+    /// Large objects in the block; none for tables.
+    pub large_objects: Option<u64>,
+}
+
+impl DataEntry {
+    /// The entry for messages: `TABLE DATA public.orders (dump id 215)`.
+    pub fn describe(&self) -> String {
+        describe(&self.kind, self.schema.as_deref(), &self.name, self.dump_id)
+    }
+}
+
+pub(super) fn describe(kind: &str, schema: Option<&str>, name: &str, dump_id: u32) -> String {
+    match schema {
+        Some(schema) => format!("{kind} {schema}.{name} (dump id {dump_id})"),
+        None => format!("{kind} {name} (dump id {dump_id})"),
+    }
+}
+
+/// Why a stream is no backup. Offsets are positions in the plain stream.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum FormatError {
+    /// Not one byte came.
+    #[error("the dump is empty")]
+    Empty,
+    /// It is something else, or something that is not supported.
+    #[error("{what}")]
+    Unsupported {
+        /// What it is, and what was expected.
+        what: String,
+    },
+    /// It contradicts its format.
+    #[error("the dump is damaged at byte {offset}, in {place}: {what}")]
+    Damaged {
+        /// Position of the contradiction.
+        offset: u64,
+        /// The part of the dump, with the entry's name.
+        place: String,
+        /// The contradiction.
+        what: String,
+    },
+    /// It stops in the middle.
+    #[error("the dump ends early, at byte {offset}, in {place}")]
+    EndsEarly {
+        /// Its length.
+        offset: u64,
+        /// The part of the dump, with the entry's name.
+        place: String,
+    },
+    /// It stops between two data blocks, with entries that have none.
+    #[error("the dump ends early, at byte {offset}: the data of {entry} is missing{}", and_more(*more))]
+    DataMissing {
+        /// Its length.
+        offset: u64,
+        /// The first entry without data.
+        entry: String,
+        /// How many more there are.
+        more: u64,
+    },
+}
+
+fn and_more(more: u64) -> String {
+    if more == 0 { String::new() } else { format!(", and that of {more} more") }
+}
