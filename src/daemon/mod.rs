@@ -1,10 +1,9 @@
-//! The daemon: wiring, the planner that decides what runs when, and the shell that carries it out.
-
-pub mod planner;
-//! The daemon: what happens between the clock, the signals, the control socket and the jobs.
+//! The daemon: wiring, the pure planner, the engine that carries out its decisions, and the one
+//! select loop.
 
 pub mod control;
 pub mod heartbeat;
 pub mod journal;
 pub mod notify;
+pub mod planner;
 pub mod signals;

@@ -7,8 +7,8 @@ pub mod manifest;
 pub mod metric;
 pub mod name;
 pub mod report;
-pub mod units;
 pub mod run;
 pub mod schedule;
+pub mod units;
 
 pub use jiff::Timestamp;
