@@ -78,11 +78,9 @@ pub(super) fn crc64_header(value: u64) -> String {
 /// The CRC-64/NVME of an object from those of its parts and their lengths, in order.
 pub(super) fn whole_crc64(parts: impl IntoIterator<Item = (u64, u64)>) -> u64 {
     let none = crc_fast::checksum(Crc64Nvme, b"");
-    parts
-        .into_iter()
-        .fold(none, |so_far, (value, bytes)| {
-            crc_fast::checksum_combine(Crc64Nvme, so_far, value, bytes)
-        })
+    parts.into_iter().fold(none, |so_far, (value, bytes)| {
+        crc_fast::checksum_combine(Crc64Nvme, so_far, value, bytes)
+    })
 }
 
 #[cfg(test)]
@@ -101,9 +99,9 @@ mod tests {
 
     #[test]
     fn parts_combine_to_the_whole() {
-        let bytes: Vec<u8> = (0..200_000_u32).map(|n| (n * 31 % 251) as u8).collect();
+        let bytes: Vec<u8> = (0..20_000_u32).map(|n| (n * 31 % 251) as u8).collect();
         let whole = crc_fast::checksum(Crc64Nvme, &bytes);
-        for cut in [1, 77, 65_536, 199_999] {
+        for cut in [1, 77, 8_192, 19_999] {
             let parts = bytes
                 .chunks(cut)
                 .map(|part| (crc_fast::checksum(Crc64Nvme, part), part.len() as u64));

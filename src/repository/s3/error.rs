@@ -134,13 +134,26 @@ fn judge(status: u16, code: &str) -> StoreErrorKind {
     match code {
         "NoSuchKey" | "NotFound" => NotFound,
         "PreconditionFailed" => Exists,
-        // The bytes changed on their way: worth another try.
-        "BadDigest" | "InvalidDigest" | "XAmzContentSHA256Mismatch"
-        | "XAmzContentChecksumMismatch" | "IncompleteBody" => Unavailable,
-        "SlowDown" | "ServiceUnavailable" | "InternalError" | "RequestTimeout"
-        | "RequestThrottled" | "Throttling" | "ThrottlingException" | "TooManyRequests"
-        | "OperationAborted" | "ConditionalRequestConflict" => Unavailable,
-        "EntityTooLarge" | "QuotaExceeded" | "InsufficientStorage" | "StorageFull"
+        // The first five: the bytes changed on their way, which is worth another try.
+        "BadDigest"
+        | "InvalidDigest"
+        | "XAmzContentSHA256Mismatch"
+        | "XAmzContentChecksumMismatch"
+        | "IncompleteBody"
+        | "SlowDown"
+        | "ServiceUnavailable"
+        | "InternalError"
+        | "RequestTimeout"
+        | "RequestThrottled"
+        | "Throttling"
+        | "ThrottlingException"
+        | "TooManyRequests"
+        | "OperationAborted"
+        | "ConditionalRequestConflict" => Unavailable,
+        "EntityTooLarge"
+        | "QuotaExceeded"
+        | "InsufficientStorage"
+        | "StorageFull"
         | "XMinioStorageFull" => Space,
         "InvalidRange" | "InvalidPart" | "InvalidPartOrder" => Damaged,
         "NotImplemented" | "NoSuchBucket" | "NoSuchUpload" | "AccessDenied" => Refused,
@@ -160,7 +173,7 @@ fn judge(status: u16, code: &str) -> StoreErrorKind {
 fn advise(status: u16, code: &str) -> Option<&'static str> {
     Some(match code {
         "NoSuchBucket" => "create the bucket, or correct `bucket`, `endpoint` or `path_style`",
-        "InvalidAccessKeyId" => "the store does not know this `access_key_id`",
+        "InvalidAccessKeyId" | "NotSignedUp" => "the store does not know this `access_key_id`",
         "SignatureDoesNotMatch" => {
             "the secret does not belong to this `access_key_id`; a wrong `region` or a proxy that \
              changes headers looks the same"
@@ -171,7 +184,9 @@ fn advise(status: u16, code: &str) -> Option<&'static str> {
         "RequestTimeTooSkewed" | "RequestExpired" => {
             "the clock of this machine is off by more than 15 minutes: check its time service"
         }
-        "PermanentRedirect" | "TemporaryRedirect" | "AuthorizationHeaderMalformed"
+        "PermanentRedirect"
+        | "TemporaryRedirect"
+        | "AuthorizationHeaderMalformed"
         | "IllegalLocationConstraintException" => {
             "the bucket is in another region or elsewhere: check `region` and `endpoint`"
         }
@@ -179,7 +194,9 @@ fn advise(status: u16, code: &str) -> Option<&'static str> {
         "NoSuchUpload" => {
             "the unfinished upload was removed by a lifecycle rule or a sweep; run again"
         }
-        "BadDigest" | "InvalidDigest" | "XAmzContentSHA256Mismatch"
+        "BadDigest"
+        | "InvalidDigest"
+        | "XAmzContentSHA256Mismatch"
         | "XAmzContentChecksumMismatch" => {
             "the bytes changed on their way; if it goes on, suspect memory, network card or proxy, \
              or set `integrity` to what the store supports"
@@ -209,18 +226,15 @@ where
         let header = |name| response.headers().get(name).map(str::to_owned);
         let (region, id) = (header("x-amz-bucket-region"), header("x-amz-request-id"));
         let code = error.code().unwrap_or_default().to_owned();
-        let mut text = match (error.code(), error.message()) {
+        let said = match (error.code(), error.message()) {
             (Some(code), Some(message)) => format!("{code}: {}", shorten(message)),
             (Some(code), None) => code.to_owned(),
             // Not an error of S3's form: a proxy's page, a cut answer, or a HEAD.
             (None, _) if error.as_service_error().is_some() => "the store refused".to_owned(),
             (None, _) => chain(&error),
         };
-        text.push_str(&format!(" (HTTP {status}"));
-        if let Some(id) = id {
-            text.push_str(&format!(", request {}", shorten(&id)));
-        }
-        text.push(')');
+        let id = id.map_or_else(String::new, |id| format!(", request {}", shorten(&id)));
+        let text = format!("{said} (HTTP {status}{id})");
         if error.as_service_error().is_none() && (200..300).contains(&status) {
             // The head of the answer was good and its body was not: nothing is known.
             return Self { cause: Cause::Broken, text };
@@ -252,7 +266,9 @@ fn names_credentials(error: &(dyn Error + 'static)) -> bool {
     })
 }
 
-fn sources<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
+fn sources<'a>(
+    error: &'a (dyn Error + 'static),
+) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
     std::iter::successors(Some(error), |&error| error.source())
 }
 
@@ -322,6 +338,7 @@ mod tests {
     fn refusals_name_the_setting() {
         for (status, code, word) in [
             (403, "InvalidAccessKeyId", "access_key_id"),
+            (403, "NotSignedUp", "access_key_id"),
             (403, "SignatureDoesNotMatch", "secret"),
             (403, "AccessDenied", "s3:PutObject"),
             (403, "", "s3:ListBucket"),

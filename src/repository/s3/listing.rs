@@ -34,10 +34,7 @@ enum Next {
 
 impl Bucket {
     /// Lists below `prefix` (whole segments).
-    pub(super) fn list_below(
-        &self,
-        prefix: &str,
-    ) -> BoxStream<'_, Result<ObjectMeta, StoreError>> {
+    pub(super) fn list_below(&self, prefix: &str) -> BoxStream<'_, Result<ObjectMeta, StoreError>> {
         let bare = prefix.trim_matches('/');
         let walk = Walk {
             bucket: self,

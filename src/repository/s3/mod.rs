@@ -117,7 +117,8 @@ mod tests {
 
     #[test]
     fn keys_have_a_form() {
-        for key in ["a", "main/7/@globals/all/20261121T021500Z-k3f9q2x7/manifest.json", "a=41.b_-"] {
+        for key in ["a", "main/7/@globals/all/20261121T021500Z-k3f9q2x7/manifest.json", "a=41.b_-"]
+        {
             assert!(check_key("write", key).is_ok(), "{key}");
         }
         for key in ["", "/a", "a/", "a//b", "../a", "a/.b", "a b", "é", "a\n", &"x".repeat(901)] {

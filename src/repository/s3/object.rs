@@ -66,10 +66,10 @@ impl Bucket {
             return Ok(ObjectMeta { key: key.into(), bytes: bytes.len() as u64, modified: None });
         };
         // Somebody was faster, or our own answer was lost.
-        if failure.is_taken() || failure.is_open_ended() {
-            if let Ok(Some(there)) = self.look(key).await {
-                return self.compare(there.meta, &bytes, &doing).await;
-            }
+        if (failure.is_taken() || failure.is_open_ended())
+            && let Ok(Some(there)) = self.look(key).await
+        {
+            return self.compare(there.meta, &bytes, &doing).await;
         }
         Err(failure.into_error(doing, late))
     }
@@ -166,7 +166,9 @@ impl Bucket {
             .get_object()
             .bucket(&self.name)
             .key(self.full(key))
-            .set_range(range.as_ref().map(|range| format!("bytes={}-{}", range.start, range.end - 1)))
+            .set_range(
+                range.as_ref().map(|range| format!("bytes={}-{}", range.start, range.end - 1)),
+            )
             .customize()
             .config_override(self.briefly())
             .send()
@@ -180,9 +182,8 @@ impl Bucket {
     /// Only the time that somebody waits for bytes counts.
     fn guard(&self, body: ByteStream, expected: u64, doing: String) -> Body {
         let silence = self.request_timeout;
-        let broken = move |what: String| {
-            StoreError::new(StoreErrorKind::Unavailable, doing.clone(), what)
-        };
+        let broken =
+            move |what: String| StoreError::new(StoreErrorKind::Unavailable, doing.clone(), what);
         let start = (body, 0_u64, broken);
         stream::try_unfold(start, move |(mut body, got, broken)| async move {
             match tokio::time::timeout(silence, body.next()).await {

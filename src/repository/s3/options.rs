@@ -112,7 +112,7 @@ impl S3Options {
             credentials,
             integrity: Integrity::Auto,
             min_rate: 64 * 1024,
-            request_timeout: Duration::from_secs(60),
+            request_timeout: Duration::from_mins(1),
             parallel_parts: 4,
             part_bytes: 8 * 1024 * 1024,
             max_parts: MOST_PARTS,

@@ -19,7 +19,7 @@ use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
 /// Above this age a temporary file is what a crash left; it lives for milliseconds.
-const TEMPORARY_AGE: Duration = Duration::from_secs(3600);
+const TEMPORARY_AGE: Duration = Duration::from_hours(1);
 
 /// The folder, and whose uploads in it are ours.
 #[derive(Debug, Clone)]
@@ -204,7 +204,7 @@ fn remove_forgotten(path: &Path, now: Timestamp) -> io::Result<()> {
 mod tests {
     use super::*;
 
-    const AN_HOUR: Duration = Duration::from_secs(3600);
+    const AN_HOUR: Duration = Duration::from_hours(1);
 
     fn at(seconds: i64) -> Timestamp {
         Timestamp::from_second(seconds).expect("a time")

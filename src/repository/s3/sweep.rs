@@ -23,7 +23,7 @@ use crate::{
 
 /// Least age of an upload without a record here. Another host may be at work on it, and no lock
 /// says so.
-const FOREIGN_AGE: Duration = Duration::from_secs(24 * 3600);
+const FOREIGN_AGE: Duration = Duration::from_hours(24);
 
 impl Bucket {
     pub(super) async fn sweep_uploads(

@@ -19,7 +19,9 @@ use std::{
 use async_trait::async_trait;
 use aws_sdk_s3::{
     primitives::ByteStream,
-    types::{ChecksumAlgorithm, ChecksumType, CompletedMultipartUpload, CompletedPart, StorageClass},
+    types::{
+        ChecksumAlgorithm, ChecksumType, CompletedMultipartUpload, CompletedPart, StorageClass,
+    },
 };
 use bytes::Bytes;
 use tokio::sync::Mutex;
@@ -271,9 +273,8 @@ impl S3Upload {
         });
         let crc64: Option<Vec<_>> = crc64.collect();
         let completed = parts.iter().map(|(number, part)| {
-            let completed = CompletedPart::builder()
-                .part_number(number.cast_signed())
-                .e_tag(&part.etag);
+            let completed =
+                CompletedPart::builder().part_number(number.cast_signed()).e_tag(&part.etag);
             match &part.digest {
                 Digest::Crc32(value) => completed.checksum_crc32(value),
                 _ => completed,
@@ -282,9 +283,7 @@ impl S3Upload {
         });
         Ok((!parts.is_empty()).then(|| Whole {
             bytes: parts.values().map(|part| part.bytes).sum(),
-            parts: CompletedMultipartUpload::builder()
-                .set_parts(Some(completed.collect()))
-                .build(),
+            parts: CompletedMultipartUpload::builder().set_parts(Some(completed.collect())).build(),
             crc64: crc64.map(|parts| crc64_header(whole_crc64(parts))),
         }))
     }

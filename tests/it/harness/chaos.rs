@@ -121,7 +121,13 @@ impl Chaos {
     }
 
     /// The same, to the next `times` of them only.
-    pub(crate) fn next(&self, times: u32, method: &'static str, target: &'static str, fault: Fault) {
+    pub(crate) fn next(
+        &self,
+        times: u32,
+        method: &'static str,
+        target: &'static str,
+        fault: Fault,
+    ) {
         self.some(method, target, fault, times, 100);
     }
 

@@ -31,7 +31,8 @@ pub(crate) async fn serve(
     access_key: &str,
     secret_key: &str,
 ) -> io::Result<()> {
-    let files = s3s_fs::FileSystem::new(dir).map_err(|error| io::Error::other(format!("{error:?}")))?;
+    let files =
+        s3s_fs::FileSystem::new(dir).map_err(|error| io::Error::other(format!("{error:?}")))?;
     let mut service = S3ServiceBuilder::new(files);
     service.set_auth(SimpleAuth::from_single(access_key, secret_key));
     let service = service.build();

@@ -136,15 +136,14 @@ async fn listings_go_on_over_pages_in_order_and_by_whole_segments() {
     const MANY: usize = 1_200;
     let bench = Bench::start().await;
     let store = bench.store().await;
-    let keys = (0..MANY).map(|n| format!("a/b/{n:04}")).chain(
-        ["a/b-c/x", "a/bc", "a/b.d", "z"].map(str::to_owned),
-    );
+    let keys = (0..MANY)
+        .map(|n| format!("a/b/{n:04}"))
+        .chain(["a/b-c/x", "a/bc", "a/b.d", "z"].map(str::to_owned));
     stream::iter(keys)
-        .map(|key| store.put_new(&Box::leak(key.into_boxed_str())[..], "x".into()))
-        .buffer_unordered(16)
-        .try_for_each(|_| async { Ok(()) })
-        .await
-        .expect("written");
+        .for_each_concurrent(16, async |key| {
+            store.put_new(&key, "x".into()).await.expect("written");
+        })
+        .await;
     // Of another prefix in the same bucket: not ours.
     let foreign = bench.server.object_path("host/ab/x");
     std::fs::create_dir_all(foreign.parent().expect("a folder")).expect("a folder");

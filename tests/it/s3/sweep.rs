@@ -8,7 +8,7 @@ use super::{Bench, KEY, bytes, list, open};
 use crate::harness::chaos::Fault;
 
 const OTHER: &str = "main/741/app/all/20261122T021500Z-k3f9q2x8/app.dump.zst";
-const AN_HOUR: Duration = Duration::from_secs(3600);
+const AN_HOUR: Duration = Duration::from_hours(1);
 
 #[expect(clippy::disallowed_methods, reason = "the store's records are of now")]
 fn in_hours(hours: i64) -> Timestamp {
