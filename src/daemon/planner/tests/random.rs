@@ -250,8 +250,8 @@ impl World {
     fn check_permits(&self) {
         assert!(self.running.len() <= self.limits.running);
         for server in ["x", "y"] {
-            let uses = |spec: &&JobSpec| spec.servers.iter().any(|name| name.as_str() == server);
-            let users: Vec<_> = self.running.values().filter(uses).collect();
+            let touches = |spec: &&JobSpec| spec.servers.iter().any(|s| s.as_str() == server);
+            let users: Vec<_> = self.running.values().filter(touches).collect();
             assert!(users.len() <= self.limits.per_server || self.reloaded(), "{users:?}");
         }
         let holders: Vec<u64> =
