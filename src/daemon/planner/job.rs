@@ -185,8 +185,12 @@ impl Job {
         }
     }
 
-    /// Notes that a run of the job starts: what it waited for begins anew.
-    pub(super) fn started(&mut self) {
+    /// Notes that a run of the job starts: its slot is dealt with (also where the clock was set
+    /// back or the schedule changed while it was queued), and what it waited for begins anew.
+    pub(super) fn started(&mut self, slot: Option<Timestamp>, now: Timestamp) {
+        if let Some(slot) = slot.filter(|slot| *slot <= now) {
+            self.take(slot);
+        }
         self.settle();
         self.forget_ends();
     }

@@ -195,7 +195,7 @@ impl Planner {
         if run.attempts == 1
             && let Some(job) = self.jobs.get_mut(&run.job)
         {
-            job.started();
+            job.started(run.trigger.slot(), now.wall);
             let unsaved = job.unsaved();
             out.extend(unsaved.map(|memory| Action::Remember { job: run.job.clone(), memory }));
         }

@@ -25,9 +25,9 @@ use crate::domain::{
     schedule::Schedule,
 };
 
-const MINUTE: Duration = Duration::from_secs(60);
-const HOUR: Duration = Duration::from_secs(3600);
-const DAY: Duration = Duration::from_secs(86_400);
+const MINUTE: Duration = Duration::from_mins(1);
+const HOUR: Duration = Duration::from_hours(1);
+const DAY: Duration = Duration::from_hours(24);
 
 fn at(text: &str) -> Timestamp {
     text.parse().unwrap()
@@ -94,9 +94,6 @@ fn target(text: &str) -> Target {
 
 /// One line for what a person would see; `None` for housekeeping.
 fn line(action: &Action) -> Option<String> {
-    let requests = |list: &[RequestId]| {
-        list.iter().map(|request| format!(" answers {}", request.0)).collect::<String>()
-    };
     Some(match action {
         Action::Start { job, attempt, trigger, only, .. } => {
             let slot = trigger.slot().map(|slot| format!(" {slot}")).unwrap_or_default();
@@ -105,8 +102,10 @@ fn line(action: &Action) -> Option<String> {
         }
         Action::Cancel { .. } => "cancel".to_owned(),
         Action::WillRetry { job, attempt, at, .. } => format!("retry {job} {attempt} {at}"),
-        Action::Ended { job, verdict, attempts, cause, requests: list, .. } => {
-            format!("ended {job} {verdict} {attempts} {cause:?}{}", requests(list))
+        Action::Ended { job, verdict, attempts, cause, requests, .. } => {
+            let answers = requests.iter().map(|request| format!("answers {}", request.0));
+            let end = format!("ended {job} {verdict} {attempts} {cause:?}");
+            std::iter::once(end).chain(answers).collect::<Vec<_>>().join(" ")
         }
         Action::Accepted { request, .. } => format!("accepted {}", request.0),
         Action::Refuse { request, reason } => format!("refuse {} {reason:?}", request.0),
@@ -182,7 +181,8 @@ impl Rig {
         while self.now.mono < end {
             let next = self.wake.min(end);
             assert!(self.wake > self.now.mono, "the planner keeps the daemon awake");
-            self.now.wall += SignedDuration::try_from(next - self.now.mono).unwrap();
+            let passed = next.saturating_sub(self.now.mono);
+            self.now.wall += SignedDuration::try_from(passed).unwrap();
             self.now.mono = next;
             self.send(Event::Tick);
         }

@@ -62,6 +62,31 @@ fn a_slot_that_was_still_queued_is_open_again() {
 }
 
 #[test]
+fn slots_skipped_while_the_run_was_still_queued_are_open_with_it() {
+    let limits = Limits { running: 1, ..LIMITS };
+    let jobs = || vec![job("often").due("0 * * * *").catch_up(DAY), job("long")];
+    let mut rig = Rig::with_limits(jobs(), "2026-11-21T02:30:00Z", limits);
+    rig.ask("long", 1);
+    rig.pass(2 * HOUR);
+    assert_eq!(rig.said().last().unwrap(), "skip often overlap 2026-11-21T04:00:00Z");
+    rig.restart(jobs(), "2026-11-21T04:40:00Z");
+    assert_eq!(rig.said(), ["start often 1 catch-up 2026-11-21T04:00:00Z"]);
+}
+
+#[test]
+fn a_slot_whose_run_was_cancelled_in_the_queue_is_dealt_with() {
+    let limits = Limits { running: 1, ..LIMITS };
+    let jobs = || vec![nightly(DAY), job("long")];
+    let mut rig = Rig::with_limits(jobs(), "2026-11-21T02:00:00Z", limits);
+    rig.ask("long", 1);
+    rig.pass(HOUR);
+    rig.send(Event::CancelRun(rig.run_of("nightly")));
+    rig.said();
+    rig.restart(jobs(), "2026-11-21T04:00:00Z");
+    assert_eq!(rig.said(), [""; 0]);
+}
+
+#[test]
 fn a_slot_is_remembered_before_its_run_is_started() {
     let now = Now { wall: at("2026-11-21T02:14:00Z"), mono: Duration::ZERO };
     let specs = vec![nightly(DAY)];

@@ -95,13 +95,33 @@ fn a_run_that_waits_holds_nothing_and_queues_anew() {
 }
 
 #[test]
+fn retries_that_are_due_together_go_by_their_time() {
+    let limits = Limits { running: 1, ..LIMITS };
+    // The second one asked for has the shorter pause; ids do not decide.
+    for seed in 0..8 {
+        let slow = JobSpec { backoff: 2 * MINUTE, ..job("slow").attempts(2) };
+        let jobs = vec![slow, job("fast").attempts(2)];
+        let mut rig = Rig::with_limits(jobs, NOON, limits);
+        rig.planner.random = seed;
+        rig.ask("slow", 1);
+        rig.finish("slow", Verdict::Failed, &[]);
+        rig.ask("fast", 2);
+        rig.finish("fast", Verdict::Failed, &[]);
+        rig.said();
+        rig.now.mono += HOUR;
+        rig.send(Event::Tick);
+        assert_eq!(rig.said(), ["start fast 2 manual"]);
+    }
+}
+
+#[test]
 fn the_pause_does_not_heed_the_wall_clock() {
     let mut rig = Rig::new(vec![job("a").attempts(2)], NOON);
     rig.ask("a", 1);
     rig.finish("a", Verdict::Failed, &[]);
     rig.step_to("2037-01-01T00:00:00Z");
     rig.step_to("2020-01-01T00:00:00Z");
-    rig.pass(MINUTE - Duration::from_millis(1));
+    rig.pass(Duration::from_millis(59_999));
     assert_eq!(rig.said().len(), 3);
     rig.pass(Duration::from_millis(1));
     assert_eq!(rig.said(), ["start a 2 manual"]);
