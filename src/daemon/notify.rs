@@ -70,7 +70,8 @@ impl Notifier {
     /// Sends one message of several lines.
     fn send(&self, states: &[NotifyState<'_>]) {
         let Some(socket) = &self.socket else { return };
-        let message: String = states.iter().map(|state| format!("{state}\n")).collect();
+        let lines: Vec<String> = states.iter().map(ToString::to_string).collect();
+        let message = lines.join("\n") + "\n";
         if let Err(error) = socket.send(message.as_bytes()) {
             tracing::debug!(%error, "cannot notify the service manager");
         }

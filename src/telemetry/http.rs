@@ -244,10 +244,10 @@ mod tests {
     #[test]
     fn health_follows_the_planner() {
         let clock = ManualClock::new("2026-11-21T00:00:00Z".parse().unwrap());
-        let health = Health::new(clock.clone(), Duration::from_secs(60));
+        let health = Health::new(clock.clone(), Duration::from_mins(1));
         assert!(!health.is_alive(), "no tick yet");
         health.planner_ticked();
-        clock.advance(Duration::from_secs(60));
+        clock.advance(Duration::from_mins(1));
         assert!(health.is_alive());
         clock.step_to("2030-01-01T00:00:00Z".parse().unwrap());
         assert!(health.is_alive(), "a step of the wall clock is no silence");

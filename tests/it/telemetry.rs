@@ -1,6 +1,8 @@
 //! What the outside sees, and what outlives the process: metrics over real HTTP, messages to a
 //! service manager, the control socket, the journal, signals.
 
+#![expect(clippy::unwrap_used, reason = "clippy allows it in test functions only")]
+
 mod control;
 mod http;
 mod journal;
@@ -67,7 +69,7 @@ fn series(name: &str, kind: &str) -> JobSeries {
     JobSeries {
         name: job(name),
         kind: kind.to_owned(),
-        max_age: Some(Duration::from_secs(3600)),
+        max_age: Some(Duration::from_hours(1)),
         configured_at: "2026-11-21T00:00:00Z".parse().unwrap(),
     }
 }

@@ -288,7 +288,7 @@ async fn hung_up(mut read: OwnedReadHalf) -> bool {
 }
 
 async fn is_closed(write: &OwnedWriteHalf) -> bool {
-    write.ready(Interest::WRITABLE).await.is_ok_and(|ready| ready.is_write_closed())
+    write.ready(Interest::WRITABLE).await.is_ok_and(tokio::io::Ready::is_write_closed)
 }
 
 async fn refuse(write: &mut OwnedWriteHalf, reason: &str) {

@@ -52,12 +52,19 @@ pub(super) fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
     }
     let fresh = path.with_extension("tmp");
     let written = write_synced(&fresh, bytes).and_then(|()| rename(&fresh, path));
-    if written.is_err() {
+    if let Err(error) = written {
         // Gives a full disk its space back; what went wrong is told by the first error.
-        let _ = fs::remove_file(&fresh);
+        remove_leftover(&fresh);
+        return Err(error);
     }
-    written?;
     File::open(folder)?.sync_all()
+}
+
+/// Removes what a write that failed left; if it stays, the next write replaces it.
+pub(super) fn remove_leftover(path: &Path) {
+    if let Err(error) = fs::remove_file(path) {
+        tracing::debug!(%error, path = %path.display(), "cannot remove an unfinished file");
+    }
 }
 
 fn write_synced(path: &Path, bytes: &[u8]) -> io::Result<()> {

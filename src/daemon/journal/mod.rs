@@ -124,7 +124,10 @@ impl Journal {
             inner.pending.remove(0);
         }
         inner.pending.push(record);
-        self.flush_locked(&mut inner)?;
+        let failed = self.flush_locked(&mut inner).into_iter().find(|(key, _)| key == run);
+        if let Some((_, failure)) = failed {
+            return Err(failure);
+        }
         self.write_job(job, &state)?;
         Ok(state)
     }
@@ -153,23 +156,26 @@ impl Journal {
         self.write_job(name, &job.state)
     }
 
-    /// Tries to write what the disk did not take before. Returns how much is still pending.
-    pub fn flush(&self) -> Result<usize, Failure> {
-        let mut inner = self.lock();
-        self.flush_locked(&mut inner)?;
-        Ok(inner.pending.len())
+    /// Tries to write what the disk did not take before; the first error, where that is not all.
+    pub fn flush(&self) -> Result<(), Failure> {
+        match self.flush_locked(&mut self.lock()).into_iter().next() {
+            Some((_, failure)) => Err(failure),
+            None => Ok(()),
+        }
     }
 
-    fn flush_locked(&self, inner: &mut Inner) -> Result<(), Failure> {
-        // The oldest first: what is written is a prefix, so that no later end hides an earlier one.
-        while let Some(record) = inner.pending.first() {
-            self.write_run(record)?;
-            let record = inner.pending.remove(0);
-            if let Some(job) = inner.jobs.get_mut(&record.job) {
+    /// Writes what is pending; what cannot be written stays, and does not keep others waiting.
+    fn flush_locked(&self, inner: &mut Inner) -> Vec<(RunKey, Failure)> {
+        let mut failed = Vec::new();
+        for record in std::mem::take(&mut inner.pending) {
+            if let Err(failure) = self.write_run(&record) {
+                failed.push((record.run.clone(), failure));
+                inner.pending.push(record);
+            } else if let Some(job) = inner.jobs.get_mut(&record.job) {
                 self.prune(&record.job, job);
             }
         }
-        Ok(())
+        failed
     }
 
     /// Removes the oldest runs beyond the number that is kept; those under way stay.

@@ -40,8 +40,8 @@ impl Journal {
     /// Reads the journal in `state_dir`, or begins one. Runs that it has as running are interrupted:
     /// the caller holds the lock of the state directory, so nobody is at work on them.
     ///
-    /// Fails only where the folders cannot be made or listed; damaged files and a full disk do not
-    /// keep the daemon from starting.
+    /// Fails only where the folders cannot be made or listed, or a file is closed to this user;
+    /// damaged files and a full disk do not keep the daemon from starting.
     pub fn open(
         state_dir: &Path,
         settings: JournalSettings,
@@ -73,12 +73,13 @@ impl Journal {
     /// Writes what opening changed.
     fn settle(&self) -> Result<(), Failure> {
         let mut inner = self.lock();
-        self.flush_locked(&mut inner)?;
+        let mut failures: Vec<Failure> =
+            self.flush_locked(&mut inner).into_iter().map(|(_, failure)| failure).collect();
         for (name, job) in &mut inner.jobs {
             self.prune(name, job);
-            self.write_job(name, &job.state)?;
+            failures.extend(self.write_job(name, &job.state).err());
         }
-        Ok(())
+        failures.into_iter().next().map_or(Ok(()), Err)
     }
 }
 
@@ -110,7 +111,7 @@ impl Reader<'_> {
         for path in disk::entries(folder)? {
             if path.extension().is_some_and(|ending| ending == "tmp") {
                 // Left by a crash in the middle of a write; the file it was to replace is whole.
-                let _ = std::fs::remove_file(&path);
+                disk::remove_leftover(&path);
             }
             if path.extension().is_none_or(|ending| ending != ENDING) {
                 continue;
@@ -145,11 +146,14 @@ impl Reader<'_> {
     fn load<T: DeserializeOwned>(&mut self, path: &Path) -> io::Result<Option<T>> {
         match disk::read(path) {
             Ok(read) => Ok(Some(read)),
-            Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+            // Whole, and another user's: that is for a person to put right.
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                Err(io::Error::new(error.kind(), format!("{}: {error}", path.display())))
+            }
+            Err(error) => {
                 self.set_aside(path, &error.to_string());
                 Ok(None)
             }
-            Err(error) => Err(io::Error::new(error.kind(), format!("{}: {error}", path.display()))),
         }
     }
 

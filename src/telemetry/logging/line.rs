@@ -12,7 +12,7 @@ use tracing_subscriber::{
         format::Writer,
         time::{FormatTime as _, SystemTime},
     },
-    registry::LookupSpan,
+    registry::{LookupSpan, Scope},
 };
 
 /// Writes `time LEVEL spans: message fields`.
@@ -62,7 +62,7 @@ where
             out.write_char(' ')?;
         }
         let mut text = format!("{level} ");
-        for span in context.event_scope().into_iter().flat_map(|scope| scope.from_root()) {
+        for span in context.event_scope().into_iter().flat_map(Scope::from_root) {
             text.push_str(span.name());
             if let Some(fields) = span.extensions().get::<FormattedFields<N>>()
                 && !fields.is_empty()

@@ -128,18 +128,15 @@ fn filter(
     directives: Option<&str>,
     stronger: Option<Level>,
 ) -> Result<EnvFilter, LogError> {
-    let mut text = format!("warn,{OWN_TARGET}={level}");
+    let mut parts = vec![format!("warn,{OWN_TARGET}={level}")];
     if let Some(given) = directives {
-        text.push(',');
-        match LevelFilter::from_str(given) {
-            Ok(only) => text.push_str(&format!("{OWN_TARGET}={only}")),
-            Err(_) => text.push_str(given),
-        }
+        parts.push(match LevelFilter::from_str(given) {
+            Ok(only) => format!("{OWN_TARGET}={only}"),
+            Err(_) => given.to_owned(),
+        });
     }
-    if let Some(level) = stronger {
-        text.push_str(&format!(",{OWN_TARGET}={level}"));
-    }
-    EnvFilter::builder().parse(&text).map_err(|source| LogError::Directives {
+    parts.extend(stronger.map(|level| format!("{OWN_TARGET}={level}")));
+    EnvFilter::builder().parse(parts.join(",")).map_err(|source| LogError::Directives {
         text: directives.unwrap_or_default().into(),
         source,
     })

@@ -1,7 +1,5 @@
 //! docs/METRICS.md, made from the tables.
 
-use std::fmt::Write as _;
-
 use super::{JOB_LABELS, KindMetrics, PREFIX, core::CORE};
 use crate::domain::metric::MetricDesc;
 
@@ -30,8 +28,9 @@ fn table(out: &mut String, metrics: &[MetricDesc], before: &[&str]) {
         let labels: Vec<_> =
             before.iter().chain(desc.labels).map(|label| format!("`{label}`")).collect();
         let (name, kind, labels) = (desc.name, desc.kind.as_str(), labels.join(", "));
-        // Writing to a String cannot fail.
-        let _ = writeln!(out, "| `{PREFIX}_{name}` | {kind} | {labels} | {} |", desc.help);
+        let line = format!("| `{PREFIX}_{name}` | {kind} | {labels} | {} |", desc.help);
+        out.push_str(&line);
+        out.push('\n');
     }
 }
 
@@ -42,7 +41,8 @@ pub fn markdown(kinds: &[KindMetrics]) -> String {
     table(&mut out, CORE, &[]);
     out.push_str(PROCESS);
     for (kind, metrics) in kinds.iter().filter(|(_, metrics)| !metrics.is_empty()) {
-        let _ = write!(out, "\n## Of jobs of kind `{kind}`\n");
+        let head = format!("\n## Of jobs of kind `{kind}`\n");
+        out.push_str(&head);
         table(&mut out, metrics, JOB_LABELS);
     }
     out

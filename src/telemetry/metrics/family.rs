@@ -1,20 +1,19 @@
-//! One metric with all its series, as a collector of the prometheus crate.
+//! One metric with all its series, and their text for the scrape.
 //!
 //! The crate's own vectors find a series by a hash over its label values written one after the
 //! other, without a separator: `("a", "bc")` and `("ab", "c")` are one series there. Names of
 //! servers and databases are not ours to choose, so the series are kept here under their label
-//! values, which also is what removing those of a vanished job needs.
+//! values, which also is what removing those of a vanished job needs. The text is made by the crate's
+//! encoder and kept until a value changes: most metrics do not move between two scrapes.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::BTreeMap,
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
-use prometheus::{
-    core::{Collector, Desc},
-    proto,
-};
+use prometheus::{TextEncoder, proto};
 
+use super::PREFIX;
 use crate::domain::metric::{MetricDesc, MetricKind};
 
 /// The label whose values only PostgreSQL's users bound.
@@ -34,38 +33,37 @@ pub(super) enum NotTaken {
     Cap,
 }
 
+#[derive(Debug, Default)]
+struct Series {
+    values: BTreeMap<Labels, f64>,
+    /// The text of all of them, unless one has changed since.
+    text: Option<String>,
+}
+
 /// One metric and its series.
 #[derive(Debug)]
 pub(super) struct Family {
     desc: MetricDesc,
     /// All label names: for a metric of a job kind with `job_name` and `kind` before its own.
     names: Vec<&'static str>,
-    described: Desc,
     cap: usize,
-    series: Mutex<BTreeMap<Labels, f64>>,
+    series: Mutex<Series>,
 }
 
 impl Family {
     /// A metric without series. `before` are labels that go before those of `desc`; `cap` bounds
     /// the series of a metric that has the label `datname`.
-    pub(super) fn new(
-        desc: MetricDesc,
-        before: &[&'static str],
-        cap: usize,
-    ) -> Result<Self, prometheus::Error> {
+    pub(super) fn new(desc: MetricDesc, before: &[&'static str], cap: usize) -> Self {
         let names: Vec<_> = before.iter().chain(desc.labels).copied().collect();
-        let owned = names.iter().map(|name| (*name).to_owned()).collect();
-        let described =
-            Desc::new(desc.name.to_owned(), desc.help.to_owned(), owned, HashMap::new())?;
         let cap = if names.contains(&CAPPED_LABEL) { cap } else { usize::MAX };
-        Ok(Self { desc, names, described, cap, series: Mutex::default() })
+        Self { desc, names, cap, series: Mutex::default() }
     }
 
     pub(super) fn desc(&self) -> &MetricDesc {
         &self.desc
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<Labels, f64>> {
+    fn lock(&self) -> MutexGuard<'_, Series> {
         self.series.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -74,16 +72,19 @@ impl Family {
             return Err(NotTaken::Labels);
         }
         let mut series = self.lock();
-        let old = series.get(&labels).copied();
+        let old = series.values.get(&labels).copied();
         let value = new(old);
         let goes_back = self.desc.kind == MetricKind::Counter && value < old.unwrap_or(0.0);
         if !value.is_finite() || goes_back {
             return Err(NotTaken::Value);
         }
-        if old.is_none() && series.len() >= self.cap {
+        if old.is_none() && series.values.len() >= self.cap {
             return Err(NotTaken::Cap);
         }
-        series.insert(labels, value);
+        if old.map(f64::to_bits) != Some(value.to_bits()) {
+            series.values.insert(labels, value);
+            series.text = None;
+        }
         Ok(())
     }
 
@@ -104,11 +105,16 @@ impl Family {
 
     /// Removes the series that `keep` refuses.
     pub(super) fn retain(&self, keep: impl Fn(&[String]) -> bool) {
-        self.lock().retain(|labels, _| keep(labels));
+        let mut series = self.lock();
+        let before = series.values.len();
+        series.values.retain(|labels, _| keep(labels));
+        if series.values.len() != before {
+            series.text = None;
+        }
     }
 
     pub(super) fn len(&self) -> usize {
-        self.lock().len()
+        self.lock().values.len()
     }
 
     fn proto_metric(&self, labels: &[String], value: f64) -> proto::Metric {
@@ -130,29 +136,30 @@ impl Family {
         }
         metric
     }
-}
 
-/// What the registry holds of a [`Family`].
-#[derive(Debug)]
-pub(super) struct Registered(pub(super) std::sync::Arc<Family>);
-
-impl Collector for Registered {
-    fn desc(&self) -> Vec<&Desc> {
-        vec![&self.0.described]
-    }
-
-    fn collect(&self) -> Vec<proto::MetricFamily> {
-        let family = &self.0;
-        let mut out = proto::MetricFamily::default();
-        out.set_name(family.desc.name.to_owned());
-        out.set_help(family.desc.help.to_owned());
-        out.set_field_type(match family.desc.kind {
+    fn encode(&self, values: &BTreeMap<Labels, f64>) -> Result<String, prometheus::Error> {
+        let mut family = proto::MetricFamily::default();
+        family.set_name(format!("{PREFIX}_{}", self.desc.name));
+        family.set_help(self.desc.help.to_owned());
+        family.set_field_type(match self.desc.kind {
             MetricKind::Counter => proto::MetricType::COUNTER,
             MetricKind::Gauge | MetricKind::Last => proto::MetricType::GAUGE,
         });
-        let series = family.lock();
-        out.set_metric(series.iter().map(|(labels, v)| family.proto_metric(labels, *v)).collect());
-        vec![out]
+        family.set_metric(values.iter().map(|(labels, v)| self.proto_metric(labels, *v)).collect());
+        TextEncoder::new().encode_to_string(&[family])
+    }
+
+    /// Writes the series in the text format; nothing where there are none.
+    pub(super) fn render(&self, out: &mut String) -> Result<(), prometheus::Error> {
+        let mut series = self.lock();
+        if series.values.is_empty() {
+            return Ok(());
+        }
+        if series.text.is_none() {
+            series.text = Some(self.encode(&series.values)?);
+        }
+        out.push_str(series.text.as_deref().unwrap_or_default());
+        Ok(())
     }
 }
 
@@ -161,7 +168,7 @@ mod tests {
     use super::*;
 
     fn family(kind: MetricKind, labels: &'static [&'static str], cap: usize) -> Family {
-        Family::new(MetricDesc { name: "x", help: "X.", kind, labels }, &[], cap).unwrap()
+        Family::new(MetricDesc { name: "x", help: "X.", kind, labels }, &[], cap)
     }
 
     fn labels(values: &[&str]) -> Labels {
@@ -185,6 +192,24 @@ mod tests {
         let free = family(MetricKind::Gauge, &["check"], 1);
         free.set(labels(&["a"]), 1.0).unwrap();
         free.set(labels(&["b"]), 1.0).unwrap();
+    }
+
+    #[test]
+    fn the_text_follows_every_change() {
+        let family = family(MetricKind::Gauge, &["a"], 1);
+        let text = || {
+            let mut text = String::new();
+            family.render(&mut text).unwrap();
+            text
+        };
+        assert_eq!(text(), "");
+        family.set(labels(&["x"]), 1.0).unwrap();
+        let head = "# HELP pgkeep_x X.\n# TYPE pgkeep_x gauge\n";
+        assert_eq!(text(), format!("{head}pgkeep_x{{a=\"x\"}} 1\n"));
+        family.set(labels(&["x"]), 2.0).unwrap();
+        assert_eq!(text(), format!("{head}pgkeep_x{{a=\"x\"}} 2\n"));
+        family.retain(|_| false);
+        assert_eq!(text(), "");
     }
 
     #[test]

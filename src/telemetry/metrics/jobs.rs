@@ -231,7 +231,9 @@ impl Metrics {
                 });
             }
         }
-        samples.iter().for_each(|sample| self.take_sample(job, sample));
+        for sample in samples {
+            self.take_sample(job, sample);
+        }
     }
 
     fn take_sample(&self, job: &JobSeries, sample: &Sample) {

@@ -1,4 +1,4 @@
-//! All metrics of the process, over a registry of their own with the prefix `pgkeep_`.
+//! All metrics of the process: those of pgkeep, with the prefix `pgkeep_`, and `process_*`.
 //!
 //! Metrics cannot lie (DESIGN rule 7): every configured thing has its series from the start (0 =
 //! never), series of what is no longer configured go, and what could not be measured has no sample.
@@ -15,7 +15,7 @@ mod jobs;
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, PoisonError, RwLock},
+    sync::{PoisonError, RwLock},
 };
 
 use jiff::Timestamp;
@@ -28,7 +28,7 @@ pub use self::{
 };
 use self::{
     core::CORE,
-    family::{Family, Labels, NotTaken, Registered},
+    family::{Family, Labels, NotTaken},
 };
 use crate::domain::{
     metric::{MetricDesc, MetricKind},
@@ -75,9 +75,8 @@ pub enum MetricsError {
 /// All metrics. Shared by reference; every method may be called from any thread.
 #[derive(Debug)]
 pub struct Metrics {
-    registry: Registry,
     process: Registry,
-    families: BTreeMap<&'static str, Arc<Family>>,
+    families: BTreeMap<&'static str, Family>,
     /// Names of the metrics that job kinds declared.
     declared: Vec<&'static str>,
     skip_reasons: &'static [&'static str],
@@ -88,9 +87,9 @@ pub struct Metrics {
 impl Metrics {
     /// Registers the core and what the job kinds declare.
     pub fn new(setup: &Setup<'_>) -> Result<Self, MetricsError> {
-        let mut families: BTreeMap<&'static str, Arc<Family>> = BTreeMap::new();
+        let mut families: BTreeMap<&'static str, Family> = BTreeMap::new();
         for desc in CORE {
-            families.insert(desc.name, Arc::new(Family::new(*desc, &[], setup.datname_cap)?));
+            families.insert(desc.name, Family::new(*desc, &[], setup.datname_cap));
         }
         let mut declared = Vec::new();
         for desc in setup.kinds.iter().flat_map(|(_, metrics)| metrics.iter()) {
@@ -101,21 +100,15 @@ impl Metrics {
                 Some(known) if declared.contains(&desc.name) && known.desc() == desc => {}
                 Some(_) => return Err(MetricsError::Conflict(desc.name)),
                 None => {
-                    let family = Family::new(*desc, JOB_LABELS, setup.datname_cap)?;
-                    families.insert(desc.name, Arc::new(family));
+                    families.insert(desc.name, Family::new(*desc, JOB_LABELS, setup.datname_cap));
                     declared.push(desc.name);
                 }
             }
         }
-        let registry = Registry::new_custom(Some(PREFIX.to_owned()), None)?;
-        for family in families.values() {
-            registry.register(Box::new(Registered(Arc::clone(family))))?;
-        }
         let process = Registry::new();
         process.register(Box::new(ProcessCollector::for_self()))?;
         let skip_reasons = setup.skip_reasons;
-        let metrics =
-            Self { registry, process, families, declared, skip_reasons, jobs: RwLock::default() };
+        let metrics = Self { process, families, declared, skip_reasons, jobs: RwLock::default() };
         metrics.set(&core::BUILD_INFO, vec![setup.version.to_owned()], 1.0);
         for desc in CORE.iter().filter(|desc| desc.labels.is_empty()) {
             metrics.ensure(desc, Vec::new());
@@ -150,20 +143,20 @@ impl Metrics {
 
     /// How many series there are, without `process_*`.
     pub fn series(&self) -> usize {
-        self.families.values().map(|family| family.len()).sum()
+        self.families.values().map(Family::len).sum()
     }
 
     /// Everything in the text format of Prometheus, version 0.0.4. Does no I/O but reading
     /// `/proc/self`.
     pub fn render(&self) -> Result<String, MetricsError> {
-        let encoder = TextEncoder::new();
-        let families = {
-            let _gate = self.jobs.read().unwrap_or_else(PoisonError::into_inner);
-            self.registry.gather()
-        };
         let mut text = String::new();
-        encoder.encode_utf8(&families, &mut text)?;
-        encoder.encode_utf8(&self.process.gather(), &mut text)?;
+        {
+            let _gate = self.jobs.read().unwrap_or_else(PoisonError::into_inner);
+            for family in self.families.values() {
+                family.render(&mut text)?;
+            }
+        }
+        TextEncoder::new().encode_utf8(&self.process.gather(), &mut text)?;
         Ok(text)
     }
 
@@ -175,9 +168,7 @@ impl Metrics {
         match change(family) {
             Ok(()) => {}
             Err(NotTaken::Cap) => {
-                if let Some(dropped) = self.families.get(core::DROPPED_SERIES.name) {
-                    let _ = dropped.add(Vec::new(), 1.0);
-                }
+                self.add(&core::DROPPED_SERIES, Vec::new(), 1.0);
             }
             Err(why) => {
                 tracing::error!(metric = name, ?why, "sample not taken: please report this");

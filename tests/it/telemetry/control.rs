@@ -150,7 +150,7 @@ async fn answer_to(path: &Path, call: Vec<u8>) -> String {
     let client = spawn_blocking(move || {
         let mut stream = StdStream::connect(path).unwrap();
         // The server may refuse, and close, before all is written.
-        let _ = stream.write_all(&call);
+        stream.write_all(&call).unwrap_or_default();
         // What was not read there makes the end of the stream an error here.
         let mut answer = Vec::new();
         let mut byte = [0];
@@ -257,9 +257,9 @@ async fn other_users_are_kept_out_and_can_tell_it_from_no_daemon() {
     let socket = daemon.path.to_str().unwrap();
     let speak = |mode: u32| {
         fs::set_permissions(&daemon.path, Permissions::from_mode(mode)).unwrap();
-        let test = "telemetry::control::child_of_another_user";
+        let name = "telemetry::control::child_of_another_user";
         // nobody
-        let child = super::child_of_user(Some(65534), test, &[("PGKEEP_TEST_SOCKET", socket)]);
+        let child = super::child_of_user(Some(65534), name, &[("PGKEEP_TEST_SOCKET", socket)]);
         let mut child = child.expect("this binary can be run by other users");
         spawn_blocking(move || {
             let mut text = String::new();

@@ -33,7 +33,7 @@ struct Endpoint {
 
 async fn endpoint(metrics: Metrics) -> Endpoint {
     let clock = ManualClock::new("2026-11-21T00:00:00Z".parse().unwrap());
-    let health = Health::new(clock.clone(), Duration::from_secs(60));
+    let health = Health::new(clock.clone(), Duration::from_mins(1));
     let metrics = Arc::new(metrics);
     let bound = bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
     let address = bound.address();
@@ -118,7 +118,7 @@ async fn clients_that_dawdle_do_not_keep_a_scraper_out() {
 #[expect(clippy::disallowed_methods, reason = "a measurement")]
 async fn a_large_page() {
     let endpoint = endpoint(metrics(1000)).await;
-    let jobs: Vec<_> = (0..100).map(|n| series(&format!("job{n}"), "dump")).collect();
+    let jobs: Vec<_> = (0..1000).map(|n| series(&format!("job{n}"), "dump")).collect();
     endpoint.metrics.configure(&jobs, &[]);
     for job in &jobs {
         let size = |n: i32| Sample {
@@ -126,7 +126,7 @@ async fn a_large_page() {
             labels: vec!["main".to_owned(), format!("database{n}")],
             value: 1e9,
         };
-        let report = Report { samples: (0..10).map(size).collect(), ..Report::default() };
+        let report = Report { samples: (0..1).map(size).collect(), ..Report::default() };
         endpoint.metrics.run_ended(&RunEnded {
             job: &job.name,
             verdict: Verdict::Succeeded,

@@ -229,11 +229,28 @@ fn a_full_disk_is_an_error_and_the_end_of_a_run_is_kept_until_there_is_space() {
     assert_eq!(opened.findings[0].check, "journal-unwritable");
     drop(other);
     fs::remove_file(&filler).unwrap();
-    assert_eq!(journal.flush().unwrap(), 0);
+    journal.flush().unwrap();
     drop(journal);
     let (journal, opened) = open(mount.0);
     assert!(opened.interrupted.is_empty());
     assert_eq!(journal.job(&job("nightly")), state);
+}
+
+#[test]
+fn one_jobs_trouble_does_not_stop_the_others() {
+    let folder = tempfile::tempdir().unwrap();
+    let (journal, _) = open(folder.path());
+    fs::write(folder.path().join("runs/broken"), "in the way of its folder").unwrap();
+    let broken = RunStart { job: job("broken"), ..start("b1") };
+    assert_eq!(journal.start(broken).unwrap_err().class, Class::State);
+    journal.end(&job("broken"), "b1", end(Verdict::Failed)).unwrap_err();
+    journal.start(start("r1")).unwrap();
+    journal.end(&job("nightly"), "r1", end(Verdict::Succeeded)).unwrap();
+    assert!(journal.flush().is_err());
+    fs::remove_file(folder.path().join("runs/broken")).unwrap();
+    journal.flush().unwrap();
+    let kept = &read_runs(folder.path(), &job("broken"), 1).unwrap()[0];
+    assert_eq!(kept.end().unwrap().verdict, Verdict::Failed);
 }
 
 #[test]

@@ -64,7 +64,7 @@ fn a_life_as_the_service_manager_hears_it() {
 fn the_watchdog_is_pinged_by_ticks_at_their_own_pace() {
     let manager = Manager::new();
     let notifier = Notifier::to(&manager.address().into()).unwrap();
-    let mut watchdog = Watchdog::new(Duration::from_secs(60));
+    let mut watchdog = Watchdog::new(Duration::from_mins(1));
     assert_eq!(watchdog.every(), Duration::from_secs(30));
     let wall = "2026-11-21T00:00:00Z".parse().unwrap();
     let mut tick = |second| {
