@@ -116,6 +116,15 @@ impl Subject {
         }
     }
 
+    /// What stands in the label `datname` of metrics: the globals are `@globals`, and a database
+    /// that is really called so is written with an escape.
+    pub fn label(&self) -> String {
+        match self {
+            Self::Database(name) if name.as_str() == "@globals" => escape(name.as_str()),
+            other => other.to_string(),
+        }
+    }
+
     fn from_segment(segment: &str) -> Option<Self> {
         if segment == "@globals" {
             return Some(Self::Globals);

@@ -135,6 +135,10 @@ impl SkipReason {
     /// Every reason: metrics have a series for each from the start.
     pub const ALL: &[Self] = &[Self::Overlap, Self::Missed, Self::ShuttingDown];
 
+    /// The names of all reasons.
+    pub const NAMES: &[&str] =
+        &[Self::Overlap.as_str(), Self::Missed.as_str(), Self::ShuttingDown.as_str()];
+
     /// The reason's name in logs and metrics.
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -189,7 +193,8 @@ mod tests {
 
     #[test]
     fn skip_reasons_are_called_the_same_everywhere() {
-        for reason in SkipReason::ALL {
+        for (reason, name) in SkipReason::ALL.iter().zip(SkipReason::NAMES) {
+            assert_eq!(reason.as_str(), *name);
             let json = serde_json::to_string(reason).unwrap();
             assert_eq!(json, format!("\"{reason}\""));
         }

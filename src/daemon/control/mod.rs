@@ -59,11 +59,6 @@ pub enum Request {
     },
     /// How everything is.
     Status,
-    /// The next runs.
-    Schedule {
-        /// How many per job.
-        count: u32,
-    },
     /// Load the configuration again.
     Reload,
 }
@@ -92,13 +87,9 @@ pub enum Reply {
         verdict: Verdict,
         /// What it brought.
         report: Box<Report>,
-        /// The failure of the run as a whole.
-        failure: Option<Failure>,
     },
-    /// How everything is; its shape is the status page's.
+    /// How everything is; its shape is that of `daemon::status`.
     Status(Value),
-    /// The next runs; its shape is the schedule page's.
-    Schedule(Value),
     /// Done; the text says what.
     Done(String),
     /// Refused: already running, locked, draining, no such job, not allowed.

@@ -308,9 +308,9 @@ fn encode(reply: Reply) -> serde_json::Result<Vec<u8>> {
     let mut line = serde_json::to_vec(&reply)?;
     if line.len() >= REPLY_MAX {
         let shorter = match reply {
-            Reply::Ended { run, verdict, report, failure } => {
+            Reply::Ended { run, verdict, report } => {
                 let report = Box::new(abridged(&report));
-                Reply::Ended { run, verdict, report, failure }
+                Reply::Ended { run, verdict, report }
             }
             _ => Reply::Failed(Failure::new(
                 Class::Internal,
@@ -334,7 +334,7 @@ mod tests {
         let sample = Sample { metric: "x".repeat(REPLY_MAX), labels: Vec::new(), value: 0.0 };
         let report = Box::new(Report { samples: vec![sample], ..Report::default() });
         let (run, verdict) = ("r1".to_owned(), Verdict::Failed);
-        let line = encode(Reply::Ended { run, verdict, report, failure: None }).unwrap();
+        let line = encode(Reply::Ended { run, verdict, report }).unwrap();
         assert!(line.len() < 1000);
         let read: Reply = serde_json::from_slice(&line).unwrap();
         assert!(matches!(read, Reply::Ended { verdict: Verdict::Failed, .. }));

@@ -10,7 +10,6 @@ use serde::{Deserialize, Deserializer, Serialize, de::DeserializeOwned};
 use serde_json::Value;
 
 use crate::domain::{
-    failure::Failure,
     metric::{MetricKind, carry_over},
     name::JobName,
     report::{Outcome, Report, Sample, TargetReport, Verdict},
@@ -88,9 +87,6 @@ pub struct RunEnd {
     /// What they brought together.
     #[serde(default)]
     pub report: Report,
-    /// The failure of the run as a whole.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub failure: Option<Failure>,
     /// The report was too long, and parts of it were left out.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub abridged: bool,
@@ -102,7 +98,7 @@ impl RunEnd {
         let verdict = Verdict::Interrupted;
         let report = Report::default();
         let (duration_ms, attempts) = (0, 0);
-        Self { ended: now, duration_ms, verdict, attempts, report, failure: None, abridged: false }
+        Self { ended: now, duration_ms, verdict, attempts, report, abridged: false }
     }
 }
 
@@ -269,7 +265,7 @@ pub fn abridged(report: &Report) -> Report {
         shorten(&mut finding.what);
         finding.hint.iter_mut().for_each(shorten);
     }
-    Report { targets, findings, samples: Vec::new() }
+    Report { targets, failure: report.failure.clone(), findings, samples: Vec::new() }
 }
 
 /// The record as bytes, abridged where it would be too long.

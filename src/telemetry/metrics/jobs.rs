@@ -10,7 +10,6 @@ use jiff::Timestamp;
 
 use super::{Metrics, core, seconds};
 use crate::domain::{
-    failure::Failure,
     finding::Finding,
     metric::MetricKind,
     name::{JobName, RepositoryName},
@@ -59,8 +58,6 @@ pub struct RunEnded<'a> {
     pub duration: Duration,
     /// What all attempts brought together.
     pub report: &'a Report,
-    /// The failure of the run as a whole, before any target was tried.
-    pub failure: Option<&'a Failure>,
 }
 
 /// Whether a run that ended so sets the time of completion.
@@ -177,7 +174,7 @@ impl Metrics {
         self.with_job(end.job, |job| {
             self.set(&core::JOB_RUNNING_SINCE, labels(job, &[]), 0.0);
             self.add(&core::JOB_RUNS, labels(job, &[end.verdict.as_str()]), 1.0);
-            for failure in end.report.failed().map(|(_, failure)| failure).chain(end.failure) {
+            for failure in end.report.failures() {
                 self.add(&core::JOB_FAILURES, labels(job, &[failure.class.as_str()]), 1.0);
             }
             if completes(end.verdict) {

@@ -53,7 +53,7 @@ fn mode(path: &Path) -> u32 {
 
 fn ended() -> Reply {
     let (run, verdict) = ("r1".to_owned(), Verdict::Partial);
-    Reply::Ended { run, verdict, report: Box::new(Report::default()), failure: None }
+    Reply::Ended { run, verdict, report: Box::new(Report::default()) }
 }
 
 #[tokio::test]

@@ -133,7 +133,6 @@ async fn a_large_page() {
             at: "2026-11-21T02:15:00Z".parse().unwrap(),
             duration: Duration::from_secs(1),
             report: &report,
-            failure: None,
         });
     }
     let mut times = Vec::new();

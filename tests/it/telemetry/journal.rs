@@ -44,7 +44,6 @@ fn end(verdict: Verdict) -> RunEnd {
         verdict,
         attempts: 1,
         report: Report { samples: vec![sample], ..Report::default() },
-        failure: None,
         abridged: false,
     }
 }

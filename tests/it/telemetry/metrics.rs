@@ -28,7 +28,6 @@ fn end(metrics: &Metrics, name: &str, verdict: Verdict, report: &Report) {
         at: "2026-11-21T02:15:00.5Z".parse().unwrap(),
         duration: Duration::from_millis(1500),
         report,
-        failure: None,
     });
 }
 
