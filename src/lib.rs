@@ -10,5 +10,6 @@
 
 pub mod codec;
 pub mod domain;
+pub mod postgres;
 pub mod repository;
 pub mod sys;

@@ -5,6 +5,7 @@ pub mod failure;
 pub mod finding;
 pub mod manifest;
 pub mod name;
+pub mod pattern;
 pub mod report;
 
 pub use jiff::Timestamp;
