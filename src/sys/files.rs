@@ -181,12 +181,12 @@ pub fn check_unexposed(path: &Path) -> Result<(), Exposed> {
 
 fn check_one(path: &Path, meta: &fs::Metadata, on_the_way: bool) -> Result<(), Exposed> {
     let (uid, gid, mode) = (meta.uid(), meta.gid(), meta.mode());
-    let own_uid = rustix::process::geteuid().as_raw();
-    let own_gid = rustix::process::getegid().as_raw();
-    if uid != 0 && uid != own_uid {
+    let we = rustix::process::geteuid().as_raw();
+    let our_group = rustix::process::getegid().as_raw();
+    if uid != 0 && uid != we {
         return Err(Exposed::Owner { path: path.to_owned(), uid });
     }
-    let by_group = mode & GROUP_WRITE != 0 && gid != 0 && gid != own_gid;
+    let by_group = mode & GROUP_WRITE != 0 && gid != 0 && gid != our_group;
     let sticky = on_the_way && meta.is_dir() && mode & STICKY != 0;
     if (by_group || mode & OTHER_WRITE != 0) && !sticky {
         return Err(Exposed::Writable { path: path.to_owned(), mode: mode & 0o7777 });

@@ -38,8 +38,8 @@ pub struct ChildRecord {
 
 impl ChildRecord {
     /// Describes a running group leader; `None` where `/proc` does not tell.
-    pub(super) fn of(pid: Pid, program: &Path) -> Option<Self> {
-        let pgid = pid.as_raw_nonzero().get();
+    pub(super) fn of(leader: Pid, program: &Path) -> Option<Self> {
+        let pgid = leader.as_raw_nonzero().get();
         let start_time = Leader::look(pgid)?.start_time;
         let program = program.display().to_string();
         Some(Self { pgid, start_time, boot_id: boot_id()?, program })
@@ -81,7 +81,7 @@ impl ChildRecord {
                 return true;
             }
             // It may have ended since we looked.
-            drop(kill_process_group(pid, signal));
+            kill_process_group(pid, signal).ok();
             let looks = grace.as_millis() / LOOK_AGAIN.as_millis() + 1;
             for _ in 0..looks {
                 if !self.is_alive() {

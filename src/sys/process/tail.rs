@@ -19,7 +19,7 @@ const LINGER: Duration = Duration::from_secs(2);
 
 /// Keeps the first `head` and the last `tail` bytes.
 #[derive(Debug)]
-pub(super) struct Tail {
+pub(super) struct Kept {
     head_max: usize,
     tail_max: usize,
     head: Vec<u8>,
@@ -27,7 +27,7 @@ pub(super) struct Tail {
     left_out: u64,
 }
 
-impl Tail {
+impl Kept {
     /// Keeps at most `limit` bytes: a quarter from the beginning, the rest from the end.
     pub(super) fn with_limit(limit: usize) -> Self {
         let head_max = limit / 4;
@@ -72,7 +72,7 @@ impl Tail {
 /// A pipe that is being emptied by a thread of its own.
 #[derive(Debug)]
 pub(super) struct Drain {
-    kept: Arc<Mutex<Tail>>,
+    kept: Arc<Mutex<Kept>>,
     ended: mpsc::Receiver<()>,
 }
 
@@ -80,7 +80,7 @@ impl Drain {
     /// Starts to empty `source` into `kept`.
     pub(super) fn start(
         source: impl Read + Send + 'static,
-        kept: Tail,
+        kept: Kept,
         name: &str,
     ) -> std::io::Result<Self> {
         let kept = Arc::new(Mutex::new(kept));
@@ -94,14 +94,14 @@ impl Drain {
     }
 
     /// Waits for the end of the pipe, but not for ever, and gives what was kept.
-    pub(super) fn finish<T>(self, take: impl FnOnce(&mut Tail) -> T) -> T {
+    pub(super) fn finish<T>(self, take: impl FnOnce(&mut Kept) -> T) -> T {
         // Either the thread has ended (disconnected) or the time is up: both are fine.
-        drop(self.ended.recv_timeout(LINGER));
+        self.ended.recv_timeout(LINGER).ok();
         take(&mut self.kept.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
-fn empty(mut source: impl Read, sink: &Mutex<Tail>) {
+fn empty(mut source: impl Read, sink: &Mutex<Kept>) {
     let mut chunk = [0; CHUNK];
     loop {
         match source.read(&mut chunk) {
@@ -122,7 +122,7 @@ mod tests {
 
     #[test]
     fn what_fits_is_whole() {
-        let mut tail = Tail::with_limit(8);
+        let mut tail = Kept::with_limit(8);
         tail.push(b"abcd");
         tail.push(b"efgh");
         assert_eq!(tail.take_text(), ("abcdefgh".to_owned(), 0));
@@ -130,7 +130,7 @@ mod tests {
 
     #[test]
     fn a_flood_leaves_both_ends() {
-        let mut tail = Tail::with_limit(8);
+        let mut tail = Kept::with_limit(8);
         tail.push(b"first");
         for _ in 0..1000 {
             tail.push(b"noise");
@@ -147,7 +147,7 @@ mod tests {
             parts in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..40), 0..20),
             limit in 0usize..100,
         ) {
-            let mut tail = Tail::with_limit(limit);
+            let mut tail = Kept::with_limit(limit);
             for part in &parts {
                 tail.push(part);
             }

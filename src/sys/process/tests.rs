@@ -1,4 +1,7 @@
-use std::io::{BufRead as _, BufReader, Read as _};
+use std::{
+    fs,
+    io::{BufRead as _, BufReader, Read as _},
+};
 
 use super::*;
 
