@@ -12,6 +12,7 @@ pub mod codec;
 pub mod config;
 pub mod daemon;
 pub mod domain;
+pub mod postgres;
 pub mod repository;
 pub mod sys;
 pub mod telemetry;

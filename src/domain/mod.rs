@@ -6,6 +6,7 @@ pub mod finding;
 pub mod manifest;
 pub mod metric;
 pub mod name;
+pub mod pattern;
 pub mod report;
 pub mod run;
 pub mod schedule;

@@ -2,4 +2,8 @@
 //! that everything long-running is handed.
 
 pub mod clock;
+pub mod files;
+pub mod host;
+pub mod lock;
+pub mod process;
 pub mod task;

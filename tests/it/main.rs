@@ -6,5 +6,6 @@ mod config;
 mod harness;
 mod harness_self;
 mod layering;
+mod postgres;
 mod s3;
 mod telemetry;

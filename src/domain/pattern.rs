@@ -1,0 +1,387 @@
+//! Patterns for names of databases, and what they select.
+//!
+//! A pattern matches the whole name: `*` is any run of characters (also none), `?` is one character,
+//! `\` takes the next character literally, everything else stands for itself, case and all. There
+//! are no classes and no alternatives: a list of patterns says the same.
+
+use std::{fmt, str::FromStr};
+
+use serde::{Deserialize, Serialize};
+
+use super::name::DatabaseName;
+
+/// Databases of managed services that customers cannot read: wildcards pass over them.
+const MANAGED: [&str; 4] = ["rdsadmin", "cloudsqladmin", "azure_maintenance", "azure_sys"];
+
+/// Why a text is not a pattern.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PatternError {
+    /// It is empty.
+    #[error("a pattern must not be empty")]
+    Empty,
+    /// It ends in the middle of an escape.
+    #[error("the pattern {0:?} ends with a lone backslash: write \\\\ for a backslash")]
+    LoneBackslash(String),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Token {
+    Char(char),
+    One,
+    Run,
+}
+
+/// One pattern.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Glob {
+    text: String,
+    tokens: Vec<Token>,
+}
+
+impl Glob {
+    /// The pattern as it was written.
+    pub fn as_str(&self) -> &str {
+        &self.text
+    }
+
+    /// The one name that it matches, where it has no wildcard.
+    pub fn literal(&self) -> Option<String> {
+        let chars = self.tokens.iter().map(|token| match token {
+            Token::Char(c) => Some(*c),
+            Token::One | Token::Run => None,
+        });
+        chars.collect()
+    }
+
+    /// Whether the whole of `name` matches. Takes at most pattern × name steps.
+    pub fn matches(&self, name: &str) -> bool {
+        let name: Vec<char> = name.chars().collect();
+        let (mut at, mut token) = (0, 0);
+        // Where to go on if the run seen last has to take one character more.
+        let mut again: Option<(usize, usize)> = None;
+        while at < name.len() {
+            match self.tokens.get(token) {
+                Some(Token::Run) => {
+                    token += 1;
+                    again = Some((token, at));
+                }
+                Some(Token::One) => (at, token) = (at + 1, token + 1),
+                Some(Token::Char(c)) if *c == name[at] => (at, token) = (at + 1, token + 1),
+                _ => {
+                    let Some((after, from)) = again else { return false };
+                    again = Some((after, from + 1));
+                    (at, token) = (from + 1, after);
+                }
+            }
+        }
+        self.tokens[token..].iter().all(|token| *token == Token::Run)
+    }
+}
+
+impl FromStr for Glob {
+    type Err = PatternError;
+    fn from_str(text: &str) -> Result<Self, PatternError> {
+        let mut tokens = Vec::new();
+        let mut chars = text.chars();
+        while let Some(c) = chars.next() {
+            tokens.push(match c {
+                '*' => Token::Run,
+                '?' => Token::One,
+                '\\' => Token::Char(
+                    chars.next().ok_or_else(|| PatternError::LoneBackslash(text.to_owned()))?,
+                ),
+                other => Token::Char(other),
+            });
+        }
+        if tokens.is_empty() {
+            return Err(PatternError::Empty);
+        }
+        Ok(Self { text: text.to_owned(), tokens })
+    }
+}
+
+impl TryFrom<String> for Glob {
+    type Error = PatternError;
+    fn try_from(text: String) -> Result<Self, PatternError> {
+        text.parse()
+    }
+}
+
+impl From<Glob> for String {
+    fn from(glob: Glob) -> Self {
+        glob.text
+    }
+}
+
+impl fmt::Display for Glob {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&self.text)
+    }
+}
+
+/// Which databases a job works on: those that `include` matches and `exclude` does not.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DatabasePatterns {
+    /// At least one must match.
+    pub include: Vec<Glob>,
+    /// None may match.
+    pub exclude: Vec<Glob>,
+}
+
+/// A database that the server has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Candidate {
+    /// `datname`
+    pub name: DatabaseName,
+    /// `datistemplate`
+    pub template: bool,
+    /// `datallowconn`
+    pub connectable: bool,
+}
+
+/// Why a database is not worked on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Reason {
+    /// No pattern includes it.
+    NotIncluded,
+    /// A pattern excludes it.
+    Excluded,
+    /// It is a template.
+    Template,
+    /// It does not allow connections.
+    NoConnections,
+    /// It belongs to the provider of a managed service.
+    Managed,
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::NotIncluded => "no pattern includes it",
+            Self::Excluded => "a pattern excludes it",
+            Self::Template => "it is a template (datistemplate)",
+            Self::NoConnections => "it does not allow connections (datallowconn)",
+            Self::Managed => "it belongs to the provider of the service",
+        })
+    }
+}
+
+/// Something that was asked for and cannot be had.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Problem {
+    /// A database was named, and the server has none of that name.
+    Missing(String),
+    /// A database was named that is left out all the same.
+    Named(DatabaseName, Reason),
+    /// Not one database is left.
+    NothingSelected,
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Missing(name) => write!(f, "there is no database {name:?}"),
+            Self::Named(name, reason) => {
+                write!(f, "database {:?} is named but left out: {reason}", name.as_str())
+            }
+            Self::NothingSelected => f.write_str("the patterns select no database"),
+        }
+    }
+}
+
+/// What patterns select on a server. Every candidate is in `chosen` or in `left_out`.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Selection {
+    /// To work on, sorted by name.
+    pub chosen: Vec<DatabaseName>,
+    /// Not to work on, and why, sorted by name.
+    pub left_out: Vec<(DatabaseName, Reason)>,
+    /// What was asked for and cannot be had.
+    pub problems: Vec<Problem>,
+}
+
+impl DatabasePatterns {
+    /// Decides for each database. A database of a managed service that is named literally is
+    /// chosen; a template or one without connections never is, and naming it is a problem.
+    pub fn select(&self, candidates: &[Candidate]) -> Selection {
+        let named: Vec<String> = self.include.iter().filter_map(Glob::literal).collect();
+        let mut selection = Selection::default();
+        for candidate in candidates {
+            let name = &candidate.name;
+            let is_named = named.iter().any(|literal| literal == name.as_str());
+            match self.reason_against(candidate, is_named) {
+                None => selection.chosen.push(name.clone()),
+                Some(reason) => {
+                    if is_named {
+                        selection.problems.push(Problem::Named(name.clone(), reason));
+                    }
+                    selection.left_out.push((name.clone(), reason));
+                }
+            }
+        }
+        let missing = named
+            .into_iter()
+            .filter(|literal| !candidates.iter().any(|known| known.name.as_str() == literal));
+        selection.problems.extend(missing.map(Problem::Missing));
+        if selection.chosen.is_empty() && selection.problems.is_empty() {
+            selection.problems.push(Problem::NothingSelected);
+        }
+        selection.chosen.sort();
+        selection.left_out.sort();
+        selection
+    }
+
+    fn reason_against(&self, candidate: &Candidate, is_named: bool) -> Option<Reason> {
+        let name = candidate.name.as_str();
+        let any = |globs: &[Glob]| globs.iter().any(|glob| glob.matches(name));
+        if !any(&self.include) {
+            Some(Reason::NotIncluded)
+        } else if any(&self.exclude) {
+            Some(Reason::Excluded)
+        } else if candidate.template {
+            Some(Reason::Template)
+        } else if !candidate.connectable {
+            Some(Reason::NoConnections)
+        } else if !is_named && MANAGED.contains(&name) {
+            Some(Reason::Managed)
+        } else {
+            None
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn globs(texts: &[&str]) -> Vec<Glob> {
+        texts.iter().map(|text| text.parse().unwrap()).collect()
+    }
+
+    fn candidate(name: &str) -> Candidate {
+        Candidate { name: name.parse().unwrap(), template: false, connectable: true }
+    }
+
+    fn select(include: &[&str], exclude: &[&str], candidates: &[Candidate]) -> Selection {
+        let patterns = DatabasePatterns { include: globs(include), exclude: globs(exclude) };
+        patterns.select(candidates)
+    }
+
+    #[test]
+    fn wildcards_match_whole_names() {
+        let cases = [
+            ("*", "", true),
+            ("app", "app", true),
+            ("app", "app2", false),
+            ("app*", "app", true),
+            ("a?p", "app", true),
+            ("a?p", "a🐘p", true),
+            ("?", "", false),
+            ("*_test", "a_test_test", true),
+            ("*_test", "a_test2", false),
+            ("a*b*c", "a--b--b--c", true),
+            ("a*b*c", "a--c--b", false),
+            (r"\*", "*", true),
+            (r"\*", "x", false),
+            ("App", "app", false),
+            ("[a]", "a", false),
+        ];
+        for (pattern, name, expected) in cases {
+            assert_eq!(
+                pattern.parse::<Glob>().unwrap().matches(name),
+                expected,
+                "{pattern} {name}"
+            );
+        }
+        assert_eq!("".parse::<Glob>(), Err(PatternError::Empty));
+        assert!(r"a\".parse::<Glob>().is_err());
+    }
+
+    #[test]
+    fn a_long_run_of_wildcards_is_not_exponential() {
+        let glob: Glob = "*a".repeat(30).parse().unwrap();
+        assert!(!glob.matches(&format!("{}b", "a".repeat(60))));
+    }
+
+    #[test]
+    fn wildcards_leave_out_what_cannot_be_dumped() {
+        let template = Candidate { template: true, ..candidate("template1") };
+        let closed = Candidate { connectable: false, ..candidate("closed") };
+        let all = [candidate("b"), template, closed, candidate("a"), candidate("rdsadmin")];
+        let selection = select(&["*"], &["b"], &all);
+        assert_eq!(selection.chosen, ["a".parse().unwrap()]);
+        assert_eq!(selection.left_out.len(), 4);
+        assert_eq!(selection.problems, []);
+        assert_eq!(select(&["rdsadmin"], &[], &all).chosen.len(), 1);
+    }
+
+    #[test]
+    fn what_is_named_and_cannot_be_had_is_a_problem() {
+        let template = Candidate { template: true, ..candidate("template1") };
+        let all = [template, candidate("app")];
+        let selection = select(&["app", "template1", "gone", "x*"], &[], &all);
+        assert_eq!(selection.chosen.len(), 1);
+        let problems: Vec<String> = selection.problems.iter().map(ToString::to_string).collect();
+        assert_eq!(
+            problems,
+            [
+                "database \"template1\" is named but left out: it is a template (datistemplate)",
+                "there is no database \"gone\"",
+            ]
+        );
+        assert_eq!(select(&["x*"], &[], &all).problems, [Problem::NothingSelected]);
+        assert_eq!(select(&["app"], &["app"], &all).problems.len(), 1);
+    }
+
+    /// The definition, without regard to cost.
+    fn slow(tokens: &[Token], name: &[char]) -> bool {
+        match (tokens.split_first(), name.split_first()) {
+            (None, None) => true,
+            (Some((Token::Run, rest)), _) => {
+                slow(rest, name) || name.split_first().is_some_and(|(_, more)| slow(tokens, more))
+            }
+            (Some((Token::One, rest)), Some((_, more))) => slow(rest, more),
+            (Some((Token::Char(c), rest)), Some((d, more))) => c == d && slow(rest, more),
+            _ => false,
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn matching_agrees_with_the_definition(
+            pattern in r"[ab*?]{1,8}",
+            name in "[ab]{0,10}",
+        ) {
+            let glob: Glob = pattern.parse().unwrap();
+            let chars: Vec<char> = name.chars().collect();
+            prop_assert_eq!(glob.matches(&name), slow(&glob.tokens, &chars));
+        }
+
+        #[test]
+        fn every_name_can_be_written_literally(name in "\\PC{1,20}") {
+            let mut escaped = String::new();
+            for c in name.chars() {
+                if matches!(c, '*' | '?' | '\\') {
+                    escaped.push('\\');
+                }
+                escaped.push(c);
+            }
+            let glob: Glob = escaped.parse().unwrap();
+            prop_assert_eq!(glob.literal(), Some(name.clone()));
+            prop_assert!(glob.matches(&name));
+        }
+
+        #[test]
+        fn every_database_is_accounted_for(
+            names in proptest::collection::btree_set("[ab]{1,4}", 0..6),
+            include in "[ab*?]{1,4}",
+            exclude in "[ab*?]{1,4}",
+        ) {
+            let candidates: Vec<_> = names.iter().map(|name| candidate(name)).collect();
+            let selection = select(&[&include], &[&exclude], &candidates);
+            prop_assert_eq!(selection.chosen.len() + selection.left_out.len(), candidates.len());
+        }
+    }
+}

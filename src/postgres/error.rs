@@ -1,0 +1,274 @@
+//! What goes wrong between us and a server, sorted into classes, with a hint.
+
+use std::error::Error as _;
+
+use tokio_postgres::error::SqlState;
+
+use crate::domain::failure::{Class, Failure};
+
+use super::{params::SpecError, spec::Endpoint};
+
+/// Why something with a server could not be done.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PgError {
+    /// It was stopped because its token was cancelled.
+    #[error("cancelled")]
+    Cancelled,
+    /// It failed.
+    #[error("{what}")]
+    Failed {
+        /// What sort of failure it is.
+        class: Class,
+        /// What went wrong, with all causes.
+        what: String,
+        /// What to do about it.
+        hint: Option<String>,
+        /// The server's code, where the server said it.
+        sqlstate: Option<String>,
+    },
+}
+
+impl PgError {
+    pub(super) fn new(class: Class, what: impl Into<String>) -> Self {
+        Self::Failed { class, what: what.into(), hint: None, sqlstate: None }
+    }
+
+    pub(super) fn with_hint(mut self, text: impl Into<String>) -> Self {
+        if let Self::Failed { hint, .. } = &mut self {
+            *hint = Some(text.into());
+        }
+        self
+    }
+
+    /// Whether it was stopped on purpose.
+    pub fn is_cancelled(&self) -> bool {
+        matches!(self, Self::Cancelled)
+    }
+
+    /// The class; being cancelled is an interruption.
+    pub fn class(&self) -> Class {
+        match self {
+            Self::Cancelled => Class::Interrupted,
+            Self::Failed { class, .. } => *class,
+        }
+    }
+
+    /// The server's code, where the server said it.
+    pub fn sqlstate(&self) -> Option<&str> {
+        match self {
+            Self::Cancelled => None,
+            Self::Failed { sqlstate, .. } => sqlstate.as_deref(),
+        }
+    }
+
+    /// The failure of what was being done.
+    pub fn into_failure(self, doing: impl Into<String>) -> Failure {
+        let class = self.class();
+        let failure = Failure::new(class, doing, self.to_string());
+        match self {
+            Self::Failed { hint: Some(hint), .. } => failure.hint(hint),
+            _ => failure,
+        }
+    }
+
+    /// An error of an established session.
+    pub(super) fn of_statement(error: &tokio_postgres::Error) -> Self {
+        let what = describe(error);
+        let Some(db) = error.as_db_error() else {
+            let text = error.to_string();
+            let ours = ["serializing", "deserializing", "invalid column", "parameters but got"];
+            let class = match ours.iter().any(|part| text.contains(part)) {
+                true => Class::Internal,
+                false if text.contains("number of rows") => Class::Sql,
+                false => Class::Connection,
+            };
+            return Self::new(class, what);
+        };
+        let code = db.code();
+        let class = class_of(code);
+        let hint = db.hint().map(str::to_owned).or_else(|| hint_for(code).map(str::to_owned));
+        Self::Failed { class, what, hint, sqlstate: Some(code.code().to_owned()) }
+    }
+
+    /// An error of an attempt to connect.
+    pub(super) fn of_connect(error: &tokio_postgres::Error, at: &Endpoint, user: &str) -> Self {
+        let what = format!("connection to {at} failed: {}", describe(error));
+        if let Some(db) = error.as_db_error() {
+            let class = class_of(db.code());
+            let hint = connect_hint(db.code(), db.message(), user)
+                .or_else(|| hint_for(db.code()).map(str::to_owned));
+            let sqlstate = Some(db.code().code().to_owned());
+            return Self::Failed { class, what, hint, sqlstate };
+        }
+        let text = what.as_str();
+        let failed = |class, hint: &str| Self::new(class, text).with_hint(hint);
+        if text.contains("password missing") {
+            return failed(
+                Class::Authentication,
+                "the server asks for a password: give one by password_file, passfile or ~/.pgpass",
+            );
+        }
+        if text.contains("authentication error") || text.contains("invalid configuration") {
+            return Self::new(Class::Authentication, text);
+        }
+        match io_kind(error) {
+            Some(std::io::ErrorKind::NotFound) if at.is_socket() => failed(
+                Class::Connection,
+                "no server listens on that socket: is PostgreSQL running, and are host (a folder) and port right?",
+            ),
+            Some(std::io::ErrorKind::ConnectionRefused) => failed(
+                Class::Connection,
+                "no server listens there: is PostgreSQL running, and do port and listen_addresses fit?",
+            ),
+            Some(std::io::ErrorKind::PermissionDenied) => failed(
+                Class::Connection,
+                "the user that pgkeep runs as may not use the socket (unix_socket_permissions, or its folder)",
+            ),
+            _ => match tls_hint(text) {
+                Some(hint) => failed(Class::Connection, hint),
+                None => Self::new(Class::Connection, text),
+            },
+        }
+    }
+}
+
+impl From<SpecError> for PgError {
+    fn from(error: SpecError) -> Self {
+        Self::Failed {
+            class: Class::Configuration,
+            what: error.what,
+            hint: error.hint,
+            sqlstate: None,
+        }
+    }
+}
+
+/// The text without "db error", with detail: tokio-postgres keeps these apart.
+fn describe(error: &tokio_postgres::Error) -> String {
+    let Some(db) = error.as_db_error() else {
+        return crate::domain::failure::chain(error);
+    };
+    match db.detail() {
+        Some(detail) => format!("{}: {} ({detail})", db.severity(), db.message()),
+        None => format!("{}: {}", db.severity(), db.message()),
+    }
+}
+
+fn io_kind(error: &tokio_postgres::Error) -> Option<std::io::ErrorKind> {
+    let mut next = error.source();
+    while let Some(source) = next {
+        if let Some(io) = source.downcast_ref::<std::io::Error>() {
+            return Some(io.kind());
+        }
+        next = source.source();
+    }
+    None
+}
+
+/// Appendix A of the PostgreSQL manual.
+fn class_of(code: &SqlState) -> Class {
+    match code.code() {
+        "42501" => Class::Privilege,
+        // invalid_catalog_name, database_dropped
+        "3D000" | "57P04" => Class::DatabaseGone,
+        // lock_not_available, deadlock_detected
+        "55P03" | "40P01" => Class::Lock,
+        // disk_full
+        "53100" => Class::Space,
+        // too_many_connections; admin_shutdown, crash_shutdown, cannot_connect_now, idle timeout
+        "53300" | "57P01" | "57P02" | "57P03" | "57P05" => Class::Connection,
+        code if code.starts_with("28") => Class::Authentication,
+        code if code.starts_with("08") => Class::Connection,
+        _ => Class::Sql,
+    }
+}
+
+fn hint_for(code: &SqlState) -> Option<&'static str> {
+    match code.code() {
+        "42501" => Some(
+            "grant the role what it lacks; for dumps: pg_read_all_data (14+), or run as the owner",
+        ),
+        "3D000" => Some("the database does not exist on this server: was it renamed or dropped?"),
+        "53300" => Some(
+            "all connections are in use: raise max_connections or superuser_reserved_connections",
+        ),
+        "57P03" => Some(
+            "the server is starting, stopping or recovering: wait until it accepts connections",
+        ),
+        "57P01" | "57P02" => Some("the server ended the session: was it restarted?"),
+        "55P03" => Some("another session holds the lock: look at pg_locks and pg_stat_activity"),
+        "53100" => Some("the server's filesystem is full"),
+        _ => None,
+    }
+}
+
+fn connect_hint(code: &SqlState, message: &str, user: &str) -> Option<String> {
+    if message.contains("pg_hba.conf") {
+        return Some(format!(
+            "add a line for role {user:?} to pg_hba.conf and reload the server: pg_hba_file_rules shows what is in force"
+        ));
+    }
+    match code.code() {
+        "28P01" => Some(format!(
+            "the password for role {user:?} is wrong: check password_file, passfile or ~/.pgpass"
+        )),
+        _ if message.contains("Peer authentication") => Some(format!(
+            "run pgkeep as the operating system's user {user:?}, or map its user to the role in pg_ident.conf"
+        )),
+        "28000" => {
+            Some(format!("check that role {user:?} exists and may log in (CREATE ROLE … LOGIN)"))
+        }
+        _ => None,
+    }
+}
+
+fn tls_hint(text: &str) -> Option<&'static str> {
+    if text.contains("NotValidForName") || text.contains("not valid for name") {
+        Some(
+            "the server's certificate is for another name: connect by that name, or use sslmode=verify-ca",
+        )
+    } else if text.contains("UnknownIssuer") || text.contains("CaUsedAsEndEntity") {
+        Some(
+            "the server's certificate is not signed by sslrootcert: put its CA, or the certificate itself, there",
+        )
+    } else if text.contains("server does not support TLS") {
+        Some("the server has no TLS: set ssl = on there, or use sslmode=prefer")
+    } else if text.contains("timeout waiting") {
+        Some("the host does not answer: check the address, the network and firewalls")
+    } else {
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codes_have_their_class() {
+        let cases = [
+            ("28P01", Class::Authentication),
+            ("28000", Class::Authentication),
+            ("42501", Class::Privilege),
+            ("3D000", Class::DatabaseGone),
+            ("57P04", Class::DatabaseGone),
+            ("57P01", Class::Connection),
+            ("55P03", Class::Lock),
+            ("53100", Class::Space),
+            ("42601", Class::Sql),
+            ("57014", Class::Sql),
+        ];
+        for (code, class) in cases {
+            assert_eq!(class_of(&SqlState::from_code(code)), class, "{code}");
+        }
+    }
+
+    #[test]
+    fn a_failure_keeps_class_and_hint() {
+        let error = PgError::new(Class::Lock, "no lock").with_hint("wait");
+        let failure = error.into_failure("dump database app");
+        assert_eq!(failure.to_string(), "dump database app: no lock");
+        assert_eq!((failure.class, failure.hint.as_deref()), (Class::Lock, Some("wait")));
+        assert_eq!(PgError::Cancelled.into_failure("x").class, Class::Interrupted);
+    }
+}

@@ -1,0 +1,19 @@
+//! PostgreSQL: how to connect (as libpq would), sessions whose statements can be cancelled, facts
+//! from the catalogue, and the client programs with their command lines.
+
+pub mod catalog;
+pub mod command;
+pub mod error;
+pub mod params;
+pub mod passfile;
+pub mod service;
+pub mod session;
+pub mod snapshot;
+pub mod spec;
+pub mod tls;
+pub mod tools;
+mod x509;
+
+pub use error::PgError;
+pub use session::Session;
+pub use spec::{ConnParts, ConnSpec, Endpoint};

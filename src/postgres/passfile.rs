@@ -1,0 +1,204 @@
+//! Password files: the user's, read as libpq reads them, and short-lived ones of our own that hand
+//! a password to a child.
+//!
+//! What can still go wrong: a crash leaves a short-lived file in the run's scratch folder, which is
+//! private and emptied at the next start.
+
+use std::{
+    fs,
+    os::unix::fs::MetadataExt as _,
+    path::{Path, PathBuf},
+};
+
+use secrecy::{ExposeSecret as _, SecretString};
+
+use crate::{
+    domain::failure::chain,
+    sys::files::{random_name, read_limited, write_new},
+};
+
+use super::params::SpecError;
+
+/// More than any password file holds, in bytes.
+const FILE_MAX: u64 = 1024 * 1024;
+/// Permission bits of group and others: libpq ignores a file that has any of them.
+const NOT_PRIVATE: u32 = 0o077;
+
+/// What a password is looked up for.
+#[derive(Debug, Clone, Copy)]
+pub struct Wanted<'a> {
+    /// The host as configured, or its address, or `localhost` for the default socket.
+    pub host: &'a str,
+    /// The port.
+    pub port: u16,
+    /// The database.
+    pub dbname: &'a str,
+    /// The role.
+    pub user: &'a str,
+}
+
+/// Looks a password up in a file. `None`: no line matches.
+///
+/// # Errors
+/// Where the file cannot be read, is no plain file, or can be read by others.
+pub fn lookup(path: &Path, wanted: Wanted<'_>) -> Result<Option<SecretString>, SpecError> {
+    check(path)?;
+    let bytes = read_limited(path, FILE_MAX).map_err(|error| SpecError::new(chain(&error)))?;
+    Ok(find(&String::from_utf8_lossy(&bytes), wanted))
+}
+
+fn check(path: &Path) -> Result<(), SpecError> {
+    let meta = fs::metadata(path).map_err(|error| {
+        SpecError::new(format!("cannot look at the password file {}: {error}", path.display()))
+    })?;
+    if !meta.is_file() {
+        let what = format!("the password file {} is not a plain file", path.display());
+        return Err(SpecError::new(what));
+    }
+    if meta.mode() & NOT_PRIVATE != 0 {
+        let what = format!("the password file {} can be read by others", path.display());
+        return Err(SpecError::new(what).hint(format!("run: chmod 0600 {}", path.display())));
+    }
+    Ok(())
+}
+
+fn find(text: &str, wanted: Wanted<'_>) -> Option<SecretString> {
+    let port = wanted.port.to_string();
+    text.lines().filter(|line| !line.starts_with('#')).find_map(|line| {
+        let mut rest = line;
+        for value in [wanted.host, &port, wanted.dbname, wanted.user] {
+            rest = match_field(rest, value)?;
+        }
+        let password = unescape(rest.trim_end_matches(['\r', '\n']));
+        (!password.is_empty()).then(|| SecretString::from(password))
+    })
+}
+
+/// Matches one field and gives what follows its colon.
+fn match_field<'a>(line: &'a str, value: &str) -> Option<&'a str> {
+    let end = field_end(line)?;
+    let (field, rest) = (&line[..end], &line[end + 1..]);
+    (field == "*" || unescape(field) == value).then_some(rest)
+}
+
+/// Where the first colon is that no backslash precedes.
+fn field_end(line: &str) -> Option<usize> {
+    let mut escaped = false;
+    line.bytes().position(|byte| {
+        let ends = byte == b':' && !escaped;
+        escaped = byte == b'\\' && !escaped;
+        ends
+    })
+}
+
+fn unescape(text: &str) -> String {
+    let mut plain = String::with_capacity(text.len());
+    let mut chars = text.chars();
+    while let Some(c) = chars.next() {
+        match c {
+            '\\' => plain.extend(chars.next()),
+            other => plain.push(other),
+        }
+    }
+    plain
+}
+
+/// A private file that hands one password to a child by `PGPASSFILE`. Dropping it removes it.
+#[derive(Debug)]
+#[must_use = "the file is removed when this is dropped"]
+pub struct PassFile {
+    path: PathBuf,
+}
+
+impl PassFile {
+    /// Writes the password for any host, database and role, into a new file of mode 0600 in `dir`.
+    pub fn create(dir: &Path, password: &SecretString) -> Result<Self, SpecError> {
+        let plain = password.expose_secret();
+        if plain.contains(['\n', '\r', '\0']) {
+            let what = "the password has a line break, which a password file cannot hold";
+            return Err(SpecError::new(what));
+        }
+        let name =
+            random_name().map_err(|error| SpecError::new(format!("no random name: {error}")))?;
+        let path = dir.join(format!("pgpass-{name}"));
+        let escaped = plain.replace('\\', r"\\").replace(':', r"\:");
+        write_new(&path, format!("*:*:*:*:{escaped}\n").as_bytes(), 0o600)
+            .map_err(|error| SpecError::new(chain(&error)))?;
+        Ok(Self { path })
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl Drop for PassFile {
+    fn drop(&mut self) {
+        if let Err(error) = fs::remove_file(&self.path) {
+            tracing::warn!(path = %self.path.display(), %error, "cannot remove a password file");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::os::unix::fs::PermissionsExt as _;
+
+    const WANTED: Wanted<'_> = Wanted { host: "db", port: 5432, dbname: "app", user: "me" };
+
+    fn found(text: &str, wanted: Wanted<'_>) -> Option<String> {
+        find(text, wanted).map(|password| password.expose_secret().to_owned())
+    }
+
+    #[test]
+    fn the_first_line_that_matches_counts() {
+        let text = "# db:5432:app:me:no\nother:*:*:*:no\ndb:5432:*:me:yes\n*:*:*:*:late\n";
+        assert_eq!(found(text, WANTED), Some("yes".to_owned()));
+        assert_eq!(found(text, Wanted { port: 1, ..WANTED }), Some("late".to_owned()));
+        assert_eq!(found("db:5432:app:me", WANTED), None);
+        assert_eq!(found("db:5432:app:me:\n*:*:*:*:x", WANTED), Some("x".to_owned()));
+    }
+
+    #[test]
+    fn escapes_are_undone() {
+        let wanted = Wanted { host: "::1", dbname: r"a\b", ..WANTED };
+        assert_eq!(found(r"\:\:1:*:a\\b:me:p\:w\\x:y", wanted), Some(r"p:w\x:y".to_owned()));
+    }
+
+    #[test]
+    fn a_file_that_others_can_read_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("pgpass");
+        fs::write(&path, "*:*:*:*:x").unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
+        let error = lookup(&path, WANTED).unwrap_err();
+        assert!(error.hint.unwrap().starts_with("run: chmod 0600"));
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+        assert!(lookup(&path, WANTED).unwrap().is_some());
+        assert!(lookup(dir.path(), WANTED).is_err());
+    }
+
+    #[test]
+    fn our_own_file_is_private_and_goes_with_its_guard() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = PassFile::create(dir.path(), &SecretString::from("x")).unwrap();
+        let path = file.path().to_owned();
+        assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
+        drop(file);
+        assert!(!path.exists());
+        assert!(PassFile::create(dir.path(), &SecretString::from("a\nb")).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn our_own_file_is_read_back(password in "[^\0\r\n]{1,30}") {
+            let dir = tempfile::tempdir().unwrap();
+            let file = PassFile::create(dir.path(), &SecretString::from(password.clone())).unwrap();
+            let read = lookup(file.path(), WANTED).unwrap().unwrap();
+            prop_assert_eq!(read.expose_secret(), password);
+        }
+    }
+}

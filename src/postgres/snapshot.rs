@@ -1,0 +1,69 @@
+//! A snapshot that a dump and our own counting share.
+//!
+//! The transaction that exports it must stay open until the dump has taken it over and done its work. It is read-only
+//! and idle, but it holds back the xmin horizon as long as it lives, like the dump itself.
+
+use tokio_util::sync::CancellationToken;
+
+use crate::domain::manifest::Snapshot;
+
+use super::{
+    PgError, Session,
+    catalog::{get, timestamp},
+};
+
+/// The WAL position, on a primary and on a standby.
+const LSN: &str = "SELECT (CASE WHEN pg_is_in_recovery() \
+                   THEN coalesce(pg_last_wal_replay_lsn(), pg_last_wal_receive_lsn(), '0/0') \
+                   ELSE pg_current_wal_lsn() END)::text";
+
+/// An exported snapshot, alive while this is.
+#[derive(Debug)]
+#[must_use = "the snapshot ends when this is dropped"]
+pub struct ExportedSnapshot {
+    /// For `pg_dump --snapshot`.
+    pub id: String,
+    /// The moment, for the manifest.
+    pub facts: Snapshot,
+    session: Session,
+}
+
+/// Opens a transaction in the session's database and exports its snapshot. The session is the
+/// snapshot's from then on.
+pub async fn export_snapshot(
+    session: Session,
+    cancel: &CancellationToken,
+) -> Result<ExportedSnapshot, PgError> {
+    // Outside of the transaction: its first statement takes the snapshot.
+    let lsn_before = get(&session.query_one(LSN, &[], cancel).await?, 0)?;
+    session.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY", cancel).await?;
+    let sql = "SELECT pg_export_snapshot(), pg_is_in_recovery(), \
+               (extract(epoch FROM clock_timestamp()) * 1000000)::bigint";
+    let row = session.query_one(sql, &[], cancel).await?;
+    let (id, standby, at) = (get(&row, 0)?, get(&row, 1)?, timestamp(get(&row, 2)?)?);
+    let lsn_after = get(&session.query_one(LSN, &[], cancel).await?, 0)?;
+    let facts = Snapshot { at, lsn_before, lsn_after, standby };
+    Ok(ExportedSnapshot { id, facts, session })
+}
+
+impl ExportedSnapshot {
+    /// The session, for questions that shall see what the dump sees.
+    pub fn session(&self) -> &Session {
+        &self.session
+    }
+
+    /// Whether the connection that holds it is gone, and the snapshot with it.
+    pub fn is_lost(&self) -> bool {
+        self.session.is_closed()
+    }
+
+    /// Ends the transaction and the session.
+    pub async fn close(self) {
+        let cancel = CancellationToken::new();
+        // The end of the session ends the transaction in any case.
+        if let Err(error) = self.session.execute("ROLLBACK", &cancel).await {
+            tracing::debug!(%error, "the snapshot's transaction did not end by itself");
+        }
+        self.session.close().await;
+    }
+}

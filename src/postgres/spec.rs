@@ -1,0 +1,378 @@
+//! How to connect to a server: read once from the configuration or from what libpq knows, used by our own
+//! sessions and, through the environment, by the client programs, so that both reach the same server in the same way.
+//!
+//! Passwords are looked up at each connection: a rotated password file takes effect by itself.
+
+use std::{
+    ffi::OsString,
+    fmt,
+    net::IpAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use secrecy::{ExposeSecret as _, SecretString};
+use tokio_postgres::config::{ChannelBinding, SslNegotiation, TargetSessionAttrs};
+
+use super::{
+    params::{Params, SpecError},
+    passfile::{PassFile, Wanted, lookup},
+    service::Environment,
+    tls::{Roots, SslMode, TlsSpec},
+};
+
+/// Folders where packages put the socket: Debian and Red Hat, then PostgreSQL's own default.
+const SOCKET_FOLDERS: [&str; 2] = ["/var/run/postgresql", "/tmp"];
+/// How long one attempt to connect takes at most, unless configured. libpq's own default is for ever.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
+/// How to connect, as the configuration says it. Whatever is not given comes from `conninfo`, then from the
+/// service, then (see `environment`) from `PG*` variables, then from libpq's defaults.
+#[derive(Clone, Default)]
+pub struct ConnParts {
+    /// A libpq connection string or URI; may hold a password.
+    pub conninfo: Option<SecretString>,
+    /// A section of `pg_service.conf`.
+    pub service: Option<String>,
+    /// Whether `PG*` variables count. They do in any case where `conninfo` is given.
+    pub environment: bool,
+    /// A host, or the folder of a Unix socket; several separated by commas.
+    pub host: Option<String>,
+    /// The port.
+    pub port: Option<u16>,
+    /// The role.
+    pub user: Option<String>,
+    /// The database for what concerns the whole server.
+    pub dbname: Option<String>,
+    /// The role's password.
+    pub password: Option<SecretString>,
+    /// A password file instead of `~/.pgpass`.
+    pub passfile: Option<PathBuf>,
+    /// libpq's `sslmode`.
+    pub sslmode: Option<String>,
+    /// A PEM file, or `system`.
+    pub sslrootcert: Option<String>,
+    /// The client's certificate.
+    pub sslcert: Option<PathBuf>,
+    /// Its key.
+    pub sslkey: Option<PathBuf>,
+    /// Limit of one attempt to connect.
+    pub connect_timeout: Option<Duration>,
+    /// Options for the server's command line: `-c statement_timeout=0`.
+    pub options: Option<String>,
+}
+
+/// When a silent connection counts as broken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Keepalives {
+    /// Silence before the first probe.
+    pub idle: Duration,
+    /// Between probes.
+    pub interval: Duration,
+    /// Probes without an answer.
+    pub count: u32,
+    /// How long sent data may stay without acknowledgement (`TCP_USER_TIMEOUT`).
+    pub user_timeout: Duration,
+}
+
+/// One place where the server may be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Endpoint {
+    /// A host name, an address, or the folder of a Unix socket.
+    pub host: String,
+    /// The address to use for the host, where it is known.
+    pub addr: Option<IpAddr>,
+    /// The port.
+    pub port: u16,
+}
+
+impl Endpoint {
+    /// Whether it is a Unix socket.
+    pub fn is_socket(&self) -> bool {
+        self.addr.is_none() && self.host.starts_with('/')
+    }
+}
+
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.addr {
+            _ if self.is_socket() => write!(f, "{}/.s.PGSQL.{}", self.host, self.port),
+            Some(addr) if self.host.parse() != Ok(addr) => {
+                write!(f, "{} ({addr}) port {}", self.host, self.port)
+            }
+            _ => write!(f, "{} port {}", self.host, self.port),
+        }
+    }
+}
+
+/// How to connect, complete and checked.
+#[derive(Clone)]
+pub struct ConnSpec {
+    /// Where the server may be, in the order in which to try.
+    pub endpoints: Vec<Endpoint>,
+    /// The role.
+    pub user: String,
+    /// The database for what concerns the whole server.
+    pub dbname: String,
+    /// TLS.
+    pub tls: TlsSpec,
+    /// Limit of one attempt to connect.
+    pub connect_timeout: Duration,
+    /// When a silent connection counts as broken.
+    pub keepalives: Keepalives,
+    options: Option<String>,
+    channel_binding: ChannelBinding,
+    negotiation: SslNegotiation,
+    target: TargetSessionAttrs,
+    password: Option<SecretString>,
+    passfile: Option<PathBuf>,
+    passfile_is_default: bool,
+    trust_variables: Vec<(&'static str, String)>,
+}
+
+impl fmt::Debug for ConnSpec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ConnSpec")
+            .field("endpoints", &self.endpoints)
+            .field("user", &self.user)
+            .field("dbname", &self.dbname)
+            .field("tls", &self.tls)
+            .field("password", &self.password.as_ref().map(|_| "[redacted]"))
+            .field("passfile", &self.passfile)
+            .finish_non_exhaustive()
+    }
+}
+
+impl ConnParts {
+    fn params(&self, env: &Environment) -> Result<Params, SpecError> {
+        let mut params = Params::default();
+        let mut set = |keyword: &str, value: Option<String>| {
+            value.map_or(Ok(()), |value| params.set(keyword, value))
+        };
+        let path = |path: &Option<PathBuf>| path.as_ref().map(|p| p.display().to_string());
+        set("host", self.host.clone())?;
+        set("port", self.port.map(|port| port.to_string()))?;
+        set("user", self.user.clone())?;
+        set("dbname", self.dbname.clone())?;
+        set("service", self.service.clone())?;
+        set("passfile", path(&self.passfile))?;
+        set("sslmode", self.sslmode.clone())?;
+        set("sslrootcert", self.sslrootcert.clone())?;
+        set("sslcert", path(&self.sslcert))?;
+        set("sslkey", path(&self.sslkey))?;
+        set("options", self.options.clone())?;
+        set("password", self.password.as_ref().map(|p| p.expose_secret().to_owned()))?;
+        if let Some(conninfo) = &self.conninfo {
+            params.fill_from(Params::parse(conninfo.expose_secret())?);
+        }
+        let from_env = if self.environment || self.conninfo.is_some() {
+            Params::from_env(env)?
+        } else {
+            Params::default()
+        };
+        let service = params.get("service").or(from_env.get("service")).map(str::to_owned);
+        if let Some(service) = service {
+            params.fill_from(env.service(&service)?);
+        }
+        params.fill_from(from_env);
+        Ok(params)
+    }
+}
+
+impl ConnSpec {
+    /// Works out how to connect. Looks for files (certificates, sockets), never at the network.
+    pub fn resolve(parts: &ConnParts, env: &Environment) -> Result<Self, SpecError> {
+        let params = parts.params(env)?;
+        let user = params.get("user").or(env.user()).ok_or_else(|| {
+            SpecError::new("there is no role to connect as").hint("set `user` for the server")
+        })?;
+        let passfile = params.get("passfile").map(PathBuf::from);
+        let passfile_is_default = passfile.is_none();
+        let trust_variables = ["SSL_CERT_FILE", "SSL_CERT_DIR"]
+            .into_iter()
+            .filter_map(|name| Some((name, env.get(name)?.to_owned())))
+            .collect();
+        if params.get("gssencmode") == Some("require") {
+            return Err(SpecError::new("gssencmode=require is not supported by pgkeep"));
+        }
+        Ok(Self {
+            endpoints: resolve::endpoints(&params)?,
+            user: user.to_owned(),
+            dbname: params.get("dbname").unwrap_or(user).to_owned(),
+            tls: resolve::tls(&params, env)?,
+            connect_timeout: match parts.connect_timeout {
+                Some(limit) => limit,
+                None => resolve::seconds(&params, "connect_timeout", CONNECT_TIMEOUT)?,
+            },
+            keepalives: resolve::keepalives(&params)?,
+            options: params.get("options").map(str::to_owned),
+            channel_binding: resolve::channel_binding(&params)?,
+            negotiation: resolve::negotiation(&params)?,
+            target: resolve::target(&params)?,
+            password: params.get("password").map(SecretString::from),
+            passfile: passfile.or_else(|| env.in_home(".pgpass")),
+            passfile_is_default,
+            trust_variables,
+        })
+    }
+
+    /// The password for a database at an endpoint, from the configuration or a password file.
+    ///
+    /// # Errors
+    /// Where a password file that was asked for cannot be used. `~/.pgpass` in that state is passed
+    /// over, with a warning in the log, as libpq does.
+    pub fn password(&self, at: &Endpoint, dbname: &str) -> Result<Option<SecretString>, SpecError> {
+        if self.password.is_some() {
+            return Ok(self.password.clone());
+        }
+        let Some(file) = &self.passfile else { return Ok(None) };
+        if self.passfile_is_default && !file.exists() {
+            return Ok(None);
+        }
+        let default_socket = SOCKET_FOLDERS.contains(&at.host.as_str());
+        // libpq looks sockets in its default folder up as localhost, others by their folder. Which
+        // folder is the default depends on who built it: we try both.
+        let hosts = [at.host.as_str(), "localhost"];
+        for host in &hosts[..if default_socket { 2 } else { 1 }] {
+            let wanted = Wanted { host, port: at.port, dbname, user: &self.user };
+            match lookup(file, wanted) {
+                Ok(None) => {}
+                Err(error) if self.passfile_is_default => {
+                    tracing::warn!(%error, "the password file is not used");
+                    return Ok(None);
+                }
+                found => return found,
+            }
+        }
+        Ok(None)
+    }
+
+    /// What tokio-postgres needs to connect to a database at an endpoint.
+    pub(super) fn client_config(
+        &self,
+        at: &Endpoint,
+        dbname: &str,
+        application_name: &str,
+        mode: SslMode,
+    ) -> Result<tokio_postgres::Config, SpecError> {
+        use tokio_postgres::config::SslMode as Wire;
+        let mut config = tokio_postgres::Config::new();
+        config.user(&self.user).dbname(dbname).application_name(application_name);
+        config.host(&at.host).port(at.port).connect_timeout(self.connect_timeout);
+        if let Some(addr) = at.addr {
+            config.hostaddr(addr);
+        }
+        if let Some(password) = self.password(at, dbname)? {
+            config.password(password.expose_secret());
+        }
+        if let Some(options) = &self.options {
+            config.options(options);
+        }
+        // There is no TLS on Unix sockets; libpq ignores the mode there, tokio-postgres fails.
+        config.ssl_mode(match mode {
+            _ if at.is_socket() => Wire::Disable,
+            SslMode::Disable | SslMode::Allow => Wire::Disable,
+            SslMode::Prefer => Wire::Prefer,
+            SslMode::Require | SslMode::VerifyCa | SslMode::VerifyFull => Wire::Require,
+        });
+        config.channel_binding(self.channel_binding).ssl_negotiation(self.negotiation);
+        config.target_session_attrs(self.target);
+        config
+            .keepalives(true)
+            .keepalives_idle(self.keepalives.idle)
+            .keepalives_interval(self.keepalives.interval)
+            .keepalives_retries(self.keepalives.count)
+            .tcp_user_timeout(self.keepalives.user_timeout);
+        Ok(config)
+    }
+
+    /// The environment with which a client program connects to the same place. A password goes
+    /// through a private file in `scratch`, never into the environment itself.
+    pub fn child_env(
+        &self,
+        at: &Endpoint,
+        dbname: &str,
+        application_name: &str,
+        scratch: &Path,
+    ) -> Result<ChildEnv, SpecError> {
+        let mut env = ChildEnv { vars: Vec::new(), passfile: None };
+        env.set("PGHOST", &at.host);
+        if let Some(addr) = at.addr {
+            env.set("PGHOSTADDR", addr.to_string());
+        }
+        env.set("PGPORT", at.port.to_string());
+        env.set("PGUSER", &self.user);
+        env.set("PGDATABASE", dbname);
+        env.set("PGAPPNAME", application_name);
+        // Whole seconds, at least 2: libpq before 17 reads 1 as 2, and 0 is for ever.
+        env.set("PGCONNECT_TIMEOUT", self.connect_timeout.as_secs().max(2).to_string());
+        self.tls_env(&mut env)?;
+        if let Some(options) = &self.options {
+            env.set("PGOPTIONS", options);
+        }
+        match self.channel_binding {
+            ChannelBinding::Disable => env.set("PGCHANNELBINDING", "disable"),
+            ChannelBinding::Require => env.set("PGCHANNELBINDING", "require"),
+            _ => {}
+        }
+        if let Some(password) = self.password(at, dbname)? {
+            let file = PassFile::create(scratch, &password)?;
+            env.set("PGPASSFILE", file.path());
+            env.passfile = Some(file);
+        }
+        Ok(env)
+    }
+
+    fn tls_env(&self, env: &mut ChildEnv) -> Result<(), SpecError> {
+        env.set("PGSSLMODE", self.tls.mode.as_str());
+        match &self.tls.roots {
+            Roots::None => {}
+            Roots::System => env.set("PGSSLROOTCERT", "system"),
+            Roots::File(path) => env.set("PGSSLROOTCERT", absolute(path)?),
+        }
+        if let Some((cert, key)) = &self.tls.client {
+            env.set("PGSSLCERT", absolute(cert)?);
+            env.set("PGSSLKEY", absolute(key)?);
+        }
+        if !self.tls.sni {
+            env.set("PGSSLSNI", "0");
+        }
+        match self.tls.versions {
+            (true, false) => env.set("PGSSLMAXPROTOCOLVERSION", "TLSv1.2"),
+            (false, true) => env.set("PGSSLMINPROTOCOLVERSION", "TLSv1.3"),
+            _ => {}
+        }
+        if self.negotiation == SslNegotiation::Direct {
+            env.set("PGSSLNEGOTIATION", "direct");
+        }
+        for (name, value) in &self.trust_variables {
+            env.set(name, value);
+        }
+        Ok(())
+    }
+}
+
+/// The environment of a client program. Keep it until the program has ended: dropping it removes
+/// the password file.
+#[derive(Debug)]
+#[must_use = "the password file is removed when this is dropped"]
+pub struct ChildEnv {
+    /// Variables for [`crate::sys::process::Spec`]. None is secret.
+    pub vars: Vec<(OsString, OsString)>,
+    /// The password file, where there is a password.
+    pub passfile: Option<PassFile>,
+}
+
+impl ChildEnv {
+    fn set(&mut self, name: &str, value: impl Into<OsString>) {
+        self.vars.push((name.into(), value.into()));
+    }
+}
+
+fn absolute(path: &Path) -> Result<PathBuf, SpecError> {
+    std::path::absolute(path)
+        .map_err(|error| SpecError::new(format!("{}: {error}", path.display())))
+}
+
+mod resolve;
+#[cfg(test)]
+mod tests;

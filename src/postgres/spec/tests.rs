@@ -1,0 +1,125 @@
+use std::{fs, os::unix::fs::PermissionsExt as _};
+
+use super::*;
+
+fn env(pairs: &[(&str, &str)]) -> Environment {
+    let pairs = pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+    Environment::new(pairs, Some("os".to_owned()))
+}
+
+fn conninfo(text: &str, pairs: &[(&str, &str)]) -> Result<ConnSpec, SpecError> {
+    let parts = ConnParts { conninfo: Some(SecretString::from(text)), ..ConnParts::default() };
+    ConnSpec::resolve(&parts, &env(pairs))
+}
+
+#[test]
+fn defaults_are_libpqs() {
+    let spec = ConnSpec::resolve(&ConnParts::default(), &env(&[("PGUSER", "no")])).unwrap();
+    assert_eq!((spec.user.as_str(), spec.dbname.as_str()), ("os", "os"));
+    assert_eq!(spec.endpoints.len(), 1);
+    assert!(spec.endpoints[0].is_socket());
+    assert_eq!((spec.endpoints[0].port, spec.tls.mode), (5432, SslMode::Prefer));
+}
+
+#[test]
+fn what_is_explicit_goes_before_service_before_environment() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("services");
+    fs::write(&file, "[main]\nhost=svc\nport=1\nuser=svc\n").unwrap();
+    let vars = [
+        ("PGSERVICEFILE", file.to_str().unwrap()),
+        ("PGUSER", "env"),
+        ("PGDATABASE", "env"),
+        ("PGPORT", "9"),
+    ];
+    let spec = conninfo("service=main user=explicit", &vars).unwrap();
+    assert_eq!(spec.endpoints, [Endpoint { host: "svc".into(), addr: None, port: 1 }]);
+    assert_eq!((spec.user.as_str(), spec.dbname.as_str()), ("explicit", "env"));
+    let spec = conninfo("", &[("PGSERVICE", "main"), vars[0]]).unwrap();
+    assert_eq!(spec.user, "svc");
+    let parts = ConnParts { user: Some("part".into()), environment: true, ..ConnParts::default() };
+    let spec = ConnSpec::resolve(&parts, &env(&vars)).unwrap();
+    assert_eq!((spec.user.as_str(), spec.endpoints[0].port), ("part", 9));
+    assert!(conninfo("service=none", &vars).is_err());
+}
+
+#[test]
+fn several_hosts_pair_with_their_ports() {
+    let spec = conninfo("host=a,10.0.0.1,/run port=1,2,", &[]).unwrap();
+    let shown: Vec<String> = spec.endpoints.iter().map(ToString::to_string).collect();
+    assert_eq!(shown, ["a port 1", "10.0.0.1 port 2", "/run/.s.PGSQL.5432"]);
+    let spec = conninfo("host=a,b port=7 hostaddr=10.0.0.1,10.0.0.2", &[]).unwrap();
+    assert_eq!(spec.endpoints[1].to_string(), "b (10.0.0.2) port 7");
+    assert!(conninfo("host=a,b,c port=1,2", &[]).is_err());
+    assert!(conninfo("host=a port=0", &[]).is_err());
+    assert!(conninfo("host=a port=65536", &[]).is_err());
+    assert!(conninfo("host=a hostaddr=x", &[]).is_err());
+}
+
+#[test]
+fn tls_follows_libpq_and_fails_closed() {
+    assert!(conninfo("sslmode=verify-full", &[]).is_err());
+    assert!(conninfo("sslrootcert=system sslmode=require", &[]).is_err());
+    let spec = conninfo("sslrootcert=system", &[]).unwrap();
+    assert_eq!((spec.tls.mode, spec.tls.roots), (SslMode::VerifyFull, Roots::System));
+    let home = tempfile::tempdir().unwrap();
+    fs::create_dir(home.path().join(".postgresql")).unwrap();
+    fs::write(home.path().join(".postgresql/root.crt"), "").unwrap();
+    let spec = conninfo("sslmode=require", &[("HOME", home.path().to_str().unwrap())]).unwrap();
+    assert_eq!(spec.tls.roots, Roots::File(home.path().join(".postgresql/root.crt")));
+    assert!(conninfo("sslcert=/x", &[]).is_err());
+    assert!(conninfo("gssencmode=require", &[]).is_err());
+    assert_eq!(
+        conninfo("ssl_min_protocol_version=TLSv1.3", &[]).unwrap().tls.versions,
+        (false, true)
+    );
+    let none = "ssl_min_protocol_version=TLSv1.3 ssl_max_protocol_version=TLSv1.2";
+    assert!(conninfo(none, &[]).is_err());
+}
+
+#[test]
+fn a_password_never_reaches_debug_or_the_environment_of_a_child() {
+    let scratch = tempfile::tempdir().unwrap();
+    let spec = conninfo("host=h user=u password=hunter2 options='-c x=y'", &[]).unwrap();
+    assert!(!format!("{spec:?}").contains("hunter2"));
+    let at = spec.endpoints[0].clone();
+    let env = spec.child_env(&at, "app", "pgkeep", scratch.path()).unwrap();
+    assert!(!format!("{env:?}").contains("hunter2"));
+    let get = |name: &str| {
+        let found = env.vars.iter().find(|(known, _)| known == name);
+        found.map(|(_, value)| value.to_str().unwrap().to_owned())
+    };
+    assert_eq!(get("PGHOST").as_deref(), Some("h"));
+    assert_eq!(get("PGDATABASE").as_deref(), Some("app"));
+    assert_eq!(get("PGOPTIONS").as_deref(), Some("-c x=y"));
+    assert_eq!(get("PGPASSWORD"), None);
+    let file = get("PGPASSFILE").unwrap();
+    assert!(fs::read_to_string(&file).unwrap().contains("hunter2"));
+    drop(env);
+    assert!(!Path::new(&file).exists());
+}
+
+#[test]
+fn a_password_file_is_read_each_time_and_its_mode_matters() {
+    let home = tempfile::tempdir().unwrap();
+    let file = home.path().join(".pgpass");
+    let set_mode = |mode| fs::set_permissions(&file, fs::Permissions::from_mode(mode)).unwrap();
+    let vars = [("HOME", home.path().to_str().unwrap())];
+    let spec = conninfo("host=/var/run/postgresql user=u", &vars).unwrap();
+    let at = spec.endpoints[0].clone();
+    let password = |spec: &ConnSpec| {
+        let found = spec.password(&at, "app").unwrap();
+        found.map(|password| password.expose_secret().to_owned())
+    };
+    assert_eq!(password(&spec), None);
+    fs::write(&file, "localhost:5432:app:u:one\n").unwrap();
+    set_mode(0o600);
+    assert_eq!(password(&spec).as_deref(), Some("one"));
+    fs::write(&file, "/var/run/postgresql:*:*:u:two\n").unwrap();
+    assert_eq!(password(&spec).as_deref(), Some("two"));
+    set_mode(0o644);
+    assert_eq!(password(&spec), None, "libpq passes over it too");
+    let text = format!("host=h user=u passfile={}", file.display());
+    let explicit = conninfo(&text, &[]).unwrap();
+    assert!(explicit.password(&at, "app").is_err());
+}

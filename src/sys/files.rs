@@ -1,0 +1,294 @@
+//! Files that survive a crash, folders that nobody else can read, and the question who else may
+//! change a file.
+//!
+//! What can still go wrong: a filesystem that lies about fsync, and another process of the same
+//! user. A temporary file left by a crash is recognised by [`is_temporary`].
+
+use std::{
+    fs::{self, DirBuilder, File, OpenOptions},
+    io::{self, Read as _, Write as _},
+    os::unix::fs::{
+        DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _,
+    },
+    path::{Path, PathBuf},
+};
+
+/// Ends the name of a file that is being written.
+const TEMPORARY_SUFFIX: &str = ".pgkeep-tmp";
+/// Write permission of the group.
+const GROUP_WRITE: u32 = 0o020;
+/// Write permission of everybody.
+const OTHER_WRITE: u32 = 0o002;
+/// In a sticky folder (`/tmp`) only the owner of an entry can rename or remove it.
+const STICKY: u32 = 0o1000;
+
+/// What could not be done with a file or folder.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot {doing} {}", path.display())]
+pub struct FileError {
+    /// What was being done: `write`, `read`, `create`.
+    pub doing: &'static str,
+    /// With which file.
+    pub path: PathBuf,
+    /// Why not.
+    #[source]
+    pub source: io::Error,
+}
+
+impl FileError {
+    /// A closure for `map_err`.
+    pub fn at(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
+        let path = path.to_owned();
+        move |source| Self { doing, path, source }
+    }
+}
+
+/// Writes a file so that after a crash either the old or the new content is there, whole: a hidden
+/// temporary file in the same folder, fsync, rename, fsync of the folder. `mode` holds whatever the
+/// umask is.
+pub fn write_atomic(path: &Path, bytes: &[u8], mode: u32) -> Result<(), FileError> {
+    let dir = parent(path);
+    let name = path.file_name().map(|name| name.to_string_lossy().into_owned());
+    let temporary = dir.join(format!(
+        ".{}.{}{TEMPORARY_SUFFIX}",
+        name.unwrap_or_default(),
+        random_name().map_err(FileError::at("name a temporary file for", path))?
+    ));
+    let written = write_new(&temporary, bytes, mode)
+        .and_then(|()| rename(&temporary, path).map_err(FileError::at("replace", path)));
+    if written.is_err() {
+        // Nothing more can be done about a temporary file that cannot be removed either.
+        drop(fs::remove_file(&temporary));
+    }
+    written?;
+    fsync_dir(dir)
+}
+
+#[expect(clippy::disallowed_methods, reason = "this is the place with fsync round it")]
+fn rename(from: &Path, to: &Path) -> io::Result<()> {
+    fs::rename(from, to)
+}
+
+/// Creates a file that must not exist yet, with exactly `mode`, writes it and syncs it.
+pub fn write_new(path: &Path, bytes: &[u8], mode: u32) -> Result<(), FileError> {
+    let write = || {
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(path)?;
+        file.set_permissions(fs::Permissions::from_mode(mode))?;
+        file.write_all(bytes)?;
+        file.sync_all()
+    };
+    write().map_err(FileError::at("write", path))
+}
+
+/// Whether a file name is one of a file that [`write_atomic`] was writing when it was killed.
+pub fn is_temporary(name: &str) -> bool {
+    name.starts_with('.') && name.ends_with(TEMPORARY_SUFFIX)
+}
+
+/// Sixteen random hexadecimal digits, for names that must not be guessed or used twice.
+pub fn random_name() -> io::Result<String> {
+    Ok(format!("{:016x}", getrandom::u64().map_err(|e| io::Error::other(e.to_string()))?))
+}
+
+/// Makes the entries of a folder durable.
+pub fn fsync_dir(path: &Path) -> Result<(), FileError> {
+    File::open(path).and_then(|dir| dir.sync_all()).map_err(FileError::at("sync", path))
+}
+
+/// Creates a folder and those above it that are missing, each with mode 0700 and made durable.
+/// A folder that exists stays as it is.
+pub fn create_private_dir_all(path: &Path) -> Result<(), FileError> {
+    match fs::metadata(path) {
+        Ok(meta) if meta.is_dir() => return Ok(()),
+        Ok(_) => {
+            let source = io::Error::from(io::ErrorKind::NotADirectory);
+            return Err(FileError { doing: "create", path: path.to_owned(), source });
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(source) => return Err(FileError { doing: "look at", path: path.to_owned(), source }),
+    }
+    let above = parent(path);
+    create_private_dir_all(above)?;
+    match DirBuilder::new().mode(0o700).create(path) {
+        Ok(()) => fsync_dir(above),
+        // Somebody else was faster; what counts is that it is there.
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        Err(source) => Err(FileError { doing: "create", path: path.to_owned(), source }),
+    }
+}
+
+/// Reads a whole file of at most `max` bytes; a larger one is an error, not a cut.
+pub fn read_limited(path: &Path, max: u64) -> Result<Vec<u8>, FileError> {
+    let read = || {
+        let mut bytes = Vec::new();
+        File::open(path)?.take(max.saturating_add(1)).read_to_end(&mut bytes)?;
+        if u64::try_from(bytes.len()).unwrap_or(u64::MAX) > max {
+            let what = format!("it is larger than {max} bytes");
+            return Err(io::Error::new(io::ErrorKind::FileTooLarge, what));
+        }
+        Ok(bytes)
+    };
+    read().map_err(FileError::at("read", path))
+}
+
+/// Why somebody else could change a file.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Exposed {
+    /// It, or a folder above it, belongs to somebody else.
+    #[error("{} belongs to user {uid}, neither root nor the user that pgkeep runs as", path.display())]
+    Owner {
+        /// What belongs to somebody else.
+        path: PathBuf,
+        /// To whom.
+        uid: u32,
+    },
+    /// It, or a folder above it, may be written by others.
+    #[error("{} is writable by others (mode {mode:04o})", path.display())]
+    Writable {
+        /// What is writable.
+        path: PathBuf,
+        /// Its permission bits.
+        mode: u32,
+    },
+    /// It cannot be looked at.
+    #[error("{} cannot be looked at: {why}", path.display())]
+    Unreadable {
+        /// What cannot be looked at.
+        path: PathBuf,
+        /// Why not.
+        why: String,
+    },
+}
+
+/// Checks that only root and our own user can change what is found at `path`: the file, and every
+/// folder on the way to it, both as written and with symbolic links resolved. A sticky folder
+/// (`/tmp`) may be on the way. Write permission of a group counts unless the group is root's or
+/// our own.
+pub fn check_unexposed(path: &Path) -> Result<(), Exposed> {
+    let unreadable = |path: &Path, error: &io::Error| Exposed::Unreadable {
+        path: path.to_owned(),
+        why: error.to_string(),
+    };
+    let given = std::path::absolute(path).map_err(|error| unreadable(path, &error))?;
+    let real = fs::canonicalize(&given).map_err(|error| unreadable(path, &error))?;
+    let on_the_way = given.ancestors().skip(1).chain(real.ancestors());
+    for place in on_the_way {
+        let meta = fs::metadata(place).map_err(|error| unreadable(place, &error))?;
+        check_one(place, &meta, place != real)?;
+    }
+    Ok(())
+}
+
+fn check_one(path: &Path, meta: &fs::Metadata, on_the_way: bool) -> Result<(), Exposed> {
+    let (uid, gid, mode) = (meta.uid(), meta.gid(), meta.mode());
+    let we = rustix::process::geteuid().as_raw();
+    let our_group = rustix::process::getegid().as_raw();
+    if uid != 0 && uid != we {
+        return Err(Exposed::Owner { path: path.to_owned(), uid });
+    }
+    let by_group = mode & GROUP_WRITE != 0 && gid != 0 && gid != our_group;
+    let sticky = on_the_way && meta.is_dir() && mode & STICKY != 0;
+    if (by_group || mode & OTHER_WRITE != 0) && !sticky {
+        return Err(Exposed::Writable { path: path.to_owned(), mode: mode & 0o7777 });
+    }
+    Ok(())
+}
+
+fn parent(path: &Path) -> &Path {
+    match path.parent() {
+        Some(dir) if !dir.as_os_str().is_empty() => dir,
+        Some(_) => Path::new("."),
+        None => Path::new("/"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mode(path: &Path) -> u32 {
+        fs::metadata(path).unwrap().mode() & 0o7777
+    }
+
+    #[test]
+    fn an_atomic_write_replaces_the_file_and_leaves_nothing_else() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("state.json");
+        write_atomic(&path, b"one", 0o600).unwrap();
+        write_atomic(&path, b"two", 0o640).unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"two");
+        assert_eq!(mode(&path), 0o640);
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_failed_write_names_the_path_and_cleans_up() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("folder");
+        fs::create_dir(&path).unwrap();
+        fs::write(path.join("x"), "").unwrap();
+        let error = write_atomic(&path, b"bytes", 0o600).unwrap_err();
+        assert_eq!(error.to_string(), format!("cannot replace {}", path.display()));
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+        let missing = dir.path().join("no/such/folder/file");
+        assert!(write_atomic(&missing, b"", 0o600).is_err());
+    }
+
+    #[test]
+    fn private_folders_are_private_and_a_file_in_the_way_is_an_error() {
+        let dir = tempfile::tempdir().unwrap();
+        let deep = dir.path().join("a/b/c");
+        create_private_dir_all(&deep).unwrap();
+        create_private_dir_all(&deep).unwrap();
+        assert_eq!(mode(&deep), 0o700);
+        assert_eq!(mode(&dir.path().join("a")), 0o700);
+        fs::write(deep.join("file"), "").unwrap();
+        let error = create_private_dir_all(&deep.join("file")).unwrap_err();
+        assert_eq!(error.source.kind(), io::ErrorKind::NotADirectory);
+    }
+
+    #[test]
+    fn a_file_above_the_limit_is_an_error() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("file");
+        fs::write(&path, "12345").unwrap();
+        assert_eq!(read_limited(&path, 5).unwrap(), b"12345");
+        assert_eq!(read_limited(&path, 4).unwrap_err().source.kind(), io::ErrorKind::FileTooLarge);
+    }
+
+    #[test]
+    fn temporary_names_are_recognised() {
+        assert!(is_temporary(".manifest.json.0123456789abcdef.pgkeep-tmp"));
+        assert!(!is_temporary("manifest.json") && !is_temporary(".hidden"));
+    }
+
+    #[test]
+    fn a_program_that_others_may_change_is_exposed() {
+        let dir = tempfile::tempdir().unwrap();
+        let bin = dir.path().join("bin");
+        fs::create_dir(&bin).unwrap();
+        let program = bin.join("pg_dump");
+        fs::write(&program, "").unwrap();
+        let set = |path: &Path, mode| {
+            fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+        };
+        set(&bin, 0o755);
+        set(&program, 0o755);
+        check_unexposed(&program).unwrap();
+        set(&program, 0o757);
+        assert!(matches!(check_unexposed(&program), Err(Exposed::Writable { .. })));
+        set(&program, 0o755);
+        set(&bin, 0o777);
+        assert!(matches!(check_unexposed(&program), Err(Exposed::Writable { path, .. })
+            if path == fs::canonicalize(&bin).unwrap() || path == bin));
+        set(&bin, 0o1777);
+        check_unexposed(&program).unwrap();
+        assert!(matches!(check_unexposed(&bin), Err(Exposed::Writable { .. })));
+        // A link in a safe folder does not make an exposed program safe.
+        set(&bin, 0o777);
+        let safe = dir.path().join("safe");
+        fs::create_dir(&safe).unwrap();
+        std::os::unix::fs::symlink(&program, safe.join("pg_dump")).unwrap();
+        assert!(check_unexposed(&safe.join("pg_dump")).is_err());
+    }
+}

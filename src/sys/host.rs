@@ -1,0 +1,100 @@
+//! Which host this is: the owner of what it writes.
+//!
+//! The id is `/etc/machine-id`. Where there is none (containers, often), a random one is made once
+//! and kept in the state directory: it then follows that directory instead of the machine. A clone
+//! made with its `/etc/machine-id` cannot be told from its original; systemd's own tools for images
+//! empty the file for that reason.
+
+use std::path::{Path, PathBuf};
+
+use crate::domain::manifest::Owner;
+
+use super::files::{FileError, random_name, read_limited, write_atomic};
+
+/// Where systemd and D-Bus keep the id (machine-id(5)).
+const MACHINE_ID: [&str; 2] = ["/etc/machine-id", "/var/lib/dbus/machine-id"];
+/// Our own, in the state directory.
+const OWN_MACHINE_ID: &str = "machine-id";
+/// machine-id(5): 32 lower-case hexadecimal digits and a newline.
+const ID_LEN: usize = 32;
+/// More than any such file holds, in bytes.
+const FILE_MAX: u64 = 256;
+
+/// This host, as the owner of what it writes.
+///
+/// # Errors
+/// Where there is no machine id and none can be kept in `state_dir`, or the one kept there is
+/// damaged (a new one would make this host a stranger to its own backups).
+pub fn owner(state_dir: &Path) -> Result<Owner, FileError> {
+    let candidates = MACHINE_ID.map(PathBuf::from);
+    Ok(Owner { machine_id: machine_id(&candidates, state_dir)?, host: hostname() })
+}
+
+/// The name of the host, as the kernel has it.
+pub fn hostname() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
+}
+
+fn machine_id(candidates: &[PathBuf], state_dir: &Path) -> Result<String, FileError> {
+    // An unreadable or unfinished file ("uninitialized" during the first boot) is as good as none.
+    if let Some(id) = candidates.iter().find_map(|path| parse(&read_limited(path, FILE_MAX).ok()?))
+    {
+        return Ok(id);
+    }
+    let own = state_dir.join(OWN_MACHINE_ID);
+    match read_limited(&own, FILE_MAX) {
+        Ok(bytes) => parse(&bytes).ok_or_else(|| {
+            let what = "it is not a machine id (32 hexadecimal digits)";
+            FileError::at("use", &own)(std::io::Error::new(std::io::ErrorKind::InvalidData, what))
+        }),
+        Err(error) if error.source.kind() == std::io::ErrorKind::NotFound => {
+            let half = || random_name().map_err(FileError::at("make an id for", &own));
+            let id = half()? + &half()?;
+            write_atomic(&own, format!("{id}\n").as_bytes(), 0o600)?;
+            Ok(id)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+fn parse(bytes: &[u8]) -> Option<String> {
+    let text = std::str::from_utf8(bytes).ok()?.trim_end();
+    let good = text.len() == ID_LEN
+        && text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
+        && text.bytes().any(|b| b != b'0');
+    good.then(|| text.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_machines_own_id_comes_first() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("etc");
+        std::fs::write(&file, "3d1219c7c4c5404aaa1f6d2a48adfda4\n").unwrap();
+        let id = machine_id(&[dir.path().join("none"), file], dir.path()).unwrap();
+        assert_eq!(id, "3d1219c7c4c5404aaa1f6d2a48adfda4");
+        assert!(!dir.path().join(OWN_MACHINE_ID).exists());
+    }
+
+    #[test]
+    fn without_one_an_id_is_made_once_and_damage_is_an_error() {
+        let dir = tempfile::tempdir().unwrap();
+        let unfinished = dir.path().join("etc");
+        std::fs::write(&unfinished, "uninitialized\n").unwrap();
+        let candidates = [unfinished];
+        let id = machine_id(&candidates, dir.path()).unwrap();
+        assert_eq!(id.len(), ID_LEN);
+        assert_eq!(machine_id(&candidates, dir.path()).unwrap(), id);
+        std::fs::write(dir.path().join(OWN_MACHINE_ID), "x").unwrap();
+        assert!(machine_id(&candidates, dir.path()).is_err());
+        assert!(machine_id(&candidates, Path::new("/nonexistent")).is_err());
+    }
+
+    #[test]
+    fn this_host_has_a_name() {
+        assert!(!hostname().is_empty());
+    }
+}

@@ -1,0 +1,627 @@
+//! Sessions, TLS, passwords, snapshots and the client programs against a real PostgreSQL.
+
+#![allow(clippy::unwrap_used, reason = "clippy exempts only functions marked as tests")]
+
+use std::{
+    fs,
+    os::unix::fs::PermissionsExt as _,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use pgkeep::{
+    domain::{
+        failure::Class,
+        name::DatabaseName,
+        pattern::{DatabasePatterns, Reason},
+    },
+    postgres::{
+        ConnParts, ConnSpec, PgError, Session, catalog,
+        command::{Contents, Dump, Globals},
+        service::Environment,
+        session::Limits,
+        snapshot::export_snapshot,
+        tools::{Toolbox, choose},
+    },
+    sys::{
+        clock::SystemClock,
+        process::{Child, Exit, Spec, Stdout, run_captured},
+        task::Task,
+    },
+};
+use tempfile::TempDir;
+use tokio_util::sync::CancellationToken;
+
+const BIN: &str = "/usr/lib/postgresql/15/bin";
+const SOON: Duration = Duration::from_mins(1);
+const GRACE: Duration = Duration::from_secs(10);
+
+async fn run(program: impl Into<PathBuf>, args: &[&str]) -> Arc<Exit> {
+    let spec = Spec::new(program).args(args.iter().copied());
+    run_captured(spec, 1 << 20, SOON, &CancellationToken::new()).await.unwrap()
+}
+
+async fn run_ok(program: impl Into<PathBuf>, args: &[&str]) -> String {
+    let exit = run(program, args).await;
+    assert!(exit.success(), "{args:?} {}: {}", exit.end, exit.stderr);
+    String::from_utf8(exit.stdout.clone()).unwrap()
+}
+
+fn task() -> Task {
+    Task::new(SystemClock::new())
+}
+
+fn never() -> CancellationToken {
+    CancellationToken::new()
+}
+
+/// A cluster of its own; not root's, since PostgreSQL refuses to run as root.
+struct Cluster {
+    dir: TempDir,
+    port: u16,
+    server: Option<Child>,
+}
+
+impl Cluster {
+    async fn start(hba: &str, settings: &[&str]) -> Self {
+        let dir = tempfile::Builder::new().prefix("pg").tempdir().unwrap();
+        let path = dir.path().to_str().unwrap().to_owned();
+        if as_root() {
+            run_ok("/bin/chown", &["postgres", &path]).await;
+        }
+        let data = format!("{path}/data");
+        let initdb = format!("{BIN}/initdb");
+        let args = ["-D", &data, "-U", "admin", "-A", "trust", "-N", "-E", "UTF8", "--locale=C"];
+        unprivileged(&initdb, &args).await;
+        make_certificates(dir.path()).await;
+        fs::write(format!("{data}/pg_hba.conf"), hba).unwrap();
+        // A free port: the kernel's choice, free again a moment before the server takes it.
+        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let mut cluster = Self { dir, port, server: None };
+        cluster.boot(settings).await;
+        cluster
+    }
+
+    async fn boot(&mut self, settings: &[&str]) {
+        let path = self.path().to_str().unwrap().to_owned();
+        let port = self.port.to_string();
+        let postgres = format!("{BIN}/postgres");
+        let (data, log) = (format!("{path}/data"), format!("{path}/log"));
+        let sockets = format!("unix_socket_directories={path}");
+        let mut args = vec!["-D", &data, "-p", &port, "-c", &sockets, "-c", "fsync=off"];
+        args.extend(["-c", "listen_addresses=127.0.0.1", "-c", "logging_collector=off"]);
+        for setting in settings {
+            args.extend(["-c", setting]);
+        }
+        let (program, prefix) = unprivileged_prefix(&postgres);
+        let spec = Spec::new(program).args(prefix).args(args);
+        let mut server = Child::spawn(spec, Stdout::Null).await.unwrap();
+        let waiting = async {
+            loop {
+                let args = ["-q", "-h", &path, "-p", &port, "-d", "postgres"];
+                if run(format!("{BIN}/pg_isready"), &args).await.success() {
+                    return;
+                }
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        };
+        tokio::select! {
+            exit = server.wait() => panic!("the server ended: {}", exit.stderr),
+            () = waiting => {}
+            () = tokio::time::sleep(SOON) => panic!("the server does not start, see {log}"),
+        }
+        self.server = Some(server);
+    }
+
+    async fn stop(&mut self) {
+        let data = self.path().join("data");
+        let args = ["stop", "-m", "fast", "-D", data.to_str().unwrap()];
+        unprivileged(&format!("{BIN}/pg_ctl"), &args).await;
+        self.server.take().unwrap().wait().await;
+    }
+
+    fn path(&self) -> &Path {
+        self.dir.path()
+    }
+
+    fn spec_with(&self, parts: ConnParts) -> ConnSpec {
+        let parts = ConnParts { port: Some(self.port), ..parts };
+        ConnSpec::resolve(&parts, &Environment::default()).unwrap()
+    }
+
+    fn spec(&self) -> ConnSpec {
+        let host = self.path().to_str().unwrap().to_owned();
+        self.spec_with(ConnParts {
+            host: Some(host),
+            user: Some("admin".into()),
+            dbname: Some("postgres".into()),
+            ..ConnParts::default()
+        })
+    }
+
+    async fn session(&self, dbname: &str) -> Session {
+        Session::connect(&self.spec(), dbname, "pgkeep test", &task()).await.unwrap()
+    }
+}
+
+fn as_root() -> bool {
+    use std::os::unix::fs::MetadataExt as _;
+    fs::metadata("/proc/self").unwrap().uid() == 0
+}
+
+fn unprivileged_prefix(program: &str) -> (&str, Vec<&str>) {
+    if as_root() {
+        let args = vec!["--reuid=postgres", "--regid=postgres", "--init-groups", program];
+        return ("/usr/bin/setpriv", args);
+    }
+    (program, Vec::new())
+}
+
+async fn unprivileged(program: &str, args: &[&str]) {
+    let (program, mut all) = unprivileged_prefix(program);
+    all.extend(args);
+    run_ok(program, &all).await;
+}
+
+/// A self-signed certificate with a name, as the manual makes it (`server`), a CA with a version 1
+/// certificate below it (`old`), one with extensions (`signed`), and a client's.
+async fn make_certificates(dir: &Path) {
+    let at = |name: &str| dir.join(name).to_str().unwrap().to_owned();
+    let openssl = async |args: &[&str]| run_ok("/usr/bin/openssl", args).await;
+    for (name, cn) in [("server", "localhost"), ("ca", "Test CA")] {
+        let (key, crt, subject) =
+            (at(&format!("{name}.key")), at(&format!("{name}.crt")), format!("/CN={cn}"));
+        openssl(&[
+            "req", "-new", "-x509", "-nodes", "-newkey", "rsa:2048", "-days", "2", "-subj",
+            &subject, "-keyout", &key, "-out", &crt,
+        ])
+        .await;
+    }
+    fs::write(at("ext"), "subjectAltName=DNS:localhost\n").unwrap();
+    let (ca, ca_key) = (at("ca.crt"), at("ca.key"));
+    for (name, cn, extensions) in
+        [("old", "localhost", false), ("signed", "x", true), ("client", "carol", true)]
+    {
+        let (key, csr, crt) = (at(&format!("{name}.key")), at("csr"), at(&format!("{name}.crt")));
+        let subject = format!("/CN={cn}");
+        openssl(&[
+            "req", "-new", "-nodes", "-newkey", "rsa:2048", "-subj", &subject, "-keyout", &key,
+            "-out", &csr,
+        ])
+        .await;
+        let ext = at("ext");
+        let mut args = vec![
+            "x509",
+            "-req",
+            "-in",
+            &csr,
+            "-days",
+            "2",
+            "-CA",
+            &ca,
+            "-CAkey",
+            &ca_key,
+            "-CAcreateserial",
+            "-out",
+            &crt,
+        ];
+        if extensions {
+            args.extend(["-extfile", &ext]);
+        }
+        openssl(&args).await;
+    }
+    for name in ["server", "old", "signed"] {
+        let key = at(&format!("{name}.key"));
+        fs::set_permissions(&key, fs::Permissions::from_mode(0o600)).unwrap();
+        if as_root() {
+            run_ok("/bin/chown", &["postgres", &key]).await;
+        }
+    }
+    fs::set_permissions(at("client.key"), fs::Permissions::from_mode(0o600)).unwrap();
+}
+
+const TRUST: &str = "local all all trust\nhost all all all trust\n";
+
+async fn until(what: &str, session: &Session, sql: &str) {
+    for _ in 0..500 {
+        let row = session.query_one(sql, &[], &never()).await.unwrap();
+        if row.get::<_, bool>(0) {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    panic!("never: {what}");
+}
+
+#[tokio::test]
+async fn sessions_cancel_bound_and_explain() {
+    let mut cluster = Cluster::start(TRUST, &[]).await;
+    let watcher = cluster.session("postgres").await;
+
+    // A cancelled statement leaves no backend behind, and the session goes on.
+    let session = Arc::new(cluster.session("postgres").await);
+    let cancel = CancellationToken::new();
+    let sleeping = tokio::spawn({
+        let (session, cancel) = (Arc::clone(&session), cancel.clone());
+        async move { session.query("SELECT pg_sleep(600)", &[], &cancel).await.map(|rows| rows.len()) }
+    });
+    let active = "SELECT count(*) = 1 FROM pg_stat_activity WHERE query LIKE '%sleep(600)%' AND state = 'active' AND pid <> pg_backend_pid()";
+    let idle = active.replace("= 1 FROM", "= 0 FROM");
+    until("it sleeps", &watcher, active).await;
+    cancel.cancel();
+    let ended = tokio::time::timeout(GRACE, sleeping).await.unwrap().unwrap();
+    assert_eq!(ended, Err(PgError::Cancelled));
+    until("it is idle", &watcher, &idle).await;
+    assert_eq!(session.query("SELECT 1", &[], &never()).await.unwrap().len(), 1);
+    // A cancelled token stops before anything is sent.
+    assert_eq!(session.execute("SELECT 1", &cancel).await, Err(PgError::Cancelled));
+
+    // A future that is dropped cancels its statement too.
+    let no = never();
+    let query = session.query("SELECT pg_sleep(600)", &[], &no);
+    assert!(tokio::time::timeout(Duration::from_millis(200), query).await.is_err());
+    until("the dropped one is idle", &watcher, &idle).await;
+
+    // The server's own limits hold, whatever the role says.
+    session.execute("ALTER ROLE admin SET statement_timeout = '1ms'", &never()).await.unwrap();
+    let fresh = cluster.session("postgres").await;
+    fresh.query("SELECT pg_sleep(0.05)", &[], &never()).await.unwrap();
+    let short = Limits { statement: Duration::from_millis(50), ..Limits::default() };
+    fresh.set_limits(short, &never()).await.unwrap();
+    let error = fresh.query("SELECT pg_sleep(600)", &[], &never()).await.unwrap_err();
+    assert_eq!((error.class(), error.sqlstate()), (Class::Sql, Some("57014")));
+    session.execute("ALTER ROLE admin RESET ALL", &never()).await.unwrap();
+
+    // Locks and classes.
+    session.execute("CREATE TABLE t (id int)", &never()).await.unwrap_err();
+    session.execute("CREATE TABLE public.t (id int)", &never()).await.unwrap();
+    session.execute("BEGIN; LOCK TABLE public.t", &never()).await.unwrap();
+    let limits = Limits { lock: Duration::from_millis(50), ..Limits::default() };
+    fresh.set_limits(limits, &never()).await.unwrap();
+    let error = fresh.execute("BEGIN; LOCK TABLE public.t", &never()).await.unwrap_err();
+    assert_eq!(error.class(), Class::Lock);
+    let error = Session::connect(&cluster.spec(), "none", "x", &task()).await.unwrap_err();
+    assert_eq!(error.class(), Class::DatabaseGone);
+
+    // The server goes away: the session says why, the next one has a hint.
+    cluster.stop().await;
+    let error = session.query("SELECT 1", &[], &never()).await.unwrap_err();
+    assert_eq!(error.class(), Class::Connection, "{error}");
+    assert!(session.is_closed());
+    let failure = Session::connect(&cluster.spec(), "postgres", "x", &task())
+        .await
+        .unwrap_err()
+        .into_failure("connect");
+    assert_eq!(failure.class, Class::Connection);
+    assert!(failure.hint.unwrap().contains("no server listens"), "{}", failure.what);
+}
+
+#[tokio::test]
+async fn a_silent_host_is_given_up_and_cancelled() {
+    // Accepts, and never says a word.
+    let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let parts = ConnParts {
+        host: Some("127.0.0.1".into()),
+        port: Some(silent.local_addr().unwrap().port()),
+        user: Some("x".into()),
+        connect_timeout: Some(Duration::from_millis(200)),
+        ..ConnParts::default()
+    };
+    let mut spec = ConnSpec::resolve(&parts, &Environment::default()).unwrap();
+    let error = Session::connect(&spec, "x", "x", &task()).await.unwrap_err();
+    assert_eq!(error.class(), Class::Connection);
+    spec.connect_timeout = SOON;
+    let task = task();
+    task.cancel.cancel();
+    assert!(Session::connect(&spec, "x", "x", &task).await.unwrap_err().is_cancelled());
+}
+
+#[tokio::test]
+async fn sslmodes_mean_what_they_mean_to_libpq() {
+    let hba = "local all all trust\nhostssl all plain all reject\nhostssl all carol all cert\nhostssl all all all trust\nhostnossl all plain all trust\n";
+    let mut cluster = Cluster::start(hba, &[]).await;
+    let admin = cluster.session("postgres").await;
+    admin.execute("CREATE ROLE carol LOGIN", &never()).await.unwrap();
+    admin.execute("CREATE ROLE plain LOGIN", &never()).await.unwrap();
+    drop(admin);
+    cluster.stop().await;
+    let files = cluster.path().to_owned();
+    let at = |name: &str| files.join(name).to_str().unwrap().to_owned();
+    let (server, ca, old) = (at("server.crt"), at("ca.crt"), at("old.crt"));
+    // (certificate of the server, host, sslmode, root, connects)
+    let cases: [(&str, &str, &str, Option<&str>, bool); 24] = [
+        ("server", "127.0.0.1", "disable", None, false),
+        ("server", "127.0.0.1", "allow", None, true),
+        ("server", "127.0.0.1", "prefer", None, true),
+        ("server", "127.0.0.1", "require", None, true),
+        ("server", "localhost", "verify-ca", Some(&server), true),
+        ("server", "127.0.0.1", "verify-ca", Some(&server), true),
+        ("server", "localhost", "verify-full", Some(&server), true),
+        ("server", "127.0.0.1", "verify-full", Some(&server), false),
+        ("server", "127.0.0.1", "require", Some(&server), true),
+        ("server", "127.0.0.1", "require", Some(&ca), false),
+        ("server", "localhost", "verify-ca", Some(&ca), false),
+        ("server", "localhost", "verify-full", Some("system"), false),
+        ("signed", "127.0.0.1", "require", None, true),
+        ("signed", "127.0.0.1", "require", Some(&ca), true),
+        ("signed", "127.0.0.1", "verify-ca", Some(&ca), true),
+        ("signed", "127.0.0.1", "verify-full", Some(&ca), false),
+        ("signed", "localhost", "verify-full", Some(&ca), true),
+        ("signed", "localhost", "verify-full", Some(&server), false),
+        ("old", "127.0.0.1", "require", None, true),
+        ("old", "127.0.0.1", "prefer", None, true),
+        ("old", "localhost", "verify-full", Some(&ca), true),
+        ("old", "127.0.0.1", "verify-full", Some(&ca), false),
+        ("old", "localhost", "verify-ca", Some(&server), false),
+        ("old", "localhost", "verify-ca", Some(&old), false),
+    ];
+    for certificate in ["server", "signed", "old"] {
+        let (crt, key) = (at(&format!("{certificate}.crt")), at(&format!("{certificate}.key")));
+        let settings = [
+            format!("ssl_cert_file={crt}"),
+            format!("ssl_key_file={key}"),
+            format!("ssl_ca_file={ca}"),
+        ];
+        let settings: Vec<&str> = settings.iter().map(String::as_str).collect();
+        let mut all = vec!["ssl=on"];
+        all.extend(settings);
+        cluster.boot(&all).await;
+        for (_, host, mode, root, connects) in cases.iter().filter(|case| case.0 == certificate) {
+            let spec = cluster.spec_with(tls_parts(host, mode, *root));
+            let result = Session::connect(&spec, "postgres", "x", &task()).await;
+            let what = format!("{certificate} {host} {mode} {root:?}: {result:?}");
+            assert_eq!(result.is_ok(), *connects, "{what}");
+            if let Ok(session) = result {
+                let sql = "SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()";
+                let row = session.query_one(sql, &[], &never()).await.unwrap();
+                assert!(row.get::<_, bool>(0), "{what}");
+                // libpq agrees.
+                assert!(psql(&cluster, &spec, &session, "SELECT 1").await.success(), "{what}");
+            }
+        }
+        if certificate == "signed" {
+            roles_and_cancelling_over_tls(&cluster, &at).await;
+        }
+        cluster.stop().await;
+    }
+}
+
+fn tls_parts(host: &str, mode: &str, root: Option<&str>) -> ConnParts {
+    ConnParts {
+        host: Some(host.to_owned()),
+        user: Some("admin".into()),
+        sslmode: Some(mode.to_owned()),
+        sslrootcert: root.map(str::to_owned),
+        ..ConnParts::default()
+    }
+}
+
+async fn roles_and_cancelling_over_tls(cluster: &Cluster, at: &impl Fn(&str) -> String) {
+    let ca = at("ca.crt");
+    let (client, client_key) = (at("client.crt"), at("client.key"));
+    // A cancel request goes over TLS, too.
+    let spec = cluster.spec_with(tls_parts("localhost", "verify-full", Some(&ca)));
+    let session = Session::connect(&spec, "postgres", "x", &task()).await.unwrap();
+    let cancel = CancellationToken::new();
+    let stop = async {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        cancel.cancel();
+    };
+    let sleeping = session.query("SELECT pg_sleep(600)", &[], &cancel);
+    let both = async { tokio::join!(sleeping, stop) };
+    let (ended, ()) = tokio::time::timeout(GRACE, both).await.unwrap();
+    assert!(ended.unwrap_err().is_cancelled());
+    // The role logs in by certificate, and only with it.
+    let carol = |cert: Option<(&str, &str)>| {
+        cluster.spec_with(ConnParts {
+            user: Some("carol".into()),
+            sslcert: cert.map(|(cert, _)| cert.into()),
+            sslkey: cert.map(|(_, key)| key.into()),
+            ..tls_parts("localhost", "require", Some(&ca))
+        })
+    };
+    let with = carol(Some((&client, &client_key)));
+    let session = Session::connect(&with, "postgres", "x", &task()).await.unwrap();
+    assert!(psql(cluster, &with, &session, "SELECT 1").await.success());
+    let error = Session::connect(&carol(None), "postgres", "x", &task()).await.unwrap_err();
+    assert_eq!(error.class(), Class::Authentication, "{error}");
+    // Refused with TLS, let in without: prefer finds it, require does not.
+    let plain = |mode| {
+        let user = Some("plain".into());
+        cluster.spec_with(ConnParts { user, ..tls_parts("127.0.0.1", mode, None) })
+    };
+    assert!(Session::connect(&plain("prefer"), "postgres", "x", &task()).await.is_ok());
+    assert!(Session::connect(&plain("require"), "postgres", "x", &task()).await.is_err());
+    // Sockets have no TLS, and want none.
+    let socket = cluster.path().to_str().unwrap().to_owned();
+    let spec = cluster.spec_with(tls_parts(&socket, "verify-full", Some(&ca)));
+    assert!(Session::connect(&spec, "postgres", "x", &task()).await.is_ok());
+}
+
+async fn psql(cluster: &Cluster, spec: &ConnSpec, session: &Session, sql: &str) -> Arc<Exit> {
+    let scratch = tempfile::tempdir_in(cluster.path()).unwrap();
+    let env = spec
+        .child_env(session.endpoint(), session.dbname(), "pgkeep psql", scratch.path())
+        .unwrap();
+    let spec = Spec::new(format!("{BIN}/psql")).args(["-X", "-w", "-At", "-c", sql]);
+    run_captured(spec.envs(env.vars.clone()), 4096, SOON, &never()).await.unwrap()
+}
+
+#[tokio::test]
+async fn passwords_come_from_files_and_reach_children_through_files() {
+    let hba =
+        "local all admin trust\nlocal all all scram-sha-256\nhost all all all scram-sha-256\n";
+    let cluster = Cluster::start(hba, &[]).await;
+    let admin = cluster.session("postgres").await;
+    admin.execute(r"CREATE ROLE bob LOGIN PASSWORD 'p:w\ ''x'", &never()).await.unwrap();
+    let passfile = cluster.path().join("pgpass");
+    fs::write(&passfile, format!("127.0.0.1:{}:*:bob:p\\:w\\\\ 'x\n", cluster.port)).unwrap();
+    let parts = |password: Option<&str>| ConnParts {
+        host: Some("127.0.0.1".into()),
+        user: Some("bob".into()),
+        dbname: Some("postgres".into()),
+        password: password.map(Into::into),
+        passfile: password.is_none().then(|| passfile.clone()),
+        ..ConnParts::default()
+    };
+    let spec = cluster.spec_with(parts(None));
+    let connect = async |spec: &ConnSpec| Session::connect(spec, "postgres", "x", &task()).await;
+
+    fs::set_permissions(&passfile, fs::Permissions::from_mode(0o644)).unwrap();
+    let error = connect(&spec).await.unwrap_err();
+    assert_eq!(error.class(), Class::Configuration);
+    fs::set_permissions(&passfile, fs::Permissions::from_mode(0o600)).unwrap();
+    let session = connect(&spec).await.unwrap();
+    let exit =
+        psql(&cluster, &spec, &session, "SELECT current_user, current_setting('application_name')")
+            .await;
+    assert_eq!(String::from_utf8_lossy(&exit.stdout), "bob|pgkeep psql\n", "{}", exit.stderr);
+
+    let wrong = cluster.spec_with(parts(Some("wrong hunter2")));
+    let error = connect(&wrong).await.unwrap_err();
+    assert_eq!((error.class(), error.sqlstate()), (Class::Authentication, Some("28P01")));
+    assert!(!format!("{error:?} {wrong:?}").contains("hunter2"));
+    let none = cluster.spec_with(ConnParts { passfile: None, ..parts(None) });
+    let failure = connect(&none).await.unwrap_err().into_failure("connect");
+    assert_eq!(failure.class, Class::Authentication);
+    assert!(failure.hint.unwrap().contains("asks for a password"), "{}", failure.what);
+    assert_eq!(
+        fs::read_dir(cluster.path())
+            .unwrap()
+            .flatten()
+            .filter(|entry| { entry.file_name().to_string_lossy().starts_with("pgpass-") })
+            .count(),
+        0
+    );
+
+    // An ordinary role may ask which cluster this is, and gets the sizes that it may know.
+    admin.execute("CREATE DATABASE closed", &never()).await.unwrap();
+    admin.execute("REVOKE CONNECT ON DATABASE closed FROM public", &never()).await.unwrap();
+    let facts = catalog::server_facts(&session, &never()).await.unwrap();
+    assert_eq!(
+        facts,
+        catalog::ServerFacts {
+            at: facts.at,
+            ..catalog::server_facts(&admin, &never()).await.unwrap()
+        }
+    );
+    assert!(facts.major() == 15 && facts.system_id != 0 && !facts.in_recovery);
+    let databases = catalog::databases(&session, true, &never()).await.unwrap();
+    let size =
+        |name: &str| databases.iter().find(|db| db.name.as_str() == name).unwrap().size_bytes;
+    assert!(size("postgres").unwrap() > 1_000_000);
+    assert_eq!(size("closed"), None);
+    admin
+        .execute("REVOKE EXECUTE ON FUNCTION pg_control_system() FROM public", &never())
+        .await
+        .unwrap();
+    let failure = catalog::server_facts(&session, &never()).await.unwrap_err().into_failure("look");
+    assert_eq!(failure.class, Class::Privilege);
+    assert!(failure.hint.unwrap().contains("GRANT EXECUTE"));
+}
+
+const HOSTILE: [&str; 9] =
+    ["a/b", "\"q\"", "it's", "host=evil", "postgres://evil/x", "..", "-h", "🐘 é", r"back\slash"];
+
+#[tokio::test]
+async fn hostile_names_are_listed_dumped_and_restored_from_one_snapshot() {
+    let cluster = Cluster::start(TRUST, &["max_prepared_transactions=0"]).await;
+    let admin = cluster.session("postgres").await;
+    for name in HOSTILE {
+        let quoted = name.replace('"', "\"\"");
+        admin.execute(&format!("CREATE DATABASE \"{quoted}\""), &never()).await.unwrap();
+    }
+    let databases = catalog::databases(&admin, false, &never()).await.unwrap();
+    let candidates: Vec<_> = databases.iter().map(catalog::Database::candidate).collect();
+    let include = vec!["*".parse().unwrap()];
+    let selection = DatabasePatterns { include, exclude: vec!["postgres".parse().unwrap()] };
+    let selection = selection.select(&candidates);
+    let mut chosen: Vec<&str> = selection.chosen.iter().map(DatabaseName::as_str).collect();
+    let mut expected = HOSTILE.to_vec();
+    chosen.sort_unstable();
+    expected.sort_unstable();
+    assert_eq!(chosen, expected);
+    assert!(selection.left_out.iter().any(|(_, reason)| *reason == Reason::Template));
+
+    let inventory = Toolbox::default().look(Some(Path::new(BIN)), None, &never()).await.unwrap();
+    let tool = choose(&inventory, 15).unwrap();
+    let spec = cluster.spec();
+    for name in HOSTILE {
+        let session = cluster.session(name).await;
+        session.execute("CREATE TABLE public.t AS SELECT 1 AS id", &never()).await.unwrap();
+        let writer = cluster.session(name).await;
+        let snapshot = export_snapshot(session, &never()).await.unwrap();
+        assert!(snapshot.facts.lsn_before <= snapshot.facts.lsn_after && !snapshot.facts.standby);
+        writer.execute("INSERT INTO public.t VALUES (2)", &never()).await.unwrap();
+
+        let dump = Dump {
+            database: name,
+            snapshot: Some(&snapshot.id),
+            lock_wait: Duration::from_secs(10),
+            contents: Contents::All,
+            selection: &[],
+            keepalives: spec.keepalives,
+        };
+        let line = dump.command(&tool.program("pg_dump").unwrap(), tool.version.major);
+        let env = spec.child_env(writer.endpoint(), name, "pgkeep", cluster.path()).unwrap();
+        let child = Spec::new(&line[0]).args(&line[1..]).envs(env.vars.clone());
+        let exit = run_captured(child, 1 << 20, SOON, &never()).await.unwrap();
+        assert!(exit.success(), "{line:?}: {}", exit.stderr);
+        assert!(!snapshot.is_lost());
+        let count =
+            snapshot.session().query_one("SELECT count(*) FROM public.t", &[], &never()).await;
+        assert_eq!(count.unwrap().get::<_, i64>(0), 1);
+        snapshot.close().await;
+
+        let file = cluster.path().join("dump");
+        fs::write(&file, &exit.stdout).unwrap();
+        let text = run_ok(format!("{BIN}/pg_restore"), &["-f", "-", file.to_str().unwrap()]).await;
+        let copied = text.split("COPY public.t (id) FROM stdin;\n").nth(1).unwrap();
+        assert!(copied.starts_with("1\n\\.\n"), "{copied}");
+
+        let facts = catalog::database_facts(&writer, &never()).await.unwrap();
+        assert_eq!((facts.name.as_str(), facts.encoding.as_str()), (name, "UTF8"));
+        assert_eq!((facts.owner.as_str(), facts.extensions[0].name.as_str()), ("admin", "plpgsql"));
+    }
+    let globals = Globals {
+        database: "host=evil",
+        without_passwords: true,
+        lock_wait: GRACE,
+        keepalives: spec.keepalives,
+    };
+    let line = globals.command(&tool.program("pg_dumpall").unwrap(), tool.version.major);
+    let env = spec.child_env(admin.endpoint(), "host=evil", "pgkeep", cluster.path()).unwrap();
+    let child = Spec::new(&line[0]).args(&line[1..]).envs(env.vars.clone());
+    let exit = run_captured(child, 1 << 20, SOON, &never()).await.unwrap();
+    assert!(exit.success(), "{line:?}: {}", exit.stderr);
+    assert!(String::from_utf8_lossy(&exit.stdout).contains("CREATE ROLE admin;"));
+}
+
+#[tokio::test]
+async fn a_terminated_pg_dump_leaves_no_backend() {
+    let cluster = Cluster::start(TRUST, &[]).await;
+    let blocker = cluster.session("postgres").await;
+    let watcher = cluster.session("postgres").await;
+    blocker.execute("CREATE TABLE public.t (id int)", &never()).await.unwrap();
+    blocker.execute("BEGIN; LOCK TABLE public.t", &never()).await.unwrap();
+    let spec = cluster.spec();
+    let dump = Dump {
+        database: "postgres",
+        snapshot: None,
+        lock_wait: SOON,
+        contents: Contents::All,
+        selection: &[],
+        keepalives: spec.keepalives,
+    };
+    let line = dump.command(&Path::new(BIN).join("pg_dump"), 15);
+    let env = spec.child_env(watcher.endpoint(), "postgres", "dumping", cluster.path()).unwrap();
+    let child = Spec::new(&line[0]).args(&line[1..]).envs(env.vars.clone());
+    let mut child = Child::spawn(child, Stdout::Null).await.unwrap();
+    let there = "SELECT count(*) = 1 FROM pg_stat_activity WHERE application_name = 'dumping' AND wait_event_type = 'Lock'";
+    until("pg_dump waits for the lock", &watcher, there).await;
+    let exit = child.terminate(GRACE).await;
+    assert!(!exit.success());
+    let gone = "SELECT count(*) = 0 FROM pg_stat_activity WHERE application_name = 'dumping'";
+    until("its backend is gone", &watcher, gone).await;
+}
