@@ -1,8 +1,8 @@
 //! Patterns for names of databases, and what they select.
 //!
-//! A pattern matches the whole name: `*` is any run of characters (also none), `?` is one character,
-//! `\` takes the next character literally, everything else stands for itself, case and all. There
-//! are no classes and no alternatives: a list of patterns says the same.
+//! A pattern matches the whole name: `*` is any run of characters (also none), `?` is one
+//! character, `\` takes the next character literally, everything else stands for itself, case and
+//! all. There are no classes and no alternatives: a list of patterns says the same.
 
 use std::{fmt, str::FromStr};
 

@@ -122,8 +122,8 @@ async fn version(session: &Session, cancel: &CancellationToken) -> Result<(u32, 
     Ok((number(&get::<String>(&row, 0)?)?, get(&row, 1)?))
 }
 
-/// All databases of a server, by name. Sizes take a look at every file of every database: `with_sizes` asks for
-/// them.
+/// All databases of a server, by name. Sizes take a look at every file of every database:
+/// `with_sizes` asks for them.
 pub async fn databases(
     session: &Session,
     with_sizes: bool,

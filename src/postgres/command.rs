@@ -1,8 +1,8 @@
 //! Command lines of the client programs. They hold no secret: they go into the manifest as they
 //! are, and everybody on the host can read them while the program runs.
 //!
-//! The database is always given as `dbname='…'`, since a bare name with `=` in it, or one that begins like a URI,
-//! would be read as a connection string.
+//! The database is always given as `dbname='…'`, since a bare name with `=` in it, or one that
+//! begins like a URI, would be read as a connection string.
 
 use std::{path::Path, time::Duration};
 
@@ -27,7 +27,8 @@ pub struct Dump<'a> {
     pub database: &'a str,
     /// An exported snapshot.
     pub snapshot: Option<&'a str>,
-    /// How long the dump waits for a table's lock before it fails. Whoever comes after it in the queue waits as long.
+    /// How long the dump waits for a table's lock before it fails. Whoever comes after it in the
+    /// queue waits as long.
     pub lock_wait: Duration,
     /// What of it.
     pub contents: Contents,

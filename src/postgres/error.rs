@@ -114,15 +114,18 @@ impl PgError {
         match io_kind(error) {
             Some(std::io::ErrorKind::NotFound) if at.is_socket() => failed(
                 Class::Connection,
-                "no server listens on that socket: is PostgreSQL running, and are host (a folder) and port right?",
+                "no server listens on that socket: is PostgreSQL running, and are host (a \
+                 folder) and port right?",
             ),
             Some(std::io::ErrorKind::ConnectionRefused) => failed(
                 Class::Connection,
-                "no server listens there: is PostgreSQL running, and do port and listen_addresses fit?",
+                "no server listens there: is PostgreSQL running, and do port and \
+                 listen_addresses fit?",
             ),
             Some(std::io::ErrorKind::PermissionDenied) => failed(
                 Class::Connection,
-                "the user that pgkeep runs as may not use the socket (unix_socket_permissions, or its folder)",
+                "the user that pgkeep runs as may not use the socket (unix_socket_permissions, \
+                 or its folder)",
             ),
             _ => match tls_hint(text) {
                 Some(hint) => failed(Class::Connection, hint),
@@ -205,7 +208,8 @@ fn hint_for(code: &SqlState) -> Option<&'static str> {
 fn connect_hint(code: &SqlState, message: &str, user: &str) -> Option<String> {
     if message.contains("pg_hba.conf") {
         return Some(format!(
-            "add a line for role {user:?} to pg_hba.conf and reload the server: pg_hba_file_rules shows what is in force"
+            "add a line for role {user:?} to pg_hba.conf and reload the server: \
+             pg_hba_file_rules shows what is in force"
         ));
     }
     match code.code() {
@@ -213,7 +217,8 @@ fn connect_hint(code: &SqlState, message: &str, user: &str) -> Option<String> {
             "the password for role {user:?} is wrong: check password_file, passfile or ~/.pgpass"
         )),
         _ if message.contains("Peer authentication") => Some(format!(
-            "run pgkeep as the operating system's user {user:?}, or map its user to the role in pg_ident.conf"
+            "run pgkeep as the operating system's user {user:?}, or map its user to the role in \
+             pg_ident.conf"
         )),
         "28000" => {
             Some(format!("check that role {user:?} exists and may log in (CREATE ROLE … LOGIN)"))
@@ -225,11 +230,13 @@ fn connect_hint(code: &SqlState, message: &str, user: &str) -> Option<String> {
 fn tls_hint(text: &str) -> Option<&'static str> {
     if text.contains("NotValidForName") || text.contains("not valid for name") {
         Some(
-            "the server's certificate is for another name: connect by that name, or use sslmode=verify-ca",
+            "the server's certificate is for another name: connect by that name, or use \
+             sslmode=verify-ca",
         )
     } else if text.contains("UnknownIssuer") || text.contains("CaUsedAsEndEntity") {
         Some(
-            "the server's certificate is not signed by sslrootcert: put its CA, or the certificate itself, there",
+            "the server's certificate is not signed by sslrootcert: put its CA, or the \
+             certificate itself, there",
         )
     } else if text.contains("server does not support TLS") {
         Some("the server has no TLS: set ssl = on there, or use sslmode=prefer")

@@ -1,8 +1,8 @@
 //! libpq's connection parameters: keyword/value strings and URIs, read as libpq reads them
 //! ("Connection Strings" in the PostgreSQL manual).
 //!
-//! An error never repeats the text: a password may stand in it. A parameter that libpq would obey and pgkeep's
-//! own session cannot is refused, not passed over.
+//! An error never repeats the text: a password may stand in it. A parameter that libpq would obey
+//! and pgkeep's own session cannot is refused, not passed over.
 
 use std::{collections::BTreeMap, fmt};
 
@@ -119,7 +119,8 @@ impl Params {
         };
         if *support == Refused && !value.is_empty() {
             return Err(SpecError::new(format!(
-                "the connection parameter {name} is not supported by pgkeep, and leaving it out would \
+                "the connection parameter {name} is not supported by pgkeep, and leaving it out \
+                 would \
                  weaken what was asked for"
             )));
         }

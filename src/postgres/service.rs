@@ -6,8 +6,8 @@ use crate::sys::files::read_limited;
 
 use super::params::{Params, SpecError};
 
-/// Where packages keep the system's service file when `PGSYSCONFDIR` does not say: Debian, Red Hat, a
-/// build of one's own.
+/// Where packages keep the system's service file when `PGSYSCONFDIR` does not say: Debian, Red Hat,
+/// a build of one's own.
 const SYSTEM_FOLDERS: [&str; 4] =
     ["/etc/postgresql-common", "/etc/sysconfig/pgsql", "/usr/local/pgsql/etc", "/etc"];
 /// More than any service file holds, in bytes.

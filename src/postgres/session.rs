@@ -1,11 +1,12 @@
 //! A session on a server whose statements can be cancelled.
 //!
-//! Dropping the future of a statement does not stop the statement, and dropping the client leaves the backend
-//! running until it next looks at its socket. So a cancelled token sends the cancel request and then awaits the
-//! statement's end; a future that is dropped all the same sends the request from a task of its own.
+//! Dropping the future of a statement does not stop the statement, and dropping the client leaves
+//! the backend running until it next looks at its socket. So a cancelled token sends the cancel
+//! request and then awaits the statement's end; a future that is dropped all the same sends the
+//! request from a task of its own.
 //!
-//! What can still go wrong: a server that does not answer the request either. The connection is then closed, which the
-//! backend notices when it next writes.
+//! What can still go wrong: a server that does not answer the request either. The connection is
+//! then closed, which the backend notices when it next writes.
 
 use std::{
     future::Future,
@@ -28,8 +29,8 @@ use super::{
 
 /// How long one cancel request may take.
 const CANCEL_REQUEST: Duration = Duration::from_secs(5);
-/// How long a statement has to end after a cancel request before the next is sent: a request that comes
-/// before the statement has begun is lost.
+/// How long a statement has to end after a cancel request before the next is sent: a request that
+/// comes before the statement has begun is lost.
 const CANCEL_WAIT: Duration = Duration::from_secs(1);
 /// Cancel requests before the connection is closed.
 const CANCEL_ATTEMPTS: usize = 10;
@@ -54,8 +55,8 @@ impl Default for Limits {
     }
 }
 
-/// What every session sets for itself, whatever the role's and the database's own settings are. A setting
-/// that the server's version does not have is passed over. Names are looked up in
+/// What every session sets for itself, whatever the role's and the database's own settings are. A
+/// setting that the server's version does not have is passed over. Names are looked up in
 /// pg_catalog only: a function in a hostile database's public schema is not called by accident.
 const SETTINGS: &str = "SELECT set_config(name, CASE name
       WHEN 'statement_timeout' THEN $1 WHEN 'lock_timeout' THEN $2
@@ -113,8 +114,8 @@ impl Drop for InFlight<'_> {
 }
 
 impl Session {
-    /// Connects to a database. Endpoints are tried in their order until one answers; a server that answers
-    /// and refuses the role ends the search, as in libpq. Each attempt is bounded by
+    /// Connects to a database. Endpoints are tried in their order until one answers; a server that
+    /// answers and refuses the role ends the search, as in libpq. Each attempt is bounded by
     /// [`ConnSpec::connect_timeout`].
     pub async fn connect(
         spec: &ConnSpec,
@@ -221,7 +222,8 @@ impl Session {
                 return Err(PgError::Cancelled);
             }
         }
-        tracing::warn!(endpoint = %self.endpoint, "a statement cannot be cancelled; closing the connection");
+        tracing::warn!(endpoint = %self.endpoint, "a statement cannot be cancelled; closing the \
+         connection");
         in_flight.ended = true;
         self.connection.abort();
         Err(PgError::Cancelled)

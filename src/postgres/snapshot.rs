@@ -1,7 +1,8 @@
 //! A snapshot that a dump and our own counting share.
 //!
-//! The transaction that exports it must stay open until the dump has taken it over and done its work. It is read-only
-//! and idle, but it holds back the xmin horizon as long as it lives, like the dump itself.
+//! The transaction that exports it must stay open until the dump has taken it over and done its
+//! work. It is read-only and idle, but it holds back the xmin horizon as long as it lives, like the
+//! dump itself.
 
 use tokio_util::sync::CancellationToken;
 

@@ -1,5 +1,6 @@
-//! How to connect to a server: read once from the configuration or from what libpq knows, used by our own
-//! sessions and, through the environment, by the client programs, so that both reach the same server in the same way.
+//! How to connect to a server: read once from the configuration or from what libpq knows, used by
+//! our own sessions and, through the environment, by the client programs, so that both reach the
+//! same server in the same way.
 //!
 //! Passwords are looked up at each connection: a rotated password file takes effect by itself.
 
@@ -23,10 +24,11 @@ use super::{
 
 /// Folders where packages put the socket: Debian and Red Hat, then PostgreSQL's own default.
 const SOCKET_FOLDERS: [&str; 2] = ["/var/run/postgresql", "/tmp"];
-/// How long one attempt to connect takes at most, unless configured. libpq's own default is for ever.
+/// How long one attempt to connect takes at most, unless configured. libpq's own default is for
+/// ever.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
-/// How to connect, as the configuration says it. Whatever is not given comes from `conninfo`, then from the
-/// service, then (see `environment`) from `PG*` variables, then from libpq's defaults.
+/// How to connect, as the configuration says it. Whatever is not given comes from `conninfo`, then
+/// from the service, then (see `environment`) from `PG*` variables, then from libpq's defaults.
 #[derive(Clone, Default)]
 pub struct ConnParts {
     /// A libpq connection string or URI; may hold a password.

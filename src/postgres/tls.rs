@@ -11,8 +11,9 @@
 //! | `verify-full` | to a root | must match |
 //!
 //! A self-signed server certificate that stands in `sslrootcert` itself, byte for byte, is trusted
-//! (with `verify-full`: for its name). Signatures of the handshake are always checked, so that the server
-//! has the key of the certificate that it shows. Version 1 certificates, which webpki does not read, are checked here.
+//! (with `verify-full`: for its name). Signatures of the handshake are always checked, so that the
+//! server has the key of the certificate that it shows. Version 1 certificates, which webpki does
+//! not read, are checked here.
 //!
 //! Known differences: a version 1 certificate has to be signed by a root itself, not by an
 //! intermediate; and revocation lists are not supported, so that asking for one is refused.

@@ -1,8 +1,8 @@
 //! Which client programs are installed, and which fit a server.
 //!
-//! pg_dump refuses a server of a newer major version, and what a newer pg_dump writes an older pg_restore
-//! may not read: the server's own major is best, the nearest newer one is second best. Programs
-//! that others could replace are not run.
+//! pg_dump refuses a server of a newer major version, and what a newer pg_dump writes an older
+//! pg_restore may not read: the server's own major is best, the nearest newer one is second best.
+//! Programs that others could replace are not run.
 //!
 //! What can still go wrong: a package upgrade between the choice and the start.
 
@@ -104,7 +104,8 @@ pub struct Inventory {
     pub refused: Vec<(PathBuf, String)>,
 }
 
-/// Chooses the programs for a server: the newest of its own major version, else of the nearest newer one.
+/// Chooses the programs for a server: the newest of its own major version, else of the nearest
+/// newer one.
 pub fn choose(inventory: &Inventory, server_major: u32) -> Result<&Installed, Failure> {
     let fits = |tool: &&Installed| tool.version.major >= server_major;
     // Of the same version, the first that was found.
@@ -137,7 +138,8 @@ fn refusal(inventory: &Inventory, server_major: u32) -> Failure {
 
 fn package_hint(major: u32) -> String {
     format!(
-        "install postgresql-client-{major} (Debian, Ubuntu) or postgresql{major} (PGDG packages for Red Hat), \
+        "install postgresql-client-{major} (Debian, Ubuntu) or postgresql{major} (PGDG packages \
+         for Red Hat), \
          or set bin_dir of the server to where PostgreSQL {major} or newer is"
     )
 }
@@ -157,7 +159,8 @@ struct Stamp {
 }
 
 impl Toolbox {
-    /// Looks in `bin_dir` alone where it is given, else in the usual places and `path` (the variable `PATH`).
+    /// Looks in `bin_dir` alone where it is given, else in the usual places and `path` (the
+    /// variable `PATH`).
     ///
     /// # Errors
     /// Only where `cancel` was cancelled. A program that cannot be asked is among the refused.

@@ -246,7 +246,8 @@ async fn sessions_cancel_bound_and_explain() {
         let (session, cancel) = (Arc::clone(&session), cancel.clone());
         async move { session.query("SELECT pg_sleep(600)", &[], &cancel).await.map(|rows| rows.len()) }
     });
-    let active = "SELECT count(*) = 1 FROM pg_stat_activity WHERE query LIKE '%sleep(600)%' AND state = 'active' AND pid <> pg_backend_pid()";
+    let active = "SELECT count(*) = 1 FROM pg_stat_activity WHERE query LIKE '%sleep(600)%' AND \
+     state = 'active' AND pid <> pg_backend_pid()";
     let idle = active.replace("= 1 FROM", "= 0 FROM");
     until("it sleeps", &watcher, active).await;
     cancel.cancel();
@@ -319,7 +320,8 @@ async fn a_silent_host_is_given_up_and_cancelled() {
 
 #[tokio::test]
 async fn sslmodes_mean_what_they_mean_to_libpq() {
-    let hba = "local all all trust\nhostssl all plain all reject\nhostssl all carol all cert\nhostssl all all all trust\nhostnossl all plain all trust\n";
+    let hba = "local all all trust\nhostssl all plain all reject\nhostssl all carol all \
+     cert\nhostssl all all all trust\nhostnossl all plain all trust\n";
     let mut cluster = Cluster::start(hba, &[]).await;
     let admin = cluster.session("postgres").await;
     admin.execute("CREATE ROLE carol LOGIN", &never()).await.unwrap();
@@ -544,8 +546,10 @@ async fn hostile_names_are_listed_dumped_and_restored_from_one_snapshot() {
     assert_eq!(chosen, expected);
     assert!(selection.left_out.iter().any(|(_, reason)| *reason == Reason::Template));
 
-    let inventory = Toolbox::default().look(Some(Path::new(BIN)), None, &never()).await.unwrap();
+    let path = std::env::var_os("PATH");
+    let inventory = Toolbox::default().look(None, path.as_deref(), &never()).await.unwrap();
     let tool = choose(&inventory, 15).unwrap();
+    assert_eq!(tool.dir, Path::new(BIN), "not Debian's wrapper: {inventory:?}");
     let spec = cluster.spec();
     for name in HOSTILE {
         let session = cluster.session(name).await;
@@ -618,10 +622,64 @@ async fn a_terminated_pg_dump_leaves_no_backend() {
     let env = spec.child_env(watcher.endpoint(), "postgres", "dumping", cluster.path()).unwrap();
     let child = Spec::new(&line[0]).args(&line[1..]).envs(env.vars.clone());
     let mut child = Child::spawn(child, Stdout::Null).await.unwrap();
-    let there = "SELECT count(*) = 1 FROM pg_stat_activity WHERE application_name = 'dumping' AND wait_event_type = 'Lock'";
+    let there = "SELECT count(*) = 1 FROM pg_stat_activity WHERE application_name = 'dumping' \
+     AND wait_event_type = 'Lock'";
     until("pg_dump waits for the lock", &watcher, there).await;
     let exit = child.terminate(GRACE).await;
     assert!(!exit.success());
     let gone = "SELECT count(*) = 0 FROM pg_stat_activity WHERE application_name = 'dumping'";
     until("its backend is gone", &watcher, gone).await;
+}
+
+#[tokio::test]
+async fn a_standby_exports_snapshots_too() {
+    let primary = Cluster::start("local all all trust\nlocal replication all trust\n", &[]).await;
+    let on_primary = primary.session("postgres").await;
+    on_primary.execute("CREATE TABLE public.t AS SELECT 1 AS id", &never()).await.unwrap();
+    let dir = tempfile::Builder::new().prefix("pg").tempdir().unwrap();
+    let path = dir.path().to_str().unwrap().to_owned();
+    if as_root() {
+        run_ok("/bin/chown", &["postgres", &path]).await;
+    }
+    let (data, port) = (format!("{path}/data"), primary.port.to_string());
+    let host = primary.path().to_str().unwrap();
+    let args =
+        ["-D", &data, "-h", host, "-p", &port, "-U", "admin", "-R", "-X", "stream", "-c", "fast"];
+    unprivileged(&format!("{BIN}/pg_basebackup"), &args).await;
+    let mut standby = Cluster { dir, port: primary.port, server: None };
+    // The port is the socket's name only: another folder, another socket.
+    standby.boot(&["listen_addresses="]).await;
+    let session = standby.session("postgres").await;
+    let (here, there) = (
+        catalog::server_facts(&session, &never()).await.unwrap(),
+        catalog::server_facts(&on_primary, &never()).await.unwrap(),
+    );
+    assert!(here.in_recovery && !there.in_recovery);
+    assert_eq!(here.system_id, there.system_id);
+    let snapshot = export_snapshot(session, &never()).await.unwrap();
+    assert!(snapshot.facts.standby && snapshot.facts.lsn_before != "0/0", "{:?}", snapshot.facts);
+    let spec = standby.spec();
+    let dump = Dump {
+        database: "postgres",
+        snapshot: Some(&snapshot.id),
+        lock_wait: GRACE,
+        contents: Contents::Data,
+        selection: &[],
+        keepalives: spec.keepalives,
+    };
+    let line = dump.command(&Path::new(BIN).join("pg_dump"), 15);
+    let endpoint = snapshot.session().endpoint().clone();
+    let env = spec.child_env(&endpoint, "postgres", "pgkeep", standby.path()).unwrap();
+    let child = Spec::new(&line[0]).args(&line[1..]).envs(env.vars.clone());
+    let exit = run_captured(child, 1 << 20, SOON, &never()).await.unwrap();
+    assert!(exit.success() && exit.stdout.starts_with(b"PGDMP"), "{}", exit.stderr);
+    // The server's end is the snapshot's end, and is seen.
+    standby.stop().await;
+    for _ in 0..500 {
+        if snapshot.is_lost() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    panic!("the loss of the snapshot is not seen");
 }

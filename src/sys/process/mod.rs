@@ -1,11 +1,11 @@
 //! Supervised child processes.
 //!
 //! Every child leads a process group of its own, so that it can be ended together with whatever it
-//! started, and so that Ctrl-C reaches pgkeep first. A thread of its own spawns it, waits for it and
-//! reaps it: no async worker blocks, no zombie stays, and the priority that the thread has taken is the child's from its
-//! first instruction. The environment is cleared; stdin is null; stderr is drained all the time into
-//! bounded memory. When the leader ends, the rest of its group is killed before the leader is
-//! reaped: until then the group's id cannot be another's.
+//! started, and so that Ctrl-C reaches pgkeep first. A thread of its own spawns it, waits for it
+//! and reaps it: no async worker blocks, no zombie stays, and the priority that the thread has
+//! taken is the child's from its first instruction. The environment is cleared; stdin is null;
+//! stderr is drained all the time into bounded memory. When the leader ends, the rest of its group
+//! is killed before the leader is reaped: until then the group's id cannot be another's.
 //!
 //! I/O priority: Linux derives it from the nice value while none is set (ioprio_set(2): nice 19 is
 //! the lowest best-effort level), so that `nice` covers both.
@@ -50,8 +50,8 @@ pub struct Spec {
     pub program: PathBuf,
     /// Its arguments, without its name. Never a secret: everybody can read them.
     pub args: Vec<OsString>,
-    /// Its environment, besides `PATH`, `HOME`, `TZ` (ours) and `LC_MESSAGES=C`. Nothing else of our environment
-    /// reaches it.
+    /// Its environment, besides `PATH`, `HOME`, `TZ` (ours) and `LC_MESSAGES=C`. Nothing else of
+    /// our environment reaches it.
     pub env: Vec<(OsString, OsString)>,
     /// Nice value, 0 to 19.
     pub nice: i32,
@@ -221,8 +221,8 @@ impl Child {
         self.group.pid.as_raw_nonzero().get()
     }
 
-    /// The reading end of its standard output, once, where [`Stdout::Pipe`] was asked for. Nobody but the
-    /// child's group holds the writing end: its end is the end of the file.
+    /// The reading end of its standard output, once, where [`Stdout::Pipe`] was asked for. Nobody
+    /// but the child's group holds the writing end: its end is the end of the file.
     pub fn take_stdout(&mut self) -> Option<File> {
         self.stdout.take()
     }
@@ -241,8 +241,8 @@ impl Child {
         })
     }
 
-    /// Ends it: SIGTERM to the group (pg_dump then cancels its query on the server), SIGKILL after `grace`; waits in
-    /// either case.
+    /// Ends it: SIGTERM to the group (pg_dump then cancels its query on the server), SIGKILL after
+    /// `grace`; waits in either case.
     pub async fn terminate(&mut self, grace: Duration) -> Arc<Exit> {
         self.group.signal(Signal::TERM);
         if let Ok(exit) = tokio::time::timeout(grace, self.wait()).await {

@@ -1,9 +1,9 @@
 //! Children that outlive a crash of pgkeep, and how the next start ends them.
 //!
 //! `PR_SET_PDEATHSIG` is not used: it follows the thread that spawned the child, not the process,
-//! and kills children when that thread ends. Instead each group leader is recorded in a folder of the
-//! state directory, with its start time and the boot's id, and the record goes when the child is
-//! reaped. A process id that another program has got since is never signalled: its start time
+//! and kills children when that thread ends. Instead each group leader is recorded in a folder of
+//! the state directory, with its start time and the boot's id, and the record goes when the child
+//! is reaped. A process id that another program has got since is never signalled: its start time
 //! differs. A group whose leader is gone is left alone; systemd's `KillMode=control-group` has it.
 
 use std::{
@@ -120,8 +120,8 @@ fn boot_id() -> Option<String> {
 }
 
 /// Ends what an earlier process recorded in `dir` and left running, and empties the folder. Gives
-/// the groups that were still alive. Blocks up to twice `grace` for each: call it at start, under the lock of
-/// the state directory.
+/// the groups that were still alive. Blocks up to twice `grace` for each: call it at start, under
+/// the lock of the state directory.
 pub fn reap_leftovers(dir: &Path, grace: Duration) -> Result<Vec<ChildRecord>, FileError> {
     let entries = match fs::read_dir(dir) {
         Ok(entries) => entries,
