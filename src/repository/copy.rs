@@ -33,7 +33,7 @@ use crate::{
 };
 
 /// How long the removal of a copy that failed may take. A sweep finds the rest.
-const DISCARD_LIMIT: Duration = Duration::from_secs(60);
+const DISCARD_LIMIT: Duration = Duration::from_mins(1);
 
 /// A copy that is being written. Dropped, it leaves at most what a sweep finds.
 #[derive(Debug)]

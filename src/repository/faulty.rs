@@ -67,6 +67,8 @@ pub struct Faults {
     pub delay: Duration,
     /// Objects whose key ends so are lost right after the store said that it has them.
     pub lose: Option<String>,
+    /// Objects whose key ends so can be put, but no request about them ever gets an answer.
+    pub dark: Option<String>,
     /// A fault at one step, counted from 0.
     pub at: Option<(u64, When, Act)>,
 }
@@ -180,6 +182,14 @@ impl Shared {
         }
     }
 
+    /// Fails where the store gives no answer about `key`.
+    fn see(&self, key: &str) -> Result<(), StoreError> {
+        if self.faults.dark.as_ref().is_some_and(|end| key.ends_with(end)) {
+            return Err(StoreError::new(StoreErrorKind::Unavailable, key, "no answer"));
+        }
+        Ok(())
+    }
+
     fn loses(&self, key: &str) -> bool {
         self.faults.lose.as_ref().is_some_and(|end| key.ends_with(end))
     }
@@ -210,6 +220,7 @@ impl Store for Faulty {
             if self.shared.loses(key) {
                 self.inner.delete(key).await?;
             }
+            self.shared.see(key)?;
             Ok(meta)
         };
         self.shared.through(&format!("write {key}"), put).await
@@ -223,6 +234,7 @@ impl Store for Faulty {
     }
 
     async fn head(&self, key: &str) -> Result<Option<ObjectMeta>, StoreError> {
+        self.shared.see(key)?;
         self.shared.through(&format!("look up {key}"), self.inner.head(key)).await
     }
 
@@ -231,6 +243,7 @@ impl Store for Faulty {
         key: &str,
         range: Option<Range<u64>>,
     ) -> Result<BoxStream<'static, Result<Bytes, StoreError>>, StoreError> {
+        self.shared.see(key)?;
         let doing = format!("read {key}");
         let stream = self.shared.through(&doing, self.inner.get(key, range)).await?;
         let Some(left) = self.shared.cut(CUT_WITHIN_BYTES) else { return Ok(stream) };
@@ -272,6 +285,7 @@ impl Store for Faulty {
     }
 
     async fn delete(&self, key: &str) -> Result<(), StoreError> {
+        self.shared.see(key)?;
         self.shared.through(&format!("delete {key}"), self.inner.delete(key)).await
     }
 

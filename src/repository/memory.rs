@@ -109,14 +109,14 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn insert_new(&self, doing: &str, key: &str, bytes: Bytes) -> Result<ObjectMeta, StoreError> {
+    fn insert_new(&self, doing: &str, key: &str, bytes: &Bytes) -> Result<ObjectMeta, StoreError> {
         let modified = self.clock.now().wall;
         let mut state = self.state();
         let object = state
             .objects
             .entry(key.to_owned())
             .or_insert_with(|| Object { bytes: bytes.clone(), modified });
-        if object.bytes == bytes {
+        if object.bytes == *bytes {
             return Ok(object.meta(key));
         }
         let what = "there is already an object of that name";
@@ -137,7 +137,7 @@ impl Store for MemoryStore {
     async fn put_new(&self, key: &str, bytes: Bytes) -> Result<ObjectMeta, StoreError> {
         let doing = format!("write {key}");
         key::check(&doing, key)?;
-        self.shared.insert_new(&doing, key, bytes)
+        self.shared.insert_new(&doing, key, &bytes)
     }
 
     async fn begin(&self, key: &str) -> Result<Box<dyn Upload>, StoreError> {
@@ -274,7 +274,7 @@ impl Upload for MemoryUpload {
         let parts = self.shared.state().uploads.get(&self.id).map(|upload| upload.parts.clone());
         let parts = parts.ok_or_else(|| self.refuse("the upload was given up"))?;
         let whole = self.join(&parts)?;
-        let meta = self.shared.insert_new(&format!("write {}", self.key), &self.key, whole)?;
+        let meta = self.shared.insert_new(&format!("write {}", self.key), &self.key, &whole)?;
         self.shared.state().uploads.remove(&self.id);
         Ok(committed.insert(meta).clone())
     }

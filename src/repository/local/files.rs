@@ -130,7 +130,7 @@ impl Root {
             match create_locked(folder) {
                 Ok(Some((path, file))) => {
                     let file = Arc::new(file);
-                    return Ok(Temp { root: Arc::clone(self), path, file, is_temp: true });
+                    return Ok(Temp { root: Arc::clone(self), path, file, unpublished: true });
                 }
                 Ok(None) => {}
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -224,7 +224,7 @@ pub(super) struct Temp {
     root: Arc<Root>,
     path: PathBuf,
     pub(super) file: Arc<File>,
-    is_temp: bool,
+    unpublished: bool,
 }
 
 impl Temp {
@@ -232,12 +232,12 @@ impl Temp {
     pub(super) fn publish(&mut self, target: &Path) -> io::Result<()> {
         use rustix::io::Errno;
         match rustix::fs::renameat_with(CWD, &self.path, CWD, target, RenameFlags::NOREPLACE) {
-            Ok(()) => self.is_temp = false,
+            Ok(()) => self.unpublished = false,
             // NFS and some FUSE filesystems do not know the flag; a hard link does the same.
             Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => {
                 fs::hard_link(&self.path, target)?;
                 if fs::remove_file(&self.path).is_ok() {
-                    self.is_temp = false;
+                    self.unpublished = false;
                 }
             }
             Err(errno) => return Err(errno.into()),
@@ -251,14 +251,14 @@ impl Temp {
     }
 
     fn remove_file(&mut self) -> io::Result<()> {
-        if !self.is_temp {
+        if !self.unpublished {
             return Ok(());
         }
         let removed = match fs::remove_file(&self.path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
             Ok(()) | Err(_) => Ok(()),
         };
-        self.is_temp = removed.is_err();
+        self.unpublished = removed.is_err();
         self.root.remove_empty_folders(&self.path);
         removed
     }

@@ -246,3 +246,30 @@ impl Inner {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::repository::{
+        local::{LocalOptions, LocalStore},
+        store::Store,
+    };
+
+    /// No error of a real disk can be had here; Linux tells each one once.
+    #[tokio::test]
+    async fn after_an_error_of_a_sync_nothing_is_committed() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = LocalStore::new(LocalOptions { path: folder.path().to_owned(), min_free: 0 });
+        let upload = LocalUpload::begin(&store.root, "write a".to_owned(), "a".to_owned()).unwrap();
+        upload.part(1, Bytes::from_static(b"x")).await.unwrap();
+        let eio = io::Error::from(rustix::io::Errno::IO);
+        upload.inner.fail_sync(&mut upload.inner.state(), &eio);
+        for _ in 0..2 {
+            let error = upload.commit().await.unwrap_err();
+            assert_eq!(error.kind, StoreErrorKind::Damaged, "{error}");
+            assert!(!error.kind.is_worth_a_retry());
+        }
+        assert!(upload.part(2, Bytes::from_static(b"y")).await.is_err());
+        assert_eq!(store.head("a").await.unwrap(), None);
+    }
+}

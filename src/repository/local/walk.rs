@@ -140,7 +140,7 @@ impl Folder {
 
     /// Takes up the names that come next after `after`: the smallest ones, since the system gives
     /// them in no order.
-    fn read(&mut self, after: Option<String>) -> io::Result<()> {
+    fn read(&mut self, after: Option<&str>) -> io::Result<()> {
         let mut heap = BinaryHeap::new();
         self.more_after = None;
         let mut is_more = false;
@@ -162,7 +162,7 @@ impl Folder {
             } else if !kind.is_file() {
                 continue;
             }
-            if after.as_ref().is_some_and(|after| name <= *after) {
+            if after.is_some_and(|after| name.as_str() <= after) {
                 continue;
             }
             heap.push(name);
@@ -180,7 +180,7 @@ impl Folder {
     fn step(&mut self) -> io::Result<Step> {
         let Some(name) = self.names.next() else {
             let Some(after) = self.more_after.take() else { return Ok(Step::Up) };
-            return match self.read(Some(after)) {
+            return match self.read(Some(&after)) {
                 Ok(()) => Ok(Step::Nothing),
                 Err(error) if is_gone(&error) => Ok(Step::Up),
                 Err(error) => Err(error),

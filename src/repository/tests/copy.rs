@@ -45,7 +45,7 @@ async fn a_copy_through_faults_is_whole() {
     let store = memory();
     let faulty = Faulty::new(Arc::new(store.clone()), Faults::bad_day(3));
     let policy = RetryPolicy {
-        give_up_after: Duration::from_secs(60),
+        give_up_after: Duration::from_mins(1),
         first_wait: Duration::from_millis(1),
         longest_wait: Duration::from_millis(5),
         seed: 1,
@@ -77,8 +77,8 @@ async fn a_copy_through_faults_is_whole() {
 async fn as_many_parts_are_under_way_as_the_store_takes() {
     for parallel_parts in [1, 3] {
         let limits = Limits { part_bytes: 1000, max_parts: 100, parallel_parts };
-        let faults = Faults { delay: Duration::from_millis(5), ..Faults::default() };
-        let faulty = Faulty::new(Arc::new(memory().with_limits(limits)), faults);
+        let slow = Faults { delay: Duration::from_millis(5), ..Faults::default() };
+        let faulty = Faulty::new(Arc::new(memory().with_limits(limits)), slow);
         let repository = open(faulty.clone()).await;
         let mut copy = repository.start_copy(&series(), &new_id(), STEM);
         feed(&mut copy, events(&[60_000], 1000)).await.unwrap();

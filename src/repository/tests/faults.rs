@@ -5,12 +5,12 @@ use std::{path::Path, time::Duration};
 use super::*;
 use crate::repository::{
     faulty::{Act, Faults, Faulty, When},
-    layout::MARKER_KEY,
+    layout::{MARKER_KEY, manifest_key},
     local::{LocalOptions, LocalStore},
     store::StoreErrorKind,
 };
 
-const DAY: Duration = Duration::from_secs(24 * 3600);
+const DAY: Duration = Duration::from_hours(24);
 
 fn local(path: &Path) -> Arc<dyn Store> {
     Arc::new(LocalStore::new(LocalOptions { path: path.to_owned(), min_free: 0 }))
@@ -34,17 +34,18 @@ enum Ending {
 async fn copy_with(store: &Arc<dyn Store>, at: (u64, When, Act)) -> Ending {
     // The marker is there: opening is step 0, and no part of the story.
     let at = (at.0 + 1, at.1, at.2);
-    let faults = Faults { at: Some(at), ..Faults::default() };
-    let faulty = Faulty::new(Arc::clone(store), faults);
+    let fault = Faults { at: Some(at), ..Faults::default() };
+    let faulty = Faulty::new(Arc::clone(store), fault);
     let repository = open(faulty.clone()).await;
     let id = new_id();
     tokio::select! {
-        () = faulty.hung() => Ending::Killed,
-        done = whole_copy(&repository, &id) => match faulty.steps() > at.0 {
-            true => Ending::Done(done),
-            false => Ending::NotReached(done),
-        },
-    }
+           () = faulty.hung() => Ending::Killed,
+           done = whole_copy(&repository, &id) => if faulty.steps() > at.0 {
+    Ending::Done(done)
+    } else {
+    Ending::NotReached(done)
+    },
+       }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -176,4 +177,28 @@ async fn a_manifest_of_another_backup_is_refused() {
     let error = copy.commit(|objects| manifest(&new_id(), objects, None)).await.unwrap_err();
     assert_eq!(error.kind, StoreErrorKind::Refused, "{error}");
     assert_eq!(store.keys(), [MARKER_KEY]);
+}
+
+#[tokio::test]
+async fn where_the_manifest_may_be_there_its_data_stays() {
+    let store = memory();
+    let faults = Faults { dark: Some("/manifest.json".to_owned()), ..Faults::default() };
+    let repository = open(Faulty::new(Arc::new(store.clone()), faults)).await;
+    let error = whole_copy(&repository, &new_id()).await.unwrap_err();
+    assert_eq!(error.kind, StoreErrorKind::Unavailable, "{error}");
+    let observer = open(Arc::new(store)).await;
+    assert_eq!(assert_sound(&observer, "dark").await, 1);
+}
+
+#[tokio::test]
+async fn another_manifest_is_neither_replaced_nor_removed() {
+    let store = memory();
+    let repository = open(Arc::new(store.clone())).await;
+    let id = new_id();
+    let key = manifest_key(&series(), &id);
+    store.plant(&key, "theirs", SystemClock::new().now().wall);
+    let error = whole_copy(&repository, &id).await.unwrap_err();
+    assert_eq!(error.kind, StoreErrorKind::Exists, "{error}");
+    assert_eq!(store.lose(&key).unwrap(), "theirs");
+    assert_eq!(listed(&repository).await[0].objects.len(), 3, "what it may name stays");
 }

@@ -8,7 +8,7 @@ use crate::{
     repository::{layout, listing::Entry},
 };
 
-const HOUR: Duration = Duration::from_secs(3600);
+const HOUR: Duration = Duration::from_hours(1);
 
 fn id_at(at: Timestamp) -> BackupId {
     BackupId::new(at, getrandom::u64().unwrap())
