@@ -1,5 +1,24 @@
 //! Places that hold backups: the [`store::Store`] trait (bytes under keys) with its kinds and
-//! decorators, and on top of it one concrete `Repository` that knows layout and commit order.
+//! decorators, and on top of it one concrete [`repo::Repository`] that knows layout and commit
+//! order.
 
+pub mod copy;
+mod dice;
+mod failure;
+#[cfg(any(test, feature = "test-util"))]
+pub mod faulty;
+pub mod garbage;
+pub mod key;
+pub mod layout;
+pub mod listing;
+pub mod local;
+mod marker;
+#[cfg(any(test, feature = "test-util"))]
+pub mod memory;
+pub mod repo;
+pub mod retry;
 pub mod s3;
 pub mod store;
+
+#[cfg(test)]
+mod tests;

@@ -3,6 +3,7 @@
 
 mod archive;
 mod config;
+mod contract;
 mod harness;
 mod harness_self;
 mod layering;

@@ -1,0 +1,355 @@
+//! Writing one copy of one backup: volumes, index, and last the manifest.
+//!
+//! Nothing becomes visible before [`Copy::commit`]. That ends each upload, looks each object up
+//! again, and only then puts the manifest. An error on the way removes what was made visible. Where
+//! the answer to the manifest's put was lost, the manifest is read back; where that fails too, it is
+//! removed before its data; where even that fails, all is left as it is: either a whole backup, or
+//! garbage that a sweep finds.
+//!
+//! What can still go wrong: a put of the manifest whose answer never came may take effect after
+//! all, once the data is gone; comparing sizes ([`super::listing::Listed::check_sizes`]) shows it.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use sha2::{Digest, Sha256};
+use tokio::{
+    sync::mpsc,
+    task::{JoinError, JoinSet},
+};
+
+use super::{
+    key, layout,
+    marker::read_small,
+    repo::{Live, MANIFEST_MAX},
+    store::{Limits, Store, StoreError, StoreErrorKind, Upload},
+};
+use crate::{
+    codec::sealed::Sealed,
+    domain::{
+        backup::{BackupId, Series},
+        manifest::{MANIFEST_NAME, Manifest, StoredObject},
+    },
+};
+
+/// How long the removal of a copy that failed may take. A sweep finds the rest.
+const DISCARD_LIMIT: Duration = Duration::from_mins(1);
+
+/// A copy that is being written. Dropped, it leaves at most what a sweep finds.
+#[derive(Debug)]
+pub struct Copy {
+    store: Arc<dyn Store>,
+    series: Series,
+    id: BackupId,
+    stem: String,
+    volumes: Vec<Volume>,
+    /// The index.
+    small: Vec<StoredObject>,
+    /// Keys under which there may be something of ours.
+    touched: Vec<String>,
+    /// The manifest may be there and could not be removed: nothing is removed.
+    keep: bool,
+    _live: Live,
+}
+
+#[derive(Debug)]
+struct Volume {
+    name: String,
+    upload: Arc<dyn Upload>,
+    parts: u32,
+    bytes: u64,
+    is_short: bool,
+    /// SHA-256, once it is whole.
+    sha256: Option<String>,
+}
+
+type Parts = JoinSet<Result<(), StoreError>>;
+
+impl Copy {
+    pub(super) fn new(
+        store: Arc<dyn Store>,
+        series: Series,
+        id: BackupId,
+        stem: String,
+        live: Live,
+    ) -> Self {
+        let (volumes, small, touched) = (Vec::new(), Vec::new(), Vec::new());
+        Self { store, series, id, stem, volumes, small, touched, keep: false, _live: live }
+    }
+
+    fn key(&self, name: &str) -> String {
+        layout::object_key(&self.series, &self.id, name)
+    }
+
+    fn error(&self, kind: StoreErrorKind, what: impl Into<String>) -> StoreError {
+        let folder = layout::folder(&self.series, &self.id);
+        StoreError::new(kind, format!("write {folder}"), what)
+    }
+
+    /// Takes the stream and stores it, with as many parts under way as the store can take; so many
+    /// are in memory. On an error it returns at once and drops the receiver, so that the sender
+    /// learns of it.
+    pub async fn store(&mut self, mut events: mpsc::Receiver<Sealed>) -> Result<(), StoreError> {
+        let mut parts = Parts::new();
+        let result = self.take_all(&mut events, &mut parts).await;
+        drop(events);
+        // After an error: no part may be under way when the upload is aborted.
+        parts.shutdown().await;
+        result
+    }
+
+    async fn take_all(
+        &mut self,
+        events: &mut mpsc::Receiver<Sealed>,
+        parts: &mut Parts,
+    ) -> Result<(), StoreError> {
+        let limits = self.store.limits();
+        loop {
+            tokio::select! {
+                biased;
+                Some(done) = parts.join_next() => self.settle(done)?,
+                event = events.recv(), if parts.len() < limits.parallel_parts.max(1) => match event {
+                    Some(event) => self.take(event, &limits, parts).await?,
+                    None => break,
+                },
+            }
+        }
+        while let Some(done) = parts.join_next().await {
+            self.settle(done)?;
+        }
+        if self.volumes.last().is_none_or(|volume| volume.sha256.is_none()) {
+            let count = self.volumes.len();
+            let what = format!("the stream broke off in volume {}", count.max(1));
+            return Err(self.error(StoreErrorKind::Damaged, what));
+        }
+        Ok(())
+    }
+
+    fn settle(&self, done: Result<Result<(), StoreError>, JoinError>) -> Result<(), StoreError> {
+        done.unwrap_or_else(|error| Err(self.error(StoreErrorKind::Refused, error.to_string())))
+    }
+
+    async fn take(
+        &mut self,
+        event: Sealed,
+        limits: &Limits,
+        parts: &mut Parts,
+    ) -> Result<(), StoreError> {
+        let out_of_order = |this: &Self, what: String| this.error(StoreErrorKind::Damaged, what);
+        match event {
+            Sealed::Part { volume, number, bytes } => {
+                if number == 1 {
+                    self.begin_volume(volume).await?;
+                }
+                let length = bytes.len();
+                let fits = length <= limits.part_bytes && number <= limits.max_parts;
+                let upload = match self.open_volume(volume) {
+                    Some(open) if fits && number == open.parts + 1 && !open.is_short => {
+                        open.parts = number;
+                        open.bytes += length as u64;
+                        open.is_short = length < limits.part_bytes;
+                        Arc::clone(&open.upload)
+                    }
+                    _ => {
+                        let what = format!(
+                            "part {number} of volume {volume} ({length} bytes) does not fit there"
+                        );
+                        return Err(out_of_order(self, what));
+                    }
+                };
+                parts.spawn(async move { upload.part(number, bytes).await });
+            }
+            Sealed::VolumeEnd { volume, bytes, sha256 } => match self.open_volume(volume) {
+                Some(open) if open.bytes == bytes => open.sha256 = Some(sha256),
+                _ => {
+                    let what = format!("volume {volume} does not end after {bytes} bytes");
+                    return Err(out_of_order(self, what));
+                }
+            },
+        }
+        Ok(())
+    }
+
+    /// The volume that is being written, if it is that one.
+    fn open_volume(&mut self, number: u32) -> Option<&mut Volume> {
+        let is_last = u32::try_from(self.volumes.len()) == Ok(number);
+        self.volumes.last_mut().filter(|volume| is_last && volume.sha256.is_none())
+    }
+
+    async fn begin_volume(&mut self, number: u32) -> Result<(), StoreError> {
+        let is_next = u32::try_from(self.volumes.len() + 1) == Ok(number);
+        if !is_next || self.volumes.last().is_some_and(|volume| volume.sha256.is_none()) {
+            let what = format!("volume {number} came after {}", self.volumes.len());
+            return Err(self.error(StoreErrorKind::Damaged, what));
+        }
+        let name = layout::volume_name(&self.stem, number);
+        let upload = Arc::from(self.store.begin(&self.key(&name)).await?);
+        self.volumes.push(Volume {
+            name,
+            upload,
+            parts: 0,
+            bytes: 0,
+            is_short: false,
+            sha256: None,
+        });
+        Ok(())
+    }
+
+    /// Stores a small object beside the volumes: the index.
+    pub async fn put(
+        &mut self,
+        name: &str,
+        bytes: impl Into<Bytes>,
+    ) -> Result<StoredObject, StoreError> {
+        let bytes = bytes.into();
+        if name == MANIFEST_NAME || !key::is_segment(name) {
+            let what = format!("{name:?} is not a name for an object beside the volumes");
+            return Err(self.error(StoreErrorKind::Refused, what));
+        }
+        let key = self.key(name);
+        self.touched.push(key.clone());
+        let object = StoredObject {
+            name: name.to_owned(),
+            bytes: bytes.len() as u64,
+            sha256: hex(&Sha256::digest(&bytes)),
+        };
+        if let Err(error) = self.store.put_new(&key, bytes).await {
+            self.not_ours(&error);
+            return Err(error);
+        }
+        self.small.push(object.clone());
+        Ok(object)
+    }
+
+    /// What is there under the last key is another's: it is not to be removed.
+    fn not_ours(&mut self, error: &StoreError) {
+        if error.kind == StoreErrorKind::Exists {
+            self.touched.pop();
+        }
+    }
+
+    /// Makes it a backup: ends the uploads, looks each object up again, and puts the manifest that
+    /// `make` makes of the volumes. On an error nothing is left that looks like a backup.
+    pub async fn commit(
+        mut self,
+        make: impl FnOnce(Vec<StoredObject>) -> Manifest,
+    ) -> Result<Manifest, StoreError> {
+        let result = match self.commit_data().await {
+            Ok(volumes) => self.commit_manifest(make(volumes)).await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = &result
+            && let Err(left) = self.discard().await
+        {
+            tracing::debug!(%error, %left, "a copy that failed was not removed whole");
+        }
+        result
+    }
+
+    /// Gives the copy up and removes what is there, within a time limit. What an error leaves, a
+    /// sweep finds.
+    pub async fn abort(mut self) -> Result<(), StoreError> {
+        self.discard().await
+    }
+
+    async fn commit_data(&mut self) -> Result<Vec<StoredObject>, StoreError> {
+        let mut volumes = Vec::new();
+        for volume in &self.volumes {
+            if let (Some(sha256), bytes) = (volume.sha256.clone(), volume.bytes) {
+                volumes.push(StoredObject { name: volume.name.clone(), bytes, sha256 });
+            }
+        }
+        if volumes.is_empty() || volumes.len() != self.volumes.len() {
+            let what = "the stream was not stored whole";
+            return Err(self.error(StoreErrorKind::Damaged, what));
+        }
+        let uploads = self.volumes.iter().map(|volume| Arc::clone(&volume.upload));
+        let uploads: Vec<Arc<dyn Upload>> = uploads.collect();
+        for (upload, object) in uploads.iter().zip(&volumes) {
+            self.touched.push(self.key(&object.name));
+            match upload.commit().await {
+                Ok(meta) => self.compare(object, Some(meta.bytes))?,
+                Err(error) => {
+                    self.not_ours(&error);
+                    return Err(error);
+                }
+            }
+        }
+        for object in volumes.iter().chain(&self.small) {
+            let found = self.store.head(&self.key(&object.name)).await?;
+            self.compare(object, found.map(|meta| meta.bytes))?;
+        }
+        Ok(volumes)
+    }
+
+    fn compare(&self, object: &StoredObject, found: Option<u64>) -> Result<(), StoreError> {
+        if found == Some(object.bytes) {
+            return Ok(());
+        }
+        let found = found.map_or_else(|| "is not there".to_owned(), |n| format!("has {n} bytes"));
+        let what = format!("{} was stored with {} bytes and {found}", object.name, object.bytes);
+        Err(self
+            .error(StoreErrorKind::Damaged, what)
+            .hint("The store does not keep what it confirmed. Look at its rules and its own log."))
+    }
+
+    async fn commit_manifest(&mut self, manifest: Manifest) -> Result<Manifest, StoreError> {
+        if manifest.series != self.series || manifest.id != self.id {
+            let what = "the manifest is another backup's: a defect in pgkeep, please report it";
+            return Err(self.error(StoreErrorKind::Refused, what));
+        }
+        let bytes = manifest.to_bytes();
+        let bytes = bytes.map_err(|e| self.error(StoreErrorKind::Refused, e.to_string()))?;
+        let bytes = Bytes::from(bytes);
+        let key = self.key(MANIFEST_NAME);
+        let answer = self.store.put_new(&key, bytes.clone()).await;
+        if let Err(error) = &answer
+            && error.kind == StoreErrorKind::Exists
+        {
+            // Somebody else's commit record: neither it nor what it names is ours to remove.
+            self.keep = true;
+            return Err(error.clone());
+        }
+        match (read_small(&self.store, &key, MANIFEST_MAX).await, answer) {
+            (Ok(Some(there)), _) if there == bytes => Ok(manifest),
+            (Ok(None), Err(error)) => Err(error),
+            (Ok(None), Ok(_)) => {
+                let what = "the manifest was stored and is not there";
+                Err(self.error(StoreErrorKind::Damaged, what))
+            }
+            (unclear, answer) => {
+                self.keep = self.store.delete(&key).await.is_err();
+                let what = "the manifest that is there is not the one that was stored";
+                let other = || self.error(StoreErrorKind::Damaged, what);
+                Err(answer.err().or(unclear.err()).unwrap_or_else(other))
+            }
+        }
+    }
+
+    /// Aborts what is not committed and removes what is; goes on after an error and gives the
+    /// first.
+    async fn discard(&mut self) -> Result<(), StoreError> {
+        if self.keep {
+            return Ok(());
+        }
+        let work = async {
+            let mut first = Ok(());
+            for volume in &self.volumes {
+                first = first.and(volume.upload.abort().await);
+            }
+            for key in &self.touched {
+                first = first.and(self.store.delete(key).await);
+            }
+            first
+        };
+        tokio::time::timeout(DISCARD_LIMIT, work).await.unwrap_or_else(|_| {
+            let what = format!("it was not removed within {} s", DISCARD_LIMIT.as_secs());
+            Err(self.error(StoreErrorKind::Slow, what))
+        })
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    let digit = |nibble: u8| char::from_digit(u32::from(nibble), 16).unwrap_or('0');
+    bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 0xf)]).collect()
+}

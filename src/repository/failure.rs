@@ -1,0 +1,44 @@
+//! What a store's trouble means to an operation.
+
+use super::store::{StoreError, StoreErrorKind};
+use crate::domain::failure::{Class, Failure};
+
+impl StoreErrorKind {
+    /// The class of failure that this kind becomes. An object that is missing or taken where the
+    /// manifest says otherwise is a damaged repository.
+    pub const fn class(self) -> Class {
+        match self {
+            Self::Space => Class::Space,
+            Self::Slow => Class::RepositorySlow,
+            Self::Refused => Class::RepositoryRefused,
+            Self::Unavailable => Class::RepositoryUnavailable,
+            Self::NotFound | Self::Damaged | Self::Exists => Class::RepositoryDamaged,
+        }
+    }
+}
+
+impl StoreError {
+    /// The failure of an operation that was doing `doing`: `copy backup … to offsite`.
+    pub fn into_failure(self, doing: impl Into<String>) -> Failure {
+        let failure = Failure::new(self.kind.class(), doing, self.to_string());
+        match self.hint {
+            Some(hint) => failure.hint(hint),
+            None => failure,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_store_error_keeps_its_text_and_hint() {
+        let error =
+            StoreError::new(StoreErrorKind::Space, "write a/b", "no room").hint("Free some.");
+        let failure = error.into_failure("dump database app");
+        assert_eq!(failure.to_string(), "dump database app: write a/b: no room");
+        assert_eq!(failure.class, Class::Space);
+        assert_eq!(failure.hint.as_deref(), Some("Free some."));
+    }
+}

@@ -1,0 +1,181 @@
+//! What a repository holds, from one listing of names: one backup after the other, in bounded
+//! memory, without a GET.
+
+use futures_util::{StreamExt, TryStreamExt, stream, stream::BoxStream};
+use jiff::Timestamp;
+
+use super::{
+    layout::{self, Place},
+    store::{ObjectMeta, Store, StoreError},
+};
+use crate::domain::{
+    backup::{BackupId, Series},
+    manifest::{MANIFEST_NAME, Manifest, StoredObject},
+    name::ServerName,
+};
+
+/// Which part of a repository to list.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Within {
+    /// All of it.
+    #[default]
+    All,
+    /// What was read from one server.
+    Server(ServerName),
+    /// One series.
+    Series(Series),
+    /// One backup.
+    Backup(Series, BackupId),
+}
+
+impl Within {
+    fn prefix(&self) -> String {
+        match self {
+            Self::All => String::new(),
+            Self::Server(name) => name.to_string(),
+            Self::Series(series) => series.path(),
+            Self::Backup(series, id) => layout::folder(series, id),
+        }
+    }
+}
+
+/// One object in a backup's folder.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ListedObject {
+    /// Its name.
+    pub name: String,
+    /// Length in bytes.
+    pub bytes: u64,
+    /// When it was written, by the store's clock; where it knows.
+    pub modified: Option<Timestamp>,
+}
+
+/// One backup as a listing shows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listed {
+    /// The series that it belongs to.
+    pub series: Series,
+    /// Its id.
+    pub id: BackupId,
+    /// Whether its manifest is there. Without one it is no backup: garbage, or under way.
+    pub complete: bool,
+    /// All objects in its folder, in order of their names.
+    pub objects: Vec<ListedObject>,
+}
+
+impl Listed {
+    /// Bytes of all objects.
+    pub fn bytes(&self) -> u64 {
+        self.objects.iter().map(|object| object.bytes).sum()
+    }
+
+    /// When its oldest object was written.
+    pub fn oldest_modified(&self) -> Option<Timestamp> {
+        self.objects.iter().filter_map(|object| object.modified).min()
+    }
+
+    /// When its newest object was written; `None` where that is unknown of any.
+    pub fn newest_modified(&self) -> Option<Timestamp> {
+        let mut newest = None;
+        for object in &self.objects {
+            newest = newest.max(Some(object.modified?));
+        }
+        newest
+    }
+
+    /// Compares what the manifest names with what is there: a bucket's own rules delete data too.
+    pub fn check_sizes(&self, manifest: &Manifest) -> Vec<SizeProblem> {
+        let problem = |named: &StoredObject| {
+            let found = self.objects.iter().find(|object| object.name == named.name);
+            let found = found.map(|object| object.bytes);
+            (found != Some(named.bytes)).then(|| SizeProblem {
+                name: named.name.clone(),
+                expected: named.bytes,
+                found,
+            })
+        };
+        manifest.objects.iter().chain(&manifest.index).filter_map(problem).collect()
+    }
+}
+
+/// An object that is not as its manifest says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SizeProblem {
+    /// The object's name in the backup's folder.
+    pub name: String,
+    /// Length that the manifest states, in bytes.
+    pub expected: u64,
+    /// Length that it has; `None`: it is missing.
+    pub found: Option<u64>,
+}
+
+/// One step of a listing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Entry {
+    /// A backup, or what would become one.
+    Backup(Listed),
+    /// An object that is not ours; never touched.
+    Foreign(ObjectMeta),
+}
+
+/// A whole listing.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Listing {
+    /// Backups, complete or not, by series and id.
+    pub backups: Vec<Listed>,
+    /// Objects that are not ours.
+    pub foreign: u64,
+}
+
+impl Listing {
+    /// Takes up one step.
+    pub fn push(&mut self, entry: Entry) {
+        match entry {
+            Entry::Backup(listed) => self.backups.push(listed),
+            Entry::Foreign(_) => self.foreign += 1,
+        }
+    }
+}
+
+/// Groups a listing by backup. Keys come in order, so that one backup's objects follow each other.
+pub(super) fn list<'a>(
+    store: &'a dyn Store,
+    within: &Within,
+) -> BoxStream<'a, Result<Entry, StoreError>> {
+    let objects = store.list(&within.prefix());
+    let state = Some((objects, None::<Listed>));
+    let groups = stream::try_unfold(state, |state| async move {
+        let Some((mut objects, mut open)) = state else { return Ok(None) };
+        while let Some(meta) = objects.try_next().await? {
+            let out = take(&mut open, meta);
+            if !out.is_empty() {
+                return Ok(Some((out, Some((objects, open)))));
+            }
+        }
+        let last: Vec<Entry> = open.map(Entry::Backup).into_iter().collect();
+        Ok::<_, StoreError>(Some((last, None)))
+    });
+    groups.map_ok(|entries| stream::iter(entries).map(Ok)).try_flatten().boxed()
+}
+
+/// Adds an object to the open group, or closes that and opens another. Gives what is finished.
+fn take(open: &mut Option<Listed>, meta: ObjectMeta) -> Vec<Entry> {
+    let (series, id, name) = match layout::place(&meta.key) {
+        Place::Marker => return Vec::new(),
+        Place::Foreign => return vec![Entry::Foreign(meta)],
+        Place::Backup { series, id, name } => (series, id, name),
+    };
+    let is_manifest = name == MANIFEST_NAME;
+    let object = ListedObject { name, bytes: meta.bytes, modified: meta.modified };
+    match open {
+        Some(listed) if listed.id == id && listed.series == series => {
+            listed.complete |= is_manifest;
+            listed.objects.push(object);
+            Vec::new()
+        }
+        _ => {
+            let next = Listed { series, id, complete: is_manifest, objects: vec![object] };
+            open.replace(next).map(Entry::Backup).into_iter().collect()
+        }
+    }
+}

@@ -1,0 +1,92 @@
+//! The options of a `[repository.NAME]` of the kind `s3`.
+
+use std::{sync::Arc, time::Duration};
+
+use super::{Integrity, S3Credentials, S3Options, S3Store};
+use crate::{
+    config::{Diagnostics, Options, class},
+    domain::units::ByteSize,
+    repository::{
+        handle::Opener,
+        kinds::{Context, GIVE_UP_AFTER, StoreKind},
+        retry::{Retry, RetryPolicy},
+        store::{Store, StoreError},
+    },
+};
+
+/// The kind's row in the table.
+pub const KIND: StoreKind = StoreKind { name: "s3", build };
+
+const INTEGRITY: &[(&str, Integrity)] = &[
+    ("auto", Integrity::Auto),
+    ("none", Integrity::None),
+    ("md5", Integrity::Md5),
+    ("crc32", Integrity::Crc32),
+    ("crc64nvme", Integrity::Crc64Nvme),
+];
+
+fn build(o: &mut Options<'_>, context: &Context, d: &mut Diagnostics) -> Option<Opener> {
+    let second = Duration::from_secs(1);
+    let hour = Duration::from_hours(1);
+    let bucket = o.require::<String>("bucket", d);
+    let credentials = credentials(o, d);
+    let uploads = context.state_dir.join("uploads");
+    let named = bucket.as_ref().map_or_else(String::new, |bucket| bucket.value.clone());
+    let mut options = S3Options::new(named, credentials.unwrap_or(S3Credentials::DefaultChain), uploads);
+    options.prefix = o.take_or("prefix", String::new(), d).trim_matches('/').to_owned();
+    options.region = o.take::<String>("region", d).map(|region| region.value);
+    options.endpoint = o.take::<String>("endpoint", d).map(|endpoint| endpoint.value);
+    options.path_style = o.take_or("path_style", options.endpoint.is_some(), d);
+    options.integrity = o.one_of("integrity", INTEGRITY, d).unwrap_or_default();
+    let rate = ByteSize(options.min_rate);
+    options.min_rate = o.take_in_or("min_rate", ByteSize::kib(1)..=ByteSize::gib(1), rate, d).bytes();
+    options.request_timeout =
+        o.take_in_or("request_timeout", second..=hour, options.request_timeout, d);
+    options.parallel_parts = o.take_in_or("parallel_parts", 1..=16, options.parallel_parts, d);
+    options.max_parts = o.take_in_or("max_parts", 2..=10_000, options.max_parts, d);
+    options.storage_class = o.take::<String>("storage_class", d).map(|class| class.value);
+    let give_up_after = o.take_in_or("give_up_after", second..=hour, GIVE_UP_AFTER, d);
+    bucket?;
+    let clock = context.clock.clone();
+    Some(Box::new(move || {
+        let (options, clock) = (options.clone(), clock.clone());
+        Box::pin(async move {
+            let store: Arc<dyn Store> = Arc::new(S3Store::new(options, clock).await?);
+            let store: Arc<dyn Store> = Arc::new(Retry::new(store, RetryPolicy::new(give_up_after)));
+            Ok::<_, StoreError>(store)
+        })
+    }))
+}
+
+/// Keys that stand in the configuration, a named profile, or what the AWS tools find by
+/// themselves.
+fn credentials(o: &mut Options<'_>, d: &mut Diagnostics) -> Option<S3Credentials> {
+    let key = o.take::<String>("access_key_id", d);
+    let secret = o.secret("secret_access_key", d);
+    let profile = o.take::<String>("profile", d);
+    match (key, secret, profile) {
+        (Some(key), Some(secret), None) => Some(S3Credentials::Static {
+            access_key_id: key.value,
+            secret_access_key: secret,
+        }),
+        (None, None, Some(profile)) => Some(S3Credentials::Profile(profile.value)),
+        (None, None, None) => Some(S3Credentials::DefaultChain),
+        (_, _, Some(profile)) => {
+            d.error(&profile.span, "`profile` and keys exclude each other").class(class::CONFLICT);
+            None
+        }
+        (Some(key), None, None) => {
+            // A secret that was given and could not be read was reported already.
+            if !d.has_errors() {
+                d.error(&key.span, "`access_key_id` needs its secret")
+                    .class(class::MISSING)
+                    .hint("add secret_access_key_file = \"/…\"");
+            }
+            None
+        }
+        (None, Some(_), None) => {
+            d.error(&o.span(), "`secret_access_key` needs `access_key_id`").class(class::MISSING);
+            None
+        }
+    }
+}
