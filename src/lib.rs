@@ -8,10 +8,13 @@
 //!
 //! docs/ARCHITECTURE.md shows the house on one page.
 
+pub mod backup;
+pub mod cli;
 pub mod codec;
 pub mod config;
 pub mod daemon;
 pub mod domain;
+pub mod jobs;
 pub mod postgres;
 pub mod repository;
 pub mod sys;

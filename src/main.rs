@@ -1,3 +1,7 @@
-//! The binary: parses arguments, calls the library, maps the outcome to an exit code.
+//! The binary: hands the arguments to the library and returns its exit code.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    pgkeep::cli::main(std::env::args_os()).into()
+}

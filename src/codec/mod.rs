@@ -8,3 +8,10 @@ pub mod index;
 pub mod proof;
 pub mod sealed;
 pub mod stream;
+
+/// A digest as lower-case hexadecimal.
+pub fn hex(digest: &[u8]) -> String {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let digits = digest.iter().flat_map(|byte| [byte >> 4, byte & 0xf]);
+    digits.map(|digit| char::from(DIGITS[usize::from(digit)])).collect()
+}

@@ -2,8 +2,17 @@
 //! select loop.
 
 pub mod control;
+pub mod engine;
+pub mod ground;
 pub mod heartbeat;
 pub mod journal;
 pub mod notify;
+pub mod oneshot;
 pub mod planner;
+pub mod probe;
+mod reload;
+pub mod runner;
+pub mod serve;
 pub mod signals;
+pub mod status;
+pub mod table;

@@ -1,0 +1,164 @@
+//! The kinds of job: one file each, and one line in [`KINDS`].
+//!
+//! A kind reads its own options, declares its own metrics, and makes one call into `backup`,
+//! `postgres` or `checks`. Kinds know neither the scheduler nor Prometheus; nothing outside of
+//! this folder knows a kind's name.
+
+mod dump;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
+
+use async_trait::async_trait;
+
+use crate::{
+    backup::gate::DatabaseGate,
+    config::{Config, Diagnostics, Located, Options},
+    domain::{
+        failure::Failure,
+        metric::{MetricDesc, MetricKind},
+        name::{RepositoryName, ServerName},
+        report::{Report, Target},
+        run::RunId,
+    },
+    postgres::Server,
+    repository::handle::Handle,
+    sys::task::Task,
+};
+
+/// Every kind of job.
+pub const KINDS: &[&JobKind] = &[&dump::KIND];
+
+/// One kind of job.
+#[derive(Debug)]
+pub struct JobKind {
+    /// What `kind = "…"` says.
+    pub name: &'static str,
+    /// One sentence for people.
+    pub summary: &'static str,
+    /// The metrics that its runs bring samples for.
+    pub metrics: &'static [MetricDesc],
+    /// Reads the kind's own options and makes the job. Does no I/O on the network.
+    pub build: fn(&mut Options<'_>, &Resources<'_>, &mut Diagnostics) -> Option<Arc<dyn Job>>,
+}
+
+/// What jobs are built from.
+#[derive(Debug)]
+pub struct Resources<'a> {
+    /// The configuration, for references between its tables.
+    pub config: &'a Config,
+    /// The configured servers.
+    pub servers: BTreeMap<ServerName, Arc<Server>>,
+    /// The configured repositories.
+    pub repositories: BTreeMap<RepositoryName, Arc<Handle>>,
+    /// How children run.
+    pub children: ChildSettings,
+    /// One heavy job per database.
+    pub gate: Arc<DatabaseGate>,
+}
+
+impl Resources<'_> {
+    /// The server that an option names. A name that is not configured is reported.
+    pub fn server(&self, name: &Located<ServerName>, d: &mut Diagnostics) -> Option<Arc<Server>> {
+        self.config.server(name, d)?;
+        self.servers.get(&name.value).cloned()
+    }
+
+    /// The repository that an option names. A name that is not configured is reported.
+    pub fn repository(
+        &self,
+        name: &Located<RepositoryName>,
+        d: &mut Diagnostics,
+    ) -> Option<Arc<Handle>> {
+        self.config.repository(name, d)?;
+        self.repositories.get(&name.value).cloned()
+    }
+}
+
+/// How child processes run.
+#[derive(Debug, Clone)]
+pub struct ChildSettings {
+    /// Their nice value, 0 to 19; Linux derives the I/O priority from it.
+    pub nice: i32,
+    /// Time between SIGTERM and SIGKILL.
+    pub grace: Duration,
+    /// Where their process groups are recorded, so that a new start finds what a killed daemon
+    /// left behind.
+    pub records: PathBuf,
+    /// The state directory: who this host is may have to be kept there.
+    pub state_dir: PathBuf,
+}
+
+/// A configured piece of work.
+#[async_trait]
+pub trait Job: Send + Sync {
+    /// The servers that it works on: they count towards the limit of runs per server.
+    fn servers(&self) -> Vec<ServerName>;
+
+    /// The most memory that a run takes, in bytes.
+    fn memory(&self) -> u64;
+
+    /// Makes one attempt. A target that fails does not stop the others.
+    ///
+    /// # Errors
+    /// A failure that came before any target was tried: no server, no tool.
+    async fn run(&self, cx: &RunContext) -> Result<Report, Failure>;
+}
+
+/// What one attempt is handed.
+#[derive(Debug, Clone)]
+pub struct RunContext {
+    /// Cancellation, clock, progress.
+    pub task: Task,
+    /// The run; all its attempts share it.
+    pub run: RunId,
+    /// Counted from 1.
+    pub attempt: u32,
+    /// The targets to do: those that failed before. None: all.
+    pub only: Option<BTreeSet<Target>>,
+    /// What earlier attempts of the run brought.
+    pub earlier: Report,
+    /// A private folder for this attempt, removed afterwards.
+    pub scratch: PathBuf,
+}
+
+impl RunContext {
+    /// Whether this attempt is to do the target.
+    pub fn wants(&self, target: &Target) -> bool {
+        self.only.as_ref().is_none_or(|only| only.contains(target))
+    }
+}
+
+/// What the kinds declare for the metrics.
+pub fn metrics() -> Vec<(&'static str, &'static [MetricDesc])> {
+    KINDS.iter().map(|kind| (kind.name, kind.metrics)).collect()
+}
+
+/// What sort of number a kind's metric is; none for a name that no kind declares.
+pub fn metric_kind(name: &str) -> Option<MetricKind> {
+    let metrics = KINDS.iter().flat_map(|kind| kind.metrics);
+    metrics.into_iter().find(|metric| metric.name == name).map(|metric| metric.kind)
+}
+
+/// The kind of that name.
+pub fn kind(name: &str) -> Option<&'static JobKind> {
+    KINDS.iter().copied().find(|kind| kind.name == name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kinds_have_names_of_their_own() {
+        let names: BTreeSet<_> = KINDS.iter().map(|kind| kind.name).collect();
+        assert_eq!(names.len(), KINDS.len());
+        let metrics: Vec<_> = KINDS.iter().flat_map(|kind| kind.metrics).map(|m| m.name).collect();
+        let unique: BTreeSet<_> = metrics.iter().collect();
+        assert_eq!(unique.len(), metrics.len(), "a metric belongs to one kind");
+    }
+}

@@ -6,6 +6,7 @@ pub mod command;
 pub mod error;
 pub mod params;
 pub mod passfile;
+pub mod server;
 pub mod service;
 pub mod session;
 pub mod snapshot;
@@ -15,5 +16,6 @@ pub mod tools;
 mod x509;
 
 pub use error::PgError;
+pub use server::Server;
 pub use session::Session;
 pub use spec::{ConnParts, ConnSpec, Endpoint};

@@ -47,6 +47,16 @@ pub async fn export_snapshot(
     Ok(ExportedSnapshot { id, facts, session })
 }
 
+/// The moment of a dump that takes no snapshot: of the globals.
+pub async fn moment(session: &Session, cancel: &CancellationToken) -> Result<Snapshot, PgError> {
+    let sql = "SELECT pg_is_in_recovery(), \
+               (extract(epoch FROM clock_timestamp()) * 1000000)::bigint";
+    let lsn: String = get(&session.query_one(LSN, &[], cancel).await?, 0)?;
+    let row = session.query_one(sql, &[], cancel).await?;
+    let (standby, at) = (get(&row, 0)?, timestamp(get(&row, 1)?)?);
+    Ok(Snapshot { at, lsn_before: lsn.clone(), lsn_after: lsn, standby })
+}
+
 impl ExportedSnapshot {
     /// The session, for questions that shall see what the dump sees.
     pub fn session(&self) -> &Session {

@@ -25,7 +25,7 @@ use super::{
     store::{Limits, Store, StoreError, StoreErrorKind, Upload},
 };
 use crate::{
-    codec::sealed::Sealed,
+    codec::{hex, sealed::Sealed},
     domain::{
         backup::{BackupId, Series},
         manifest::{MANIFEST_NAME, Manifest, StoredObject},
@@ -347,9 +347,4 @@ impl Copy {
             Err(self.error(StoreErrorKind::Slow, what))
         })
     }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    let digit = |nibble: u8| char::from_digit(u32::from(nibble), 16).unwrap_or('0');
-    bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 0xf)]).collect()
 }

@@ -109,6 +109,16 @@ pub struct SizeProblem {
     pub found: Option<u64>,
 }
 
+impl std::fmt::Display for SizeProblem {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { name, expected, found } = self;
+        match found {
+            None => write!(f, "{name} is missing"),
+            Some(found) => write!(f, "{name} has {found} bytes, the manifest says {expected}"),
+        }
+    }
+}
+
 /// One step of a listing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Entry {

@@ -32,8 +32,8 @@ pub(super) async fn open(store: &Arc<dyn Store>, create: bool) -> Result<String,
     }
     if !create {
         let what = format!("{MARKER_KEY} is missing: this is not a repository, or not mounted");
-        return Err(StoreError::new(StoreErrorKind::Refused, doing, what)
-            .hint("Check the path or prefix. For a new repository, run `pgkeep init`."));
+        return Err(StoreError::new(StoreErrorKind::NotFound, doing, what)
+            .hint("check the path or prefix, and whether the filesystem is mounted"));
     }
     match store.put_new(MARKER_KEY, new_marker(&doing)?).await {
         Ok(_) => {}
@@ -74,7 +74,7 @@ fn parse(bytes: &[u8], doing: &str) -> Result<String, StoreError> {
     let damaged = |what: String| {
         let what = format!("{MARKER_KEY} is damaged: {what}");
         StoreError::new(StoreErrorKind::Damaged, doing, what).hint(format!(
-            "If the backups beside it are as they should be, remove {MARKER_KEY} and run `pgkeep init`."
+            "If the backups beside it are as they should be, remove {MARKER_KEY}: the next run that writes makes a new one."
         ))
     };
     let version: VersionOnly =

@@ -8,7 +8,9 @@ mod failure;
 #[cfg(any(test, feature = "test-util"))]
 pub mod faulty;
 pub mod garbage;
+pub mod handle;
 pub mod key;
+pub mod kinds;
 pub mod layout;
 pub mod listing;
 pub mod local;

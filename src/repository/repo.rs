@@ -8,17 +8,19 @@ use std::{
     fmt,
     ops::Range,
     sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
 
 use bytes::Bytes;
 use futures_util::{TryStreamExt, stream::BoxStream};
+use jiff::Timestamp;
 
 use super::{
     copy::Copy,
     layout,
     listing::{self, Entry, Listed, Listing, Within},
     marker,
-    store::{Limits, Store, StoreError, StoreErrorKind},
+    store::{Limits, Store, StoreError, StoreErrorKind, Swept},
 };
 use crate::domain::{
     backup::{BackupId, Series},
@@ -201,6 +203,15 @@ impl Repository {
         let Some(listed) = self.look_at(series, id).await? else { return Ok(None) };
         self.remove_objects(&listed).await?;
         Ok(Some(listed))
+    }
+
+    /// Removes unfinished uploads of processes that have ended, older than `min_age` at `now`.
+    pub async fn sweep_uploads(
+        &self,
+        min_age: Duration,
+        now: Timestamp,
+    ) -> Result<Swept, StoreError> {
+        self.store.sweep(min_age, now).await
     }
 
     /// Removes all objects of a backup, the manifest first.

@@ -89,7 +89,7 @@ impl Sealer {
         let plain = Plain {
             format: structure.format.clone(),
             bytes: self.frames.plain_bytes(),
-            sha256: hex(&self.plain.finalize()),
+            sha256: crate::codec::hex(&self.plain.finalize()),
         };
         Ok(Streamed { plain, structure, volumes, frames: self.frames })
     }
@@ -163,7 +163,7 @@ impl Volumes {
     }
 
     fn end_volume(&mut self, runtime: &Runtime) -> Result<(), Halt> {
-        let (bytes, sha256) = (self.bytes, hex(&self.digest.finalize_reset()));
+        let (bytes, sha256) = (self.bytes, crate::codec::hex(&self.digest.finalize_reset()));
         let end = Sealed::VolumeEnd { volume: self.volume, bytes, sha256: sha256.clone() };
         self.fanout.send(&end, runtime)?;
         self.done.push(VolumeInfo { bytes, sha256 });
@@ -206,14 +206,4 @@ impl Fanout {
 
 fn compress(error: io::Error) -> Halt {
     Halt::Failed(StreamError::Compress(error))
-}
-
-pub(super) fn hex(digest: &[u8]) -> String {
-    use std::fmt::Write;
-    let mut text = String::with_capacity(digest.len() * 2);
-    for byte in digest {
-        // Writing to a String cannot fail.
-        write!(text, "{byte:02x}").unwrap_or_default();
-    }
-    text
 }

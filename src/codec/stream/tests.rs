@@ -113,7 +113,7 @@ impl Got {
             let bytes = parts.concat();
             assert!(!bytes.is_empty() && bytes.len() as u64 == end.bytes);
             assert!(end.bytes <= encode.volume_bytes);
-            assert_eq!(seal::hex(&Sha256::digest(&bytes)), end.sha256);
+            assert_eq!(crate::codec::hex(&Sha256::digest(&bytes)), end.sha256);
             let (last, full) = parts.split_last().unwrap();
             assert!(full.iter().all(|part| part.len() == encode.part_bytes));
             assert!(!last.is_empty());
@@ -140,7 +140,7 @@ async fn the_stream_decompresses_to_what_came() {
         let (streamed, got) = stream(plain.clone(), Encode { workers, ..ENCODE }).await;
         assert!(zstd::decode_all(&*got.stream()).unwrap() == plain);
         assert_eq!(streamed.plain.bytes, plain.len() as u64);
-        assert_eq!(streamed.plain.sha256, seal::hex(&Sha256::digest(&plain)));
+        assert_eq!(streamed.plain.sha256, crate::codec::hex(&Sha256::digest(&plain)));
         assert_eq!(streamed.plain.format, "custom 1.16");
         assert_eq!(streamed.structure.totals.rows, 200_000);
         assert_eq!(streamed.volumes.len(), 1);

@@ -284,7 +284,10 @@ pub(super) fn encode(record: &RunRecord) -> serde_json::Result<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::{failure::Class, report::Target};
+    use crate::domain::{
+        failure::{Class, Failure},
+        report::Target,
+    };
 
     fn record() -> RunRecord {
         let job: JobName = "nightly".parse().unwrap();

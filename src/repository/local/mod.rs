@@ -11,6 +11,7 @@
 //! the root are not listed.
 
 mod files;
+mod options;
 mod read;
 mod upload;
 mod walk;
@@ -25,6 +26,7 @@ use bytes::Bytes;
 use futures_util::stream::BoxStream;
 use jiff::Timestamp;
 
+pub use self::options::KIND;
 use self::{
     files::{Root, blocking, meta_of},
     upload::LocalUpload,

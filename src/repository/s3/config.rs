@@ -32,14 +32,18 @@ fn build(o: &mut Options<'_>, context: &Context, d: &mut Diagnostics) -> Option<
     let credentials = credentials(o, d);
     let uploads = context.state_dir.join("uploads");
     let named = bucket.as_ref().map_or_else(String::new, |bucket| bucket.value.clone());
-    let mut options = S3Options::new(named, credentials.unwrap_or(S3Credentials::DefaultChain), uploads);
-    options.prefix = o.take_or("prefix", String::new(), d).trim_matches('/').to_owned();
+    let mut options =
+        S3Options::new(named, credentials.unwrap_or(S3Credentials::DefaultChain), uploads);
+    let prefix = o.take_or("prefix", String::new(), d);
+    prefix.trim_matches('/').clone_into(&mut options.prefix);
     options.region = o.take::<String>("region", d).map(|region| region.value);
     options.endpoint = o.take::<String>("endpoint", d).map(|endpoint| endpoint.value);
     options.path_style = o.take_or("path_style", options.endpoint.is_some(), d);
-    options.integrity = o.one_of("integrity", INTEGRITY, d).unwrap_or_default();
+    options.integrity =
+        o.one_of("integrity", INTEGRITY, d).map(|integrity| integrity.value).unwrap_or_default();
     let rate = ByteSize(options.min_rate);
-    options.min_rate = o.take_in_or("min_rate", ByteSize::kib(1)..=ByteSize::gib(1), rate, d).bytes();
+    options.min_rate =
+        o.take_in_or("min_rate", ByteSize::kib(1)..=ByteSize::gib(1), rate, d).bytes();
     options.request_timeout =
         o.take_in_or("request_timeout", second..=hour, options.request_timeout, d);
     options.parallel_parts = o.take_in_or("parallel_parts", 1..=16, options.parallel_parts, d);
@@ -52,7 +56,8 @@ fn build(o: &mut Options<'_>, context: &Context, d: &mut Diagnostics) -> Option<
         let (options, clock) = (options.clone(), clock.clone());
         Box::pin(async move {
             let store: Arc<dyn Store> = Arc::new(S3Store::new(options, clock).await?);
-            let store: Arc<dyn Store> = Arc::new(Retry::new(store, RetryPolicy::new(give_up_after)));
+            let store: Arc<dyn Store> =
+                Arc::new(Retry::new(store, RetryPolicy::new(give_up_after)));
             Ok::<_, StoreError>(store)
         })
     }))
@@ -65,10 +70,9 @@ fn credentials(o: &mut Options<'_>, d: &mut Diagnostics) -> Option<S3Credentials
     let secret = o.secret("secret_access_key", d);
     let profile = o.take::<String>("profile", d);
     match (key, secret, profile) {
-        (Some(key), Some(secret), None) => Some(S3Credentials::Static {
-            access_key_id: key.value,
-            secret_access_key: secret,
-        }),
+        (Some(key), Some(secret), None) => {
+            Some(S3Credentials::Static { access_key_id: key.value, secret_access_key: secret })
+        }
         (None, None, Some(profile)) => Some(S3Credentials::Profile(profile.value)),
         (None, None, None) => Some(S3Credentials::DefaultChain),
         (_, _, Some(profile)) => {
@@ -85,7 +89,7 @@ fn credentials(o: &mut Options<'_>, d: &mut Diagnostics) -> Option<S3Credentials
             None
         }
         (None, Some(_), None) => {
-            d.error(&o.span(), "`secret_access_key` needs `access_key_id`").class(class::MISSING);
+            d.error(o.span(), "`secret_access_key` needs `access_key_id`").class(class::MISSING);
             None
         }
     }

@@ -9,6 +9,7 @@
 //! metadata does so silently; only reading back (`verify`) proves what is there.
 
 mod client;
+mod config;
 mod digest;
 mod error;
 mod listing;
@@ -25,6 +26,7 @@ use bytes::Bytes;
 use futures_util::stream::BoxStream;
 use jiff::Timestamp;
 
+pub use self::config::KIND;
 pub use self::options::{Integrity, LEAST_PART_BYTES, S3Credentials, S3Options};
 use self::{client::Bucket, object::Body};
 use super::store::{Limits, ObjectMeta, Store, StoreError, StoreErrorKind, Swept, Upload};

@@ -31,7 +31,7 @@ async fn no_repository_is_made_unasked_or_over_damage() {
     let store = memory();
     let open = |create| Repository::open("local".parse().unwrap(), Arc::new(store.clone()), create);
     let error = open(false).await.unwrap_err();
-    assert_eq!(error.kind, StoreErrorKind::Refused, "{error}");
+    assert_eq!(error.kind, StoreErrorKind::NotFound, "{error}");
     assert!(error.hint.is_some());
     assert!(store.keys().is_empty());
     store.plant(layout::MARKER_KEY, "not json", SystemClock::new().now().wall);

@@ -1,0 +1,222 @@
+//! The dump of one database: the linear story.
+//!
+//! connect → facts → snapshot → pg_dump through [`super::fanout`] → manifests. The snapshot is
+//! exported by a session of our own, so that its time and WAL positions are known; pg_dump reads in
+//! it. If that session breaks, pg_dump breaks too, and the run fails: never a backup of an unknown
+//! moment.
+
+use std::sync::Arc;
+
+use crate::{
+    codec::archive::ArchiveProof,
+    domain::{
+        backup::{BackupId, Series, Subject},
+        failure::{Class, Failure},
+        finding::Finding,
+        manifest::{
+            DatabaseFacts, FORMAT_VERSION, LeftOut, Manifest, Owner, Snapshot, StoredObject, Tool,
+        },
+        name::{DatabaseName, escape},
+    },
+    postgres::{
+        PgError, Server,
+        catalog::{self, ServerFacts},
+        command::{Contents, Dump},
+        snapshot::export_snapshot,
+        spec::ChildEnv,
+        tools::Installed,
+    },
+    repository::repo::Repository,
+    sys::{host, process::Spec, task::Task},
+};
+
+use super::{
+    fanout::{Compression, Delivered, Fanout, Stored},
+    restore_notes, stderr,
+};
+
+/// What all backups of one run have in common.
+#[derive(Debug)]
+pub struct Source<'a> {
+    /// The server.
+    pub server: &'a Server,
+    /// What it is.
+    pub facts: &'a ServerFacts,
+    /// The client programs that fit it.
+    pub tools: &'a Installed,
+    /// This host.
+    pub owner: &'a Owner,
+    /// The repositories.
+    pub repositories: &'a [Arc<Repository>],
+    /// How to compress.
+    pub compression: Compression,
+    /// How long pg_dump waits for a lock.
+    pub lock_wait: std::time::Duration,
+    /// Nice value of children.
+    pub nice: i32,
+    /// Time between SIGTERM and SIGKILL.
+    pub grace: std::time::Duration,
+    /// Where children are recorded.
+    pub records: &'a std::path::Path,
+    /// A private folder for passfiles.
+    pub scratch: &'a std::path::Path,
+}
+
+/// What came of one subject.
+#[derive(Debug)]
+pub struct Dumped {
+    /// Per repository.
+    pub delivered: Vec<Delivered>,
+    /// What was noticed.
+    pub findings: Vec<Finding>,
+}
+
+/// Dumps one database into every repository.
+///
+/// # Errors
+/// When there is no backup at all; see [`Fanout::stream`].
+pub async fn database(
+    source: &Source<'_>,
+    name: &DatabaseName,
+    task: &Task,
+) -> Result<Dumped, Failure> {
+    let doing = format!("dump database {name}");
+    let fail = |error: PgError| error.into_failure(&*doing);
+    let session = source.server.connect(name.as_str(), &doing, task).await?;
+    let facts = catalog::database_facts(&session, &task.cancel).await.map_err(fail)?;
+    let env = source.server.child_env(&session, source.scratch)?;
+    let snapshot = export_snapshot(session, &task.cancel).await.map_err(fail)?;
+    let id = new_id(task)?;
+    let started_at = task.clock.now().wall;
+    let series = series(source, Subject::Database(name.clone()));
+    let dump = Dump {
+        database: name.as_str(),
+        snapshot: Some(&snapshot.id),
+        lock_wait: source.lock_wait,
+        contents: Contents::All,
+        selection: &[],
+        keepalives: source.server.spec().keepalives,
+    };
+    let pg_dump = source.tools.program("pg_dump")?;
+    let command = dump.command(&pg_dump, source.tools.version.major);
+    let fanout = Fanout {
+        series: &series,
+        id: &id,
+        stem: format!("{}.dump.zst", escape(name.as_str())),
+        doing: doing.clone(),
+        repositories: source.repositories,
+        compression: source.compression,
+        grace: source.grace,
+    };
+    let spec = source.child(&command, &env);
+    let stored = fanout.stream(spec, Box::new(ArchiveProof::new()), task).await;
+    // pg_dump is done with the snapshot, and with its password file, either way.
+    let moment = snapshot.facts.clone();
+    snapshot.close().await;
+    drop(env);
+    let stored = stored?;
+    let findings = stderr::findings("pg_dump", name.as_str(), &stored.stderr);
+    let tool = source.tool("pg_dump", command);
+    let draft = Draft { source, id: &id, series: &series, started_at, tool };
+    let left_out = left_out(&moment);
+    let delivered = draft.commit(stored, (Some(facts), &moment, left_out), task).await;
+    Ok(Dumped { delivered, findings: findings.into_iter().collect() })
+}
+
+impl Source<'_> {
+    /// A child that runs `command`.
+    pub(super) fn child(&self, command: &[String], env: &ChildEnv) -> Spec {
+        let (program, arguments) = command.split_first().map_or(("", &[][..]), |(p, a)| (p, a));
+        let mut spec = Spec::new(program).args(arguments).envs(env.vars.iter().cloned());
+        spec.nice = self.nice;
+        spec.record_in = Some(self.records.to_owned());
+        spec
+    }
+
+    /// What the manifest says of the program.
+    pub(super) fn tool(&self, name: &str, command: Vec<String>) -> Tool {
+        Tool { name: name.to_owned(), version: self.tools.version.text.clone(), command }
+    }
+}
+
+/// A new backup's id, from the host's clock.
+///
+/// # Errors
+/// When the kernel gives no random bits.
+pub(super) fn new_id(task: &Task) -> Result<BackupId, Failure> {
+    let random = host::random_u64()
+        .map_err(|error| Failure::from_error(Class::Internal, "make a backup id", &error))?;
+    Ok(BackupId::new(task.clock.now().wall, random))
+}
+
+pub(super) fn series(source: &Source<'_>, subject: Subject) -> Series {
+    Series {
+        server: source.server.name().clone(),
+        system_id: source.facts.system_id,
+        subject,
+        contents: "all".to_owned(),
+    }
+}
+
+fn left_out(snapshot: &Snapshot) -> Vec<LeftOut> {
+    if !snapshot.standby {
+        return Vec::new();
+    }
+    vec![LeftOut {
+        what: "rows of unlogged tables".to_owned(),
+        reason: "a standby does not have them".to_owned(),
+    }]
+}
+
+/// A manifest but for what only the end of the stream tells.
+pub(super) struct Draft<'a> {
+    pub(super) source: &'a Source<'a>,
+    pub(super) id: &'a BackupId,
+    pub(super) series: &'a Series,
+    pub(super) started_at: jiff::Timestamp,
+    pub(super) tool: Tool,
+}
+
+impl Draft<'_> {
+    /// Commits what is stored, with a manifest per repository.
+    pub(super) async fn commit(
+        self,
+        stored: Stored,
+        (database, snapshot, left_out): (Option<DatabaseFacts>, &Snapshot, Vec<LeftOut>),
+        task: &Task,
+    ) -> Vec<Delivered> {
+        let plain = stored.streamed.plain.clone();
+        let totals = stored.streamed.structure.totals.clone();
+        let make = |volumes: Vec<StoredObject>, index: Option<StoredObject>| {
+            let names: Vec<String> = volumes.iter().map(|object| object.name.clone()).collect();
+            let restore = match &database {
+                Some(facts) => {
+                    restore_notes::for_database(facts, &names, self.source.tools.version.major)
+                }
+                None => restore_notes::for_globals(&names),
+            };
+            Manifest {
+                format_version: FORMAT_VERSION,
+                id: self.id.clone(),
+                series: self.series.clone(),
+                owner: self.source.owner.clone(),
+                pgkeep_version: env!("CARGO_PKG_VERSION").to_owned(),
+                server_version: self.source.facts.version.clone(),
+                server_version_num: self.source.facts.version_num,
+                tool: self.tool.clone(),
+                database: database.clone(),
+                snapshot: snapshot.clone(),
+                started_at: self.started_at,
+                finished_at: task.clock.now().wall,
+                left_out: left_out.clone(),
+                plain: plain.clone(),
+                codec: vec!["zstd".to_owned()],
+                objects: volumes,
+                index,
+                totals: totals.clone(),
+                restore,
+            }
+        };
+        stored.commit(database.is_some(), task, make).await
+    }
+}

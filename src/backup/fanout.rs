@@ -1,0 +1,353 @@
+//! One stream, several repositories.
+//!
+//! A child's output is proven, compressed and stored in every repository that can keep up, in one
+//! pass. A repository that fails is out and reported; the others go on. Nothing is committed here
+//! before all of rule 1 holds: end of the stream, structure whole, exit 0, every byte stored.
+//!
+//! What can still go wrong: the host dies between the commit of a volume and the manifest. Then
+//! data without a manifest lies there; it is listed as incomplete and swept after a minimum age.
+
+use std::{fs::File, sync::Arc, time::Duration};
+
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    codec::{
+        index,
+        proof::FormatError,
+        proof::Proof,
+        sealed::Sealed,
+        stream::{self, Encode, StreamError, Streamed},
+    },
+    domain::{
+        backup::{BackupId, Series},
+        failure::{Class, Failure},
+        manifest::{Manifest, StoredObject},
+        name::RepositoryName,
+    },
+    repository::{copy::Copy, repo::Repository, store::StoreError},
+    sys::{
+        process::{self, Child, End, Exit},
+        task::Task,
+    },
+};
+
+use super::stderr;
+
+/// Parts that wait for a repository's uploader. More would only be memory.
+const QUEUE_PARTS: usize = 2;
+/// The index's name in the folder of a backup.
+const INDEX_NAME: &str = "index.json.zst";
+/// How long a program may take to exit after it closed its output.
+const EXIT_LIMIT: Duration = Duration::from_mins(1);
+
+/// How the bytes are compressed.
+#[derive(Debug, Clone, Copy)]
+pub struct Compression {
+    /// zstd's level, 1 to 19.
+    pub level: i32,
+    /// Threads that compress.
+    pub workers: usize,
+}
+
+/// What one repository made of it: its copy's commit record, or why there is no copy.
+pub type Delivered = (RepositoryName, Result<Manifest, Failure>);
+
+/// What is to be stored and where.
+#[derive(Debug)]
+pub struct Fanout<'a> {
+    /// The series of the new backup.
+    pub series: &'a Series,
+    /// Its id.
+    pub id: &'a BackupId,
+    /// Name of the first volume: `app.dump.zst`.
+    pub stem: String,
+    /// What is being done, for messages: `dump database app`.
+    pub doing: String,
+    /// Where it goes.
+    pub repositories: &'a [Arc<Repository>],
+    /// How it is compressed.
+    pub compression: Compression,
+    /// Time between SIGTERM and SIGKILL of the child.
+    pub grace: Duration,
+}
+
+/// Everything that was stored, and not yet committed.
+pub struct Stored {
+    /// What went by.
+    pub streamed: Streamed,
+    /// The child's error output, for findings.
+    pub stderr: String,
+    copies: Vec<(RepositoryName, Result<Copy, Failure>)>,
+    doing: String,
+}
+
+type Uploader = tokio::task::JoinHandle<(Copy, Result<(), StoreError>)>;
+
+impl Fanout<'_> {
+    /// Streams the child's output into every repository and waits until all is stored or given
+    /// up.
+    ///
+    /// # Errors
+    /// When there is no backup at all: the child failed, its output is not whole, no repository
+    /// is left, or the task was cancelled. Whatever was uploaded has then been removed.
+    pub async fn stream(
+        &self,
+        command: process::Spec,
+        proof: Box<dyn Proof>,
+        task: &Task,
+    ) -> Result<Stored, Failure> {
+        let encode = self.encode()?;
+        let (mut child, output) = self.spawn(command).await?;
+        let uploads = task.cancel.child_token();
+        let mut sinks = Vec::new();
+        let mut uploaders: Vec<(RepositoryName, Uploader)> = Vec::new();
+        for repository in self.repositories {
+            let (sender, receiver) = mpsc::channel(QUEUE_PARTS);
+            sinks.push(sender);
+            let copy = repository.start_copy(self.series, self.id, &self.stem);
+            uploaders.push((repository.name().clone(), upload(copy, receiver, &uploads)));
+        }
+        let result = stream::start(output, proof, encode, sinks, task).await;
+        let result = result.unwrap_or(Err(StreamError::Panicked { thread: "stream" }));
+        if result.is_err() {
+            uploads.cancel();
+        }
+        let exit = if result.is_ok() {
+            tokio::select! {
+                exit = child.wait() => Some(exit),
+                () = task.cancel.cancelled() => None,
+                () = tokio::time::sleep(EXIT_LIMIT) => None,
+            }
+        } else {
+            // A program that failed closes its output just before it exits: let it say why. One
+            // that still runs has to be stopped.
+            tokio::time::timeout(Duration::from_millis(500), child.wait()).await.ok()
+        };
+        let (exit, killed) = match exit {
+            Some(exit) => (exit, false),
+            None => (child.terminate(self.grace).await, true),
+        };
+        let copies = self.join(uploaders).await;
+        match self.verdict(result, &exit, killed, task) {
+            Ok(streamed) => Ok(Stored {
+                streamed,
+                stderr: exit.stderr.clone(),
+                copies,
+                doing: self.doing.clone(),
+            }),
+            Err(failure) => {
+                let failure = one_cause(failure, &copies);
+                abort_all(copies).await;
+                Err(failure)
+            }
+        }
+    }
+
+    async fn spawn(&self, command: process::Spec) -> Result<(Child, File), Failure> {
+        let mut child = Child::spawn(command, process::Stdout::Pipe)
+            .await
+            .map_err(|error| Failure::from_error(Class::ToolMissing, &self.doing, &error))?;
+        match child.take_stdout() {
+            Some(output) => Ok((child, output)),
+            None => Err(Failure::new(Class::Internal, &self.doing, "the program has no output")),
+        }
+    }
+
+    fn encode(&self) -> Result<Encode, Failure> {
+        let limits = self.repositories.iter().map(|repository| repository.limits());
+        let part_bytes = limits.clone().map(|limits| limits.part_bytes).max();
+        let volume_parts = limits.map(|limits| limits.max_parts).min();
+        let (Some(part_bytes), Some(volume_parts)) = (part_bytes, volume_parts) else {
+            return Err(Failure::new(Class::Internal, &self.doing, "there is no repository"));
+        };
+        Ok(Encode {
+            level: self.compression.level,
+            workers: self.compression.workers,
+            part_bytes,
+            volume_bytes: u64::from(volume_parts).saturating_mul(part_bytes as u64),
+        })
+    }
+
+    async fn join(
+        &self,
+        uploaders: Vec<(RepositoryName, Uploader)>,
+    ) -> Vec<(RepositoryName, Result<Copy, Failure>)> {
+        let mut copies = Vec::new();
+        for (name, uploader) in uploaders {
+            let doing = || format!("{} to {name}", self.doing);
+            let outcome = match uploader.await {
+                Ok((copy, Ok(()))) => Ok(copy),
+                Ok((copy, Err(error))) => {
+                    abort(copy).await;
+                    Err(error.into_failure(doing()))
+                }
+                Err(error) => Err(Failure::from_error(Class::Internal, doing(), &error)),
+            };
+            copies.push((name, outcome));
+        }
+        copies
+    }
+
+    /// Rule 1, in one place: which of stream, exit status and cancellation decides.
+    fn verdict(
+        &self,
+        result: Result<Streamed, StreamError>,
+        exit: &Exit,
+        killed: bool,
+        task: &Task,
+    ) -> Result<Streamed, Failure> {
+        if task.cancel.is_cancelled() {
+            return Err(Failure::new(Class::Interrupted, &self.doing, "the run was cancelled"));
+        }
+        match result {
+            Ok(streamed) if exit.success() && !killed => Ok(streamed),
+            Ok(_) if killed => Err(Failure::new(
+                Class::ToolFailed,
+                &self.doing,
+                "the program closed its output and did not exit",
+            )),
+            Ok(_) => Err(self.exit_failure(exit)),
+            // Cut off because the program failed: its own words say more.
+            Err(StreamError::Format(error)) if ends_early(&error) && !exit.success() && !killed => {
+                Err(self.exit_failure(exit))
+            }
+            Err(error) => Err(Failure::from_error(stream_class(&error), &self.doing, &error)),
+        }
+    }
+
+    fn exit_failure(&self, exit: &Exit) -> Failure {
+        let said = stderr::quote(&exit.stderr);
+        let end = exit.end;
+        let what = if said.is_empty() { end.to_string() } else { format!("{end}: {said}") };
+        if let End::Signal(_) = end {
+            let hint = "somebody killed it: look for the out-of-memory killer in the kernel's log";
+            return Failure::new(Class::ToolKilled, &self.doing, what).hint(hint);
+        }
+        let (class, hint) = stderr::classify(&exit.stderr);
+        let failure = Failure::new(class, &self.doing, what);
+        match hint {
+            Some(hint) => failure.hint(hint),
+            None => failure,
+        }
+    }
+}
+
+fn upload(
+    mut copy: Copy,
+    receiver: mpsc::Receiver<Sealed>,
+    cancel: &CancellationToken,
+) -> Uploader {
+    let cancel = cancel.clone();
+    tokio::spawn(async move {
+        // A store's futures may be dropped (see Store); the copy is aborted afterwards.
+        let result = tokio::select! {
+            result = copy.store(receiver) => result,
+            () = cancel.cancelled() => Ok(()),
+        };
+        (copy, result)
+    })
+}
+
+/// Whether the stream was right as far as it came.
+fn ends_early(error: &FormatError) -> bool {
+    matches!(
+        error,
+        FormatError::Empty | FormatError::EndsEarly { .. } | FormatError::DataMissing { .. }
+    )
+}
+
+fn stream_class(error: &StreamError) -> Class {
+    match error {
+        StreamError::Format(_) => Class::ArchiveInvalid,
+        StreamError::NoSinkLeft => Class::RepositoryUnavailable,
+        StreamError::Cancelled => Class::Interrupted,
+        _ => Class::Internal,
+    }
+}
+
+/// Where no repository is left and all say the same, that is the failure.
+fn one_cause(failure: Failure, copies: &[(RepositoryName, Result<Copy, Failure>)]) -> Failure {
+    let mut causes = copies.iter().map(|(_, copy)| copy.as_ref().err());
+    match (failure.class, causes.next().flatten()) {
+        (Class::RepositoryUnavailable, Some(first)) if copies.len() == 1 => first.clone(),
+        _ => failure,
+    }
+}
+
+/// Gives a copy up. What cannot be removed now is not listed, and swept later.
+pub(super) async fn abort(copy: Copy) {
+    if let Err(error) = copy.abort().await {
+        tracing::debug!(%error, "a copy that was given up was not removed whole");
+    }
+}
+
+async fn abort_all(copies: Vec<(RepositoryName, Result<Copy, Failure>)>) {
+    for (_, copy) in copies {
+        if let Ok(copy) = copy {
+            abort(copy).await;
+        }
+    }
+}
+
+impl Stored {
+    /// Stores the index, ends every upload, and writes the manifests: from then on the copies
+    /// exist. `make` gets the names and digests of the volumes, and the index.
+    ///
+    /// A task that is cancelled while this runs aborts the copies that are not committed yet.
+    pub async fn commit(
+        self,
+        with_index: bool,
+        task: &Task,
+        make: impl Fn(Vec<StoredObject>, Option<StoredObject>) -> Manifest,
+    ) -> Vec<Delivered> {
+        let index = if with_index {
+            Some(index::encode(&self.streamed.structure, &self.streamed.frames))
+        } else {
+            None
+        };
+        let mut delivered = Vec::new();
+        for (name, copy) in self.copies {
+            let doing = format!("{} to {name}", self.doing);
+            let result = match (copy, &index) {
+                (Err(failure), _) => Err(failure),
+                (Ok(copy), Some(Err(error))) => {
+                    abort(copy).await;
+                    Err(Failure::from_error(Class::Internal, &doing, error))
+                }
+                (Ok(copy), index) => {
+                    let bytes = index.as_ref().and_then(|index| index.as_ref().ok());
+                    commit_one(copy, bytes, &doing, task, &make).await
+                }
+            };
+            delivered.push((name, result));
+        }
+        delivered
+    }
+}
+
+async fn commit_one(
+    mut copy: Copy,
+    index: Option<&Vec<u8>>,
+    doing: &str,
+    task: &Task,
+    make: &impl Fn(Vec<StoredObject>, Option<StoredObject>) -> Manifest,
+) -> Result<Manifest, Failure> {
+    let fail = |error: StoreError| error.into_failure(doing.to_owned());
+    if task.cancel.is_cancelled() {
+        abort(copy).await;
+        return Err(Failure::new(Class::Interrupted, doing, "the run was cancelled"));
+    }
+    let stored = match index {
+        None => None,
+        Some(bytes) => match copy.put(INDEX_NAME, bytes.clone()).await {
+            Ok(stored) => Some(stored),
+            Err(error) => {
+                abort(copy).await;
+                return Err(fail(error));
+            }
+        },
+    };
+    copy.commit(|volumes| make(volumes, stored)).await.map_err(fail)
+}

@@ -1,0 +1,9 @@
+//! The operations, each a linear story. What jobs and commands share.
+
+pub mod copy;
+pub mod dump;
+pub mod fanout;
+pub mod gate;
+pub mod globals;
+pub mod restore_notes;
+pub mod stderr;

@@ -1,0 +1,180 @@
+//! What the error output of PostgreSQL's client programs means.
+//!
+//! Success is never decided here: it is exit status, structure and length. This only finds the
+//! class of a failure, and turns warnings of a successful run into findings.
+
+use crate::domain::{
+    failure::Class,
+    finding::{Finding, Severity},
+};
+
+/// Longest text that goes from a program's error output into a failure, in bytes.
+const QUOTE_MAX: usize = 600;
+
+/// Messages with their class and hint. Programs run with `LC_MESSAGES=C`, so that the texts are
+/// those of src/bin/pg_dump and src/interfaces/libpq in PostgreSQL's source; the server's own
+/// messages may be in another language and then fall through to `tool-failed`.
+const KNOWN: &[(&str, Class, &str)] = &[
+    (
+        "password authentication failed",
+        Class::Authentication,
+        "check the password: passfile, password_file or ~/.pgpass",
+    ),
+    (
+        "no pg_hba.conf entry",
+        Class::Authentication,
+        "add a line for this role and host to pg_hba.conf",
+    ),
+    (
+        "fe_sendauth: no password supplied",
+        Class::Authentication,
+        "give the password: passfile or password_file",
+    ),
+    (
+        "peer authentication failed",
+        Class::Authentication,
+        "map the service's user in pg_ident.conf, or use a password",
+    ),
+    (
+        "row-level security policy",
+        Class::Privilege,
+        "give the role BYPASSRLS: with policies it cannot see every row",
+    ),
+    (
+        "permission denied",
+        Class::Privilege,
+        "grant the role pg_read_all_data (14+), or SELECT on what is named",
+    ),
+    (
+        "canceling statement due to lock timeout",
+        Class::Lock,
+        "somebody held a stronger lock for longer than lock_wait_timeout",
+    ),
+    (
+        "could not obtain lock on relation",
+        Class::Lock,
+        "somebody queued for an exclusive lock during the dump",
+    ),
+    (
+        "aborting because of server version mismatch",
+        Class::ToolVersion,
+        "install the client programs of the server's major version, or set bin_dir",
+    ),
+    ("the database system is shutting down", Class::Connection, "the server was stopped"),
+    (
+        "terminating connection due to administrator command",
+        Class::Connection,
+        "the server was stopped, or the backend was terminated",
+    ),
+    (
+        "server closed the connection unexpectedly",
+        Class::Connection,
+        "look at the server's log: it stopped or crashed",
+    ),
+    (
+        "could not connect to server",
+        Class::Connection,
+        "is the server running, and are host and port right?",
+    ),
+    (
+        "connection to server",
+        Class::Connection,
+        "is the server running, and are host and port right?",
+    ),
+    (
+        "terminating connection due to conflict with recovery",
+        Class::Sql,
+        "set hot_standby_feedback, or raise max_standby_streaming_delay on the standby",
+    ),
+    (
+        "canceling statement due to conflict with recovery",
+        Class::Sql,
+        "set hot_standby_feedback, or raise max_standby_streaming_delay on the standby",
+    ),
+];
+
+/// The class of a failed program and what to do, from its error output.
+pub fn classify(stderr: &str) -> (Class, Option<&'static str>) {
+    let gone = stderr.contains("database \"") && stderr.contains("does not exist");
+    if gone {
+        return (Class::DatabaseGone, Some("the database was dropped or renamed during the run"));
+    }
+    KNOWN
+        .iter()
+        .find(|(text, ..)| stderr.contains(text))
+        .map_or((Class::ToolFailed, None), |(_, class, hint)| (*class, Some(hint)))
+}
+
+/// The part of the error output that says most: from the first line with `error:` or `FATAL`, else
+/// the end; at most 600 bytes on one line.
+pub fn quote(stderr: &str) -> String {
+    let lines: Vec<&str> = stderr.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+    let is_error = |line: &&str| line.contains("error:") || line.contains("FATAL");
+    let from = lines.iter().position(is_error).unwrap_or(lines.len().saturating_sub(3));
+    let mut text = lines[from..].join("; ");
+    if text.len() > QUOTE_MAX {
+        let end = (0..=QUOTE_MAX).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
+        text.truncate(end);
+        text.push('…');
+    }
+    text
+}
+
+/// What a program that succeeded said all the same: one finding with the text, at most.
+pub fn findings(program: &str, about: &str, stderr: &str) -> Option<Finding> {
+    if stderr.trim().is_empty() {
+        return None;
+    }
+    let warning = stderr.contains("warning:") || stderr.contains("WARNING");
+    Some(Finding {
+        check: "tool-output".to_owned(),
+        severity: if warning { Severity::Warning } else { Severity::Info },
+        what: format!("{program} of {about} succeeded and said: {}", quote(stderr)),
+        hint: None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn real_messages_find_their_class() {
+        // As pg_dump 15 printed them.
+        let cases = [
+            (
+                "pg_dump: error: connection to server on socket \"/tmp/x/.s.PGSQL.5432\" failed: No such file or directory",
+                Class::Connection,
+            ),
+            (
+                "pg_dump: error: connection to server on socket \"/s\" failed: FATAL:  database \"gone\" does not exist",
+                Class::DatabaseGone,
+            ),
+            (
+                "pg_dump: error: query failed: ERROR:  permission denied for table secret",
+                Class::Privilege,
+            ),
+            (
+                "pg_dump: error: query failed: ERROR:  canceling statement due to lock timeout",
+                Class::Lock,
+            ),
+            (
+                "pg_dump: error: aborting because of server version mismatch\npg_dump: detail: server version: 16.1; pg_dump version: 15.18",
+                Class::ToolVersion,
+            ),
+            ("pg_dump: error: out of memory", Class::ToolFailed),
+        ];
+        for (text, class) in cases {
+            assert_eq!(classify(text).0, class, "{text}");
+        }
+    }
+
+    #[test]
+    fn quotes_are_short_and_begin_at_the_error() {
+        let text = format!("pg_dump: last built-in OID\npg_dump: error: {}", "ä".repeat(1000));
+        let quote = quote(&text);
+        assert!(quote.starts_with("pg_dump: error:"), "{quote}");
+        assert!(quote.len() <= QUOTE_MAX + '…'.len_utf8());
+        assert_eq!(super::quote("a\nb\n\nc\nd"), "b; c; d");
+    }
+}

@@ -1,0 +1,32 @@
+//! `pgkeep check-config`: every error of the configuration at once, and the next runs.
+
+use serde::Serialize;
+
+use super::{Cli, Outcome, Stop, exit::Exit, output, schedule};
+
+#[derive(Serialize)]
+struct Checked {
+    valid: bool,
+    diagnostics: serde_json::Value,
+    next_runs: Vec<schedule::NextRun>,
+}
+
+pub(super) fn check_config(cli: &Cli) -> Outcome {
+    let loaded = cli.load();
+    let next_runs = loaded.table.as_ref().map(|table| schedule::next_runs(cli, table, None, 1));
+    let next_runs = next_runs.unwrap_or_default();
+    let valid = loaded.table.is_some();
+    if cli.json {
+        let diagnostics = loaded.diagnostics.to_json();
+        output::json(&Checked { valid, diagnostics, next_runs })?;
+        return Ok(if valid { Exit::Done } else { Exit::Configuration });
+    }
+    let text = loaded.render();
+    if !valid {
+        return Err(Stop::Configuration(text));
+    }
+    eprint!("{text}");
+    output::line(&format!("{}: the configuration is valid", cli.config.display()))?;
+    schedule::print(&next_runs)?;
+    Ok(Exit::Done)
+}

@@ -1,0 +1,55 @@
+//! `pgkeep daemon`: runs in the foreground until SIGTERM.
+
+use crate::{
+    config,
+    daemon::{
+        ground::{StateDir, TakeError},
+        serve::{self, Start},
+        table::Table,
+    },
+    domain::failure::{Class, Failure},
+    sys::clock::Clock as _,
+    telemetry::logging::{self, Format, LogHandle, LogSettings},
+};
+
+use super::{Cli, Outcome, Stop, exit::Exit, runtime};
+
+pub(super) fn daemon(cli: &Cli) -> Outcome {
+    let table = cli.table()?;
+    let log = start_log(&table)?;
+    let state = take(cli, &table)?;
+    let ground = cli.ground();
+    let config = cli.config.clone();
+    let start = Start { config, table, state, ground, clock: cli.clock.clone(), log };
+    runtime()?.block_on(serve::serve(start))?;
+    Ok(Exit::Done)
+}
+
+/// Starts the log as the configuration says.
+///
+/// # Errors
+/// When `PGKEEP_LOG` cannot be read.
+pub(super) fn start_log(table: &Table) -> Result<LogHandle, Stop> {
+    let format = match table.daemon.log_format {
+        config::LogFormat::Text => Format::Text,
+        config::LogFormat::Json => Format::Json,
+    };
+    let settings = LogSettings { format, level: serve::level(table.daemon.log_level) };
+    logging::init(settings)
+        .map_err(|error| Failure::from_error(Class::Configuration, "start the log", &error).into())
+}
+
+/// Takes the state directory of the table.
+///
+/// # Errors
+/// Exit code 6 where another pgkeep has it.
+pub(super) fn take(cli: &Cli, table: &Table) -> Result<StateDir, Stop> {
+    let daemon = &table.daemon;
+    let now = cli.clock.now().wall;
+    StateDir::take(&daemon.state_dir, daemon.history, daemon.grace, now).map_err(
+        |error| match error {
+            TakeError::Locked(failure) => Stop::Failed(Exit::Refused, failure),
+            TakeError::Failed(failure) => Stop::failed(failure),
+        },
+    )
+}

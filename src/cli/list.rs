@@ -1,0 +1,155 @@
+//! `pgkeep list`: the backups in the repositories, read from the repositories themselves. No
+//! local state is needed, nor a daemon.
+
+use clap::Args;
+use jiff::Timestamp;
+use serde::Serialize;
+
+use crate::{
+    daemon::table::Table,
+    domain::{
+        backup::BackupId,
+        failure::Failure,
+        name::{RepositoryName, ServerName},
+    },
+    repository::{
+        handle::Handle,
+        listing::{Listed, Within},
+    },
+};
+
+use super::{Cli, Outcome, exit::Exit, output, runtime};
+
+#[derive(Debug, Args)]
+pub(super) struct Arguments {
+    /// Only this repository.
+    #[arg(long)]
+    repository: Option<RepositoryName>,
+    /// Only this server.
+    #[arg(long)]
+    server: Option<ServerName>,
+    /// Only this database, or @globals.
+    #[arg(long)]
+    database: Option<String>,
+    /// Data without a manifest too: of a run under way, or left behind by one that died.
+    #[arg(long)]
+    incomplete: bool,
+}
+
+/// One copy of one backup.
+#[derive(Debug, Serialize)]
+struct Row {
+    id: BackupId,
+    time: Timestamp,
+    server: ServerName,
+    system_id: u64,
+    subject: String,
+    contents: String,
+    repository: RepositoryName,
+    complete: bool,
+    bytes: u64,
+    objects: usize,
+}
+
+pub(super) fn list(cli: &Cli, arguments: &Arguments) -> Outcome {
+    let table = cli.table()?;
+    let (rows, failures) = runtime()?.block_on(collect(&table, arguments));
+    for failure in &failures {
+        eprintln!("pgkeep: error [{}]: {failure}", failure.class);
+        if let Some(hint) = &failure.hint {
+            eprintln!("  hint: {hint}");
+        }
+    }
+    if cli.json {
+        output::json(&rows)?;
+    } else {
+        print(&rows)?;
+    }
+    Ok(match (rows.is_empty(), failures.is_empty()) {
+        (_, true) if !rows.is_empty() => Exit::Done,
+        (true, true) => Exit::NotFound,
+        (false, _) => Exit::Partial,
+        (true, false) => Exit::Failed,
+    })
+}
+
+async fn collect(table: &Table, arguments: &Arguments) -> (Vec<Row>, Vec<Failure>) {
+    let mut rows = Vec::new();
+    let mut failures = Vec::new();
+    for (name, handle) in &table.repositories {
+        if arguments.repository.as_ref().is_some_and(|only| only != name) {
+            continue;
+        }
+        match read(handle).await {
+            Ok(listed) => {
+                let wanted = listed.into_iter().filter(|listed| matches(arguments, listed));
+                rows.extend(wanted.map(|listed| row(name, listed)));
+            }
+            Err(failure) => failures.push(failure),
+        }
+    }
+    rows.sort_by(|a, b| {
+        (&a.server, a.system_id, &a.subject, &a.id, &a.repository).cmp(&(
+            &b.server,
+            b.system_id,
+            &b.subject,
+            &b.id,
+            &b.repository,
+        ))
+    });
+    (rows, failures)
+}
+
+/// Everything that a repository holds.
+///
+/// # Errors
+/// When it cannot be read; never a part of a listing.
+pub(super) async fn read(handle: &Handle) -> Result<Vec<Listed>, Failure> {
+    let fail = |error: crate::repository::store::StoreError| {
+        error.into_failure(format!("list repository {}", handle.name()))
+    };
+    let Some(repository) = handle.open_existing().await.map_err(fail)? else {
+        return Ok(Vec::new());
+    };
+    Ok(repository.listing(&Within::All).await.map_err(fail)?.backups)
+}
+
+fn matches(arguments: &Arguments, listed: &Listed) -> bool {
+    let series = &listed.series;
+    (arguments.incomplete || listed.complete)
+        && arguments.server.as_ref().is_none_or(|only| *only == series.server)
+        && arguments.database.as_ref().is_none_or(|only| *only == series.subject.to_string())
+}
+
+fn row(repository: &RepositoryName, listed: Listed) -> Row {
+    Row {
+        time: listed.id.time(),
+        bytes: listed.bytes(),
+        objects: listed.objects.len(),
+        id: listed.id,
+        server: listed.series.server,
+        system_id: listed.series.system_id,
+        subject: listed.series.subject.to_string(),
+        contents: listed.series.contents,
+        repository: repository.clone(),
+        complete: listed.complete,
+    }
+}
+
+fn print(rows: &[Row]) -> Result<(), super::Stop> {
+    let cells: Vec<[String; 7]> = rows
+        .iter()
+        .map(|row| {
+            [
+                row.id.to_string(),
+                output::time(Some(row.time)),
+                row.server.to_string(),
+                output::printable(&row.subject),
+                row.repository.to_string(),
+                output::bytes(row.bytes),
+                if row.complete { "complete" } else { "incomplete" }.to_owned(),
+            ]
+        })
+        .collect();
+    output::table(["ID", "TIME", "SERVER", "DATABASE", "REPOSITORY", "SIZE", "STATE"], &cells)
+}

@@ -1,0 +1,176 @@
+//! The command line: one file per subcommand.
+
+mod check_config;
+mod daemon;
+pub mod exit;
+mod list;
+mod output;
+mod reload;
+mod run;
+mod schedule;
+mod show;
+mod status;
+
+use std::{ffi::OsString, path::PathBuf, sync::Arc};
+
+use clap::{Parser, Subcommand};
+
+use crate::{
+    daemon::table::{self, Ground, Loaded, Table},
+    domain::failure::{Class, Failure},
+    postgres::service::Environment,
+    sys::clock::{Clock as _, SystemClock},
+};
+
+use exit::Exit;
+
+/// Where the configuration lies unless `--config` says otherwise.
+const DEFAULT_CONFIG: &str = "/etc/pgkeep/pgkeep.toml";
+
+/// Keeps PostgreSQL clusters backed up, restorable and healthy.
+#[derive(Debug, Parser)]
+#[command(name = "pgkeep", version, max_term_width = 100)]
+struct Arguments {
+    /// The configuration file; conf.d/*.toml beside it is read too.
+    #[arg(long, global = true, value_name = "FILE", default_value = DEFAULT_CONFIG)]
+    config: PathBuf,
+    /// Print facts as JSON, in the shapes of docs/CLI.md.
+    #[arg(long, global = true)]
+    json: bool,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run in the foreground until SIGTERM: what the systemd unit starts.
+    Daemon,
+    /// Read the configuration, report every error in it, and print the next runs.
+    CheckConfig,
+    /// Run a job now and wait for its end, through the daemon where one is up.
+    Run(run::Arguments),
+    /// Show what the daemon does and how each job last ended.
+    Status,
+    /// List the backups in the repositories.
+    List(list::Arguments),
+    /// Show one backup with its manifest, in every repository that has it.
+    Show(show::Arguments),
+    /// Have the daemon read its configuration again, and wait for the verdict.
+    Reload,
+    /// Look at schedules.
+    #[command(subcommand)]
+    Schedule(schedule::Command),
+}
+
+/// Parses the arguments, runs the command and prints its error, if any. The result is the
+/// process's exit code.
+pub fn main(arguments: impl Iterator<Item = OsString>) -> Exit {
+    let arguments = match Arguments::try_parse_from(arguments) {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            let usage = error.use_stderr();
+            // A closed standard output is not worth a word.
+            drop(error.print());
+            return if usage { Exit::Usage } else { Exit::Done };
+        }
+    };
+    let cli = Cli { config: arguments.config, json: arguments.json, clock: SystemClock::new() };
+    let result = match arguments.command {
+        Command::Daemon => daemon::daemon(&cli),
+        Command::CheckConfig => check_config::check_config(&cli),
+        Command::Run(arguments) => run::run(&cli, &arguments),
+        Command::Status => status::status(&cli),
+        Command::List(arguments) => list::list(&cli, &arguments),
+        Command::Show(arguments) => show::show(&cli, &arguments),
+        Command::Reload => reload::reload(&cli),
+        Command::Schedule(command) => schedule::schedule(&cli, &command),
+    };
+    result.unwrap_or_else(Stop::print)
+}
+
+/// What every command is handed.
+#[derive(Debug)]
+struct Cli {
+    config: PathBuf,
+    json: bool,
+    clock: Arc<SystemClock>,
+}
+
+/// Why a command stopped early, with its exit code.
+#[derive(Debug)]
+enum Stop {
+    /// Something failed.
+    Failed(Exit, Failure),
+    /// The configuration has errors; the text shows them all.
+    Configuration(String),
+}
+
+impl Stop {
+    fn failed(failure: Failure) -> Self {
+        Self::Failed(Exit::Failed, failure)
+    }
+
+    fn print(self) -> Exit {
+        match self {
+            Self::Failed(exit, failure) => {
+                eprintln!("pgkeep: error [{}]: {failure}", failure.class);
+                if let Some(hint) = &failure.hint {
+                    eprintln!("  hint: {hint}");
+                }
+                exit
+            }
+            Self::Configuration(text) => {
+                eprint!("{text}");
+                Exit::Configuration
+            }
+        }
+    }
+}
+
+impl From<Failure> for Stop {
+    fn from(failure: Failure) -> Self {
+        Self::failed(failure)
+    }
+}
+
+type Outcome = Result<Exit, Stop>;
+
+impl Cli {
+    /// Reads the configuration and builds everything, without using any of it.
+    fn load(&self) -> Loaded {
+        table::load(&self.config, &|name| std::env::var(name).ok(), &self.ground())
+    }
+
+    /// What tables are built on.
+    fn ground(&self) -> Ground {
+        Ground {
+            now: self.clock.now().wall,
+            clock: self.clock.clone(),
+            gate: Arc::default(),
+            toolbox: Arc::default(),
+            environment: Environment::of_process(),
+        }
+    }
+
+    /// The table, or all errors of the configuration.
+    fn table(&self) -> Result<Table, Stop> {
+        let mut loaded = self.load();
+        match loaded.table.take() {
+            Some(table) => Ok(table),
+            None => Err(Stop::Configuration(loaded.render())),
+        }
+    }
+}
+
+/// The runtime of a command that needs one. The daemon's bytes move on threads of their own, so
+/// that two workers suffice.
+fn runtime() -> Result<tokio::runtime::Runtime, Stop> {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .thread_name("pgkeep")
+        .build()
+        .map_err(|error| {
+            Stop::failed(Failure::from_error(Class::State, "start the runtime", &error))
+        })
+}

@@ -1,0 +1,212 @@
+//! `pgkeep run JOB`: through the daemon where one is up, else in place. The exit code is the
+//! outcome.
+
+use std::{
+    io::{IsTerminal as _, Write as _},
+    os::unix::fs::MetadataExt as _,
+    path::Path,
+};
+
+use clap::Args;
+use serde::Serialize;
+
+use crate::{
+    daemon::{
+        control::{CallError, ConnectError, ControlClient, Reply, Request, SOCKET_NAME},
+        oneshot,
+        table::Table,
+    },
+    domain::{
+        failure::{Class, Failure},
+        name::JobName,
+        report::{Outcome as TargetOutcome, Report, Verdict},
+    },
+};
+
+use super::{Cli, Outcome, Stop, daemon, exit::Exit, output, runtime};
+
+/// Without a terminal, progress is a line each so many replies (one comes a second).
+const PLAIN_EVERY: u32 = 10;
+
+#[derive(Debug, Args)]
+pub(super) struct Arguments {
+    /// The job.
+    job: JobName,
+}
+
+#[derive(Serialize)]
+struct Ended<'a> {
+    job: &'a JobName,
+    run: &'a str,
+    verdict: Verdict,
+    report: &'a Report,
+}
+
+pub(super) fn run(cli: &Cli, arguments: &Arguments) -> Outcome {
+    let table = cli.table()?;
+    let job = &arguments.job;
+    if !table.jobs.contains_key(job) {
+        let failure =
+            Failure::new(Class::Configuration, "look up the job", format!("there is no job {job}"));
+        return Err(Stop::Failed(Exit::NotFound, failure));
+    }
+    let mut show = Show::default();
+    let runtime = runtime()?;
+    let daemon = runtime.block_on(connect(&table.daemon.runtime_dir))?;
+    let last = match daemon {
+        Some(client) => runtime.block_on(through_daemon(client, job, &mut show))?,
+        None => in_place(cli, &runtime, table, job, &mut show)?,
+    };
+    show.end_line();
+    match last {
+        Some(Reply::Ended { run, verdict, report }) => {
+            if cli.json {
+                output::json(&Ended { job, run: &run, verdict, report: &report })?;
+            } else {
+                print(job, &run, verdict, &report)?;
+            }
+            Ok(Exit::of(verdict))
+        }
+        Some(Reply::Refused { reason }) => {
+            let failure = Failure::new(Class::State, format!("run {job}"), reason);
+            Err(Stop::Failed(Exit::Refused, failure))
+        }
+        _ => {
+            let what = "the daemon went away before the run ended";
+            let failure = Failure::new(Class::Interrupted, format!("run {job}"), what);
+            Err(Stop::failed(failure.hint("`pgkeep status` shows how the run ended")))
+        }
+    }
+}
+
+/// The daemon of this configuration; none where none is up.
+///
+/// # Errors
+/// Exit code 6 where one is up and does not let us in: never a second runner.
+pub(super) async fn connect(runtime_dir: &Path) -> Result<Option<ControlClient>, Stop> {
+    match ControlClient::connect(&runtime_dir.join(SOCKET_NAME)).await {
+        Ok(client) => Ok(Some(client)),
+        Err(ConnectError::NotRunning(_)) => Ok(None),
+        Err(error @ ConnectError::Denied(_)) => {
+            let failure = Failure::from_error(Class::State, "reach the daemon", &error)
+                .hint("run this as the daemon's user, or as root");
+            Err(Stop::Failed(Exit::Refused, failure))
+        }
+        Err(error) => Err(Failure::from_error(Class::State, "reach the daemon", &error).into()),
+    }
+}
+
+async fn through_daemon(
+    client: ControlClient,
+    job: &JobName,
+    show: &mut Show,
+) -> Result<Option<Reply>, Stop> {
+    let fail = |error: CallError| {
+        Failure::from_error(Class::State, format!("run {job} through the daemon"), &error)
+            .hint("`pgkeep status` shows how the run ended")
+    };
+    let mut replies = client.call(&Request::Run { job: job.clone() }).await.map_err(fail)?;
+    let mut last = None;
+    while let Some(reply) = replies.next().await.map_err(fail)? {
+        show.reply(&reply);
+        last = Some(reply);
+    }
+    Ok(last)
+}
+
+fn in_place(
+    cli: &Cli,
+    runtime: &tokio::runtime::Runtime,
+    table: Table,
+    job: &JobName,
+    show: &mut Show,
+) -> Result<Option<Reply>, Stop> {
+    daemon::start_log(&table)?;
+    let path = &table.daemon.state_dir;
+    let refuse = |what: String| {
+        let failure = Failure::new(Class::State, format!("run {job} without a daemon"), what)
+            .hint("run this as the owner of the state directory, or start the daemon");
+        Stop::Failed(Exit::Refused, failure)
+    };
+    match std::fs::metadata(path) {
+        Ok(meta) if meta.uid() != rustix::process::geteuid().as_raw() => {
+            return Err(refuse(format!("{} belongs to another user", path.display())));
+        }
+        Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
+            return Err(refuse(format!("{}: {error}", path.display())));
+        }
+        _ => {}
+    }
+    let state = daemon::take(cli, &table)?;
+    let clock = cli.clock.clone();
+    let replies = oneshot::run(table, state, job, clock, |reply| show.reply(reply));
+    Ok(runtime.block_on(replies)?)
+}
+
+/// Shows how far a run is: one line that is written over on a terminal, a line now and then
+/// elsewhere. On standard error, so that `--json` stays clean.
+#[derive(Debug, Default)]
+struct Show {
+    replies: u32,
+    open: bool,
+}
+
+impl Show {
+    fn reply(&mut self, reply: &Reply) {
+        let Reply::Progress { stage, bytes } = reply else { return };
+        let text = format!("{}: {}", output::printable(stage), output::bytes(*bytes));
+        let mut err = std::io::stderr().lock();
+        // What cannot be shown is not worth failing for.
+        if err.is_terminal() {
+            drop(write!(err, "\r\x1b[K{text}").and_then(|()| err.flush()));
+            self.open = true;
+        } else if self.replies.is_multiple_of(PLAIN_EVERY) && *bytes > 0 {
+            drop(writeln!(err, "{text}"));
+        }
+        self.replies += 1;
+    }
+
+    fn end_line(&mut self) {
+        if std::mem::take(&mut self.open) {
+            eprint!("\r\x1b[K");
+        }
+    }
+}
+
+fn print(job: &JobName, run: &str, verdict: Verdict, report: &Report) -> Result<(), Stop> {
+    if let Some(failure) = &report.failure {
+        eprintln!("job {job} failed [{}]: {failure}", failure.class);
+        if let Some(hint) = &failure.hint {
+            eprintln!("  hint: {hint}");
+        }
+    }
+    for target in &report.targets {
+        let name = output::printable(&target.target.to_string());
+        match &target.outcome {
+            TargetOutcome::Failed(failure) => {
+                output::line(&format!("  failed     {name} [{}]: {failure}", failure.class))?;
+                if let Some(hint) = &failure.hint {
+                    output::line(&format!("             hint: {hint}"))?;
+                }
+            }
+            TargetOutcome::Skipped(why) => output::line(&format!("  skipped    {name}: {why}"))?,
+            TargetOutcome::Cancelled => output::line(&format!("  cancelled  {name}"))?,
+            TargetOutcome::Succeeded => {
+                let counts = &target.figures.counts;
+                let stored = counts.get("stored_bytes").map(|bytes| output::bytes(*bytes));
+                let stored = stored.map(|bytes| format!(", {bytes} stored")).unwrap_or_default();
+                let id = target.figures.backup.as_ref().map(ToString::to_string);
+                let id = id.unwrap_or_default();
+                output::line(&format!("  done       {name}  {id}{stored}"))?;
+            }
+        }
+    }
+    for finding in &report.findings {
+        output::line(&format!(
+            "  {:<9}  {}",
+            finding.severity.as_str(),
+            output::printable(&finding.what)
+        ))?;
+    }
+    output::line(&format!("job {job}: {verdict} (run {run})"))
+}

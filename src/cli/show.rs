@@ -1,0 +1,151 @@
+//! `pgkeep show ID`: one backup with its manifest, in every repository that has it, and whether
+//! what lies there has the sizes that the manifest says.
+
+use clap::Args;
+use serde::Serialize;
+
+use crate::{
+    domain::{
+        backup::BackupId,
+        failure::{Class, Failure},
+        manifest::Manifest,
+        name::RepositoryName,
+    },
+    repository::{handle::Handle, listing::Listed},
+};
+
+use super::{Cli, Outcome, Stop, exit::Exit, list, output, runtime};
+
+#[derive(Debug, Args)]
+pub(super) struct Arguments {
+    /// The backup's id, as `list` prints it, or its beginning where that is unique.
+    id: String,
+}
+
+/// One copy.
+#[derive(Debug, Serialize)]
+struct Shown {
+    repository: RepositoryName,
+    place: String,
+    folder: String,
+    complete: bool,
+    /// What lies there and is not as the manifest says.
+    problems: Vec<String>,
+    manifest: Option<Manifest>,
+}
+
+pub(super) fn show(cli: &Cli, arguments: &Arguments) -> Outcome {
+    let table = cli.table()?;
+    let doing = format!("show backup {}", arguments.id);
+    let shown = runtime()?.block_on(async {
+        let mut shown = Vec::new();
+        for handle in table.repositories.values() {
+            let listed = list::read(handle).await?;
+            for listed in listed.into_iter().filter(|l| l.id.as_str().starts_with(&arguments.id)) {
+                shown.push((listed.id.clone(), look(handle, listed).await?));
+            }
+        }
+        Ok::<_, Failure>(shown)
+    })?;
+    let mut ids: Vec<&BackupId> = shown.iter().map(|(id, _)| id).collect();
+    ids.dedup();
+    if ids.is_empty() {
+        let failure = Failure::new(Class::Configuration, doing, "no repository has it")
+            .hint("`pgkeep list` shows what there is");
+        return Err(Stop::Failed(Exit::NotFound, failure));
+    }
+    ids.sort();
+    ids.dedup();
+    if ids.len() > 1 {
+        let names: Vec<_> = ids.iter().take(10).map(ToString::to_string).collect();
+        let what = format!("several begin so: {}", names.join(", "));
+        return Err(Stop::Failed(Exit::NotFound, Failure::new(Class::Configuration, doing, what)));
+    }
+    let shown: Vec<Shown> = shown.into_iter().map(|(_, shown)| shown).collect();
+    let whole = shown.iter().all(|shown| shown.problems.is_empty());
+    if cli.json {
+        output::json(&shown)?;
+    } else {
+        for shown in &shown {
+            print(shown)?;
+        }
+    }
+    Ok(if whole { Exit::Done } else { Exit::Failed })
+}
+
+async fn look(handle: &Handle, listed: Listed) -> Result<Shown, Failure> {
+    let doing = || format!("read backup {} in {}", listed.id, handle.name());
+    let repository = handle.open().await.map_err(|error| error.into_failure(doing()))?;
+    let mut shown = Shown {
+        repository: handle.name().clone(),
+        place: repository.place(),
+        folder: format!("{}/{}", listed.series.path(), listed.id),
+        complete: listed.complete,
+        problems: Vec::new(),
+        manifest: None,
+    };
+    if !listed.complete {
+        shown.problems.push("it has no manifest: it is not a backup".to_owned());
+        return Ok(shown);
+    }
+    match repository.manifest(&listed.series, &listed.id).await {
+        Ok(manifest) => {
+            let problems = listed.check_sizes(&manifest);
+            shown.problems = problems.iter().map(ToString::to_string).collect();
+            shown.manifest = Some(manifest);
+        }
+        Err(error) => shown.problems.push(crate::domain::failure::chain(&error)),
+    }
+    Ok(shown)
+}
+
+fn print(shown: &Shown) -> Result<(), Stop> {
+    output::line(&format!("repository    {}", shown.repository))?;
+    output::line(&format!("folder        {}/{}", shown.place, shown.folder))?;
+    let state = if shown.complete { "complete" } else { "incomplete" };
+    output::line(&format!("state         {state}"))?;
+    for problem in &shown.problems {
+        output::line(&format!("PROBLEM       {}", output::printable(problem)))?;
+    }
+    if let Some(manifest) = &shown.manifest {
+        print_manifest(manifest)?;
+    }
+    output::line("")
+}
+
+fn print_manifest(manifest: &Manifest) -> Result<(), Stop> {
+    let subject = output::printable(&manifest.series.subject.to_string());
+    let totals = &manifest.totals;
+    let tool = &manifest.tool;
+    let lines = [
+        format!("backup        {} of {subject}, {}", manifest.id, manifest.series.contents),
+        format!("server        {}, PostgreSQL {}", manifest.series.server, manifest.server_version),
+        format!("snapshot      {}", output::time(Some(manifest.snapshot.at))),
+        format!(
+            "WAL position  {} to {}",
+            manifest.snapshot.lsn_before, manifest.snapshot.lsn_after
+        ),
+        format!("made by       {} {}, pgkeep {}", tool.name, tool.version, manifest.pgkeep_version),
+        format!("owner         {} ({})", manifest.owner.host, manifest.owner.machine_id),
+        format!("plain         {} {}", output::bytes(manifest.plain.bytes), manifest.plain.format),
+        format!("stored        {}", output::bytes(manifest.stored_bytes())),
+        format!(
+            "holds         {} rows in {} tables, {} large objects",
+            totals.rows, totals.tables, totals.large_objects
+        ),
+    ];
+    for line in lines {
+        output::line(&line)?;
+    }
+    for left_out in &manifest.left_out {
+        output::line(&format!("left out      {}: {}", left_out.what, left_out.reason))?;
+    }
+    for object in manifest.objects.iter().chain(&manifest.index) {
+        output::line(&format!("object        {}  {}", object.sha256, object.name))?;
+    }
+    output::line("restore")?;
+    for line in &manifest.restore {
+        output::line(&format!("  {}", output::printable(line)))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,89 @@
+//! `pgkeep status`: what the daemon does and how each job last ended. Without a daemon: exit
+//! code 1.
+
+use crate::{
+    daemon::{
+        control::{CallError, Reply, Request},
+        status::{JobLine, Status},
+    },
+    domain::failure::{Class, Failure},
+};
+
+use super::{Cli, Outcome, Stop, exit::Exit, output, run, runtime};
+
+pub(super) fn status(cli: &Cli) -> Outcome {
+    const DOING: &str = "ask the daemon for its status";
+    let loaded = cli.load();
+    let Some(runtime_dir) = loaded.runtime_dir.clone() else {
+        return Err(Stop::Configuration(loaded.render()));
+    };
+    let reply = runtime()?.block_on(async {
+        let Some(client) = run::connect(&runtime_dir).await? else {
+            let failure = Failure::new(Class::State, DOING, "no daemon is running")
+                .hint("start it (systemctl start pgkeep), or look at its log");
+            return Err(Stop::failed(failure));
+        };
+        let fail = |error: CallError| Failure::from_error(Class::State, DOING, &error);
+        let replies = client.call(&Request::Status).await.map_err(fail)?;
+        Ok(replies.last().await.map_err(fail)?)
+    })?;
+    let Reply::Status(status) = reply else {
+        return Err(Failure::new(Class::State, DOING, "the daemon gave no answer").into());
+    };
+    if cli.json {
+        output::json(&status)?;
+        return Ok(Exit::Done);
+    }
+    let status: Status = serde_json::from_value(status)
+        .map_err(|error| Failure::from_error(Class::Internal, DOING, &error))?;
+    print(&status)?;
+    Ok(Exit::Done)
+}
+
+fn print(status: &Status) -> Result<(), Stop> {
+    let state = if status.stopping { "stopping" } else { "running" };
+    output::line(&format!("pgkeep {} {state}, pid {}", status.version, status.pid))?;
+    if let Some(refused) = &status.reload_refused {
+        output::line(&format!("last reload REFUSED: {refused}"))?;
+    }
+    for run in &status.running {
+        let since = output::time(Some(run.since));
+        let doing = output::printable(&run.stage);
+        output::line(&format!(
+            "running {} since {since}, attempt {}: {doing}, {}",
+            run.job,
+            run.attempt,
+            output::bytes(run.bytes)
+        ))?;
+    }
+    output::line("")?;
+    let rows: Vec<[String; 6]> = status.jobs.iter().map(row).collect();
+    output::table(["JOB", "KIND", "STATE", "LAST RUN", "LAST SUCCESS", "NEXT RUN"], &rows)?;
+    for job in &status.jobs {
+        let report = job.last.as_ref().map(|last| &last.report);
+        for failure in report.into_iter().flat_map(super::super::domain::report::Report::failures) {
+            output::line(&format!("{} [{}]: {failure}", job.job, failure.class))?;
+            if let Some(hint) = &failure.hint {
+                output::line(&format!("  hint: {hint}"))?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn row(job: &JobLine) -> [String; 6] {
+    let last = job.last.as_ref();
+    let last = last.map(|last| format!("{} {}", last.verdict, output::time(Some(last.ended))));
+    let state = match &job.detail {
+        Some(detail) => format!("{}: {detail}", job.state),
+        None => job.state.clone(),
+    };
+    [
+        job.job.to_string(),
+        job.kind.clone(),
+        state,
+        last.unwrap_or_else(|| "never".to_owned()),
+        output::time(job.last_success),
+        output::time(job.next),
+    ]
+}

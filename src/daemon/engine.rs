@@ -1,0 +1,476 @@
+//! Carries out what the planner decides: starts attempts, keeps the journal, feeds the metrics,
+//! answers who waits.
+//!
+//! The engine has no loop of its own. The daemon and `pgkeep run` without a daemon drive it with
+//! events, and hand it the ends of attempts from [`Engine::ended`].
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    domain::{
+        failure::{Class, Failure},
+        finding::Severity,
+        name::JobName,
+        report::{Report, Target, Verdict},
+        run::{RequestId, RunId, Trigger},
+    },
+    sys::{
+        clock::{Clock, Now},
+        task::Task,
+    },
+    telemetry::metrics::{Metrics, RunEnded},
+};
+
+use super::{
+    control::{Reply, ReplySender},
+    journal::{Journal, RunEnd, RunStart},
+    planner::{Action, EndCause, Event, JobSpec, JobStatus, Planner, Remembered},
+    runner::{self, Attempt},
+    table::{Configured, Table},
+};
+
+/// Failures of one run that are logged one by one; the report has all.
+const LOGGED_FAILURES: usize = 20;
+
+/// The end of one attempt.
+#[derive(Debug)]
+pub struct AttemptEnded {
+    run: RunId,
+    report: Report,
+}
+
+/// A run that was started and has not ended.
+#[derive(Debug)]
+struct Open {
+    job: Arc<Configured>,
+    attempts: u32,
+    report: Report,
+    task: Task,
+    started: Now,
+}
+
+/// A run under way, for `status`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct RunningRun {
+    /// The run.
+    pub run: RunId,
+    /// The job.
+    pub job: JobName,
+    /// Which attempt; 1 is the first.
+    pub attempt: u32,
+    /// When the run started.
+    pub since: Timestamp,
+    /// What is being done.
+    pub stage: String,
+    /// Bytes that went by.
+    pub bytes: u64,
+}
+
+/// See the module's head.
+#[derive(Debug)]
+pub struct Engine {
+    planner: Planner,
+    table: Arc<Table>,
+    journal: Journal,
+    metrics: Arc<Metrics>,
+    clock: Arc<dyn Clock>,
+    all: CancellationToken,
+    runs: BTreeMap<RunId, Open>,
+    ends: mpsc::UnboundedSender<AttemptEnded>,
+    waiting: HashMap<RequestId, ReplySender>,
+    by_run: HashMap<RunId, Vec<RequestId>>,
+    next_request: u64,
+    wake: Option<Duration>,
+    exit: bool,
+    changed: bool,
+}
+
+/// What an engine is made of.
+#[derive(Debug)]
+pub struct Parts {
+    /// What runs.
+    pub table: Arc<Table>,
+    /// Where outcomes are kept.
+    pub journal: Journal,
+    /// What is exported.
+    pub metrics: Arc<Metrics>,
+    /// The time.
+    pub clock: Arc<dyn Clock>,
+    /// Makes run ids differ between processes.
+    pub seed: u64,
+}
+
+impl Engine {
+    /// An engine for the jobs of the table, or for the one job alone.
+    pub fn new(
+        parts: Parts,
+        only: Option<&JobName>,
+    ) -> (Self, mpsc::UnboundedReceiver<AttemptEnded>) {
+        let Parts { table, journal, metrics, clock, seed } = parts;
+        let (ends, ended) = mpsc::unbounded_channel();
+        let mut specs = table.specs();
+        if let Some(only) = only {
+            // Nothing but the job itself: no schedule of its own, no job that runs after it.
+            specs.retain(|spec| spec.name == *only);
+            for spec in &mut specs {
+                spec.schedule = None;
+                spec.after.clear();
+            }
+        }
+        let remembered = remembered(&journal, &specs);
+        let planner = Planner::new(specs, table.limits(), remembered, clock.now(), seed);
+        let engine = Self {
+            planner,
+            table,
+            journal,
+            metrics,
+            clock,
+            all: CancellationToken::new(),
+            runs: BTreeMap::new(),
+            ends,
+            waiting: HashMap::new(),
+            by_run: HashMap::new(),
+            next_request: 0,
+            wake: None,
+            exit: false,
+            changed: true,
+        };
+        engine.export();
+        (engine, ended)
+    }
+
+    /// Hands the planner an event and does what it says.
+    pub fn handle(&mut self, event: Event) {
+        let now = self.clock.now();
+        for action in self.planner.handle(event, now) {
+            self.act(action, now);
+        }
+    }
+
+    /// Starts a job because somebody asked; replies go to `reply`.
+    pub fn trigger(&mut self, job: JobName, reply: ReplySender) {
+        let request = RequestId(self.next_request);
+        self.next_request += 1;
+        self.waiting.insert(request, reply);
+        self.handle(Event::Trigger { job, request });
+    }
+
+    /// Takes the end of an attempt.
+    pub fn ended(&mut self, ended: AttemptEnded) {
+        let Some(open) = self.runs.get_mut(&ended.run) else { return };
+        log_attempt(&open.job, open.attempts, &ended.report);
+        open.report.merge(ended.report);
+        let retry_worth = open.report.failures().any(|failure| failure.class.is_worth_a_retry());
+        let failed: BTreeSet<Target> = if open.report.failure.is_some() {
+            BTreeSet::new()
+        } else {
+            open.report.failed().map(|(target, _)| target.clone()).collect()
+        };
+        let verdict = open.report.verdict();
+        self.handle(Event::Finished { run: ended.run, verdict, failed, retry_worth });
+    }
+
+    fn act(&mut self, action: Action, now: Now) {
+        match action {
+            Action::Start { run, job, attempt, trigger, only } => {
+                self.start(run, &job, attempt, &trigger, only, now);
+            }
+            Action::WillRetry { run, job, attempt, at } => {
+                tracing::info!(%job, %run, next_attempt = attempt, %at, "will be tried again");
+                self.metrics.run_retried(&job);
+            }
+            // Who waits for the run is known from its acceptance.
+            Action::Ended { run, job, verdict, cause, .. } => {
+                self.end(&run, &job, verdict, cause, now);
+            }
+            Action::Accepted { request, run } => {
+                self.reply(request, Reply::Accepted { run: run.to_string() });
+                self.by_run.entry(run).or_default().push(request);
+            }
+            Action::Refuse { request, reason } => {
+                self.reply(request, Reply::Refused { reason: reason.to_string() });
+                self.waiting.remove(&request);
+            }
+            Action::Skip { job, reason, slot } => {
+                tracing::warn!(%job, %reason, %slot, "a run was left out");
+                self.metrics.run_skipped(&job, reason.as_str());
+            }
+            Action::Remember { job, memory } => self.remember(&job, &memory),
+            Action::Forget { job } => {
+                if let Err(failure) = self.journal.remember(&job, serde_json::Value::Null) {
+                    log_failure(&failure, "cannot keep the schedule's state");
+                }
+            }
+            Action::CancelAll | Action::KillAll => self.all.cancel(),
+            Action::Cancel { run } => {
+                if let Some(open) = self.runs.get(&run) {
+                    open.task.cancel.cancel();
+                }
+            }
+            Action::WakeAt(at) => {
+                self.wake = Some(at);
+                return;
+            }
+            Action::Exit => self.exit = true,
+        }
+        self.changed = true;
+    }
+
+    fn remember(&self, job: &JobName, memory: &Remembered) {
+        let stored = serde_json::to_value(memory)
+            .map_err(|error| Failure::from_error(Class::Internal, "remember a schedule", &error))
+            .and_then(|memory| self.journal.remember(job, memory));
+        if let Err(failure) = stored {
+            log_failure(&failure, "cannot keep the schedule's state");
+        }
+    }
+
+    fn start(
+        &mut self,
+        run: RunId,
+        name: &JobName,
+        attempt: u32,
+        trigger: &Trigger,
+        only: Option<BTreeSet<Target>>,
+        now: Now,
+    ) {
+        let known = self.runs.get(&run).map(|open| open.job.clone());
+        let Some(job) = known.or_else(|| self.table.jobs.get(name).cloned()) else {
+            // Unreachable as long as planner and table are swapped together.
+            tracing::error!(job = %name, "the planner started a job that is not configured");
+            return;
+        };
+        if attempt == 1 {
+            self.record_start(&run, &job, trigger, now);
+        }
+        let open = self.runs.entry(run.clone()).or_insert_with(|| Open {
+            job,
+            attempts: attempt,
+            report: Report::default(),
+            task: runner::task_of(&self.all, self.clock.clone()),
+            started: now,
+        });
+        open.attempts = attempt;
+        tracing::info!(job = %name, %run, attempt, trigger = trigger.as_str(), "starts");
+        let attempt = Attempt {
+            run: run.clone(),
+            job: open.job.clone(),
+            number: attempt,
+            only,
+            earlier: open.report.clone(),
+            task: open.task.clone(),
+            scratch_root: self.scratch_root(),
+        };
+        let ends = self.ends.clone();
+        tokio::spawn(async move {
+            let report = attempt.run().await;
+            // The engine is gone only when the process ends.
+            drop(ends.send(AttemptEnded { run, report }));
+        });
+    }
+
+    fn record_start(&self, run: &RunId, job: &Configured, trigger: &Trigger, now: Now) {
+        let start = RunStart {
+            run: run.to_string(),
+            job: job.common.name.clone(),
+            kind: job.kind.name.to_owned(),
+            trigger: trigger.as_str().to_owned(),
+            at: now.wall,
+        };
+        // A backup is worth more than its line in the journal: the run goes on.
+        if let Err(failure) = self.journal.start(start) {
+            log_failure(&failure, "cannot record the start of a run");
+        }
+        self.metrics.run_started(&job.common.name, now.wall);
+    }
+
+    fn scratch_root(&self) -> PathBuf {
+        self.table.daemon.state_dir.join("scratch")
+    }
+
+    fn end(&mut self, run: &RunId, job: &JobName, verdict: Verdict, cause: EndCause, now: Now) {
+        let report = if let Some(open) = self.runs.remove(run) {
+            self.close(run, open, verdict, now)
+        } else {
+            tracing::info!(%job, %run, ?cause, "ended before it started");
+            Report::default()
+        };
+        for request in self.by_run.remove(run).unwrap_or_default() {
+            let (run, report) = (run.to_string(), Box::new(report.clone()));
+            self.reply(request, Reply::Ended { run, verdict, report });
+            self.waiting.remove(&request);
+        }
+    }
+
+    fn close(&mut self, run: &RunId, open: Open, verdict: Verdict, now: Now) -> Report {
+        let job = &open.job.common.name;
+        let duration = now.mono.saturating_sub(open.started.mono);
+        log_end(job, run, verdict, &open.report, duration);
+        self.metrics.run_ended(&RunEnded {
+            job,
+            verdict,
+            at: now.wall,
+            duration,
+            report: &open.report,
+        });
+        let end = RunEnd {
+            ended: now.wall,
+            duration_ms: u64::try_from(duration.as_millis()).unwrap_or(u64::MAX),
+            verdict,
+            attempts: open.attempts,
+            report: open.report.clone(),
+            abridged: false,
+        };
+        if let Err(failure) = self.journal.end(job, run.as_str(), end) {
+            log_failure(&failure, "cannot record the end of a run");
+        }
+        open.report
+    }
+
+    fn reply(&self, request: RequestId, reply: Reply) {
+        if let Some(sender) = self.waiting.get(&request) {
+            // Who does not read its replies, or went away, does not hold up the engine.
+            sender.send(reply);
+        }
+    }
+
+    /// Tells everybody who waits how far the runs are.
+    pub fn report_progress(&self) {
+        for (run, requests) in &self.by_run {
+            let Some(open) = self.runs.get(run) else { continue };
+            for request in requests {
+                let progress = &open.task.progress;
+                let (stage, bytes) = (progress.stage(), progress.bytes());
+                self.reply(*request, Reply::Progress { stage, bytes });
+            }
+        }
+    }
+
+    /// Runs on another table from now on; what runs already keeps what it has.
+    pub fn swap(&mut self, table: Arc<Table>) {
+        self.table = table;
+        self.handle(Event::Reloaded(self.table.specs(), self.table.limits()));
+        self.export();
+    }
+
+    /// What it runs on.
+    pub fn table(&self) -> &Arc<Table> {
+        &self.table
+    }
+
+    /// When it wants [`Event::Tick`] next, in monotonic time.
+    pub fn wake(&self) -> Option<Duration> {
+        self.wake
+    }
+
+    /// Whether all is done after [`Event::Drain`].
+    pub fn is_done(&self) -> bool {
+        self.exit
+    }
+
+    /// Whether anything happened since the last call: `STATUS` is then worth a new line.
+    pub fn take_changed(&mut self) -> bool {
+        std::mem::take(&mut self.changed)
+    }
+
+    /// The runs under way, for `status`.
+    pub fn running(&self) -> Vec<RunningRun> {
+        let running = self.runs.iter().map(|(run, open)| RunningRun {
+            run: run.clone(),
+            job: open.job.common.name.clone(),
+            attempt: open.attempts,
+            since: open.started.wall,
+            stage: open.task.progress.stage(),
+            bytes: open.task.progress.bytes(),
+        });
+        running.collect()
+    }
+
+    /// The planner's view, for `status` and metrics.
+    pub fn planned(&self) -> Vec<JobStatus> {
+        self.planner.status()
+    }
+
+    /// The journal, for `status`.
+    pub fn journal(&self) -> &Journal {
+        &self.journal
+    }
+
+    /// Brings what only the planner knows up to date in the metrics.
+    pub fn export(&self) {
+        for status in self.planner.status() {
+            self.metrics.next_run(&status.name, status.next);
+        }
+    }
+
+    /// Tries again to write what the disk did not take.
+    pub fn flush(&self) {
+        if let Err(failure) = self.journal.flush() {
+            log_failure(&failure, "cannot write the journal");
+        }
+    }
+}
+
+/// What the journal keeps for the planner.
+fn remembered(journal: &Journal, specs: &[JobSpec]) -> BTreeMap<JobName, Remembered> {
+    let mut remembered = BTreeMap::new();
+    for spec in specs {
+        let Some(memory) = journal.job(&spec.name).memory.filter(|memory| !memory.is_null()) else {
+            continue;
+        };
+        match serde_json::from_value(memory) {
+            Ok(memory) => {
+                remembered.insert(spec.name.clone(), memory);
+            }
+            Err(error) => {
+                tracing::warn!(job = %spec.name, %error, "the schedule's state cannot be read: begins anew");
+            }
+        }
+    }
+    remembered
+}
+
+fn log_failure(failure: &Failure, what: &str) {
+    let hint = failure.hint.as_deref().unwrap_or_default();
+    tracing::error!(class = %failure.class, %failure, hint, "{what}");
+}
+
+fn log_attempt(job: &Configured, attempt: u32, report: &Report) {
+    let name = &job.common.name;
+    for failure in report.failures().take(LOGGED_FAILURES) {
+        let hint = failure.hint.as_deref().unwrap_or_default();
+        tracing::error!(job = %name, attempt, class = %failure.class, %failure, hint, "failed");
+    }
+    let more = report.failures().count().saturating_sub(LOGGED_FAILURES);
+    if more > 0 {
+        tracing::error!(job = %name, attempt, more, "more failures: see the run's report");
+    }
+    for finding in &report.findings {
+        let hint = finding.hint.as_deref().unwrap_or_default();
+        if finding.severity == Severity::Info {
+            tracing::info!(job = %name, check = finding.check, hint, "{}", finding.what);
+        } else {
+            tracing::warn!(job = %name, check = finding.check, hint, "{}", finding.what);
+        }
+    }
+}
+
+fn log_end(job: &JobName, run: &RunId, verdict: Verdict, report: &Report, took: Duration) {
+    let (done, failed) = (report.count("succeeded"), report.count("failed"));
+    let seconds = took.as_secs_f64();
+    if verdict == Verdict::Succeeded {
+        tracing::info!(%job, %run, done, seconds, "succeeded");
+    } else {
+        tracing::warn!(%job, %run, %verdict, done, failed, seconds, "ended");
+    }
+}

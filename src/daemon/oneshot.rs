@@ -1,0 +1,79 @@
+//! One run of one job without a daemon, on the same engine.
+
+use std::{sync::Arc, time::Duration};
+
+use crate::{
+    domain::{
+        failure::{Class, Failure},
+        name::JobName,
+    },
+    jobs,
+    sys::{clock::Clock, host},
+    telemetry::metrics::{Metrics, Setup},
+};
+
+use super::{
+    control::{Reply, ReplySender},
+    engine::{Engine, Parts},
+    ground::StateDir,
+    planner::Event,
+    signals::SignalStream,
+    table::Table,
+};
+
+/// How often progress is reported.
+const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Runs the job to its end; every reply goes to `show`. The first signal cancels it.
+///
+/// # Errors
+/// When signals cannot be taken.
+pub async fn run(
+    table: Table,
+    state: StateDir,
+    job: &JobName,
+    clock: Arc<dyn Clock>,
+    mut show: impl FnMut(&Reply),
+) -> Result<Option<Reply>, Failure> {
+    let mut signals = SignalStream::new()
+        .map_err(|error| Failure::from_error(Class::State, "take signals", &error))?;
+    let setup = Setup { version: "", kinds: &jobs::metrics(), skip_reasons: &[], datname_cap: 1 };
+    let metrics = Metrics::new(&setup)
+        .map_err(|error| Failure::from_error(Class::Internal, "set up metrics", &error))?;
+    let seed = host::random_u64().unwrap_or_default();
+    let parts = Parts {
+        table: Arc::new(table),
+        journal: state.journal,
+        metrics: Arc::new(metrics),
+        clock: clock.clone(),
+        seed,
+    };
+    let (mut engine, mut ended) = Engine::new(parts, Some(job));
+    let (sender, mut replies) = ReplySender::channel();
+    engine.trigger(job.clone(), sender);
+    let mut progress = tokio::time::interval(PROGRESS_INTERVAL);
+    let mut last = None;
+    loop {
+        let wake =
+            engine.wake().map_or(PROGRESS_INTERVAL, |at| at.saturating_sub(clock.now().mono));
+        tokio::select! {
+            Some(end) = ended.recv() => engine.ended(end),
+            Some(reply) = replies.recv() => {
+                show(&reply);
+                let over = reply.is_last();
+                last = Some(reply);
+                if over {
+                    return Ok(last);
+                }
+            }
+            signal = signals.next() => if signal.is_some_and(|signal| signal.exit_status().is_some()) {
+                engine.handle(Event::Drain);
+            },
+            _ = progress.tick() => engine.report_progress(),
+            () = tokio::time::sleep(wake) => engine.handle(Event::Tick),
+        }
+        if engine.is_done() && replies.is_empty() {
+            return Ok(last);
+        }
+    }
+}

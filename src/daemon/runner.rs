@@ -1,0 +1,155 @@
+//! One attempt of a run: limits, cancellation, and whatever a job may do wrong, made a report.
+//!
+//! The runner cancels by token and then awaits; it never drops a job. A job that ignores its token
+//! holds the run open, and `status` shows it.
+
+use std::{collections::BTreeSet, path::PathBuf, sync::Arc, time::Duration};
+
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    domain::{
+        failure::{Class, Failure},
+        name::JobName,
+        report::{Outcome, Report, Target},
+        run::RunId,
+    },
+    jobs::RunContext,
+    sys::{clock::Clock, files, task::Task},
+};
+
+use super::table::Configured;
+
+/// How often the limits are looked at.
+const WATCH_INTERVAL: Duration = Duration::from_millis(500);
+
+/// One attempt.
+#[derive(Debug)]
+pub struct Attempt {
+    /// The run that it belongs to.
+    pub run: RunId,
+    /// The job as it was when the run started.
+    pub job: Arc<Configured>,
+    /// Counted from 1.
+    pub number: u32,
+    /// The targets to do; none: all.
+    pub only: Option<BTreeSet<Target>>,
+    /// What earlier attempts brought.
+    pub earlier: Report,
+    /// Cancellation, clock, progress.
+    pub task: Task,
+    /// The folder in which the attempt gets its private folder.
+    pub scratch_root: PathBuf,
+}
+
+impl Attempt {
+    /// Runs it to its end.
+    pub async fn run(self) -> Report {
+        let scratch = self.scratch_root.join(self.run.to_string());
+        if let Err(error) = files::create_private_dir_all(&scratch) {
+            let doing = format!("make the scratch folder of {}", self.job.common.name);
+            return Report::from_failure(Failure::from_error(Class::State, doing, &error));
+        }
+        let name = self.job.common.name.clone();
+        let report = self.watched(scratch.clone()).await;
+        if let Err(error) = std::fs::remove_dir_all(&scratch) {
+            tracing::warn!(job = %name, %error, "cannot remove the scratch folder");
+        }
+        report
+    }
+
+    async fn watched(self, scratch: PathBuf) -> Report {
+        let common = &self.job.common;
+        let cx = RunContext {
+            task: self.task.child(),
+            run: self.run.clone(),
+            attempt: self.number,
+            only: self.only.clone(),
+            earlier: self.earlier.clone(),
+            scratch,
+        };
+        let task = cx.task.clone();
+        let job = self.job.job.clone();
+        let mut running = tokio::spawn(async move { job.run(&cx).await });
+        let started = task.clock.now().mono;
+        let mut limit: Option<Failure> = None;
+        let result = loop {
+            tokio::select! {
+                result = &mut running => break result,
+                () = tokio::time::sleep(WATCH_INTERVAL), if limit.is_none() => {
+                    limit = exceeded(&common.name, common.stall_timeout, common.time_limit, started, &task);
+                    if limit.is_some() {
+                        task.cancel.cancel();
+                    }
+                }
+            }
+        };
+        let report = match result {
+            Ok(Ok(report)) => report,
+            Ok(Err(failure)) => self.before_any_target(failure),
+            Err(error) => {
+                let doing = format!("run job {}", common.name);
+                Report::from_failure(Failure::from_error(Class::Internal, doing, &error))
+            }
+        };
+        match limit {
+            Some(limit) => because_of(report, &limit),
+            None => report,
+        }
+    }
+
+    fn before_any_target(&self, failure: Failure) -> Report {
+        if failure.class == Class::Interrupted && self.task.cancel.is_cancelled() {
+            return cancelled();
+        }
+        Report::from_failure(failure)
+    }
+}
+
+/// A report of a run that was cancelled before it had targets.
+pub fn cancelled() -> Report {
+    let target = crate::domain::report::TargetReport {
+        target: Target::default(),
+        outcome: Outcome::Cancelled,
+        figures: crate::domain::report::Figures::default(),
+    };
+    Report { targets: vec![target], ..Report::default() }
+}
+
+fn exceeded(
+    name: &JobName,
+    stall: Duration,
+    time_limit: Option<Duration>,
+    started: Duration,
+    task: &Task,
+) -> Option<Failure> {
+    let now = task.clock.now().mono;
+    let doing = || format!("run job {name}: {}", task.progress.stage());
+    if task.progress.silence(now) >= stall {
+        let what = format!("nothing came for {} seconds", stall.as_secs());
+        let hint = "look at pg_stat_activity on the server: what does the dump wait for? stall_timeout sets the limit";
+        return Some(Failure::new(Class::Stalled, doing(), what).hint(hint));
+    }
+    let limit = time_limit.filter(|limit| now.saturating_sub(started) >= *limit)?;
+    let what = format!("it took longer than its time limit of {} seconds", limit.as_secs());
+    Some(Failure::new(Class::TimeLimit, doing(), what).hint("raise time_limit, or leave it out"))
+}
+
+/// What was cancelled because a limit was exceeded has failed for that reason.
+fn because_of(mut report: Report, limit: &Failure) -> Report {
+    for target in &mut report.targets {
+        if let Outcome::Cancelled = target.outcome {
+            target.outcome = Outcome::Failed(limit.clone());
+        }
+    }
+    let interrupted = |failure: &Failure| failure.class == Class::Interrupted;
+    if report.failure.as_ref().is_some_and(interrupted) || report.targets.is_empty() {
+        report.failure = Some(limit.clone());
+    }
+    report
+}
+
+/// A task for a run: cancelled with `all`, or alone.
+pub fn task_of(all: &CancellationToken, clock: Arc<dyn Clock>) -> Task {
+    Task { cancel: all.child_token(), ..Task::new(clock) }
+}

@@ -1,0 +1,115 @@
+//! What `pgkeep status` shows: the shape that the daemon sends and the command line reads.
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::domain::{
+    name::JobName,
+    report::{Report, Verdict},
+};
+
+use super::{
+    engine::{Engine, RunningRun},
+    journal::Journal,
+    planner::{JobState, JobStatus},
+    table::Table,
+};
+
+/// The state of the daemon. Stable; fields are only added.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Status {
+    /// The version that runs.
+    pub version: String,
+    /// Its process.
+    pub pid: u32,
+    /// Whether it is being stopped.
+    pub stopping: bool,
+    /// Why the last reload was refused, one line; none where it was accepted.
+    pub reload_refused: Option<String>,
+    /// The runs under way.
+    pub running: Vec<RunningRun>,
+    /// Every configured job.
+    pub jobs: Vec<JobLine>,
+}
+
+/// One job.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct JobLine {
+    /// Its name.
+    pub job: JobName,
+    /// Its kind.
+    pub kind: String,
+    /// `idle`, `queued`, `running`, `waiting-retry`.
+    pub state: String,
+    /// More about the state, for people.
+    pub detail: Option<String>,
+    /// When it is due next, jitter included.
+    pub next: Option<Timestamp>,
+    /// When it last succeeded.
+    pub last_success: Option<Timestamp>,
+    /// Its last run that ended.
+    pub last: Option<LastRun>,
+}
+
+/// A run that ended.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct LastRun {
+    /// Its id.
+    pub run: String,
+    /// What set it off.
+    pub trigger: String,
+    /// When it started.
+    pub started: Timestamp,
+    /// When it ended.
+    pub ended: Timestamp,
+    /// How.
+    pub verdict: Verdict,
+    /// Attempts that were made.
+    pub attempts: u32,
+    /// What they brought together.
+    pub report: Report,
+}
+
+/// The jobs of an engine.
+pub fn jobs(engine: &Engine) -> Vec<JobLine> {
+    let planned = engine.planned();
+    planned.iter().map(|planned| line(planned, engine.table(), engine.journal())).collect()
+}
+
+fn line(planned: &JobStatus, table: &Table, journal: &Journal) -> JobLine {
+    let job = planned.name.clone();
+    let kind = table.jobs.get(&job).map_or("", |job| job.kind.name).to_owned();
+    let (state, detail) = match &planned.state {
+        JobState::Idle => ("idle", None),
+        JobState::Queued { why, .. } => ("queued", Some(why.to_string())),
+        JobState::Running { attempt, .. } => ("running", Some(format!("attempt {attempt}"))),
+        JobState::WaitingRetry { at, .. } => ("waiting-retry", Some(format!("until {at}"))),
+    };
+    JobLine {
+        last_success: journal.job(&job).last_success,
+        last: last(journal, &job),
+        job,
+        kind,
+        state: state.to_owned(),
+        detail,
+        next: planned.next,
+    }
+}
+
+/// The newest run of a job that has ended.
+fn last(journal: &Journal, job: &JobName) -> Option<LastRun> {
+    // The newest may be under way: the one before it has ended.
+    let records = journal.runs(job, 2);
+    records.into_iter().find_map(|record| {
+        let end = record.end()?.clone();
+        Some(LastRun {
+            run: record.run,
+            trigger: record.trigger,
+            started: record.started,
+            ended: end.ended,
+            verdict: end.verdict,
+            attempts: end.attempts,
+            report: end.report,
+        })
+    })
+}

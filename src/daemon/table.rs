@@ -1,0 +1,284 @@
+//! Wiring: from the configuration to everything that runs. Built whole, or not at all.
+//!
+//! A reload builds a new table and swaps it; running jobs hold the [`Arc`]s that they started
+//! with. Building opens no connection and lists no bucket.
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use jiff::{Timestamp, tz::TimeZone};
+
+use crate::{
+    backup::gate::DatabaseGate,
+    config::{
+        self, Config, Diagnostics, JobCommon, Located, Options, RETRY_BACKOFF_MAX, ServerConfig,
+        class,
+    },
+    domain::{
+        name::{JobName, RepositoryName, ServerName},
+        schedule::Schedule,
+    },
+    jobs::{self, ChildSettings, Job, JobKind, Resources},
+    postgres::{Server, service::Environment, tools::Toolbox},
+    repository::{handle::Handle, kinds},
+    sys::clock::Clock,
+};
+
+use super::planner::{JobSpec, Limits};
+
+/// Everything that the daemon runs on, built from one state of the configuration.
+#[derive(Debug)]
+pub struct Table {
+    /// `[daemon]`
+    pub daemon: config::Daemon,
+    /// The jobs by name.
+    pub jobs: BTreeMap<JobName, Arc<Configured>>,
+    /// The repositories by name.
+    pub repositories: BTreeMap<RepositoryName, Arc<Handle>>,
+}
+
+/// One job, ready to run.
+pub struct Configured {
+    /// The keys that every job has.
+    pub common: JobCommon,
+    /// Its kind.
+    pub kind: &'static JobKind,
+    /// What runs.
+    pub job: Arc<dyn Job>,
+    /// When it runs, where it has a schedule.
+    pub schedule: Option<Schedule>,
+    /// The age of the last success that is too old; none where nothing tells.
+    pub max_age: Option<Duration>,
+}
+
+impl std::fmt::Debug for Configured {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Configured").field("common", &self.common).finish_non_exhaustive()
+    }
+}
+
+/// What building needs beside the configuration.
+#[derive(Debug, Clone)]
+pub struct Ground {
+    /// The time now, for schedules that never match.
+    pub now: Timestamp,
+    /// The time later.
+    pub clock: Arc<dyn Clock>,
+    /// Shared by all tables: a job of the old table may still hold a database.
+    pub gate: Arc<DatabaseGate>,
+    /// Versions of installed programs, looked up once.
+    pub toolbox: Arc<Toolbox>,
+    /// The environment as libpq sees it.
+    pub environment: Environment,
+}
+
+/// A configuration with what was found wrong in it.
+#[derive(Debug)]
+pub struct Loaded {
+    /// Everything built; none where there is an error.
+    pub table: Option<Table>,
+    /// All errors and warnings, with the text that they point into.
+    pub diagnostics: Diagnostics,
+    /// Where the daemon of this configuration keeps its socket; known even where the rest has
+    /// errors.
+    pub runtime_dir: Option<PathBuf>,
+}
+
+impl Loaded {
+    /// All errors and warnings with file, line and caret.
+    pub fn render(&self) -> String {
+        self.diagnostics.render(false)
+    }
+}
+
+/// Reads the configuration and builds everything. All errors are reported at once.
+pub fn load(path: &Path, env: &dyn Fn(&str) -> Option<String>, ground: &Ground) -> Loaded {
+    let mut diagnostics = Diagnostics::new();
+    let config = config::load(path, env, &mut diagnostics);
+    let runtime_dir = config.as_ref().map(|config| config.daemon.runtime_dir.clone());
+    let table = config.map(|config| build(&config, ground, &mut diagnostics));
+    let table = table.filter(|_| !diagnostics.has_errors());
+    Loaded { table, diagnostics, runtime_dir }
+}
+
+fn build(config: &Config, ground: &Ground, d: &mut Diagnostics) -> Table {
+    for section in config.retention.values() {
+        d.error(section.span(), "this version of pgkeep has no job that prunes")
+            .hint("leave [retention.…] out until it has");
+    }
+    let servers = build_servers(config, ground, d);
+    let repositories = build_repositories(config, ground, d);
+    let daemon = config.daemon.clone();
+    let resources = Resources {
+        config,
+        servers,
+        repositories,
+        children: ChildSettings {
+            nice: daemon.nice,
+            grace: daemon.grace,
+            records: daemon.state_dir.join("children"),
+            state_dir: daemon.state_dir.clone(),
+        },
+        gate: ground.gate.clone(),
+    };
+    let jobs = build_jobs(&resources, ground.now, d);
+    Table { daemon, jobs, repositories: resources.repositories }
+}
+
+fn build_servers(
+    config: &Config,
+    ground: &Ground,
+    d: &mut Diagnostics,
+) -> BTreeMap<ServerName, Arc<Server>> {
+    let mut servers = BTreeMap::new();
+    for (name, section) in &config.servers {
+        let Some(parts) = ServerConfig::read(name, section, d) else { continue };
+        match Server::new(&parts, &ground.environment, ground.toolbox.clone()) {
+            Ok(server) => {
+                servers.insert(name.clone(), Arc::new(server));
+            }
+            Err(error) => {
+                d.error(section.span(), error.to_string()).maybe_hint(error.hint);
+            }
+        }
+    }
+    servers
+}
+
+fn build_repositories(
+    config: &Config,
+    ground: &Ground,
+    d: &mut Diagnostics,
+) -> BTreeMap<RepositoryName, Arc<Handle>> {
+    let context =
+        kinds::Context { state_dir: config.daemon.state_dir.clone(), clock: ground.clock.clone() };
+    let mut repositories = BTreeMap::new();
+    for (name, section) in &config.repositories {
+        if let Some(handle) = kinds::build(name, section, &context, d) {
+            repositories.insert(name.clone(), Arc::new(handle));
+        }
+    }
+    repositories
+}
+
+fn build_jobs(
+    resources: &Resources<'_>,
+    now: Timestamp,
+    d: &mut Diagnostics,
+) -> BTreeMap<JobName, Arc<Configured>> {
+    let mut jobs = BTreeMap::new();
+    let mut commons = Vec::new();
+    for (name, section) in &resources.config.jobs {
+        let mut options = section.options();
+        let common = JobCommon::read(name, &mut options, resources.config, d);
+        commons.extend(common.clone());
+        if let Some(job) = common.and_then(|common| build_job(common, options, resources, now, d)) {
+            jobs.insert(name.clone(), job);
+        }
+    }
+    config::check_order(&commons, d);
+    let gaps: Vec<_> = jobs.values().map(|job| (job.common.name.clone(), job.max_age)).collect();
+    // A job that runs after others is as fresh as the slowest of them.
+    let of =
+        |name: &JobName| gaps.iter().find(|(known, _)| known == name).and_then(|(_, age)| *age);
+    jobs.into_iter()
+        .map(|(name, mut job)| {
+            if job.max_age.is_none() {
+                job.max_age = job.common.after.iter().filter_map(|after| of(&after.value)).max();
+            }
+            (name, Arc::new(job))
+        })
+        .collect()
+}
+
+fn build_job(
+    common: JobCommon,
+    mut options: Options<'_>,
+    resources: &Resources<'_>,
+    now: Timestamp,
+    d: &mut Diagnostics,
+) -> Option<Configured> {
+    let asked = &common.kind;
+    let Some(kind) = jobs::kind(&asked.value) else {
+        let known: Vec<&str> = jobs::KINDS.iter().map(|kind| kind.name).collect();
+        let hint = config::nearest(&asked.value, known.iter().copied()).map_or_else(
+            || format!("the kinds are {}", config::listed(known.iter().copied())),
+            |nearest| format!("did you mean \"{nearest}\"?"),
+        );
+        d.error(&asked.span, format!("there is no kind of job {:?}", asked.value))
+            .class(class::REFERENCE)
+            .hint(hint);
+        return None;
+    };
+    let job = (kind.build)(&mut options, resources, d);
+    options.finish(d);
+    let schedule = match &common.schedule {
+        None => None,
+        Some(text) => Some(parse_schedule(text, common.timezone.clone(), now, d)?),
+    };
+    let job = job?;
+    let max_age =
+        common.max_age.or_else(|| schedule.as_ref().and_then(|s| default_max_age(s, now)));
+    Some(Configured { common, kind, job, schedule, max_age })
+}
+
+fn parse_schedule(
+    text: &Located<String>,
+    zone: TimeZone,
+    now: Timestamp,
+    d: &mut Diagnostics,
+) -> Option<Schedule> {
+    match Schedule::parse(&text.value, zone, now) {
+        Ok(schedule) => Some(schedule),
+        Err(error) => {
+            d.error(&text.span, error.to_string()).class(class::VALUE).maybe_hint(error.hint);
+            None
+        }
+    }
+}
+
+/// The largest gap between two slots and a quarter of it, an hour at least: a nightly job may be
+/// 30 hours old before it is stale.
+fn default_max_age(schedule: &Schedule, now: Timestamp) -> Option<Duration> {
+    let gap = schedule.typical_gap(now)?;
+    Some(gap + (gap / 4).max(Duration::from_hours(1)))
+}
+
+impl Table {
+    /// The jobs as the planner knows them.
+    pub fn specs(&self) -> Vec<JobSpec> {
+        self.jobs.values().map(|job| job.spec()).collect()
+    }
+
+    /// The limits on what runs at once.
+    pub fn limits(&self) -> Limits {
+        Limits {
+            running: usize::try_from(self.daemon.max_running).unwrap_or(usize::MAX),
+            per_server: usize::try_from(self.daemon.max_running_per_server).unwrap_or(usize::MAX),
+            memory: self.daemon.memory_budget.bytes(),
+        }
+    }
+}
+
+impl Configured {
+    /// The job as the planner knows it.
+    pub fn spec(&self) -> JobSpec {
+        JobSpec {
+            name: self.common.name.clone(),
+            schedule: self.schedule.clone(),
+            jitter: self.common.jitter,
+            catch_up: self.common.catch_up,
+            after: self.common.after.iter().map(|after| after.value.clone()).collect(),
+            servers: self.job.servers(),
+            memory: self.job.memory(),
+            attempts: self.common.attempts,
+            backoff: self.common.retry_backoff,
+            backoff_max: RETRY_BACKOFF_MAX,
+            enabled: self.common.enabled,
+        }
+    }
+}

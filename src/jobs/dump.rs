@@ -1,0 +1,431 @@
+//! The kind `dump`: databases by pattern, each by pg_dump in its own snapshot, then the globals,
+//! into every repository of the job.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+
+use crate::{
+    backup::{
+        copy,
+        dump::{self, Dumped, Source},
+        fanout::{Compression, Delivered},
+        globals,
+    },
+    config::{Diagnostics, Located, Options},
+    domain::{
+        backup::{BackupId, Subject},
+        failure::{Class, Failure},
+        manifest::Manifest,
+        metric::{MetricDesc, MetricKind},
+        name::{RepositoryName, ServerName},
+        pattern::{DatabasePatterns, Glob, PatternError, Problem},
+        report::{Figures, Outcome, Report, Sample, Target, TargetReport},
+    },
+    postgres::{
+        PgError, Server,
+        catalog::{self, Database, ServerFacts},
+        tools::Installed,
+    },
+    repository::{handle::Handle, repo::Repository},
+    sys::host,
+};
+
+use super::{ChildSettings, Job, JobKind, Resources, RunContext};
+
+const BY_DATABASE: &[&str] = &["server", "datname", "repository"];
+
+/// The kind's row in the table.
+pub(super) const KIND: JobKind = JobKind {
+    name: "dump",
+    summary: "Dumps databases and globals with pg_dump into repositories",
+    metrics: &[
+        MetricDesc {
+            name: "backup_last_success_timestamp_seconds",
+            help: "Time of the snapshot of the newest backup that this job delivered.",
+            kind: MetricKind::Last,
+            labels: BY_DATABASE,
+        },
+        MetricDesc {
+            name: "backup_last_size_bytes",
+            help: "Stored bytes of the newest backup that this job delivered.",
+            kind: MetricKind::Last,
+            labels: BY_DATABASE,
+        },
+        MetricDesc {
+            name: "backup_last_plain_bytes",
+            help: "Bytes of the newest backup as pg_dump wrote them.",
+            kind: MetricKind::Last,
+            labels: BY_DATABASE,
+        },
+        MetricDesc {
+            name: "backup_last_rows",
+            help: "Rows of table data in the newest backup.",
+            kind: MetricKind::Last,
+            labels: BY_DATABASE,
+        },
+    ],
+    build,
+};
+
+/// Highest level of zstd that may be asked for (zstd.h, ZSTD_maxCLevel without
+/// `--ultra`).
+const LEVEL_MAX: i32 = 19;
+/// pg_dump takes whole milliseconds; 0 would mean no limit.
+const LOCK_WAIT_MIN: Duration = Duration::from_millis(1);
+/// While pg_dump waits for a lock, everybody who comes after it in the queue waits too.
+const LOCK_WAIT_MAX: Duration = Duration::from_hours(1);
+const LOCK_WAIT_DEFAULT: Duration = Duration::from_mins(1);
+/// Memory of one compressing thread and its share of frames in flight, in bytes: two frames of
+/// 1 MiB plain and compressed, and zstd's own tables (about 3 MiB at level 3).
+const WORKER_MEMORY: u64 = 8 << 20;
+/// Parts in flight and queued per repository, times 8 MiB.
+const REPOSITORY_MEMORY: u64 = 6 * (8 << 20);
+
+struct Dump {
+    server: Arc<Server>,
+    patterns: DatabasePatterns,
+    globals: bool,
+    repositories: Vec<Arc<Handle>>,
+    compression: Compression,
+    lock_wait: Duration,
+    children: ChildSettings,
+    gate: Arc<crate::backup::gate::DatabaseGate>,
+}
+
+fn build(
+    o: &mut Options<'_>,
+    resources: &Resources<'_>,
+    d: &mut Diagnostics,
+) -> Option<Arc<dyn Job>> {
+    let server = o.require::<ServerName>("server", d);
+    let server = server.and_then(|name| resources.server(&name, d));
+    let repositories = repositories(o, resources, d);
+    let patterns = patterns(o, d);
+    let globals = o.take_or("globals", true, d);
+    let level = o.take_in_or("compression_level", 1..=LEVEL_MAX, 3, d);
+    let workers = o.take_in_or("workers", 1..=64, host::default_workers(), d);
+    let lock_wait =
+        o.take_in_or("lock_wait_timeout", LOCK_WAIT_MIN..=LOCK_WAIT_MAX, LOCK_WAIT_DEFAULT, d);
+    Some(Arc::new(Dump {
+        server: server?,
+        patterns: patterns?,
+        globals,
+        repositories: repositories?,
+        compression: Compression { level, workers },
+        lock_wait,
+        children: resources.children.clone(),
+        gate: resources.gate.clone(),
+    }))
+}
+
+fn repositories(
+    o: &mut Options<'_>,
+    resources: &Resources<'_>,
+    d: &mut Diagnostics,
+) -> Option<Vec<Arc<Handle>>> {
+    let names = o.require::<Vec<Located<RepositoryName>>>("repositories", d)?;
+    if names.value.is_empty() {
+        d.error(&names.span, "a dump needs a repository").hint("name one: [\"local\"]");
+        return None;
+    }
+    let mut handles: Vec<Arc<Handle>> = Vec::new();
+    let mut whole = true;
+    for name in &names.value {
+        match resources.repository(name, d) {
+            Some(handle) if handles.iter().any(|known| known.name() == handle.name()) => {
+                d.error(&name.span, format!("repository {} is named twice", name.value));
+            }
+            Some(handle) => handles.push(handle),
+            None => whole = false,
+        }
+    }
+    whole.then_some(handles)
+}
+
+fn patterns(o: &mut Options<'_>, d: &mut Diagnostics) -> Option<DatabasePatterns> {
+    let include = o.take::<Vec<String>>("databases", d);
+    let exclude = o.take::<Vec<String>>("exclude", d);
+    let span = include.as_ref().or(exclude.as_ref()).map_or_else(|| o.span(), |l| l.span.clone());
+    let include = include.map_or_else(|| vec!["*".to_owned()], |include| include.value);
+    let exclude = exclude.map_or_else(Vec::new, |exclude| exclude.value);
+    let globs = |texts: &[String]| -> Result<Vec<Glob>, PatternError> {
+        texts.iter().map(|text| text.parse()).collect()
+    };
+    let parsed = globs(&include)
+        .and_then(|include| Ok(DatabasePatterns { include, exclude: globs(&exclude)? }));
+    match parsed {
+        Ok(patterns) => Some(patterns),
+        Err(error) => {
+            d.error(&span, error.to_string());
+            None
+        }
+    }
+}
+
+#[async_trait]
+impl Job for Dump {
+    fn servers(&self) -> Vec<ServerName> {
+        vec![self.server.name().clone()]
+    }
+
+    fn memory(&self) -> u64 {
+        self.compression.workers as u64 * WORKER_MEMORY
+            + self.repositories.len() as u64 * REPOSITORY_MEMORY
+    }
+
+    async fn run(&self, cx: &RunContext) -> Result<Report, Failure> {
+        let doing = format!("look at server {}", self.server.name());
+        let fail = |error: PgError| error.into_failure(&*doing);
+        let cancel = &cx.task.cancel;
+        cx.task.progress.set_stage(&*doing);
+        let maintenance = self.server.maintenance_database();
+        let session = self.server.connect(maintenance, &doing, &cx.task).await?;
+        let facts = catalog::server_facts(&session, cancel).await.map_err(fail)?;
+        let databases = catalog::databases(&session, false, cancel).await.map_err(fail)?;
+        session.close().await;
+        let tools = self.server.tools(facts.major(), &cx.task).await?;
+        let candidates: Vec<_> = databases.iter().map(Database::candidate).collect();
+        let chosen = self.patterns.select(&candidates);
+        let mut report = Report::default();
+        for problem in &chosen.problems {
+            self.problem(problem, cx, &mut report)?;
+        }
+        let opened = self.open_repositories().await;
+        let mut subjects: Vec<Subject> = chosen.chosen.into_iter().map(Subject::Database).collect();
+        if self.globals {
+            subjects.push(Subject::Globals);
+        }
+        let work = Work { job: self, cx, facts: &facts, tools: &tools, opened: &opened };
+        for subject in &subjects {
+            work.subject(subject, &mut report).await;
+        }
+        Ok(report)
+    }
+}
+
+type Opened = BTreeMap<RepositoryName, Result<Arc<Repository>, Failure>>;
+
+impl Dump {
+    async fn open_repositories(&self) -> Opened {
+        let mut opened = BTreeMap::new();
+        for handle in &self.repositories {
+            let result = handle.open().await;
+            let result = result
+                .map_err(|error| error.into_failure(format!("open repository {}", handle.name())));
+            opened.insert(handle.name().clone(), result);
+        }
+        opened
+    }
+
+    fn target(&self, subject: &Subject, repository: &RepositoryName) -> Target {
+        Target {
+            server: Some(self.server.name().clone()),
+            subject: Some(subject.clone()),
+            repository: Some(repository.clone()),
+            object: None,
+        }
+    }
+
+    /// Something that the patterns ask for and the server does not have.
+    ///
+    /// # Errors
+    /// When there is nothing to do at all.
+    fn problem(
+        &self,
+        problem: &Problem,
+        cx: &RunContext,
+        report: &mut Report,
+    ) -> Result<(), Failure> {
+        let server = self.server.name();
+        let class = match problem {
+            Problem::Missing(_) => Class::DatabaseGone,
+            Problem::Named(..) | Problem::NothingSelected => Class::Configuration,
+        };
+        let hint = "look at `databases` and `exclude` of the job, and at `psql -l`";
+        let failure = |doing: String| Failure::new(class, doing, problem.to_string()).hint(hint);
+        let name = match problem {
+            Problem::NothingSelected => {
+                return Err(failure(format!("choose the databases of server {server}")));
+            }
+            Problem::Missing(name) => name.parse().ok(),
+            Problem::Named(name, _) => Some(name.clone()),
+        };
+        if let Some(name) = name {
+            let doing = format!("dump database {name}");
+            self.failed(&Subject::Database(name), &failure(doing), cx, report);
+        }
+        Ok(())
+    }
+
+    /// The same failure in every repository of the job that is still wanted.
+    fn failed(&self, subject: &Subject, failure: &Failure, cx: &RunContext, report: &mut Report) {
+        for handle in &self.repositories {
+            let target = self.target(subject, handle.name());
+            if cx.wants(&target) {
+                report.targets.push(ended(target, Err(failure.clone()), cx));
+            }
+        }
+    }
+}
+
+/// A target with its outcome: cancelled where the failure is that the run was cancelled.
+fn ended(target: Target, result: Result<Figures, Failure>, cx: &RunContext) -> TargetReport {
+    let (outcome, figures) = match result {
+        Ok(figures) => (Outcome::Succeeded, figures),
+        Err(failure) if failure.class == Class::Interrupted && cx.task.cancel.is_cancelled() => {
+            (Outcome::Cancelled, Figures::default())
+        }
+        Err(failure) => (Outcome::Failed(failure), Figures::default()),
+    };
+    TargetReport { target, outcome, figures }
+}
+
+struct Work<'a> {
+    job: &'a Dump,
+    cx: &'a RunContext,
+    facts: &'a ServerFacts,
+    tools: &'a Installed,
+    opened: &'a Opened,
+}
+
+impl Work<'_> {
+    /// One database or the globals, into every repository that is wanted and open.
+    async fn subject(&self, subject: &Subject, report: &mut Report) {
+        let mut wanted = Vec::new();
+        for (name, opened) in self.opened {
+            let target = self.job.target(subject, name);
+            if !self.cx.wants(&target) {
+                continue;
+            }
+            match opened {
+                Ok(repository) => wanted.push(repository.clone()),
+                Err(failure) => {
+                    report.targets.push(ended(target, Err(failure.clone()), self.cx));
+                }
+            }
+        }
+        if wanted.is_empty() {
+            return;
+        }
+        self.cx.task.progress.set_stage(format!("dump {subject}"));
+        let delivered = match self.healable(subject) {
+            Some((source, id)) => self.heal(subject, &source, &id, &wanted).await,
+            None => match self.dump(subject, &wanted).await {
+                Ok(dumped) => {
+                    report.findings.extend(dumped.findings);
+                    dumped.delivered
+                }
+                Err(failure) => {
+                    let each = wanted.iter().map(|r| (r.name().clone(), Err(failure.clone())));
+                    each.collect()
+                }
+            },
+        };
+        for (repository, result) in delivered {
+            if let Ok(manifest) = &result {
+                self.samples(subject, &repository, manifest, report);
+            }
+            let target = self.job.target(subject, &repository);
+            report.targets.push(ended(target, result.map(|m| figures(&m)), self.cx));
+        }
+    }
+
+    async fn dump(&self, subject: &Subject, wanted: &[Arc<Repository>]) -> Result<Dumped, Failure> {
+        let job = self.job;
+        let owner = host::owner(&job.children.state_dir).map_err(|error| {
+            Failure::from_error(Class::State, "find out which host this is", &error)
+        })?;
+        let _pass = job.gate.enter(job.server.name(), subject, &self.cx.task).await?;
+        let source = Source {
+            server: &job.server,
+            facts: self.facts,
+            tools: self.tools,
+            owner: &owner,
+            repositories: wanted,
+            compression: job.compression,
+            lock_wait: job.lock_wait,
+            nice: job.children.nice,
+            grace: job.children.grace,
+            records: &job.children.records,
+            scratch: &self.cx.scratch,
+        };
+        match subject {
+            Subject::Database(name) => dump::database(&source, name, &self.cx.task).await,
+            Subject::Globals => globals::globals(&source, &self.cx.task).await,
+        }
+    }
+
+    /// A repository that an earlier attempt of this run reached with this subject: what is still
+    /// missing elsewhere is copied from there, so that the database is not read twice.
+    fn healable(&self, subject: &Subject) -> Option<(Arc<Repository>, BackupId)> {
+        self.cx.earlier.targets.iter().find_map(|report| {
+            let done = report.outcome == Outcome::Succeeded;
+            let same = report.target.subject.as_ref() == Some(subject);
+            let id = report.figures.backup.clone().filter(|_| done && same)?;
+            let opened = self.opened.get(report.target.repository.as_ref()?)?;
+            Some((opened.as_ref().ok()?.clone(), id))
+        })
+    }
+
+    async fn heal(
+        &self,
+        subject: &Subject,
+        source: &Repository,
+        id: &BackupId,
+        wanted: &[Arc<Repository>],
+    ) -> Vec<Delivered> {
+        let series = crate::domain::backup::Series {
+            server: self.job.server.name().clone(),
+            system_id: self.facts.system_id,
+            subject: subject.clone(),
+            contents: "all".to_owned(),
+        };
+        let mut delivered = Vec::new();
+        for target in wanted {
+            let result = copy::copy_backup(source, target, &series, id, &self.cx.task).await;
+            delivered.push((target.name().clone(), result));
+        }
+        delivered
+    }
+
+    fn samples(
+        &self,
+        subject: &Subject,
+        repository: &RepositoryName,
+        manifest: &Manifest,
+        report: &mut Report,
+    ) {
+        let at = manifest.snapshot.at.as_duration().as_secs_f64();
+        let values = [
+            ("backup_last_success_timestamp_seconds", at),
+            ("backup_last_size_bytes", manifest.stored_bytes() as f64),
+            ("backup_last_plain_bytes", manifest.plain.bytes as f64),
+            ("backup_last_rows", manifest.totals.rows as f64),
+        ];
+        let server = self.job.server.name().to_string();
+        let labels = vec![server, subject.label(), repository.to_string()];
+        report.samples.extend(values.map(|(metric, value)| Sample {
+            metric: metric.to_owned(),
+            labels: labels.clone(),
+            value,
+        }));
+    }
+}
+
+/// What is counted of a backup that was made.
+fn figures(manifest: &Manifest) -> Figures {
+    let taken = manifest.finished_at.duration_since(manifest.started_at).as_millis();
+    let counts = [
+        ("plain_bytes", manifest.plain.bytes),
+        ("stored_bytes", manifest.stored_bytes()),
+        ("rows", manifest.totals.rows),
+        ("tables", manifest.totals.tables),
+        ("large_objects", manifest.totals.large_objects),
+        ("milliseconds", u64::try_from(taken).unwrap_or(0)),
+    ];
+    Figures {
+        backup: Some(manifest.id.clone()),
+        counts: counts.into_iter().map(|(name, count)| (name.to_owned(), count)).collect(),
+    }
+}

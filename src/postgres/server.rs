@@ -1,0 +1,126 @@
+//! A configured server: how to connect to it, and with which client programs.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use crate::{
+    config::ServerConfig,
+    domain::{
+        failure::{Class, Failure},
+        name::ServerName,
+    },
+    sys::task::Task,
+};
+
+use super::{
+    ConnParts, ConnSpec, Session,
+    params::SpecError,
+    service::Environment,
+    spec::ChildEnv,
+    tools::{Installed, Toolbox, choose},
+};
+
+/// `application_name` of our own sessions.
+const APPLICATION: &str = "pgkeep";
+
+/// One `[server.NAME]`.
+#[derive(Debug)]
+pub struct Server {
+    name: ServerName,
+    spec: ConnSpec,
+    maintenance_database: String,
+    bin_dir: Option<PathBuf>,
+    toolbox: Arc<Toolbox>,
+}
+
+impl Server {
+    /// Resolves the configuration as libpq would. Looks at files, never at the network.
+    ///
+    /// # Errors
+    /// When a connection string, a service or a certificate cannot be used.
+    pub fn new(
+        config: &ServerConfig,
+        environment: &Environment,
+        toolbox: Arc<Toolbox>,
+    ) -> Result<Self, SpecError> {
+        let parts = ConnParts {
+            conninfo: config.conninfo.as_ref().map(|conninfo| conninfo.value.clone()),
+            service: config.service.clone(),
+            // What stands in the table is all that counts, unless libpq's own means are named.
+            environment: config.conninfo.is_some() || config.service.is_some(),
+            host: config.host.clone(),
+            port: config.port,
+            user: config.user.clone(),
+            dbname: config.database.clone(),
+            password: config.password.clone(),
+            passfile: config.passfile.clone(),
+            sslmode: config.sslmode.map(|mode| mode.as_str().to_owned()),
+            sslrootcert: config.sslrootcert.as_ref().map(|path| path.display().to_string()),
+            sslcert: config.sslcert.clone(),
+            sslkey: config.sslkey.clone(),
+            connect_timeout: Some(config.connect_timeout),
+            options: config.options.clone(),
+        };
+        let spec = ConnSpec::resolve(&parts, environment)?;
+        Ok(Self {
+            name: config.name.clone(),
+            maintenance_database: spec.dbname.clone(),
+            spec,
+            bin_dir: config.bin_dir.clone(),
+            toolbox,
+        })
+    }
+
+    /// Its name in the configuration.
+    pub fn name(&self) -> &ServerName {
+        &self.name
+    }
+
+    /// How to connect.
+    pub fn spec(&self) -> &ConnSpec {
+        &self.spec
+    }
+
+    /// The database for what concerns the whole cluster.
+    pub fn maintenance_database(&self) -> &str {
+        &self.maintenance_database
+    }
+
+    /// Opens a session.
+    ///
+    /// # Errors
+    /// As [`Session::connect`]; `doing` says what for.
+    pub async fn connect(
+        &self,
+        database: &str,
+        doing: &str,
+        task: &Task,
+    ) -> Result<Session, Failure> {
+        Session::connect(&self.spec, database, APPLICATION, task)
+            .await
+            .map_err(|error| error.into_failure(doing))
+    }
+
+    /// The installed client programs for a server of that major version.
+    ///
+    /// # Errors
+    /// When there are none, or only older ones.
+    pub async fn tools(&self, major: u32, task: &Task) -> Result<Installed, Failure> {
+        let path = std::env::var_os("PATH");
+        let inventory =
+            self.toolbox.look(self.bin_dir.as_deref(), path.as_deref(), &task.cancel).await?;
+        choose(&inventory, major).cloned()
+    }
+
+    /// The environment of a client program that connects to where `session` is.
+    ///
+    /// # Errors
+    /// When a password file cannot be read, or the program's own cannot be written to `scratch`.
+    pub fn child_env(&self, session: &Session, scratch: &Path) -> Result<ChildEnv, Failure> {
+        self.spec
+            .child_env(session.endpoint(), session.dbname(), APPLICATION, scratch)
+            .map_err(|error| Failure::from_error(Class::State, "prepare a client program", &error))
+    }
+}

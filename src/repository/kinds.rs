@@ -1,0 +1,63 @@
+//! The kinds of repository: one file each, and one line in [`KINDS`].
+
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+use super::{
+    handle::{Handle, Opener},
+    local, s3,
+};
+use crate::{
+    config::{Diagnostics, Options, Section, class, listed, nearest},
+    domain::name::RepositoryName,
+    sys::clock::Clock,
+};
+
+/// Every kind of repository.
+const KINDS: &[StoreKind] = &[local::KIND, s3::KIND];
+
+/// How long a single request is repeated unless the configuration says otherwise. Shorter than
+/// the default of `stall_timeout`: a repository is given up before a run is.
+pub const GIVE_UP_AFTER: Duration = Duration::from_mins(5);
+
+/// One kind of repository.
+#[derive(Debug, Clone, Copy)]
+pub struct StoreKind {
+    /// What `kind = "…"` says.
+    pub name: &'static str,
+    /// Reads the kind's own options. Does no I/O on the network.
+    pub build: fn(&mut Options<'_>, &Context, &mut Diagnostics) -> Option<Opener>,
+}
+
+/// What building needs beside the options.
+#[derive(Debug, Clone)]
+pub struct Context {
+    /// For what has to be remembered of unfinished uploads.
+    pub state_dir: PathBuf,
+    /// The time.
+    pub clock: Arc<dyn Clock>,
+}
+
+/// Reads one `[repository.NAME]`.
+pub fn build(
+    name: &RepositoryName,
+    section: &Section,
+    context: &Context,
+    d: &mut Diagnostics,
+) -> Option<Handle> {
+    let mut o = section.options();
+    let asked = o.require::<String>("kind", d)?;
+    let Some(kind) = KINDS.iter().find(|kind| kind.name == asked.value) else {
+        let known: Vec<&str> = KINDS.iter().map(|kind| kind.name).collect();
+        let hint = nearest(&asked.value, known.iter().copied()).map_or_else(
+            || format!("the kinds are {}", listed(known.iter().copied())),
+            |nearest| format!("did you mean {nearest:?}?"),
+        );
+        d.error(&asked.span, format!("there is no kind of repository {:?}", asked.value))
+            .class(class::REFERENCE)
+            .hint(hint);
+        return None;
+    };
+    let opener = (kind.build)(&mut o, context, d);
+    o.finish(d);
+    Some(Handle::new(name.clone(), opener?))
+}

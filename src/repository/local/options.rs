@@ -1,0 +1,34 @@
+//! The options of a `[repository.NAME]` of the kind `local`.
+
+use std::sync::Arc;
+
+use super::{LocalOptions, LocalStore};
+use crate::{
+    config::{Diagnostics, Options},
+    domain::units::ByteSize,
+    repository::{
+        handle::Opener,
+        kinds::{Context, StoreKind},
+        store::Store,
+    },
+};
+
+/// The kind's row in the table.
+pub const KIND: StoreKind = StoreKind { name: "local", build };
+
+/// Room that is left on the filesystem: pg_wal may share it.
+const MIN_FREE: ByteSize = ByteSize::gib(1);
+
+fn build(o: &mut Options<'_>, _context: &Context, d: &mut Diagnostics) -> Option<Opener> {
+    let min_free = o.take_or("min_free", MIN_FREE, d).bytes();
+    if o.given("path").is_none() {
+        // Reported by `require`.
+        o.require::<String>("path", d)?;
+    }
+    let path = o.absolute_path("path", d)?.value;
+    let options = LocalOptions { path, min_free };
+    Some(Box::new(move || {
+        let store: Arc<dyn Store> = Arc::new(LocalStore::new(options.clone()));
+        Box::pin(async move { Ok(store) })
+    }))
+}
