@@ -43,6 +43,9 @@ pub struct Copy {
     id: BackupId,
     stem: String,
     volumes: Vec<Volume>,
+    /// The parts that are under way. Here, so that an abort waits for them even where the future
+    /// of [`Copy::store`] was dropped.
+    parts: JoinSet<Result<(), StoreError>>,
     /// The index.
     small: Vec<StoredObject>,
     /// Keys under which there may be something of ours.
@@ -63,8 +66,6 @@ struct Volume {
     sha256: Option<String>,
 }
 
-type Parts = JoinSet<Result<(), StoreError>>;
-
 impl Copy {
     pub(super) fn new(
         store: Arc<dyn Store>,
@@ -73,8 +74,18 @@ impl Copy {
         stem: String,
         live: Live,
     ) -> Self {
-        let (volumes, small, touched) = (Vec::new(), Vec::new(), Vec::new());
-        Self { store, series, id, stem, volumes, small, touched, keep: false, _live: live }
+        Self {
+            store,
+            series,
+            id,
+            stem,
+            volumes: Vec::new(),
+            parts: JoinSet::new(),
+            small: Vec::new(),
+            touched: Vec::new(),
+            keep: false,
+            _live: live,
+        }
     }
 
     fn key(&self, name: &str) -> String {
@@ -90,31 +101,24 @@ impl Copy {
     /// are in memory. On an error it returns at once and drops the receiver, so that the sender
     /// learns of it.
     pub async fn store(&mut self, mut events: mpsc::Receiver<Sealed>) -> Result<(), StoreError> {
-        let mut parts = Parts::new();
-        let result = self.take_all(&mut events, &mut parts).await;
+        let result = self.take_all(&mut events).await;
         drop(events);
-        // After an error: no part may be under way when the upload is aborted.
-        parts.shutdown().await;
         result
     }
 
-    async fn take_all(
-        &mut self,
-        events: &mut mpsc::Receiver<Sealed>,
-        parts: &mut Parts,
-    ) -> Result<(), StoreError> {
+    async fn take_all(&mut self, events: &mut mpsc::Receiver<Sealed>) -> Result<(), StoreError> {
         let limits = self.store.limits();
         loop {
             tokio::select! {
                 biased;
-                Some(done) = parts.join_next() => self.settle(done)?,
-                event = events.recv(), if parts.len() < limits.parallel_parts.max(1) => match event {
-                    Some(event) => self.take(event, &limits, parts).await?,
+                Some(done) = self.parts.join_next() => self.settle(done)?,
+                event = events.recv(), if self.parts.len() < limits.parallel_parts.max(1) => match event {
+                    Some(event) => self.take(event, &limits).await?,
                     None => break,
                 },
             }
         }
-        while let Some(done) = parts.join_next().await {
+        while let Some(done) = self.parts.join_next().await {
             self.settle(done)?;
         }
         if self.volumes.last().is_none_or(|volume| volume.sha256.is_none()) {
@@ -129,12 +133,7 @@ impl Copy {
         done.unwrap_or_else(|error| Err(self.error(StoreErrorKind::Refused, error.to_string())))
     }
 
-    async fn take(
-        &mut self,
-        event: Sealed,
-        limits: &Limits,
-        parts: &mut Parts,
-    ) -> Result<(), StoreError> {
+    async fn take(&mut self, event: Sealed, limits: &Limits) -> Result<(), StoreError> {
         let out_of_order = |this: &Self, what: String| this.error(StoreErrorKind::Damaged, what);
         match event {
             Sealed::Part { volume, number, bytes } => {
@@ -157,7 +156,7 @@ impl Copy {
                         return Err(out_of_order(self, what));
                     }
                 };
-                parts.spawn(async move { upload.part(number, bytes).await });
+                self.parts.spawn(async move { upload.part(number, bytes).await });
             }
             Sealed::VolumeEnd { volume, bytes, sha256 } => match self.open_volume(volume) {
                 Some(open) if open.bytes == bytes => open.sha256 = Some(sha256),
@@ -294,8 +293,20 @@ impl Copy {
     }
 
     async fn commit_manifest(&mut self, manifest: Manifest) -> Result<Manifest, StoreError> {
-        if manifest.series != self.series || manifest.id != self.id {
-            let what = "the manifest is another backup's: a defect in pgkeep, please report it";
+        let is_stored = |object: &StoredObject| {
+            self.small.contains(object)
+                || self.volumes.iter().any(|volume| {
+                    volume.name == object.name
+                        && volume.bytes == object.bytes
+                        && volume.sha256.as_ref() == Some(&object.sha256)
+                })
+        };
+        let is_ours = manifest.series == self.series && manifest.id == self.id;
+        let names_all = manifest.objects.len() == self.volumes.len();
+        let mut named = manifest.objects.iter().chain(&manifest.index);
+        if !is_ours || !names_all || !named.all(is_stored) {
+            let what = "the manifest names other things than were stored: a defect in pgkeep, \
+                        please report it";
             return Err(self.error(StoreErrorKind::Refused, what));
         }
         let bytes = manifest.to_bytes();
@@ -334,6 +345,8 @@ impl Copy {
         }
         let work = async {
             let mut first = Ok(());
+            // No part may be under way when its upload is aborted.
+            self.parts.shutdown().await;
             for volume in &self.volumes {
                 first = first.and(volume.upload.abort().await);
             }

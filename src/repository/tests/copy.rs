@@ -235,3 +235,21 @@ async fn what_is_being_written_is_not_deleted() {
     drop(copy);
     assert!(repository.delete_backup(&series(), &id).await.unwrap().is_none());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_abort_waits_for_parts_of_a_store_that_was_dropped() {
+    let store = memory();
+    // Steps: read the marker, put it, read it; begin; part 1, which never ends.
+    let at = Some((4, When::Before, Act::Hang));
+    let faulty = Faulty::new(Arc::new(store.clone()), Faults { at, ..Faults::default() });
+    let repository = open(faulty.clone()).await;
+    let part_bytes = repository.limits().part_bytes;
+    let mut copy = repository.start_copy(&series(), &new_id(), STEM);
+    tokio::select! {
+        () = faulty.hung() => {}
+        stored = feed(&mut copy, events(&[part_bytes], part_bytes)) => panic!("{stored:?}"),
+    }
+    copy.abort().await.unwrap();
+    assert_eq!(store.unfinished(), 0);
+    assert_eq!(store.keys(), [layout::MARKER_KEY]);
+}
