@@ -188,7 +188,7 @@ make_folders() {
     else
         dir=$run
     fi
-    mkdir "$dir/postgres" "$dir/wal-archive" "$dir/s3" "$dir/restored" "$run/socket"
+    mkdir "$dir/postgres" "$dir/wal-archive" "$dir/s3" "$dir/repository" "$dir/restored" "$run/socket"
     mkdir -m 700 "$dir/state" "$run/pgkeep" "$dir/etc"
 
     postgres_user=
@@ -400,7 +400,7 @@ TOML
     [ "$code" -eq 3 ] || fail "a reload of a broken configuration ended with exit code $code, not 3"
     [ "$(metric pgkeep_config_last_reload_successful)" = 0 ] || fail "the metrics call it a success"
     say "exit code 3; the old configuration runs on:"
-    show schedule next
+    show status
     cp -p "$dir/etc/good" "$config"
 }
 

@@ -35,6 +35,9 @@ use super::{
     restore_notes, stderr,
 };
 
+/// Longest escaped name of a database that becomes a file name, in bytes.
+const STEM_MAX: usize = 24;
+
 /// What all backups of one run have in common.
 #[derive(Debug)]
 pub struct Source<'a> {
@@ -102,7 +105,7 @@ pub async fn database(
     let fanout = Fanout {
         series: &series,
         id: &id,
-        stem: format!("{}.dump.zst", escape(name.as_str())),
+        stem: stem(name),
         doing: doing.clone(),
         repositories: source.repositories,
         compression: source.compression,
@@ -121,6 +124,14 @@ pub async fn database(
     let left_out = left_out(&moment);
     let delivered = draft.commit(stored, (Some(facts), &moment, left_out), task).await;
     Ok(Dumped { delivered, findings: findings.into_iter().collect() })
+}
+
+/// The name of the first volume: for people who look into the folder. A long name would only make
+/// the key longer, which stores that keep objects as files may refuse; the folder says it anyway.
+fn stem(name: &DatabaseName) -> String {
+    let escaped = escape(name.as_str());
+    let short = if escaped.len() <= STEM_MAX { escaped.as_str() } else { "database" };
+    format!("{short}.dump.zst")
 }
 
 impl Source<'_> {

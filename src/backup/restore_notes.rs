@@ -33,9 +33,10 @@ pub fn for_database(facts: &DatabaseFacts, volumes: &[String], tool_major: u32) 
         "# 5. Statistics are not in it.".to_owned(),
         "vacuumdb --analyze-in-stages --dbname=restored".to_owned(),
     ];
-    if !facts.extensions.is_empty() {
-        let names: Vec<_> =
-            facts.extensions.iter().map(|e| format!("{} {}", e.name, e.version)).collect();
+    // Every PostgreSQL has plpgsql.
+    let extensions = facts.extensions.iter().filter(|extension| extension.name != "plpgsql");
+    let names: Vec<_> = extensions.map(|e| format!("{} {}", e.name, e.version)).collect();
+    if !names.is_empty() {
         lines.insert(2, format!("# The server needs these extensions: {}.", names.join(", ")));
     }
     lines

@@ -5,10 +5,7 @@ use std::io::{self, Write as _};
 use jiff::{Timestamp, tz::TimeZone};
 use serde::Serialize;
 
-use crate::domain::{
-    failure::{Class, Failure},
-    units::ByteSize,
-};
+use crate::domain::failure::{Class, Failure};
 
 use super::Stop;
 
@@ -64,9 +61,27 @@ pub(super) fn time(at: Option<Timestamp>) -> String {
     )
 }
 
-/// A number of bytes for people.
+/// A number of bytes for people, to three digits: `1.81 MiB`.
 pub(super) fn bytes(count: u64) -> String {
-    ByteSize(count).to_string()
+    const UNITS: [&str; 6] = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
+    if count < 1024 {
+        return format!("{count} B");
+    }
+    let mut size = count as f64 / 1024.0;
+    let mut unit = 0;
+    // 999.5 would be rounded to a fourth digit.
+    while size >= 999.5 && unit + 1 < UNITS.len() {
+        size /= 1024.0;
+        unit += 1;
+    }
+    let places = if size >= 99.95 {
+        0
+    } else if size >= 9.995 {
+        1
+    } else {
+        2
+    };
+    format!("{size:.places$} {}", UNITS[unit])
 }
 
 /// Makes a name safe for a terminal: control characters are escaped.
@@ -74,4 +89,30 @@ pub(super) fn printable(text: &str) -> String {
     text.chars()
         .flat_map(|c| if c.is_control() { c.escape_default().collect::<Vec<_>>() } else { vec![c] })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_have_three_digits() {
+        let cases = [
+            (0, "0 B"),
+            (1023, "1023 B"),
+            (1024, "1.00 KiB"),
+            (1_810_505, "1.73 MiB"),
+            (1023 * 1024, "1.00 MiB"),
+            (100 << 20, "100 MiB"),
+            (u64::MAX, "16.0 EiB"),
+        ];
+        for (count, text) in cases {
+            assert_eq!(bytes(count), text);
+        }
+    }
+
+    #[test]
+    fn what_would_move_the_cursor_is_escaped() {
+        assert_eq!(printable("a\u{1b}[2Jb\n🐘"), "a\\u{1b}[2Jb\\n🐘");
+    }
 }

@@ -441,22 +441,29 @@ fn remembered(journal: &Journal, specs: &[JobSpec]) -> BTreeMap<JobName, Remembe
 }
 
 fn log_failure(failure: &Failure, what: &str) {
-    let hint = failure.hint.as_deref().unwrap_or_default();
-    tracing::error!(class = %failure.class, %failure, hint, "{what}");
+    let hint = failure.hint.as_deref();
+    tracing::error!(class = %failure.class, hint, "{what}: {failure}");
 }
 
 fn log_attempt(job: &Configured, attempt: u32, report: &Report) {
     let name = &job.common.name;
-    for failure in report.failures().take(LOGGED_FAILURES) {
-        let hint = failure.hint.as_deref().unwrap_or_default();
-        tracing::error!(job = %name, attempt, class = %failure.class, %failure, hint, "failed");
+    // One cause often fails many targets: it is said once.
+    let mut causes: Vec<&Failure> = Vec::new();
+    for failure in report.failures() {
+        if !causes.contains(&failure) {
+            causes.push(failure);
+        }
     }
-    let more = report.failures().count().saturating_sub(LOGGED_FAILURES);
+    for failure in causes.iter().take(LOGGED_FAILURES) {
+        let hint = failure.hint.as_deref();
+        tracing::error!(job = %name, attempt, class = %failure.class, hint, "failed: {failure}");
+    }
+    let more = causes.len().saturating_sub(LOGGED_FAILURES);
     if more > 0 {
         tracing::error!(job = %name, attempt, more, "more failures: see the run's report");
     }
     for finding in &report.findings {
-        let hint = finding.hint.as_deref().unwrap_or_default();
+        let hint = finding.hint.as_deref();
         if finding.severity == Severity::Info {
             tracing::info!(job = %name, check = finding.check, hint, "{}", finding.what);
         } else {

@@ -75,7 +75,7 @@ impl StateDir {
         };
         let (journal, opened) = Journal::open(path, settings, now).map_err(TakeError::Failed)?;
         for finding in &opened.findings {
-            let hint = finding.hint.as_deref().unwrap_or_default();
+            let hint = finding.hint.as_deref();
             tracing::warn!(check = finding.check, hint, "{}", finding.what);
         }
         for run in &opened.interrupted {

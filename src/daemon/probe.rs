@@ -43,8 +43,8 @@ pub async fn probe(
             Ok(Ok(listing)) => metrics.repository_probed(&name, now, Some(&facts(&listing))),
             Ok(Err(error)) => {
                 metrics.repository_probed(&name, now, None);
-                let hint = error.hint.as_deref().unwrap_or_default();
-                tracing::warn!(repository = %name, %error, hint, "cannot list the repository");
+                let hint = error.hint.as_deref();
+                tracing::warn!(repository = %name, hint, "cannot list the repository: {error}");
             }
             Err(_) => {
                 metrics.repository_probed(&name, now, None);
@@ -90,7 +90,7 @@ pub async fn sweep(repositories: BTreeMap<RepositoryName, Arc<Handle>>, clock: A
         match tokio::time::timeout(PROBE_LIMIT, sweep_one(&handle, now)).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => {
-                tracing::warn!(repository = %name, %error, "cannot sweep the repository");
+                tracing::warn!(repository = %name, "cannot sweep the repository: {error}");
             }
             Err(_) => tracing::warn!(repository = %name, "sweeping the repository took too long"),
         }

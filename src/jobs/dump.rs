@@ -16,6 +16,7 @@ use crate::{
     domain::{
         backup::{BackupId, Subject},
         failure::{Class, Failure},
+        finding::{Finding, Severity},
         manifest::Manifest,
         metric::{MetricDesc, MetricKind},
         name::{RepositoryName, ServerName},
@@ -185,9 +186,10 @@ impl Job for Dump {
         let databases = catalog::databases(&session, false, cancel).await.map_err(fail)?;
         session.close().await;
         let tools = self.server.tools(facts.major(), &cx.task).await?;
+        let mut report = Report::default();
+        report.findings.extend(newer_tools(&tools, &facts));
         let candidates: Vec<_> = databases.iter().map(Database::candidate).collect();
         let chosen = self.patterns.select(&candidates);
-        let mut report = Report::default();
         for problem in &chosen.problems {
             self.problem(problem, cx, &mut report)?;
         }
@@ -411,6 +413,20 @@ impl Work<'_> {
             value,
         }));
     }
+}
+
+/// pg_dump of a newer major version can read the server; what it writes may not restore into one
+/// of the server's own version.
+fn newer_tools(tools: &Installed, facts: &ServerFacts) -> Option<Finding> {
+    let (tool, server) = (tools.version.major, facts.major());
+    (tool > server).then(|| Finding {
+        check: "tool-version".to_owned(),
+        severity: Severity::Warning,
+        what: format!(
+            "PostgreSQL {server} is dumped with the pg_dump of {tool}: restoring needs {tool}"
+        ),
+        hint: Some(format!("install the client programs of PostgreSQL {server}, or set bin_dir")),
+    })
 }
 
 /// What is counted of a backup that was made.

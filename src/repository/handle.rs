@@ -1,8 +1,12 @@
 //! A configured repository that is opened when it is first needed, so that building a
 //! configuration does no network I/O and a repository that is down keeps nothing else from
 //! running.
+//!
+//! Which repository a name stands for is remembered on this host. A filesystem that is not mounted
+//! looks like an empty folder, in which a new repository could be made: under a name that is known,
+//! it is refused, and so is another repository in its place.
 
-use std::{fmt, sync::Arc};
+use std::{fmt, path::PathBuf, sync::Arc};
 
 use futures_util::future::BoxFuture;
 use tokio::sync::Mutex;
@@ -11,7 +15,13 @@ use super::{
     repo::Repository,
     store::{Store, StoreError, StoreErrorKind},
 };
-use crate::domain::name::RepositoryName;
+use crate::{
+    domain::{failure::chain, name::RepositoryName},
+    sys::files::{self, FileError},
+};
+
+/// More than a remembered id has, in bytes.
+const MEMORY_MAX: u64 = 256;
 
 /// Makes the store. Called again after a failure.
 pub type Opener =
@@ -21,6 +31,8 @@ pub type Opener =
 pub struct Handle {
     name: RepositoryName,
     opener: Opener,
+    /// The file that remembers the repository's id.
+    memory: PathBuf,
     opened: Mutex<Option<Arc<Repository>>>,
 }
 
@@ -31,9 +43,10 @@ impl fmt::Debug for Handle {
 }
 
 impl Handle {
-    /// A repository that `opener` makes the store of.
-    pub fn new(name: RepositoryName, opener: Opener) -> Self {
-        Self { name, opener, opened: Mutex::default() }
+    /// A repository that `opener` makes the store of. `memory` is a file of its own in the state
+    /// directory.
+    pub fn new(name: RepositoryName, opener: Opener, memory: PathBuf) -> Self {
+        Self { name, opener, memory, opened: Mutex::default() }
     }
 
     /// Its name in the configuration.
@@ -66,9 +79,104 @@ impl Handle {
         if let Some(repository) = &*opened {
             return Ok(repository.clone());
         }
+        let known = self.known()?;
         let store = (self.opener)().await?;
-        let repository = Arc::new(Repository::open(self.name.clone(), store, create).await?);
+        let found = Repository::open(self.name.clone(), store, create && known.is_none()).await;
+        let repository = match (found, &known) {
+            (Ok(repository), Some(id)) if repository.id() != id => {
+                return Err(self.stranger(repository.id(), id));
+            }
+            (Ok(repository), _) => Arc::new(repository),
+            (Err(error), Some(_)) if error.kind == StoreErrorKind::NotFound => {
+                return Err(self.gone(&error));
+            }
+            (Err(error), _) => return Err(error),
+        };
+        if known.is_none() && create {
+            self.remember(repository.id())?;
+        }
         *opened = Some(repository.clone());
         Ok(repository)
+    }
+
+    fn doing(&self) -> String {
+        format!("open repository {}", self.name)
+    }
+
+    fn gone(&self, error: &StoreError) -> StoreError {
+        let what = format!("it was here before and is gone: {}", error.what);
+        StoreError::new(StoreErrorKind::Refused, self.doing(), what).hint(format!(
+            "is its filesystem mounted? To begin a new repository under this name, remove {}",
+            self.memory.display()
+        ))
+    }
+
+    fn stranger(&self, found: &str, known: &str) -> StoreError {
+        let what = format!("another repository lies there ({found} instead of {known})");
+        StoreError::new(StoreErrorKind::Refused, self.doing(), what).hint(format!(
+            "look at its path or bucket. To go on with the other one, remove {}",
+            self.memory.display()
+        ))
+    }
+
+    fn known(&self) -> Result<Option<String>, StoreError> {
+        match files::read_limited(&self.memory, MEMORY_MAX) {
+            Ok(bytes) => {
+                let id = String::from_utf8_lossy(&bytes).trim().to_owned();
+                // An empty file remembers nothing.
+                Ok((!id.is_empty()).then_some(id))
+            }
+            Err(error) if error.source.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(self.memory_error(&error)),
+        }
+    }
+
+    fn remember(&self, id: &str) -> Result<(), StoreError> {
+        let folder = self.memory.parent().unwrap_or(&self.memory);
+        files::create_private_dir_all(folder)
+            .and_then(|()| files::write_atomic(&self.memory, format!("{id}\n").as_bytes(), 0o600))
+            .map_err(|error| self.memory_error(&error))
+    }
+
+    fn memory_error(&self, error: &FileError) -> StoreError {
+        StoreError::new(StoreErrorKind::Refused, self.doing(), chain(error))
+            .hint("the state directory must be readable and writable for pgkeep's user")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{repository::memory::MemoryStore, sys::clock::SystemClock};
+
+    fn handle(store: &Arc<MemoryStore>, memory: &std::path::Path) -> Handle {
+        let store = store.clone();
+        let opener: Opener = Box::new(move || {
+            let store: Arc<dyn Store> = store.clone();
+            Box::pin(async move { Ok(store) })
+        });
+        Handle::new("local".parse().unwrap(), opener, memory.to_owned())
+    }
+
+    #[tokio::test]
+    async fn a_known_repository_is_never_made_anew() {
+        let dir = tempfile::tempdir().unwrap();
+        let memory = dir.path().join("repositories/local");
+        let store = Arc::new(MemoryStore::new(SystemClock::new()));
+        assert!(handle(&store, &memory).open_existing().await.unwrap().is_none());
+        let id = handle(&store, &memory).open().await.unwrap().id().to_owned();
+        let again = handle(&store, &memory).open().await.unwrap();
+        assert_eq!(again.id(), id);
+
+        let unmounted = Arc::new(MemoryStore::new(SystemClock::new()));
+        let error = handle(&unmounted, &memory).open().await.unwrap_err();
+        assert_eq!(error.kind, StoreErrorKind::Refused);
+        assert!(error.what.contains("gone"), "{error}");
+        assert!(unmounted.keys().is_empty());
+
+        let other = Arc::new(MemoryStore::new(SystemClock::new()));
+        handle(&other, &dir.path().join("repositories/other")).open().await.unwrap();
+        let error = handle(&other, &memory).open().await.unwrap_err();
+        assert!(error.what.contains("another repository"), "{error}");
     }
 }

@@ -59,5 +59,6 @@ pub fn build(
     };
     let opener = (kind.build)(&mut o, context, d);
     o.finish(d);
-    Some(Handle::new(name.clone(), opener?))
+    let memory = context.state_dir.join("repositories").join(name.as_str());
+    Some(Handle::new(name.clone(), opener?, memory))
 }

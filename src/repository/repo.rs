@@ -38,22 +38,29 @@ pub struct Repository {
     name: RepositoryName,
     id: Arc<str>,
     store: Arc<dyn Store>,
-    live: LiveSet,
 }
 
-/// The folders that this process is writing.
-type LiveSet = Arc<Mutex<BTreeSet<String>>>;
+/// What this process is writing: ids of repositories and folders in them. Of the whole process,
+/// since a reload opens a repository anew while a run still writes through the old value.
+static LIVE: Mutex<BTreeSet<(Arc<str>, String)>> = Mutex::new(BTreeSet::new());
 
-/// Keeps a folder in the set while it lives.
+/// Keeps a folder among those while it lives.
 #[derive(Debug)]
 pub(super) struct Live {
-    set: LiveSet,
-    folder: String,
+    key: (Arc<str>, String),
+}
+
+impl Live {
+    fn new(repository: &Arc<str>, folder: String) -> Self {
+        let key = (Arc::clone(repository), folder);
+        LIVE.lock().unwrap_or_else(PoisonError::into_inner).insert(key.clone());
+        Self { key }
+    }
 }
 
 impl Drop for Live {
     fn drop(&mut self) {
-        self.set.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.folder);
+        LIVE.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.key);
     }
 }
 
@@ -98,7 +105,7 @@ impl Repository {
         create: bool,
     ) -> Result<Self, StoreError> {
         let id = marker::open(&store, create).await?.into();
-        Ok(Self { name, id, store, live: LiveSet::default() })
+        Ok(Self { name, id, store })
     }
 
     /// Its name in the configuration.
@@ -126,18 +133,16 @@ impl Repository {
     }
 
     /// Begins a copy of backup `id`, whose volumes are called `stem`, `stem.001`, … As long as the
-    /// copy lives, sweeps by this value and its clones spare it.
+    /// copy lives, sweeps by this process spare it.
     pub fn start_copy(&self, series: &Series, id: &BackupId, stem: &str) -> Copy {
-        let folder = layout::folder(series, id);
-        self.live.lock().unwrap_or_else(PoisonError::into_inner).insert(folder.clone());
-        let live = Live { set: Arc::clone(&self.live), folder };
+        let live = Live::new(&self.id, layout::folder(series, id));
         Copy::new(Arc::clone(&self.store), series.clone(), id.clone(), stem.to_owned(), live)
     }
 
     /// Whether this process is writing that backup.
     pub(super) fn is_live(&self, series: &Series, id: &BackupId) -> bool {
-        let folder = layout::folder(series, id);
-        self.live.lock().unwrap_or_else(PoisonError::into_inner).contains(&folder)
+        let key = (Arc::clone(&self.id), layout::folder(series, id));
+        LIVE.lock().unwrap_or_else(PoisonError::into_inner).contains(&key)
     }
 
     /// Lists backups, complete or not, and what is not ours. Memory is bounded by one backup.
