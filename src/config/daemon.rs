@@ -47,17 +47,6 @@ impl LogLevel {
     }
 }
 
-/// The I/O priority of children (`ioprio_set(2)`).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum IoPriority {
-    /// Not set: Linux derives it from `nice`, which makes level 6 of 0 to 7 out of 10.
-    FromNice,
-    /// Best effort, level 7.
-    Lowest,
-    /// Only while nobody else wants the disk.
-    Idle,
-}
-
 /// What `[daemon]` says.
 #[derive(Debug, Clone)]
 pub struct Daemon {
@@ -83,10 +72,8 @@ pub struct Daemon {
     pub grace: Duration,
     /// The environment file, which was read already.
     pub env_file: Option<PathBuf>,
-    /// The CPU priority of children, 0 to 19.
+    /// The CPU priority of children, 0 to 19; Linux derives their I/O priority from it.
     pub nice: i32,
-    /// The I/O priority of children.
-    pub ionice: IoPriority,
     /// Runs whose journal is kept, for each job.
     pub history: u32,
 }
@@ -119,7 +106,6 @@ impl Daemon {
             grace: o.take_in_or("grace", grace, Duration::from_secs(30), d),
             env_file: o.absolute_path("env_file", d).map(|path| path.value),
             nice: o.take_in_or("nice", 0..=19, 10, d),
-            ionice: io_priority(&mut o, d),
             history: o.take_in_or("history", 1..=100_000, 100, d),
         };
         o.finish(d);
@@ -161,13 +147,4 @@ fn log_level(o: &mut Options<'_>, d: &mut Diagnostics) -> LogLevel {
     use LogLevel::{Debug, Error, Info, Trace, Warn};
     let choices = [Error, Warn, Info, Debug, Trace].map(|level| (level.as_str(), level));
     o.one_of("log_level", &choices, d).map_or(Info, |level| level.value)
-}
-
-fn io_priority(o: &mut Options<'_>, d: &mut Diagnostics) -> IoPriority {
-    let choices = [
-        ("from-nice", IoPriority::FromNice),
-        ("lowest", IoPriority::Lowest),
-        ("idle", IoPriority::Idle),
-    ];
-    o.one_of("ionice", &choices, d).map_or(IoPriority::FromNice, |priority| priority.value)
 }

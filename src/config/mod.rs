@@ -27,7 +27,7 @@ use std::collections::BTreeMap;
 #[cfg(any(test, feature = "test-util"))]
 pub use self::load::load_text;
 pub use self::{
-    daemon::{Daemon, IoPriority, LogFormat, LogLevel},
+    daemon::{Daemon, LogFormat, LogLevel},
     diagnostic::{Diagnostic, Diagnostics, Level, Located, Source, Sources, Span, class},
     expand::Text,
     from_toml::{FromToml, Ranged},

@@ -10,10 +10,7 @@ use std::{
 };
 
 use pgkeep::{
-    config::{
-        self, Config, Diagnostics, IoPriority, JobCommon, Located, LogFormat, LogLevel,
-        ServerConfig,
-    },
+    config::{self, Config, Diagnostics, JobCommon, Located, LogFormat, LogLevel, ServerConfig},
     domain::{name::RepositoryName, units::ByteSize},
 };
 use proptest::prelude::*;
@@ -231,20 +228,20 @@ fn the_daemon_has_the_documented_defaults() {
     assert_eq!(daemon.memory_budget, ByteSize::mib(128));
     assert_eq!((daemon.max_running, daemon.max_running_per_server), (4, 2));
     assert_eq!(daemon.grace, Duration::from_secs(30));
-    assert_eq!((daemon.nice, daemon.ionice, daemon.history), (10, IoPriority::FromNice, 100));
+    assert_eq!((daemon.nice, daemon.history), (10, 100));
     assert_eq!((daemon.log_format, daemon.log_level), (LogFormat::Text, LogLevel::Info));
 }
 
 #[test]
 fn what_the_daemon_is_told_is_taken() {
     let text = "[daemon]\nlisten = \"off\"\ntimezone = \"Europe/Zurich\"\nmemory_budget = \"1 GiB\"\n\
-                log_format = \"json\"\nlog_level = \"debug\"\ngrace = \"1m 30s\"\nionice = \"idle\"\n";
+                log_format = \"json\"\nlog_level = \"debug\"\ngrace = \"1m 30s\"\n";
     let daemon = loaded(text, &|_| None).daemon;
     assert_eq!(daemon.listen, None);
     assert_eq!(daemon.timezone.iana_name(), Some("Europe/Zurich"));
     assert_eq!(daemon.memory_budget, ByteSize::gib(1));
     assert_eq!((daemon.log_format, daemon.log_level), (LogFormat::Json, LogLevel::Debug));
-    assert_eq!((daemon.grace, daemon.ionice), (Duration::from_secs(90), IoPriority::Idle));
+    assert_eq!(daemon.grace, Duration::from_secs(90));
 }
 
 #[test]
