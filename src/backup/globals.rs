@@ -5,7 +5,7 @@
 
 use crate::{
     codec::globals::GlobalsProof,
-    domain::{backup::Subject, failure::Failure},
+    domain::{backup::Subject, failure::Failure, manifest::LeftOut},
     postgres::{PgError, command::Globals, snapshot::moment},
     sys::task::Task,
 };
@@ -16,11 +16,26 @@ use super::{
     stderr,
 };
 
-/// Dumps the globals into every repository.
+fn left_out(role_passwords: bool) -> Vec<LeftOut> {
+    if role_passwords {
+        return Vec::new();
+    }
+    vec![LeftOut {
+        what: "passwords of roles".to_owned(),
+        reason: "role_passwords = false".to_owned(),
+    }]
+}
+
+/// Dumps the globals into every repository. Reading `role_passwords` takes a superuser, or a role
+/// that may read pg_authid.
 ///
 /// # Errors
 /// When there is no backup at all; see [`Fanout::stream`].
-pub async fn globals(source: &Source<'_>, task: &Task) -> Result<Dumped, Failure> {
+pub async fn globals(
+    source: &Source<'_>,
+    role_passwords: bool,
+    task: &Task,
+) -> Result<Dumped, Failure> {
     let doing = "dump globals";
     let fail = |error: PgError| error.into_failure(doing);
     let database = source.server.maintenance_database();
@@ -33,7 +48,7 @@ pub async fn globals(source: &Source<'_>, task: &Task) -> Result<Dumped, Failure
     let series = series(source, Subject::Globals);
     let dump = Globals {
         database,
-        without_passwords: false,
+        without_passwords: !role_passwords,
         lock_wait: source.lock_wait,
         keepalives: source.server.spec().keepalives,
     };
@@ -54,6 +69,6 @@ pub async fn globals(source: &Source<'_>, task: &Task) -> Result<Dumped, Failure
     let findings = stderr::findings("pg_dumpall", "globals", &stored.stderr);
     let tool = source.tool("pg_dumpall", command);
     let draft = Draft { source, id: &id, series: &series, started_at, tool };
-    let delivered = draft.commit(stored, (None, &snapshot, Vec::new()), task).await;
+    let delivered = draft.commit(stored, (None, &snapshot, left_out(role_passwords)), task).await;
     Ok(Dumped { delivered, findings: findings.into_iter().collect() })
 }

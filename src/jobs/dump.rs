@@ -87,6 +87,7 @@ struct Dump {
     server: Arc<Server>,
     patterns: DatabasePatterns,
     globals: bool,
+    role_passwords: bool,
     repositories: Vec<Arc<Handle>>,
     compression: Compression,
     lock_wait: Duration,
@@ -104,6 +105,7 @@ fn build(
     let repositories = repositories(o, resources, d);
     let patterns = patterns(o, d);
     let globals = o.take_or("globals", true, d);
+    let role_passwords = o.take_or("role_passwords", true, d);
     let level = o.take_in_or("compression_level", 1..=LEVEL_MAX, 3, d);
     let workers = o.take_in_or("workers", 1..=64, host::default_workers(), d);
     let lock_wait =
@@ -112,6 +114,7 @@ fn build(
         server: server?,
         patterns: patterns?,
         globals,
+        role_passwords,
         repositories: repositories?,
         compression: Compression { level, workers },
         lock_wait,
@@ -354,7 +357,7 @@ impl Work<'_> {
         };
         match subject {
             Subject::Database(name) => dump::database(&source, name, &self.cx.task).await,
-            Subject::Globals => globals::globals(&source, &self.cx.task).await,
+            Subject::Globals => globals::globals(&source, job.role_passwords, &self.cx.task).await,
         }
     }
 
