@@ -171,7 +171,7 @@ seconds() {
     begin=$(date +%s%N)
     "$@"
     end=$(date +%s%N)
-    echo $(((end - begin) / 1000000)) >>"$dir/$timed"
+    echo $(((end - begin) / 1000000)) >>"$dir/times.$timed"
     rm -rf "$dir/repository/bench" "$dir/s3/bench/pgkeep/bench" "$dir/s3/bench/peer.zst"
 }
 round() {
@@ -190,7 +190,7 @@ for i in $(seq "$rounds"); do
     round
 done
 
-median() { sort -n "$dir/$1" | awk '{v[NR] = $1} END {print (NR % 2) ? v[(NR + 1) / 2] : (v[NR / 2] + v[NR / 2 + 1]) / 2}'; }
+median() { sort -n "$dir/times.$1" | awk '{v[NR] = $1} END {print (NR % 2) ? v[(NR + 1) / 2] : (v[NR / 2] + v[NR / 2 + 1]) / 2}'; }
 ratio() { awk -v a="$(median "$1")" -v b="$(median "$2")" 'BEGIN {printf "%.2f", a / b}'; }
 peak=$(awk '/VmHWM/ {printf "%.0f", $2 / 1024}' "/proc/$daemon_pid/status")
 cores=$(nproc)
