@@ -54,12 +54,7 @@ struct Row {
 pub(super) fn list(cli: &Cli, arguments: &Arguments) -> Outcome {
     let table = cli.table()?;
     let (rows, failures) = runtime()?.block_on(collect(&table, arguments));
-    for failure in &failures {
-        eprintln!("pgkeep: error [{}]: {failure}", failure.class);
-        if let Some(hint) = &failure.hint {
-            eprintln!("  hint: {hint}");
-        }
-    }
+    print_failures(&failures);
     if cli.json {
         output::json(&rows)?;
     } else {
@@ -71,6 +66,16 @@ pub(super) fn list(cli: &Cli, arguments: &Arguments) -> Outcome {
         (false, _) => Exit::Partial,
         (true, false) => Exit::Failed,
     })
+}
+
+/// Says which repositories could not be read.
+pub(super) fn print_failures(failures: &[Failure]) {
+    for failure in failures {
+        eprintln!("pgkeep: error [{}]: {failure}", failure.class);
+        if let Some(hint) = &failure.hint {
+            eprintln!("  hint: {hint}");
+        }
+    }
 }
 
 async fn collect(table: &Table, arguments: &Arguments) -> (Vec<Row>, Vec<Failure>) {

@@ -8,5 +8,6 @@ mod harness;
 mod harness_self;
 mod layering;
 mod postgres;
+mod repositories;
 mod s3;
 mod telemetry;
