@@ -53,7 +53,7 @@ async fn s3() -> Fixture {
     let mut options = S3Options::new(BUCKET, credentials, state.path().join("uploads"));
     options.endpoint = Some(server.url());
     options.path_style = true;
-    options.prefix = "contract".to_owned();
+    options.prefix = "contract".into();
     options.part_bytes = LEAST_PART_BYTES;
     let store = S3Store::new(options, SystemClock::new()).await.unwrap();
     Fixture::new(store, (server, state))

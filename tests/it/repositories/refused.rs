@@ -13,6 +13,17 @@ use crate::harness::{
 
 const PROBE_LOG: [&str; 2] = ["cannot list the repository", "cannot sweep the repository"];
 
+/// Not the secret of the server's key.
+const WRONG: &str = "hunter2-is-no-secret-of-anybody";
+
+#[track_caller]
+fn assert_no_secret(bytes: &[u8], place: &str) {
+    let text = String::from_utf8_lossy(bytes);
+    for secret in [WRONG, PASSWORD] {
+        assert!(!text.contains(secret), "{place} shows a secret");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_missing_bucket_is_named() {
     let bench = Setup { bucket: "no-such-bucket", ..Setup::default() }.start().await;
@@ -28,7 +39,6 @@ async fn a_missing_bucket_is_named() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn refused_credentials_are_told_and_no_secret_is_ever_shown() {
-    const WRONG: &str = "hunter2-is-no-secret-of-anybody";
     let server = S3Server::start().await;
     let chaos = Chaos::start(server.address(), 7).await;
     let cluster = Cluster::builder().tcp().start();
@@ -88,13 +98,6 @@ async fn refused_credentials_are_told_and_no_secret_is_ever_shown() {
     bench.assert_all_restore(DISK, 1);
     daemon.stop();
     assert_no_secret(daemon.log().as_bytes(), "the log");
-
-    fn assert_no_secret(bytes: &[u8], place: &str) {
-        let text = String::from_utf8_lossy(bytes);
-        for secret in [WRONG, PASSWORD] {
-            assert!(!text.contains(secret), "{place} shows a secret");
-        }
-    }
 }
 
 fn write_private(path: &Path, text: &str) {
