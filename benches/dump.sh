@@ -74,7 +74,7 @@ as_pg "$bin/pg_ctl" -D "$dir/pg/data" -w -l "$dir/pg/log" start >/dev/null
 export PGHOST="$dir/pg" PGUSER=postgres
 createdb bench
 # Rows of an application: keys, times, amounts, names and addresses out of small vocabularies, a
-# jsonb document, a few words of free text. About 330 bytes a row; zstd -3 makes about a quarter of it.
+# jsonb document, a few words of free text. About 330 bytes a row.
 rows=$((gb * 3100000))
 psql -q -d bench -v rows="$rows" <<'SQL'
 create table orders (
@@ -89,14 +89,14 @@ select i, (random() * 200000)::int, '2020-01-01'::timestamptz + i * interval '11
     jsonb_build_object('channel', (array['web','shop','phone'])[1 + (random() * 2)::int],
         'items', (random() * 9)::int, 'weight_g', (random() * 20000)::int,
         'ref', substr(md5(i::text), 1, 12), 'gift', random() < 0.1),
-    (select string_agg(w, ' ') from (select (array['please','deliver','after','noon','ring','twice','leave','at','the','door','neighbour','gate','blue','house','thank','you'])[1 + ((random() * 15)::int + i % 2) % 16] w from generate_series(1, 18)) x)
-from generate_series(1, :rows::bigint) i;
+    concat_ws(' ', p[1 + (random() * 7)::int], p[1 + (random() * 7)::int], (random() * 999)::int, p[1 + (random() * 7)::int], p[1 + (random() * 7)::int])
+from (select array['please deliver after noon', 'ring twice and wait', 'leave it at the door', 'the neighbour takes it', 'blue house behind the gate', 'call before you come', 'thank you', 'not on Mondays'] p) words, generate_series(1, :rows::bigint) i;
 checkpoint;
 SQL
 echo "database: $(psql -At -d bench -c 'select pg_size_pretty(pg_database_size(current_database()))')"
 
 echo "== S3 server and daemon"
-mkdir -p "$dir/s3"
+mkdir -p "$dir/s3" "$dir/repository"
 "$s3_server" --dir "$dir/s3" --listen 127.0.0.1:0 --access-key bench --secret-key benchbench --bucket bench >"$dir/s3.out" 2>&1 &
 s3_pid=$!
 until grep -q 'listening on' "$dir/s3.out"; do kill -0 "$s3_pid"; sleep 0.1; done
@@ -128,6 +128,7 @@ kind = "dump"
 server = "bench"
 databases = ["bench"]
 globals = false
+attempts = 1
 repositories = ["local"]
 workers = 2
 [job.s3]
@@ -135,6 +136,7 @@ kind = "dump"
 server = "bench"
 databases = ["bench"]
 globals = false
+attempts = 1
 repositories = ["s3"]
 workers = 2
 CONF
@@ -163,14 +165,14 @@ measured_aws() {
         aws --endpoint-url "$endpoint" s3 cp - s3://bench/peer.zst --quiet
     fi
 }
-ours() { "$pgkeep" run "$1" --config "$dir/pgkeep.toml" >/dev/null 2>&1; }
+ours() { "$pgkeep" run "$1" --config "$dir/pgkeep.toml" >"$dir/run.log" 2>&1 || { cat "$dir/run.log" >&2; exit 1; }; }
 
 seconds() {
     begin=$(date +%s%N)
     "$@"
     end=$(date +%s%N)
-    echo $(((end - begin) / 1000000)) >>"$dir/$timed"
-    rm -rf "$dir/repository" "$dir/s3/bench/pgkeep" "$dir/s3/bench/peer.zst"
+    echo $(((end - begin) / 1000000)) >>"$dir/times.$timed"
+    rm -rf "$dir/repository/bench" "$dir/s3/bench/pgkeep/bench" "$dir/s3/bench/peer.zst"
 }
 round() {
     timed=peer_zstd seconds peer_zstd
@@ -188,7 +190,7 @@ for i in $(seq "$rounds"); do
     round
 done
 
-median() { sort -n "$dir/$1" | awk '{v[NR] = $1} END {print (NR % 2) ? v[(NR + 1) / 2] : (v[NR / 2] + v[NR / 2 + 1]) / 2}'; }
+median() { sort -n "$dir/times.$1" | awk '{v[NR] = $1} END {print (NR % 2) ? v[(NR + 1) / 2] : (v[NR / 2] + v[NR / 2 + 1]) / 2}'; }
 ratio() { awk -v a="$(median "$1")" -v b="$(median "$2")" 'BEGIN {printf "%.2f", a / b}'; }
 peak=$(awk '/VmHWM/ {printf "%.0f", $2 / 1024}' "/proc/$daemon_pid/status")
 cores=$(nproc)

@@ -85,7 +85,14 @@ impl Class {
     pub const fn is_worth_a_retry(self) -> bool {
         !matches!(
             self,
-            Self::ToolVersion | Self::ToolMissing | Self::Configuration | Self::Internal
+            Self::Authentication
+                | Self::Privilege
+                | Self::DatabaseGone
+                | Self::ToolVersion
+                | Self::ToolMissing
+                | Self::RepositoryRefused
+                | Self::Configuration
+                | Self::Internal
         )
     }
 }

@@ -31,6 +31,8 @@ pub(super) struct Reader {
     order: mpsc::SyncSender<Next>,
     task: Task,
     stop: CancellationToken,
+    /// Whether the first byte has come.
+    began: bool,
 }
 
 impl Reader {
@@ -43,7 +45,7 @@ impl Reader {
         task: Task,
         stop: CancellationToken,
     ) -> Self {
-        Self { source, proof, pool, jobs, order, task, stop }
+        Self { source, proof, pool, jobs, order, task, stop, began: false }
     }
 
     /// Reads until the source ends.
@@ -60,6 +62,7 @@ impl Reader {
             if count == 0 {
                 break;
             }
+            self.began = true;
             self.task.progress.add_bytes(count as u64);
             let base = frame.filled();
             self.proof.feed(frame.grow(count), &mut cuts).map_err(failed)?;
@@ -119,10 +122,13 @@ impl Reader {
         }
     }
 
-    /// Waits until there is something to read. Only this wait counts as the source's silence.
+    /// Waits until there is something to read. Only this wait counts as the source's silence, and
+    /// only after the first byte: before it, pg_dump reads the catalogue and waits for locks.
     fn wait(&self) -> Result<(), Halt> {
         let Task { progress, clock, .. } = &self.task;
-        progress.wait_begins(clock.now().mono);
+        if self.began {
+            progress.wait_begins(clock.now().mono);
+        }
         let outcome = loop {
             if self.stop.is_cancelled() {
                 break Err(Halt::Stopped);
