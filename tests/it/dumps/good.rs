@@ -34,7 +34,7 @@ SELECT format('SELECT %L, %L, count(*) FROM %I.%I', nspname, relname, nspname, r
 FROM pg_class JOIN pg_namespace n ON n.oid = relnamespace
 WHERE relkind = 'r' AND nspname NOT IN ('pg_catalog', 'information_schema') \gexec";
 
-const ROLES_SQL: &str = "SELECT rolname, rolcanlogin, rolsuper, rolpassword, rolconfig \
+const ROLES_SQL: &str = "SELECT rolname, rolcanlogin, rolsuper, rolpassword \
     FROM pg_authid WHERE oid >= 16384 ORDER BY 1";
 
 #[test]
@@ -268,7 +268,10 @@ fn dump_two_jobs_never_work_on_one_database_at_once() {
     let two = Running::start(&home, "two");
     eventually("the second job at its database", PATIENCE, || {
         let running = whole_status(&home).running;
-        running.iter().any(|run| run.job.to_string() == "two" && run.stage.contains(APP)).then_some(())
+        running
+            .iter()
+            .any(|run| run.job.to_string() == "two" && run.stage.contains(APP))
+            .then_some(())
     });
     assert_eq!(fake.starts(), 1);
     fake.release();

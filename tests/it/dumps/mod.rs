@@ -37,7 +37,7 @@ use crate::harness::{
     http::Metrics,
     pgkeep::{Daemon, Pgkeep, quote},
     postgres::{Cluster, SUPERUSER},
-    process::{Output, command, code_of, run, spawn, wait_for},
+    process::{Output, code_of, command, run, spawn, wait_for},
     s3::{ACCESS_KEY, BUCKET, S3Server, SECRET_KEY},
     wait::{PATIENCE, eventually},
 };
@@ -342,5 +342,5 @@ fn bin_dir(path: impl AsRef<Path>) -> String {
 #[track_caller]
 fn stop_after_failures(daemon: &mut Daemon) {
     daemon.stop();
-    daemon.assert_log_clean(&["failed: ", " ended "]);
+    daemon.assert_log_clean(&["failed: ", " ended ", "cannot sweep", "cannot list"]);
 }

@@ -16,8 +16,7 @@ use crate::harness::{
 };
 
 /// Tried again soon.
-pub(super) const SOON: &str =
-    "attempts = 3\nretry_backoff = \"1s\"\nglobals = false\nworkers = 1";
+pub(super) const SOON: &str = "attempts = 3\nretry_backoff = \"1s\"\nglobals = false\nworkers = 1";
 
 /// The real pg_dump, but counted.
 pub(super) fn counted(cluster: &Cluster) -> FakeBin {
@@ -30,10 +29,13 @@ pub(super) fn counted(cluster: &Cluster) -> FakeBin {
 fn dump_tries_again_only_what_failed() {
     let cluster = Cluster::start();
     let fake = fake_bin_dir(Fake::FailsOnce, cluster.bin_dir());
-    let home = Pgkeep::new()
-        .server_with("main", &cluster, &bin_dir(fake.path()))
-        .local(DISK)
-        .dump("nightly", "main", &[APP, HOSTILE], &[DISK], SOON);
+    let home = Pgkeep::new().server_with("main", &cluster, &bin_dir(fake.path())).local(DISK).dump(
+        "nightly",
+        "main",
+        &[APP, HOSTILE],
+        &[DISK],
+        SOON,
+    );
     let mut daemon = home.ready_daemon();
     let ran = run_job(&home, "nightly", 0);
     assert_eq!(ran.verdict, Verdict::Succeeded);
@@ -57,10 +59,13 @@ fn dump_gives_up_after_its_attempts() {
     let cluster = Cluster::start();
     let fake = fake_bin_dir(Fake::FailsAtOnce, cluster.bin_dir());
     let lines = "attempts = 2\nretry_backoff = \"1s\"\nglobals = false";
-    let home = Pgkeep::new()
-        .server_with("main", &cluster, &bin_dir(fake.path()))
-        .local(DISK)
-        .dump("nightly", "main", &[APP], &[DISK], lines);
+    let home = Pgkeep::new().server_with("main", &cluster, &bin_dir(fake.path())).local(DISK).dump(
+        "nightly",
+        "main",
+        &[APP],
+        &[DISK],
+        lines,
+    );
     let mut daemon = home.ready_daemon();
     let ran = run_job(&home, "nightly", 1);
     ran.failed(APP, DISK, Class::Connection);
@@ -89,8 +94,7 @@ fn is_healed_by_copying(break_it: impl Fn(&Bucket)) {
     assert_healed(&ran, &fake);
     assert!(status(&home, "nightly").last.unwrap().attempts >= 2);
     let roots = [(DISK, home.repository_dir(DISK)), (OFFSITE, bucket.root())];
-    let copies =
-        assert_listed(&home, &cluster, &roots, &["app -> disk", "app -> offsite"]);
+    let copies = assert_listed(&home, &cluster, &roots, &["app -> disk", "app -> offsite"]);
     let ids: BTreeSet<_> = copies.iter().map(|copy| &copy.manifest.id).collect();
     assert_eq!(ids.len(), 1);
     assert_eq!(copies[0].manifest.plain, copies[1].manifest.plain);
@@ -122,4 +126,27 @@ fn dump_that_s3_did_not_take_is_healed_by_copying() {
 #[test]
 fn dump_that_s3_was_down_for_is_healed_by_copying() {
     is_healed_by_copying(Bucket::refuse);
+}
+
+#[test]
+fn dump_that_no_repository_takes_says_of_each_why() {
+    let cluster = Cluster::start();
+    let bucket = Bucket::start();
+    let home = Pgkeep::new().server("main", &cluster);
+    let home = bucket.configure(home.local_with(DISK, "min_free = \"900TiB\""), "");
+    let home = home.dump("nightly", "main", &[APP], &[DISK, OFFSITE], super::ONCE);
+    let mut daemon = home.ready_daemon();
+    bucket.chaos.on("PUT", "app.dump", Fault::slow_down());
+    let ran = run_job(&home, "nightly", 1);
+    assert!(ran.failed(APP, DISK, Class::Space).hint.is_some());
+    ran.failed(APP, OFFSITE, Class::RepositoryUnavailable);
+    let metrics = daemon.metrics();
+    for class in [Class::Space, Class::RepositoryUnavailable] {
+        assert_eq!(super::failures(&metrics, "nightly", class), Some(1.0), "{class}");
+    }
+    bucket.calm();
+    let roots = [(DISK, home.repository_dir(DISK)), (OFFSITE, bucket.root())];
+    assert_listed(&home, &cluster, &roots, &[]);
+    assert!(bucket.server.uploads().is_empty());
+    stop_after_failures(&mut daemon);
 }

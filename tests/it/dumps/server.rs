@@ -160,14 +160,13 @@ fn dump_of_a_database_that_is_dropped_meanwhile_fails_alone() {
     cluster.psql("postgres", "CREATE DATABASE doomed");
     cluster.psql("doomed", BIG_SQL);
     let fake = fake_bin_dir(Fake::Midway, cluster.bin_dir());
-    let home =
-        Pgkeep::new().server_with("main", &cluster, &bin_dir(fake.path())).local(DISK).dump(
-            "nightly",
-            "main",
-            &["doomed", HOSTILE],
-            &[DISK],
-            ONCE,
-        );
+    let home = Pgkeep::new().server_with("main", &cluster, &bin_dir(fake.path())).local(DISK).dump(
+        "nightly",
+        "main",
+        &["doomed", HOSTILE],
+        &[DISK],
+        ONCE,
+    );
     let mut daemon = home.ready_daemon();
     let running = Running::start(&home, "nightly");
     fake.wait_stopped();
@@ -193,10 +192,13 @@ fn dump_survives_a_restart_of_postgres_by_its_second_attempt() {
     cluster.psql(APP, BIG_SQL);
     let fake = fake_bin_dir(Fake::Midway, cluster.bin_dir());
     let lines = "attempts = 3\nretry_backoff = \"1s\"\nglobals = false\nworkers = 1";
-    let home = Pgkeep::new()
-        .server_with("main", &cluster, &bin_dir(fake.path()))
-        .local(DISK)
-        .dump("nightly", "main", &[APP], &[DISK], lines);
+    let home = Pgkeep::new().server_with("main", &cluster, &bin_dir(fake.path())).local(DISK).dump(
+        "nightly",
+        "main",
+        &[APP],
+        &[DISK],
+        lines,
+    );
     let mut daemon = home.ready_daemon();
     let running = Running::start(&home, "nightly");
     fake.wait_stopped();

@@ -65,10 +65,13 @@ fn dump_by_a_pg_dump_that_fails_or_lies_is_no_backup() {
 fn dump_by_a_pg_dump_that_floods_its_error_output_is_a_backup_with_a_finding() {
     let cluster = Cluster::start();
     let fake = fake_bin_dir(Fake::FloodsStderr, cluster.bin_dir());
-    let home = Pgkeep::new()
-        .server_with("main", &cluster, &bin_dir(fake.path()))
-        .local(DISK)
-        .dump("nightly", "main", &[APP], &[DISK], ONCE);
+    let home = Pgkeep::new().server_with("main", &cluster, &bin_dir(fake.path())).local(DISK).dump(
+        "nightly",
+        "main",
+        &[APP],
+        &[DISK],
+        ONCE,
+    );
     let mut daemon = home.ready_daemon();
     let ran = run_job(&home, "nightly", 0);
     let [finding] = &*ran.report.findings else { panic!("{:#?}", ran.report) };

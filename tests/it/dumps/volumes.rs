@@ -1,9 +1,9 @@
 //! Dumps of more than one volume.
 
 use super::{
-    Bucket, DISK, OFFSITE, Running, assert_listed, bin_dir, run_job,
+    Bucket, DISK, OFFSITE, Running, assert_listed, bin_dir,
     retry::{SOON, counted},
-    stop_after_failures,
+    run_job, stop_after_failures,
 };
 use crate::harness::{pgkeep::Pgkeep, postgres::Cluster};
 
