@@ -6,7 +6,7 @@ use pgkeep::domain::{failure::Class, report::Verdict};
 
 use super::{
     Bucket, DISK, OFFSITE, Running, assert_listed, bin_dir, disk, last_run_failed, run_job, status,
-    stop_after_failures,
+    stop_after_failures, volumes::noisy,
 };
 use crate::harness::{
     chaos::Fault,
@@ -130,16 +130,17 @@ fn dump_that_s3_was_down_for_is_healed_by_copying() {
 
 #[test]
 fn dump_that_no_repository_takes_says_of_each_why() {
-    let cluster = Cluster::start();
+    let cluster = noisy();
     let bucket = Bucket::start();
     let home = Pgkeep::new().server("main", &cluster);
-    let home = bucket.configure(home.local_with(DISK, "min_free = \"900TiB\""), "");
-    let home = home.dump("nightly", "main", &[APP], &[DISK, OFFSITE], super::ONCE);
+    let home =
+        bucket.configure(home.local_with(DISK, "min_free = \"900TiB\""), "parallel_parts = 1");
+    let home = home.dump("nightly", "main", &["noisy"], &[DISK, OFFSITE], super::ONCE);
     let mut daemon = home.ready_daemon();
-    bucket.chaos.on("PUT", "app.dump", Fault::slow_down());
+    bucket.chaos.on("PUT", "noisy.dump", Fault::slow_down());
     let ran = run_job(&home, "nightly", 1);
-    assert!(ran.failed(APP, DISK, Class::Space).hint.is_some());
-    ran.failed(APP, OFFSITE, Class::RepositoryUnavailable);
+    assert!(ran.failed("noisy", DISK, Class::Space).hint.is_some());
+    ran.failed("noisy", OFFSITE, Class::RepositoryUnavailable);
     let metrics = daemon.metrics();
     for class in [Class::Space, Class::RepositoryUnavailable] {
         assert_eq!(super::failures(&metrics, "nightly", class), Some(1.0), "{class}");

@@ -16,7 +16,7 @@ const NOISE_SQL: &str = "CREATE TABLE noise (i int, bytes bytea);
 /// The least parts of a volume; 16 MiB.
 const SMALL: &str = "max_parts = 2";
 
-fn noisy() -> Cluster {
+pub(super) fn noisy() -> Cluster {
     let cluster = Cluster::builder().empty().start();
     cluster.psql("postgres", "CREATE DATABASE noisy");
     cluster.psql("noisy", NOISE_SQL);
