@@ -1,5 +1,6 @@
 //! Brings one backup from a repository to another: whole, hashed on the way against the manifest,
-//! manifest last.
+//! manifest last. It is cut into the volumes that the target takes: those of the source may be
+//! too large for it.
 //!
 //! A dump that could not be delivered to one of its repositories is healed with this, from one
 //! that has it: never by dumping again.
@@ -19,12 +20,12 @@ use crate::{
     repository::{
         copy::Copy,
         repo::Repository,
-        store::{StoreError, StoreErrorKind},
+        store::{Limits, StoreError, StoreErrorKind},
     },
     sys::task::Task,
 };
 
-use super::fanout;
+use super::{fanout, restore_notes};
 
 /// Copies one backup.
 ///
@@ -56,9 +57,13 @@ pub async fn copy_backup(
             return Err(Failure { doing, ..failure });
         }
     };
-    copy.commit(|volumes| Manifest { objects: volumes, index, ..manifest })
-        .await
-        .map_err(|error| error.into_failure(doing))
+    let make = |objects: Vec<StoredObject>| {
+        let names: Vec<String> = objects.iter().map(|object| object.name.clone()).collect();
+        let major = manifest.tool.major().unwrap_or_default();
+        let restore = restore_notes::lines(manifest.database.as_ref(), &names, major);
+        Manifest { objects, index, restore, ..manifest }
+    };
+    copy.commit(make).await.map_err(|error| error.into_failure(doing))
 }
 
 async fn transfer(
@@ -70,13 +75,12 @@ async fn transfer(
 ) -> Result<Option<StoredObject>, Failure> {
     let fail = |error: StoreError| error.into_failure(String::new());
     let (sender, receiver) = mpsc::channel(1);
-    let part_bytes = target.limits().part_bytes;
-    let read = async {
-        for (number, object) in (1..).zip(&manifest.objects) {
-            read_volume(source, manifest, object, number, part_bytes, &sender, task).await?;
+    let mut cutter = Cutter::new(sender, target.limits());
+    let read = async move {
+        for object in &manifest.objects {
+            read_volume(source, manifest, object, &mut cutter, task).await?;
         }
-        drop(sender);
-        Ok(())
+        cutter.finish().await
     };
     let (read, stored) = tokio::join!(read, copy.store(receiver));
     // A store that failed is why the reader could not go on.
@@ -115,48 +119,87 @@ async fn read_volume(
     source: &Repository,
     manifest: &Manifest,
     object: &StoredObject,
-    volume: u32,
-    part_bytes: usize,
-    sender: &mpsc::Sender<Sealed>,
+    cutter: &mut Cutter,
     task: &Task,
 ) -> Result<(), Failure> {
-    let gone = || Failure::new(Class::RepositoryUnavailable, "", "the target gave up");
     let fail = |error: StoreError| error.into_failure(String::new());
     let mut stream =
         source.read(&manifest.series, &manifest.id, &object.name, None).await.map_err(fail)?;
     let mut hash = Sha256::new();
     let mut bytes = 0u64;
-    let mut part = BytesMut::with_capacity(part_bytes);
-    let mut number = 0;
-    loop {
-        let chunk: Option<Bytes> = stream.next().await.transpose().map_err(fail)?;
-        let last = chunk.is_none();
-        let mut chunk = chunk.unwrap_or_default();
+    while let Some(chunk) = stream.next().await.transpose().map_err(fail)? {
         hash.update(&chunk);
         bytes += chunk.len() as u64;
         task.progress.add_bytes(chunk.len() as u64);
-        while !chunk.is_empty() {
-            let piece = chunk.split_to(chunk.len().min(part_bytes - part.len()));
-            part.extend_from_slice(&piece);
-            if part.len() == part_bytes {
-                number += 1;
-                let full = std::mem::replace(&mut part, BytesMut::with_capacity(part_bytes));
-                let message = Sealed::Part { volume, number, bytes: full.freeze() };
-                sender.send(message).await.map_err(|_| gone())?;
-            }
-        }
-        if last {
-            break;
-        }
+        cutter.write(chunk).await?;
     }
-    if !part.is_empty() {
-        let message = Sealed::Part { volume, number: number + 1, bytes: part.freeze() };
-        sender.send(message).await.map_err(|_| gone())?;
-    }
-    let sha256 = hex(&hash.finalize());
-    if bytes != object.bytes || sha256 != object.sha256 {
+    if bytes != object.bytes || hex(&hash.finalize()) != object.sha256 {
         let what = format!("{} in {} is not what was stored", object.name, source.name());
         return Err(fail(StoreError::new(StoreErrorKind::Damaged, "read", what)));
     }
-    sender.send(Sealed::VolumeEnd { volume, bytes, sha256 }).await.map_err(|_| gone())
+    Ok(())
+}
+
+/// Cuts the volumes, joined together, into the target's own parts and volumes.
+///
+/// Part and volume are ended late, when more is known to come, so that neither is ever empty.
+struct Cutter {
+    sender: mpsc::Sender<Sealed>,
+    limits: Limits,
+    part: BytesMut,
+    volume: u32,
+    number: u32,
+    bytes: u64,
+    hash: Sha256,
+}
+
+impl Cutter {
+    fn new(sender: mpsc::Sender<Sealed>, limits: Limits) -> Self {
+        let part = BytesMut::with_capacity(limits.part_bytes);
+        Self { sender, limits, part, volume: 1, number: 0, bytes: 0, hash: Sha256::new() }
+    }
+
+    async fn write(&mut self, mut chunk: Bytes) -> Result<(), Failure> {
+        let part_bytes = self.limits.part_bytes;
+        while !chunk.is_empty() {
+            if self.part.len() == part_bytes {
+                self.end_part().await?;
+                if self.number == self.limits.max_parts {
+                    self.end_volume().await?;
+                }
+            }
+            let piece = chunk.split_to(chunk.len().min(part_bytes - self.part.len()));
+            self.part.extend_from_slice(&piece);
+        }
+        Ok(())
+    }
+
+    async fn end_part(&mut self) -> Result<(), Failure> {
+        let next = BytesMut::with_capacity(self.limits.part_bytes);
+        let bytes = std::mem::replace(&mut self.part, next).freeze();
+        self.hash.update(&bytes);
+        self.bytes += bytes.len() as u64;
+        self.number += 1;
+        self.send(Sealed::Part { volume: self.volume, number: self.number, bytes }).await
+    }
+
+    async fn end_volume(&mut self) -> Result<(), Failure> {
+        let sha256 = hex(&std::mem::take(&mut self.hash).finalize());
+        let (volume, bytes) = (self.volume, self.bytes);
+        (self.volume, self.number, self.bytes) = (volume + 1, 0, 0);
+        self.send(Sealed::VolumeEnd { volume, bytes, sha256 }).await
+    }
+
+    /// Ends the last volume. Dropped without it, the copy is known to be cut off.
+    async fn finish(mut self) -> Result<(), Failure> {
+        if !self.part.is_empty() {
+            self.end_part().await?;
+        }
+        self.end_volume().await
+    }
+
+    async fn send(&self, message: Sealed) -> Result<(), Failure> {
+        let gone = |_| Failure::new(Class::RepositoryUnavailable, "", "the target gave up");
+        self.sender.send(message).await.map_err(gone)
+    }
 }

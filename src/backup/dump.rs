@@ -209,12 +209,8 @@ impl Draft<'_> {
         let totals = stored.streamed.structure.totals.clone();
         let make = |volumes: Vec<StoredObject>, index: Option<StoredObject>| {
             let names: Vec<String> = volumes.iter().map(|object| object.name.clone()).collect();
-            let restore = match &database {
-                Some(facts) => {
-                    restore_notes::for_database(facts, &names, self.source.tools.version.major)
-                }
-                None => restore_notes::for_globals(&names),
-            };
+            let major = self.source.tools.version.major;
+            let restore = restore_notes::lines(database.as_ref(), &names, major);
             Manifest {
                 format_version: FORMAT_VERSION,
                 id: self.id.clone(),

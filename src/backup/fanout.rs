@@ -219,7 +219,16 @@ impl Fanout<'_> {
             Err(StreamError::Format(error)) if ends_early(&error) && !exit.success() && !killed => {
                 Err(self.exit_failure(exit))
             }
-            Err(error) => Err(Failure::from_error(stream_class(&error), &self.doing, &error)),
+            Err(error) => Err(self.stream_failure(&error)),
+        }
+    }
+
+    fn stream_failure(&self, error: &StreamError) -> Failure {
+        let failure = Failure::from_error(stream_class(error), &self.doing, error);
+        match failure.class {
+            Class::ArchiveInvalid => failure
+                .hint("look at the program in bin_dir: is it a wrapper that loses its output?"),
+            _ => failure,
         }
     }
 

@@ -11,8 +11,15 @@ pub fn shell_quote(text: &str) -> String {
     format!("'{}'", text.replace('\'', r"'\''"))
 }
 
-/// The lines for an archive of one database in `volumes` files.
-pub fn for_database(facts: &DatabaseFacts, volumes: &[String], tool_major: u32) -> Vec<String> {
+/// The lines for a backup in `volumes` files: of a database, or of the globals.
+pub fn lines(facts: Option<&DatabaseFacts>, volumes: &[String], tool_major: u32) -> Vec<String> {
+    match facts {
+        Some(facts) => for_database(facts, volumes, tool_major),
+        None => for_globals(volumes),
+    }
+}
+
+fn for_database(facts: &DatabaseFacts, volumes: &[String], tool_major: u32) -> Vec<String> {
     let mut lines = vec![
         "# Restore with standard tools, in the folder of this file (fetch it first if it lies in a bucket).".to_owned(),
         format!("# You need zstd, and pg_restore of PostgreSQL {tool_major} or newer."),
@@ -42,8 +49,7 @@ pub fn for_database(facts: &DatabaseFacts, volumes: &[String], tool_major: u32) 
     lines
 }
 
-/// The lines for the globals.
-pub fn for_globals(volumes: &[String]) -> Vec<String> {
+fn for_globals(volumes: &[String]) -> Vec<String> {
     vec![
         "# Roles, tablespaces and their settings. Read it before you run it: it changes the whole cluster.".to_owned(),
         format!("sha256sum {}", quoted(volumes)),

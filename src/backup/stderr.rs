@@ -11,6 +11,8 @@ use crate::domain::{
 /// Longest text that goes from a program's error output into a failure, in bytes.
 const QUOTE_MAX: usize = 600;
 
+const LOCK_HINT: &str = "somebody held a stronger lock for longer than lock_wait_timeout";
+
 /// Messages with their class and hint. Programs run with `LC_MESSAGES=C`, so that the texts are
 /// those of src/bin/pg_dump and src/interfaces/libpq in PostgreSQL's source; the server's own
 /// messages may be in another language and then fall through to `tool-failed`.
@@ -45,11 +47,7 @@ const KNOWN: &[(&str, Class, &str)] = &[
         Class::Privilege,
         "grant the role pg_read_all_data (14+), or SELECT on what is named",
     ),
-    (
-        "canceling statement due to lock timeout",
-        Class::Lock,
-        "somebody held a stronger lock for longer than lock_wait_timeout",
-    ),
+    ("canceling statement due to lock timeout", Class::Lock, LOCK_HINT),
     (
         "could not obtain lock on relation",
         Class::Lock,
@@ -98,6 +96,12 @@ pub fn classify(stderr: &str) -> (Class, Option<&'static str>) {
     let gone = stderr.contains("database \"") && stderr.contains("does not exist");
     if gone {
         return (Class::DatabaseGone, Some("the database was dropped or renamed during the run"));
+    }
+    // pg_dump limits its wait for locks with a statement_timeout around LOCK TABLE, and with none
+    // elsewhere.
+    let timed_out = stderr.contains("canceling statement due to statement timeout");
+    if timed_out && stderr.contains("Query was: LOCK TABLE") {
+        return (Class::Lock, Some(LOCK_HINT));
     }
     KNOWN
         .iter()
@@ -156,6 +160,10 @@ mod tests {
             ),
             (
                 "pg_dump: error: query failed: ERROR:  canceling statement due to lock timeout",
+                Class::Lock,
+            ),
+            (
+                "pg_dump: error: query failed: ERROR:  canceling statement due to statement timeout\npg_dump: detail: Query was: LOCK TABLE shop.orders IN ACCESS SHARE MODE",
                 Class::Lock,
             ),
             (

@@ -58,6 +58,13 @@ pub struct Tool {
     pub command: Vec<String>,
 }
 
+impl Tool {
+    /// Its major version.
+    pub fn major(&self) -> Option<u32> {
+        self.version.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
+    }
+}
+
 /// An extension that the database uses; its members are not in a dump, so that the server on
 /// which it is restored needs the same extension.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

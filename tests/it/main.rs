@@ -4,6 +4,7 @@
 mod archive;
 mod config;
 mod contract;
+mod dumps;
 mod harness;
 mod harness_self;
 mod layering;

@@ -60,6 +60,19 @@ killed)
     kill -KILL $$
     ;;
 gated) first_half "$@" && stop_here && second_half ;;
+midway)
+    # The real program is held in the middle by what it feels as a slow reader.
+    mkfifo "$spool"
+    "$real/pg_dump" "$@" >"$spool" &
+    dump=$!
+    exec 3<"$spool"
+    head -c 65536 <&3
+    stop_here
+    cat <&3
+    wait "$dump"
+    exit
+    ;;
+late) stop_here && exec "$real/pg_dump" "$@" ;;
 deaf)
     trap '' TERM INT
     first_half "$@" && stop_here && second_half

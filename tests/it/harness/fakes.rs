@@ -32,6 +32,12 @@ pub(crate) enum Fake {
     Gated,
     /// As [`Fake::Gated`], but takes no TERM.
     Deaf,
+    /// The real pg_dump, connected and in the middle of its work, is not read from after the first
+    /// 64 KiB until [`FakeBin::release`].
+    Midway,
+    /// Not a byte until [`FakeBin::release`], then the real one: as if it were reading a large
+    /// catalogue.
+    Late,
     /// The real dump, then 20 MB on standard error.
     FloodsStderr,
     /// Says that it is version 9.6.
@@ -51,6 +57,8 @@ impl Fake {
             Self::Killed => "killed",
             Self::Gated => "gated",
             Self::Deaf => "deaf",
+            Self::Midway => "midway",
+            Self::Late => "late",
             Self::FloodsStderr => "floods-stderr",
             Self::TooOld => "too-old",
             Self::Missing => "missing",

@@ -95,8 +95,9 @@ impl Pgkeep {
         self.server_with(name, cluster, &format!("bin_dir = {bin_dir}"))
     }
 
-    /// Adds a local repository in [`Pgkeep::repository_dir`]; with more lines.
+    /// Adds a local repository in [`Pgkeep::repository_dir`], an empty folder; with more lines.
     pub(crate) fn local_with(self, name: &str, lines: &str) -> Self {
+        fs::create_dir_all(self.repository_dir(name)).unwrap();
         let path = quote(self.repository_dir(name).to_string_lossy());
         self.toml(&format!("[repository.{name}]\nkind = \"local\"\npath = {path}\n{lines}"))
     }
