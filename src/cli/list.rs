@@ -55,10 +55,7 @@ pub(super) fn list(cli: &Cli, arguments: &Arguments) -> Outcome {
     let table = cli.table()?;
     let (rows, failures) = runtime()?.block_on(collect(&table, arguments));
     for failure in &failures {
-        eprintln!("pgkeep: error [{}]: {failure}", failure.class);
-        if let Some(hint) = &failure.hint {
-            eprintln!("  hint: {hint}");
-        }
+        output::say_failure("pgkeep: error", failure);
     }
     if cli.json {
         output::json(&rows)?;
