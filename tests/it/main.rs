@@ -2,11 +2,14 @@
 #![allow(clippy::unwrap_used, reason = "in a test an unwrap is an assertion")]
 
 mod archive;
+mod cli;
 mod config;
 mod contract;
+mod docs;
 mod harness;
 mod harness_self;
 mod layering;
+mod lifecycle;
 mod postgres;
 mod s3;
 mod telemetry;

@@ -97,6 +97,7 @@ impl Pgkeep {
 
     /// Adds a local repository in [`Pgkeep::repository_dir`]; with more lines.
     pub(crate) fn local_with(self, name: &str, lines: &str) -> Self {
+        fs::create_dir_all(self.repository_dir(name)).unwrap();
         let path = quote(self.repository_dir(name).to_string_lossy());
         self.toml(&format!("[repository.{name}]\nkind = \"local\"\npath = {path}\n{lines}"))
     }
