@@ -42,6 +42,7 @@ struct Row {
     id: BackupId,
     time: Timestamp,
     server: ServerName,
+    #[serde(with = "crate::domain::backup::as_text")]
     system_id: u64,
     subject: String,
     contents: String,
@@ -71,10 +72,7 @@ pub(super) fn list(cli: &Cli, arguments: &Arguments) -> Outcome {
 /// Says which repositories could not be read.
 pub(super) fn print_failures(failures: &[Failure]) {
     for failure in failures {
-        eprintln!("pgkeep: error [{}]: {failure}", failure.class);
-        if let Some(hint) = &failure.hint {
-            eprintln!("  hint: {hint}");
-        }
+        output::say_failure("pgkeep: error", failure);
     }
 }
 

@@ -182,7 +182,7 @@ impl Bench {
         let text = |key: &str| row[key].as_str().expect(key).to_owned();
         self.root(&text("repository"))
             .join(text("server"))
-            .join(row["system_id"].to_string())
+            .join(row["system_id"].as_str().unwrap())
             .join(text("subject"))
             .join(text("contents"))
             .join(text("id"))
