@@ -4,6 +4,7 @@ use std::{
     fs,
     path::{Path, PathBuf},
     sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
 };
 
 use super::{CLOUD, DISK, EMPTY, PARTIAL_LOG, Setup};
@@ -47,6 +48,15 @@ impl Drop for Mounted {
     }
 }
 
+/// Does something at the end of a scope, also of one that panics.
+struct OnDrop<F: Fn()>(F);
+
+impl<F: Fn()> Drop for OnDrop<F> {
+    fn drop(&mut self) {
+        (self.0)();
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_disk_costs_only_its_own_repository() {
     let setup = Setup { disk: "min_free = \"0B\"", megabytes: 24, ..Setup::default() };
@@ -71,15 +81,14 @@ async fn a_filesystem_that_would_fall_under_min_free_is_left_alone_in_time() {
     let mut daemon = bench.home.ready_daemon();
     let (over, mut least) = (AtomicBool::new(false), u64::MAX);
     let trouble = std::thread::scope(|scope| {
-        let watch = scope.spawn(|| {
+        scope.spawn(|| {
             while !over.load(Ordering::Relaxed) {
                 least = least.min(disk.free());
+                std::thread::sleep(Duration::from_millis(1));
             }
         });
-        let trouble = bench.run_partial(&daemon, DISK);
-        over.store(true, Ordering::Relaxed);
-        watch.join().unwrap();
-        trouble
+        let _ends = OnDrop(|| over.store(true, Ordering::Relaxed));
+        bench.run_partial(&daemon, DISK)
     });
     trouble.expect("space", "less than min_free", "lower min_free");
     assert!(least >= MIN_FREE, "{least} bytes were left");
