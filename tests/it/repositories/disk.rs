@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use super::{CLOUD, DISK, EMPTY, PARTIAL_LOG, Setup};
+use super::{CLOUD, DISK, EMPTY, OnDrop, PARTIAL_LOG, Setup};
 use crate::harness::process::{command, must, run};
 
 /// A filesystem in memory; gone when dropped.
@@ -45,15 +45,6 @@ impl Mounted {
 impl Drop for Mounted {
     fn drop(&mut self) {
         run(command("umount").arg("--lazy").arg(&self.0), "");
-    }
-}
-
-/// Does something at the end of a scope, also of one that panics.
-struct OnDrop<F: Fn()>(F);
-
-impl<F: Fn()> Drop for OnDrop<F> {
-    fn drop(&mut self) {
-        (self.0)();
     }
 }
 
