@@ -4,9 +4,10 @@ use std::{
     fs,
     path::{Path, PathBuf},
     sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
 };
 
-use super::{CLOUD, DISK, EMPTY, PARTIAL_LOG, Setup};
+use super::{CLOUD, DISK, EMPTY, OnDrop, PARTIAL_LOG, Setup};
 use crate::harness::process::{command, must, run};
 
 /// A filesystem in memory; gone when dropped.
@@ -71,15 +72,14 @@ async fn a_filesystem_that_would_fall_under_min_free_is_left_alone_in_time() {
     let mut daemon = bench.home.ready_daemon();
     let (over, mut least) = (AtomicBool::new(false), u64::MAX);
     let trouble = std::thread::scope(|scope| {
-        let watch = scope.spawn(|| {
+        scope.spawn(|| {
             while !over.load(Ordering::Relaxed) {
                 least = least.min(disk.free());
+                std::thread::sleep(Duration::from_millis(1));
             }
         });
-        let trouble = bench.run_partial(&daemon, DISK);
-        over.store(true, Ordering::Relaxed);
-        watch.join().unwrap();
-        trouble
+        let _ends = OnDrop(|| over.store(true, Ordering::Relaxed));
+        bench.run_partial(&daemon, DISK)
     });
     trouble.expect("space", "less than min_free", "lower min_free");
     assert!(least >= MIN_FREE, "{least} bytes were left");

@@ -89,6 +89,15 @@ struct Bench {
     database: &'static str,
 }
 
+/// Does something at the end of a scope, also of one that panics.
+struct OnDrop<F: Fn()>(F);
+
+impl<F: Fn()> Drop for OnDrop<F> {
+    fn drop(&mut self) {
+        (self.0)();
+    }
+}
+
 /// Why a target failed.
 #[derive(Debug)]
 struct Trouble {

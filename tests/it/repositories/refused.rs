@@ -2,7 +2,7 @@
 
 use std::{fs, path::Path};
 
-use super::{Bench, CLOUD, DISK, JOB, PARTIAL_LOG, PATIENT, PREFIX, Setup, bin_dir, files};
+use super::{Bench, CLOUD, DISK, JOB, OnDrop, PARTIAL_LOG, PATIENT, PREFIX, Setup, bin_dir, files};
 use crate::harness::{
     chaos::Chaos,
     fakes::{Fake, FakeBin, fake_bin_dir},
@@ -64,6 +64,7 @@ async fn refused_credentials_are_told_and_no_secret_is_ever_shown() {
     let mut daemon = bench.home.ready_daemon();
     let trouble = std::thread::scope(|scope| {
         let run = scope.spawn(|| bench.run_partial(&daemon, CLOUD));
+        let _ends = OnDrop(|| bench.fake().release());
         bench.fake().wait_stopped();
         let pids = bench.fake().pids();
         assert_eq!(pids.len(), 1);
@@ -128,6 +129,7 @@ async fn keys_in_the_environment_do_not_reach_pg_dump() {
     let bench = Bench { home, cluster, server, chaos, fake: Some(fake), database: APP };
     std::thread::scope(|scope| {
         let run = scope.spawn(|| bench.run());
+        let _ends = OnDrop(|| bench.fake().release());
         bench.fake().wait_stopped();
         let environ = FakeBin::pids(bench.fake())
             .iter()
