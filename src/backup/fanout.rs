@@ -73,6 +73,21 @@ pub struct Fanout<'a> {
     pub grace: Duration,
 }
 
+/// Why there is no backup at all.
+#[derive(Debug)]
+pub enum Lost {
+    /// One reason for every repository: there was nothing whole to store.
+    All(Failure),
+    /// Every repository failed, for reasons of its own.
+    Each(Vec<Delivered>),
+}
+
+impl From<Failure> for Lost {
+    fn from(failure: Failure) -> Self {
+        Self::All(failure)
+    }
+}
+
 /// Everything that was stored, and not yet committed.
 pub struct Stored {
     /// What went by.
@@ -97,7 +112,7 @@ impl Fanout<'_> {
         command: process::Spec,
         proof: Box<dyn Proof>,
         task: &Task,
-    ) -> Result<Stored, Failure> {
+    ) -> Result<Stored, Lost> {
         let encode = self.encode()?;
         let (mut child, output) = self.spawn(command).await?;
         let uploads = task.cancel.child_token();
@@ -138,9 +153,9 @@ impl Fanout<'_> {
                 doing: self.doing.clone(),
             }),
             Err(failure) => {
-                let failure = one_cause(failure, &copies);
+                let lost = lost(failure, &copies);
                 abort_all(copies).await;
-                Err(failure)
+                Err(lost)
             }
         }
     }
@@ -276,12 +291,14 @@ fn stream_class(error: &StreamError) -> Class {
     }
 }
 
-/// Where no repository is left and all say the same, that is the failure.
-fn one_cause(failure: Failure, copies: &[(RepositoryName, Result<Copy, Failure>)]) -> Failure {
-    let mut causes = copies.iter().map(|(_, copy)| copy.as_ref().err());
-    match (failure.class, causes.next().flatten()) {
-        (Class::RepositoryUnavailable, Some(first)) if copies.len() == 1 => first.clone(),
-        _ => failure,
+/// Where no repository is left, each has a reason of its own.
+fn lost(failure: Failure, copies: &[(RepositoryName, Result<Copy, Failure>)]) -> Lost {
+    let own = |(name, copy): &(RepositoryName, Result<Copy, Failure>)| {
+        Some((name.clone(), Err(copy.as_ref().err()?.clone())))
+    };
+    match copies.iter().map(own).collect() {
+        Some(each) if failure.class == Class::RepositoryUnavailable => Lost::Each(each),
+        _ => Lost::All(failure),
     }
 }
 
