@@ -107,6 +107,8 @@ state_dir = "$dir/state"
 runtime_dir = "$dir/run"
 listen = "off"
 log_level = "warn"
+# As the peer: by default programs run at 10, and lose against whatever else the machine does.
+nice = 0
 [server.bench]
 host = "$dir/pg"
 user = "postgres"

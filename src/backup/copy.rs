@@ -27,6 +27,9 @@ use crate::{
 
 use super::{fanout, restore_notes};
 
+/// What the reader says where the target's end of the channel is closed.
+const GAVE_UP: &str = "the target gave up";
+
 /// Copies one backup.
 ///
 /// # Errors
@@ -83,9 +86,13 @@ async fn transfer(
         cutter.finish().await
     };
     let (read, stored) = tokio::join!(read, copy.store(receiver));
-    // A store that failed is why the reader could not go on.
-    stored.map_err(fail)?;
-    read?;
+    match (read, stored) {
+        (Ok(()), Ok(())) => {}
+        // The one that failed by itself is the cause; the other only saw the channel close.
+        (Err(failure), _) if failure.what != GAVE_UP => return Err(failure),
+        (_, Err(error)) => return Err(fail(error)),
+        (Err(failure), Ok(())) => return Err(failure),
+    }
     match &manifest.index {
         None => Ok(None),
         Some(index) => {
@@ -199,7 +206,7 @@ impl Cutter {
     }
 
     async fn send(&self, message: Sealed) -> Result<(), Failure> {
-        let gone = |_| Failure::new(Class::RepositoryUnavailable, "", "the target gave up");
+        let gone = |_| Failure::new(Class::RepositoryUnavailable, "", GAVE_UP);
         self.sender.send(message).await.map_err(gone)
     }
 }

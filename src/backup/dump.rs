@@ -7,6 +7,8 @@
 
 use std::sync::Arc;
 
+use tokio_util::sync::CancellationToken;
+
 use crate::{
     codec::archive::ArchiveProof,
     domain::{
@@ -115,6 +117,7 @@ pub async fn database(
     };
     let pg_dump = source.tools.program("pg_dump")?;
     let command = dump.command(&pg_dump, source.tools.version.major);
+    let exited = CancellationToken::new();
     let fanout = Fanout {
         series: &series,
         id: &id,
@@ -123,13 +126,19 @@ pub async fn database(
         repositories: source.repositories,
         compression: source.compression,
         grace: source.grace,
+        exited: exited.clone(),
     };
     let spec = source.child(&command, &env);
-    let stored = fanout.stream(spec, Box::new(ArchiveProof::new()), task).await;
-    // pg_dump is done with the snapshot, and with its password file, either way.
     let moment = snapshot.facts.clone();
-    snapshot.close().await;
-    drop(env);
+    // Once pg_dump is done with the snapshot and its password file, they go: a repository that
+    // still takes parts must not hold back VACUUM.
+    let close = async {
+        exited.cancelled().await;
+        snapshot.close().await;
+        drop(env);
+    };
+    let stream = fanout.stream(spec, Box::new(ArchiveProof::new()), task);
+    let (stored, ()) = tokio::join!(stream, close);
     let stored = match stored {
         Ok(stored) => stored,
         Err(lost) => return Dumped::none(lost),

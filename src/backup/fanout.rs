@@ -9,6 +9,7 @@
 
 use std::{fs::File, sync::Arc, time::Duration};
 
+use futures_util::future::join_all;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -71,6 +72,9 @@ pub struct Fanout<'a> {
     pub compression: Compression,
     /// Time between SIGTERM and SIGKILL of the child.
     pub grace: Duration,
+    /// Cancelled as soon as the child has ended, or will not be started: what was held for it may
+    /// go, while parts are still on their way.
+    pub exited: CancellationToken,
 }
 
 /// Why there is no backup at all.
@@ -113,6 +117,7 @@ impl Fanout<'_> {
         proof: Box<dyn Proof>,
         task: &Task,
     ) -> Result<Stored, Lost> {
+        let _exited = self.exited.clone().drop_guard();
         let encode = self.encode()?;
         let (mut child, output) = self.spawn(command).await?;
         let uploads = task.cancel.child_token();
@@ -144,6 +149,7 @@ impl Fanout<'_> {
             Some(exit) => (exit, false),
             None => (child.terminate(self.grace).await, true),
         };
+        self.exited.cancel();
         let copies = self.join(uploaders).await;
         match self.verdict(result, &exit, killed, task) {
             Ok(streamed) => Ok(Stored {
@@ -321,7 +327,8 @@ impl Stored {
     /// Stores the index, ends every upload, and writes the manifests: from then on the copies
     /// exist. `make` gets the names and digests of the volumes, and the index.
     ///
-    /// A task that is cancelled while this runs aborts the copies that are not committed yet.
+    /// The repositories do so at the same time: one that hangs does not keep the others from having
+    /// their copy. A task that is cancelled before aborts the copies.
     pub async fn commit(
         self,
         with_index: bool,
@@ -333,23 +340,25 @@ impl Stored {
         } else {
             None
         };
-        let mut delivered = Vec::new();
-        for (name, copy) in self.copies {
+        let (index, make) = (&index, &make);
+        let commits = self.copies.into_iter().map(|(name, copy)| {
             let doing = format!("{} to {name}", self.doing);
-            let result = match (copy, &index) {
-                (Err(failure), _) => Err(failure),
-                (Ok(copy), Some(Err(error))) => {
-                    abort(copy).await;
-                    Err(Failure::from_error(Class::Internal, &doing, error))
-                }
-                (Ok(copy), index) => {
-                    let bytes = index.as_ref().and_then(|index| index.as_ref().ok());
-                    commit_one(copy, bytes, &doing, task, &make).await
-                }
-            };
-            delivered.push((name, result));
-        }
-        delivered
+            async move {
+                let result = match (copy, index) {
+                    (Err(failure), _) => Err(failure),
+                    (Ok(copy), Some(Err(error))) => {
+                        abort(copy).await;
+                        Err(Failure::from_error(Class::Internal, &doing, error))
+                    }
+                    (Ok(copy), index) => {
+                        let bytes = index.as_ref().and_then(|index| index.as_ref().ok());
+                        commit_one(copy, bytes, &doing, task, make).await
+                    }
+                };
+                (name, result)
+            }
+        });
+        join_all(commits).await
     }
 }
 

@@ -3,6 +3,8 @@
 //! It is taken last in a run, so that every role that a dumped database names is in it (unless it
 //! was dropped meanwhile). pg_dumpall knows no snapshot: the time is that of its start.
 
+use tokio_util::sync::CancellationToken;
+
 use crate::{
     codec::globals::GlobalsProof,
     domain::{backup::Subject, failure::Failure, manifest::LeftOut},
@@ -62,6 +64,7 @@ pub async fn globals(
         repositories: source.repositories,
         compression: source.compression,
         grace: source.grace,
+        exited: CancellationToken::new(),
     };
     let spec = source.child(&command, &env);
     let stored = fanout.stream(spec, Box::new(GlobalsProof::new()), task).await;

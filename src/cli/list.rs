@@ -42,6 +42,7 @@ struct Row {
     id: BackupId,
     time: Timestamp,
     server: ServerName,
+    #[serde(with = "crate::domain::backup::as_text")]
     system_id: u64,
     subject: String,
     contents: String,
@@ -54,12 +55,7 @@ struct Row {
 pub(super) fn list(cli: &Cli, arguments: &Arguments) -> Outcome {
     let table = cli.table()?;
     let (rows, failures) = runtime()?.block_on(collect(&table, arguments));
-    for failure in &failures {
-        eprintln!("pgkeep: error [{}]: {failure}", failure.class);
-        if let Some(hint) = &failure.hint {
-            eprintln!("  hint: {hint}");
-        }
-    }
+    print_failures(&failures);
     if cli.json {
         output::json(&rows)?;
     } else {
@@ -71,6 +67,13 @@ pub(super) fn list(cli: &Cli, arguments: &Arguments) -> Outcome {
         (false, _) => Exit::Partial,
         (true, false) => Exit::Failed,
     })
+}
+
+/// Says which repositories could not be read.
+pub(super) fn print_failures(failures: &[Failure]) {
+    for failure in failures {
+        output::say_failure("pgkeep: error", failure);
+    }
 }
 
 async fn collect(table: &Table, arguments: &Arguments) -> (Vec<Row>, Vec<Failure>) {

@@ -113,14 +113,11 @@ impl Stop {
     fn print(self) -> Exit {
         match self {
             Self::Failed(exit, failure) => {
-                eprintln!("pgkeep: error [{}]: {failure}", failure.class);
-                if let Some(hint) = &failure.hint {
-                    eprintln!("  hint: {hint}");
-                }
+                output::say_failure("pgkeep: error", &failure);
                 exit
             }
             Self::Configuration(text) => {
-                eprint!("{text}");
+                output::say(&text);
                 Exit::Configuration
             }
         }

@@ -12,7 +12,7 @@ use super::Stop;
 /// Prints a value as JSON, with a line end.
 ///
 /// # Errors
-/// When standard output is closed or full.
+/// When standard output is full.
 pub(super) fn json(value: &impl Serialize) -> Result<(), Stop> {
     let text = serde_json::to_string_pretty(value)
         .map_err(|error| Failure::from_error(Class::Internal, "print JSON", &error))?;
@@ -22,16 +22,32 @@ pub(super) fn json(value: &impl Serialize) -> Result<(), Stop> {
 /// Prints one line.
 ///
 /// # Errors
-/// When standard output is closed or full.
+/// When standard output is full. Who closed it has seen enough: that is no error.
 pub(super) fn line(text: &str) -> Result<(), Stop> {
-    writeln!(io::stdout().lock(), "{text}")
-        .map_err(|error| Failure::from_error(Class::State, "print", &error).into())
+    match writeln!(io::stdout().lock(), "{text}") {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            Err(Failure::from_error(Class::State, "print", &error).into())
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Says something on standard error. What nobody can hear is not worth a word, and no reason to
+/// end in another way (`eprintln!` panics).
+pub(super) fn say(text: &str) {
+    drop(io::stderr().lock().write_all(text.as_bytes()));
+}
+
+/// Says what failed, and what to do about it.
+pub(super) fn say_failure(before: &str, failure: &Failure) {
+    let hint = failure.hint.as_ref().map(|hint| format!("  hint: {hint}\n")).unwrap_or_default();
+    say(&format!("{before} [{}]: {failure}\n{hint}", failure.class));
 }
 
 /// Prints rows in columns under their headings; the last column is not padded.
 ///
 /// # Errors
-/// When standard output is closed or full.
+/// When standard output is full.
 pub(super) fn table<const N: usize>(headings: [&str; N], rows: &[[String; N]]) -> Result<(), Stop> {
     let width = |column: usize| {
         let cells = rows.iter().map(|row| row[column].chars().count());

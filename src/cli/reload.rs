@@ -35,7 +35,9 @@ pub(super) fn reload(cli: &Cli) -> Outcome {
     })?;
     let (accepted, text) = match &reply {
         Reply::Done(text) => (true, text),
-        Reply::Refused { reason } => (false, reason),
+        Reply::Failed(failure) if failure.class == Class::Configuration => (false, &failure.what),
+        Reply::Failed(failure) => return Err(failure.clone().into()),
+        Reply::Refused { reason } => return Err(run::refused(DOING, reason)),
         _ => return Err(Failure::new(Class::State, DOING, "the daemon gave no verdict").into()),
     };
     if cli.json {

@@ -14,6 +14,7 @@ use crate::{
     daemon::{
         control::{CallError, ConnectError, ControlClient, Reply, Request, SOCKET_NAME},
         oneshot,
+        signals::Signal,
         table::Table,
     },
     domain::{
@@ -53,8 +54,8 @@ pub(super) fn run(cli: &Cli, arguments: &Arguments) -> Outcome {
     let mut show = Show::default();
     let runtime = runtime()?;
     let daemon = runtime.block_on(connect(&table.daemon.runtime_dir))?;
-    let last = match daemon {
-        Some(client) => runtime.block_on(through_daemon(client, job, &mut show))?,
+    let (last, stopped_by) = match daemon {
+        Some(client) => (runtime.block_on(through_daemon(client, job, &mut show))?, None),
         None => in_place(cli, &runtime, table, job, &mut show)?,
     };
     show.end_line();
@@ -65,12 +66,12 @@ pub(super) fn run(cli: &Cli, arguments: &Arguments) -> Outcome {
             } else {
                 print(job, &run, verdict, &report)?;
             }
-            Ok(Exit::of(verdict))
+            Ok(match (verdict, stopped_by) {
+                (Verdict::Cancelled, Some(Signal::Terminate)) => Exit::Terminated,
+                _ => Exit::of(verdict),
+            })
         }
-        Some(Reply::Refused { reason }) => {
-            let failure = Failure::new(Class::State, format!("run {job}"), reason);
-            Err(Stop::Failed(Exit::Refused, failure))
-        }
+        Some(Reply::Refused { reason }) => Err(refused(&format!("run {job}"), &reason)),
         _ => {
             let what = "the daemon went away before the run ended";
             let failure = Failure::new(Class::Interrupted, format!("run {job}"), what);
@@ -94,6 +95,11 @@ pub(super) async fn connect(runtime_dir: &Path) -> Result<Option<ControlClient>,
         }
         Err(error) => Err(Failure::from_error(Class::State, "reach the daemon", &error).into()),
     }
+}
+
+/// The daemon does not do what it was asked for: exit code 6.
+pub(super) fn refused(doing: &str, reason: &str) -> Stop {
+    Stop::Failed(Exit::Refused, Failure::new(Class::State, doing, reason))
 }
 
 async fn through_daemon(
@@ -120,7 +126,7 @@ fn in_place(
     table: Table,
     job: &JobName,
     show: &mut Show,
-) -> Result<Option<Reply>, Stop> {
+) -> Result<oneshot::Ran, Stop> {
     daemon::start_log(&table)?;
     let path = &table.daemon.state_dir;
     let refuse = |what: String| {
@@ -168,17 +174,14 @@ impl Show {
 
     fn end_line(&mut self) {
         if std::mem::take(&mut self.open) {
-            eprint!("\r\x1b[K");
+            output::say("\r\x1b[K");
         }
     }
 }
 
 fn print(job: &JobName, run: &str, verdict: Verdict, report: &Report) -> Result<(), Stop> {
     if let Some(failure) = &report.failure {
-        eprintln!("job {job} failed [{}]: {failure}", failure.class);
-        if let Some(hint) = &failure.hint {
-            eprintln!("  hint: {hint}");
-        }
+        output::say_failure(&format!("job {job} failed"), failure);
     }
     for target in &report.targets {
         let name = output::printable(&target.target.to_string());

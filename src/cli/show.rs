@@ -37,18 +37,21 @@ struct Shown {
 pub(super) fn show(cli: &Cli, arguments: &Arguments) -> Outcome {
     let table = cli.table()?;
     let doing = format!("show backup {}", arguments.id);
-    let shown = runtime()?.block_on(async {
-        let mut shown = Vec::new();
+    let mut shown = Vec::new();
+    let mut failures = Vec::new();
+    runtime()?.block_on(async {
         for handle in table.repositories.values() {
-            let listed = list::read(handle).await?;
-            for listed in listed.into_iter().filter(|l| l.id.as_str().starts_with(&arguments.id)) {
-                shown.push((listed.id.clone(), look(handle, listed).await?));
+            if let Err(failure) = find(handle, &arguments.id, &mut shown).await {
+                failures.push(failure);
             }
         }
-        Ok::<_, Failure>(shown)
-    })?;
+    });
+    list::print_failures(&failures);
     let mut ids: Vec<&BackupId> = shown.iter().map(|(id, _)| id).collect();
     ids.dedup();
+    if ids.is_empty() && !failures.is_empty() {
+        return Ok(Exit::Failed);
+    }
     if ids.is_empty() {
         let failure = Failure::new(Class::Configuration, doing, "no repository has it")
             .hint("`pgkeep list` shows what there is");
@@ -70,7 +73,24 @@ pub(super) fn show(cli: &Cli, arguments: &Arguments) -> Outcome {
             print(shown)?;
         }
     }
-    Ok(if whole { Exit::Done } else { Exit::Failed })
+    Ok(match (whole, failures.is_empty()) {
+        (false, _) => Exit::Failed,
+        (true, false) => Exit::Partial,
+        (true, true) => Exit::Done,
+    })
+}
+
+/// Adds the copies in one repository. One that is away does not hide what the others have.
+async fn find(
+    handle: &Handle,
+    id: &str,
+    shown: &mut Vec<(BackupId, Shown)>,
+) -> Result<(), Failure> {
+    let listed = list::read(handle).await?;
+    for listed in listed.into_iter().filter(|listed| listed.id.as_str().starts_with(id)) {
+        shown.push((listed.id.clone(), look(handle, listed).await?));
+    }
+    Ok(())
 }
 
 async fn look(handle: &Handle, listed: Listed) -> Result<Shown, Failure> {

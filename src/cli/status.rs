@@ -27,8 +27,11 @@ pub(super) fn status(cli: &Cli) -> Outcome {
         let replies = client.call(&Request::Status).await.map_err(fail)?;
         Ok(replies.last().await.map_err(fail)?)
     })?;
-    let Reply::Status(status) = reply else {
-        return Err(Failure::new(Class::State, DOING, "the daemon gave no answer").into());
+    let status = match reply {
+        Reply::Status(status) => status,
+        Reply::Refused { reason } => return Err(run::refused(DOING, &reason)),
+        Reply::Failed(failure) => return Err(failure.into()),
+        _ => return Err(Failure::new(Class::State, DOING, "the daemon gave no answer").into()),
     };
     if cli.json {
         output::json(&status)?;

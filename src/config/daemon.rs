@@ -10,6 +10,9 @@ use super::{
 };
 use crate::domain::units::ByteSize;
 
+/// Where the control socket lies unless the configuration says otherwise.
+pub const RUNTIME_DIR: &str = "/run/pgkeep";
+
 /// How log lines are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LogFormat {
@@ -90,7 +93,7 @@ impl Daemon {
             o.absolute_path(key, d).map_or_else(|| default.into(), |path| path.value)
         };
         let state_dir = folder("state_dir", "/var/lib/pgkeep");
-        let runtime_dir = folder("runtime_dir", "/run/pgkeep");
+        let runtime_dir = folder("runtime_dir", RUNTIME_DIR);
         let budget = MEMORY_BUDGET_MIN..=MEMORY_BUDGET_MAX;
         let grace = Duration::ZERO..=Duration::from_hours(1);
         let daemon = Self {

@@ -42,6 +42,16 @@ pub fn load(
     build(&documents, env, d)
 }
 
+/// The `runtime_dir` of a file of which nothing else may be made: to ask the daemon that runs on an
+/// older state of it. `None` where the file does not say (`conf.d` is not searched).
+pub fn runtime_dir_of(path: &Path) -> Option<PathBuf> {
+    let text = trust::read(path, FILE_MAX).ok()?.text;
+    let (table, _errors) = DeTable::parse_recoverable(&text);
+    let DeValue::Table(daemon) = table.get_ref().get("daemon")?.get_ref() else { return None };
+    let dir = PathBuf::from(daemon.get("runtime_dir")?.get_ref().as_str()?);
+    dir.is_absolute().then_some(dir)
+}
+
 /// As [`load`], from text that stands in no file: for tests of whoever reads options.
 #[cfg(any(test, feature = "test-util"))]
 pub fn load_text(

@@ -27,12 +27,12 @@ use std::collections::BTreeMap;
 #[cfg(any(test, feature = "test-util"))]
 pub use self::load::load_text;
 pub use self::{
-    daemon::{Daemon, LogFormat, LogLevel},
+    daemon::{Daemon, LogFormat, LogLevel, RUNTIME_DIR},
     diagnostic::{Diagnostic, Diagnostics, Level, Located, Source, Sources, Span, class},
     expand::Text,
     from_toml::{FromToml, Ranged},
     job::{JobCommon, RETRY_BACKOFF_MAX, check_order},
-    load::load,
+    load::{load, runtime_dir_of},
     section::{Options, Section},
     server::{ServerConfig, SslMode},
     suggest::{listed, nearest},

@@ -17,12 +17,15 @@ use super::{
     engine::{Engine, Parts},
     ground::StateDir,
     planner::Event,
-    signals::SignalStream,
+    signals::{Signal, SignalStream},
     table::Table,
 };
 
 /// How often progress is reported.
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
+
+/// What came of the run, and the signal that stopped it, if one did.
+pub type Ran = (Option<Reply>, Option<Signal>);
 
 /// Runs the job to its end; every reply goes to `show`. The first signal cancels it.
 ///
@@ -34,7 +37,7 @@ pub async fn run(
     job: &JobName,
     clock: Arc<dyn Clock>,
     mut show: impl FnMut(&Reply),
-) -> Result<Option<Reply>, Failure> {
+) -> Result<Ran, Failure> {
     let mut signals = SignalStream::new()
         .map_err(|error| Failure::from_error(Class::State, "take signals", &error))?;
     let setup = Setup { version: "", kinds: &jobs::metrics(), skip_reasons: &[], datname_cap: 1 };
@@ -53,6 +56,7 @@ pub async fn run(
     engine.trigger(job.clone(), sender);
     let mut progress = tokio::time::interval(PROGRESS_INTERVAL);
     let mut last = None;
+    let mut stopped_by = None;
     loop {
         let wake =
             engine.wake().map_or(PROGRESS_INTERVAL, |at| at.saturating_sub(clock.now().mono));
@@ -63,17 +67,18 @@ pub async fn run(
                 let over = reply.is_last();
                 last = Some(reply);
                 if over {
-                    return Ok(last);
+                    return Ok((last, stopped_by));
                 }
             }
             signal = signals.next() => if signal.is_some_and(|signal| signal.exit_status().is_some()) {
+                stopped_by = signal;
                 engine.handle(Event::Drain);
             },
             _ = progress.tick() => engine.report_progress(),
             () = tokio::time::sleep(wake) => engine.handle(Event::Tick),
         }
         if engine.is_done() && replies.is_empty() {
-            return Ok(last);
+            return Ok((last, stopped_by));
         }
     }
 }

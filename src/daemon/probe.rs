@@ -2,17 +2,20 @@
 //! holds, when its newest backup is of, and what lies there without a manifest.
 //!
 //! Freshness is read from the repositories, not remembered: it is right after a restart, and when
-//! somebody else deleted something.
+//! somebody else deleted something. Of each series the manifest of the newest backup is read and held
+//! against the listing: one that is damaged, or names what is not there, does not count, and the
+//! next older one is looked at. Older ones are counted by their names.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 
 use crate::{
-    domain::{backup::Series, name::RepositoryName},
+    domain::{backup::Series, failure::chain, name::RepositoryName},
     repository::{
         handle::Handle,
-        listing::{Listing, Within},
+        listing::{Listed, Listing, Within},
+        repo::{ManifestProblem, Repository},
         store::StoreError,
     },
     sys::clock::Clock,
@@ -29,6 +32,9 @@ pub const SWEEP_INTERVAL: Duration = Duration::from_hours(24);
 const GARBAGE_MIN_AGE: Duration = Duration::from_hours(24);
 /// Longest time for one repository: a probe that hangs must not stop the probes.
 const PROBE_LIMIT: Duration = Duration::from_mins(10);
+/// Damaged backups of one series that are passed over in search of a whole one. Behind so many
+/// there is no freshness to speak of.
+const DAMAGED_MAX: usize = 16;
 
 /// Probes every repository once.
 pub async fn probe(
@@ -37,10 +43,10 @@ pub async fn probe(
     clock: Arc<dyn Clock>,
 ) {
     for (name, handle) in repositories {
-        let listed = tokio::time::timeout(PROBE_LIMIT, list(&handle)).await;
+        let looked = tokio::time::timeout(PROBE_LIMIT, look(&handle)).await;
         let now = clock.now().wall;
-        match listed {
-            Ok(Ok(listing)) => metrics.repository_probed(&name, now, Some(&facts(&listing))),
+        match looked {
+            Ok(Ok(facts)) => metrics.repository_probed(&name, now, Some(&facts)),
             Ok(Err(error)) => {
                 metrics.repository_probed(&name, now, None);
                 let hint = error.hint.as_deref();
@@ -54,33 +60,68 @@ pub async fn probe(
     }
 }
 
-async fn list(handle: &Handle) -> Result<Listing, StoreError> {
-    match handle.open_existing().await? {
-        Some(repository) => repository.listing(&Within::All).await,
-        None => Ok(Listing::default()),
-    }
+async fn look(handle: &Handle) -> Result<RepositoryFacts, StoreError> {
+    let Some(repository) = handle.open_existing().await? else {
+        return Ok(RepositoryFacts::default());
+    };
+    let listing = repository.listing(&Within::All).await?;
+    facts(&repository, &listing).await
 }
 
-fn facts(listing: &Listing) -> RepositoryFacts {
-    let mut held: BTreeMap<&Series, StoredBackups> = BTreeMap::new();
-    let mut incomplete = 0;
+async fn facts(repository: &Repository, listing: &Listing) -> Result<RepositoryFacts, StoreError> {
+    let mut series: BTreeMap<&Series, Vec<&Listed>> = BTreeMap::new();
+    let mut facts = RepositoryFacts::default();
     for listed in &listing.backups {
-        if !listed.complete {
-            incomplete += 1;
-            continue;
+        if listed.complete {
+            series.entry(&listed.series).or_default().push(listed);
+        } else {
+            facts.incomplete += 1;
         }
-        let backups = held.entry(&listed.series).or_insert_with(|| StoredBackups {
-            server: listed.series.server.clone(),
-            subject: listed.series.subject.clone(),
-            newest: listed.id.time(),
-            stored: 0,
-            bytes: 0,
-        });
-        backups.newest = backups.newest.max(listed.id.time());
-        backups.stored += 1;
-        backups.bytes += listed.bytes();
     }
-    RepositoryFacts { backups: held.into_values().collect(), incomplete }
+    for (series, mut backups) in series {
+        backups.sort_by(|a, b| a.id.cmp(&b.id));
+        drop_damaged(repository, &mut backups).await?;
+        let Some(newest) = backups.last() else { continue };
+        facts.backups.push(StoredBackups {
+            server: series.server.clone(),
+            subject: series.subject.clone(),
+            newest: newest.id.time(),
+            stored: backups.len() as u64,
+            bytes: backups.iter().map(|listed| listed.bytes()).sum(),
+        });
+    }
+    Ok(facts)
+}
+
+/// Takes backups that cannot be counted on from the end, until the newest is one that can.
+async fn drop_damaged(
+    repository: &Repository,
+    backups: &mut Vec<&Listed>,
+) -> Result<(), StoreError> {
+    for _ in 0..DAMAGED_MAX {
+        let Some(newest) = backups.last() else { return Ok(()) };
+        let Some(problem) = problem(repository, newest).await? else { return Ok(()) };
+        let (name, series, id) = (repository.name(), newest.series.path(), &newest.id);
+        tracing::warn!(
+            repository = %name, series, %id, hint = "look at it with `pgkeep show`",
+            "a backup is damaged and cannot be counted on: {problem}"
+        );
+        backups.pop();
+    }
+    backups.clear();
+    Ok(())
+}
+
+/// What is wrong with a backup as far as manifest and sizes tell.
+async fn problem(repository: &Repository, listed: &Listed) -> Result<Option<String>, StoreError> {
+    match repository.manifest(&listed.series, &listed.id).await {
+        Ok(manifest) => {
+            let problems = listed.check_sizes(&manifest);
+            Ok(problems.first().map(ToString::to_string))
+        }
+        Err(ManifestProblem::Store(error)) => Err(error),
+        Err(problem) => Ok(Some(chain(&problem))),
+    }
 }
 
 /// Removes what runs that died have left behind.

@@ -164,19 +164,24 @@ fn metrics(table: &Table, journal: &Journal, clock: &Arc<dyn Clock>) -> Result<M
     let now = clock.now().wall;
     configure(&metrics, table, journal, now);
     for name in table.jobs.keys() {
-        let known = journal.job(name);
-        metrics.restore(
-            name,
-            &JobPast {
-                last_success: known.last_success,
-                last_completion: known.last_completion,
-                last_duration: known.last_duration(),
-                samples: known.samples,
-            },
-        );
+        restore(&metrics, journal, name);
     }
     metrics.config_loaded(now, true);
     Ok(metrics)
+}
+
+/// What the journal knows of a job that has just got its series.
+fn restore(metrics: &Metrics, journal: &Journal, name: &JobName) {
+    let known = journal.job(name);
+    metrics.restore(
+        name,
+        &JobPast {
+            last_success: known.last_success,
+            last_completion: known.last_completion,
+            last_duration: known.last_duration(),
+            samples: known.samples,
+        },
+    );
 }
 
 async fn listen_http(
@@ -260,10 +265,11 @@ impl Daemon {
     ) -> Result<(), Failure> {
         let mut progress = tokio::time::interval(PROGRESS_INTERVAL);
         progress.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        // A tick pings if the last ping is a quarter of the limit ago: two of these.
+        let longest = self.watchdog.as_ref().map_or(WAKE_MAX, |dog| WAKE_MAX.min(dog.every() / 4));
         while !self.engine.is_done() {
             let now = self.clock.now().mono;
-            let wake =
-                self.engine.wake().map_or(WAKE_MAX, |at| at.saturating_sub(now)).min(WAKE_MAX);
+            let wake = self.engine.wake().map_or(longest, |at| at.saturating_sub(now)).min(longest);
             tokio::select! {
                 biased;
                 signal = signals.next() => self.signal(signal),
@@ -380,6 +386,13 @@ impl Daemon {
     fn swap(&mut self, table: Table, now: Timestamp) -> usize {
         let jobs = table.jobs.len();
         configure(&self.metrics, &table, self.engine.journal(), now);
+        let old = self.engine.table().clone();
+        for (name, job) in &table.jobs {
+            // One that comes back, or changed its kind, begins where the journal left it.
+            if old.jobs.get(name).is_none_or(|known| known.kind.name != job.kind.name) {
+                restore(&self.metrics, self.engine.journal(), name);
+            }
+        }
         if let Err(error) = self.log.set_level(level(table.daemon.log_level)) {
             tracing::warn!(%error, "cannot change the level of the log");
         }
@@ -402,7 +415,10 @@ impl Daemon {
             Request::Status => json(&self.status()).map_or_else(Reply::Failed, Reply::Status),
             Request::Reload => match self.reload() {
                 Ok(jobs) => Reply::Done(format!("{jobs} jobs")),
-                Err(refused) => Reply::Refused { reason: refused.text },
+                // Not `Refused`: that says that the caller may not ask.
+                Err(refused) => {
+                    Reply::Failed(Failure::new(Class::Configuration, "reload", refused.text))
+                }
             },
         };
         reply.send(answer);

@@ -28,7 +28,10 @@ use crate::{
     sys::clock::Clock,
 };
 
-use super::planner::{JobSpec, Limits};
+use super::{
+    control::SOCKET_NAME,
+    planner::{JobSpec, Limits},
+};
 
 /// Everything that the daemon runs on, built from one state of the configuration.
 #[derive(Debug)]
@@ -99,10 +102,19 @@ impl Loaded {
 pub fn load(path: &Path, env: &dyn Fn(&str) -> Option<String>, ground: &Ground) -> Loaded {
     let mut diagnostics = Diagnostics::new();
     let config = config::load(path, env, &mut diagnostics);
-    let runtime_dir = config.as_ref().map(|config| config.daemon.runtime_dir.clone());
+    let runtime_dir = match &config {
+        Some(config) => Some(config.daemon.runtime_dir.clone()),
+        None => runtime_dir_in_use(path),
+    };
     let table = config.map(|config| build(&config, ground, &mut diagnostics));
     let table = table.filter(|_| !diagnostics.has_errors());
     Loaded { table, diagnostics, runtime_dir }
+}
+
+/// Where a daemon listens that was started before the configuration was broken.
+fn runtime_dir_in_use(path: &Path) -> Option<PathBuf> {
+    let dir = config::runtime_dir_of(path).unwrap_or_else(|| config::RUNTIME_DIR.into());
+    dir.join(SOCKET_NAME).exists().then_some(dir)
 }
 
 fn build(config: &Config, ground: &Ground, d: &mut Diagnostics) -> Table {

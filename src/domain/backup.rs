@@ -148,7 +148,9 @@ impl fmt::Display for Subject {
 pub struct Series {
     /// The `[server.NAME]` that it was read from.
     pub server: ServerName,
-    /// `system_identifier` of `pg_control_system()`: unique for each initdb.
+    /// `system_identifier` of `pg_control_system()`: unique for each initdb. Text in JSON, since
+    /// many readers keep numbers as doubles and would round it.
+    #[serde(with = "as_text")]
     pub system_id: u64,
     /// The database, or the globals.
     pub subject: Subject,
@@ -179,6 +181,21 @@ impl Series {
             contents: unescape(parts.next()?)?,
         };
         (parts.next().is_none() && series.path() == path).then_some(series)
+    }
+}
+
+/// A number as text.
+pub mod as_text {
+    use serde::{Deserialize as _, Deserializer, Serializer, de::Error as _};
+
+    /// Writes it.
+    pub fn serialize<S: Serializer>(number: &u64, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(number)
+    }
+
+    /// Reads it.
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(D::Error::custom)
     }
 }
 

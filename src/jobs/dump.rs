@@ -20,7 +20,7 @@ use crate::{
         manifest::Manifest,
         metric::{MetricDesc, MetricKind},
         name::{RepositoryName, ServerName},
-        pattern::{DatabasePatterns, Glob, PatternError, Problem},
+        pattern::{DatabasePatterns, Glob, Problem},
         report::{Figures, Outcome, Report, Sample, Target, TargetReport},
     },
     postgres::{
@@ -148,23 +148,33 @@ fn repositories(
 }
 
 fn patterns(o: &mut Options<'_>, d: &mut Diagnostics) -> Option<DatabasePatterns> {
-    let include = o.take::<Vec<String>>("databases", d);
-    let exclude = o.take::<Vec<String>>("exclude", d);
-    let span = include.as_ref().or(exclude.as_ref()).map_or_else(|| o.span(), |l| l.span.clone());
-    let include = include.map_or_else(|| vec!["*".to_owned()], |include| include.value);
-    let exclude = exclude.map_or_else(Vec::new, |exclude| exclude.value);
-    let globs = |texts: &[String]| -> Result<Vec<Glob>, PatternError> {
-        texts.iter().map(|text| text.parse()).collect()
-    };
-    let parsed = globs(&include)
-        .and_then(|include| Ok(DatabasePatterns { include, exclude: globs(&exclude)? }));
-    match parsed {
-        Ok(patterns) => Some(patterns),
-        Err(error) => {
-            d.error(&span, error.to_string());
-            None
+    let include = globs(o, "databases", &["*"], d);
+    let exclude = globs(o, "exclude", &[], d);
+    Some(DatabasePatterns { include: include?, exclude: exclude? })
+}
+
+/// A list of patterns; each one that is wrong is reported at its place.
+fn globs(
+    o: &mut Options<'_>,
+    key: &'static str,
+    default: &[&str],
+    d: &mut Diagnostics,
+) -> Option<Vec<Glob>> {
+    if o.given(key).is_none() {
+        return default.iter().map(|text| text.parse().ok()).collect();
+    }
+    let mut whole = true;
+    let mut globs: Vec<Glob> = Vec::new();
+    for text in o.take::<Vec<Located<String>>>(key, d)?.value {
+        match text.value.parse::<Glob>() {
+            Ok(glob) => globs.push(glob),
+            Err(error) => {
+                d.error(&text.span, error.to_string());
+                whole = false;
+            }
         }
     }
+    whole.then_some(globs)
 }
 
 #[async_trait]

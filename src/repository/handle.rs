@@ -4,7 +4,8 @@
 //!
 //! Which repository a name stands for is remembered on this host. A filesystem that is not mounted
 //! looks like an empty folder, in which a new repository could be made: under a name that is known,
-//! it is refused, and so is another repository in its place.
+//! it is refused, and so is another repository in its place. What lies there is looked at each time
+//! that it is asked for: a filesystem may go away under a daemon that has used it before.
 
 use std::{fmt, path::PathBuf, sync::Arc};
 
@@ -33,7 +34,8 @@ pub struct Handle {
     opener: Opener,
     /// The file that remembers the repository's id.
     memory: PathBuf,
-    opened: Mutex<Option<Arc<Repository>>>,
+    /// The store, once a repository was found in it.
+    opened: Mutex<Option<Arc<dyn Store>>>,
 }
 
 impl fmt::Debug for Handle {
@@ -76,12 +78,13 @@ impl Handle {
 
     async fn get(&self, create: bool) -> Result<Arc<Repository>, StoreError> {
         let mut opened = self.opened.lock().await;
-        if let Some(repository) = &*opened {
-            return Ok(repository.clone());
-        }
         let known = self.known()?;
-        let store = (self.opener)().await?;
-        let found = Repository::open(self.name.clone(), store, create && known.is_none()).await;
+        let store = match &*opened {
+            Some(store) => Arc::clone(store),
+            None => (self.opener)().await?,
+        };
+        let name = self.name.clone();
+        let found = Repository::open(name, Arc::clone(&store), create && known.is_none()).await;
         let repository = match (found, &known) {
             (Ok(repository), Some(id)) if repository.id() != id => {
                 return Err(self.stranger(repository.id(), id));
@@ -95,7 +98,7 @@ impl Handle {
         if known.is_none() && create {
             self.remember(repository.id())?;
         }
-        *opened = Some(repository.clone());
+        *opened = Some(store);
         Ok(repository)
     }
 

@@ -6,30 +6,37 @@ use std::{
     fs::{self, Permissions},
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
 use pgkeep::{
     config::{self, Config, Diagnostics, JobCommon, Located, LogFormat, LogLevel, ServerConfig},
+    daemon::table::{self, Ground, Loaded},
     domain::{name::RepositoryName, units::ByteSize},
+    postgres::service::Environment,
+    sys::clock::SystemClock,
 };
 use proptest::prelude::*;
 use secrecy::ExposeSecret;
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 
-/// The check that fixtures and examples have to fail or pass.
-fn check(path: &Path, env: &dyn Fn(&str) -> Option<String>, d: &mut Diagnostics) -> Option<Config> {
-    let config = config::load(path, env, d)?;
-    for (name, section) in &config.servers {
-        ServerConfig::read(name, section, d);
-    }
-    let read = |(name, section): (_, &config::Section)| {
-        JobCommon::read(name, &mut section.options(), &config, d)
+/// The check that fixtures and examples have to fail or pass: everything is built, as the daemon
+/// does it.
+fn check(path: &Path, env: &dyn Fn(&str) -> Option<String>) -> Loaded {
+    let clock = SystemClock::new();
+    let ground = Ground {
+        now: "2026-11-21T02:15:00Z".parse().unwrap(),
+        clock,
+        gate: Arc::default(),
+        toolbox: Arc::default(),
+        environment: Environment::new(
+            env("PGSERVICEFILE").map(|path| ("PGSERVICEFILE".to_owned(), path)),
+            Some("pgkeep".to_owned()),
+        ),
     };
-    let jobs: Vec<JobCommon> = config.jobs.iter().filter_map(read).collect();
-    config::check_order(&jobs, d);
-    Some(config)
+    table::load(path, env, &ground)
 }
 
 fn chmod(path: &Path, mode: u32) {
@@ -85,10 +92,9 @@ fn what_is_wrong_is_refused_with_its_place_and_a_hint() {
             "FROM_ENVIRONMENT" => Some("hunter2".to_owned()),
             _ => None,
         };
-        let mut d = Diagnostics::new();
-        check(&path, &env, &mut d);
+        let Loaded { table, diagnostics: d, .. } = check(&path, &env);
         let name = fixture.file_name().unwrap().to_str().unwrap();
-        assert!(d.has_errors(), "{name} was taken");
+        assert!(d.has_errors() && table.is_none(), "{name} was taken");
         let text = d.render(false).replace(&format!("{here}/"), "").replace(&here, "FIXTURE");
         assert!(!text.contains("hunter2"), "{name} shows a secret:\n{text}");
         assert!(!d.to_json().to_string().contains("hunter2"), "{name} shows a secret in JSON");
@@ -97,6 +103,10 @@ fn what_is_wrong_is_refused_with_its_place_and_a_hint() {
             insta::assert_snapshot!(format!("config-{name}"), text);
         });
     }
+}
+
+fn text_of(path: &Path) -> String {
+    fs::read_to_string(path).unwrap()
 }
 
 #[test]
@@ -119,11 +129,20 @@ fn what_is_documented_parses() {
         let path = folder.path().join("pgkeep.toml");
         fs::write(&path, text).unwrap();
         chmod(&path, 0o600);
-        let env = |name: &str| (name == "PGKEEP_ENV_FILE").then(|| variables.to_owned());
-        let mut d = Diagnostics::new();
-        let config = check(&path, &env, &mut d);
-        assert!(d.is_empty(), "{}:\n{}", example.display(), d.render(false));
-        assert!(config.is_some());
+        let services = folder.path().join("pg_service.conf");
+        fs::write(&services, "[main]\nhost=/var/run/postgresql\n").unwrap();
+        let env = |name: &str| match name {
+            "PGKEEP_ENV_FILE" => Some(variables.to_owned()),
+            "PGSERVICEFILE" => Some(services.to_str().unwrap().to_owned()),
+            _ => None,
+        };
+        let loaded = check(&path, &env);
+        let said = loaded.render();
+        assert!(loaded.diagnostics.is_empty(), "{}:\n{said}", example.display());
+        let table = loaded.table.unwrap();
+        let sections = |kind: &str| text_of(&path).matches(&format!("\n[{kind}.")).count();
+        assert_eq!(table.jobs.len(), sections("job"), "{}", example.display());
+        assert_eq!(table.repositories.len(), sections("repository"), "{}", example.display());
     }
 }
 

@@ -7,12 +7,15 @@ mod checks;
 
 use std::{any::Any, future::Future, pin::Pin, sync::Arc, time::Duration};
 
+use crate::harness::s3::{ACCESS_KEY, BUCKET, S3Server, SECRET_KEY};
+
 use pgkeep::{
     repository::{
         faulty::{Faults, Faulty},
         local::{LocalOptions, LocalStore},
         memory::MemoryStore,
         retry::{Retry, RetryPolicy},
+        s3::{LEAST_PART_BYTES, S3Credentials, S3Options, S3Store},
         store::Store,
     },
     sys::clock::SystemClock,
@@ -41,6 +44,21 @@ async fn local() -> Fixture {
     Fixture::new(LocalStore::new(options), folder)
 }
 
+async fn s3() -> Fixture {
+    let (server, state) = (S3Server::start().await, tempfile::tempdir().unwrap());
+    let credentials = S3Credentials::Static {
+        access_key_id: ACCESS_KEY.to_owned(),
+        secret_access_key: SECRET_KEY.to_owned().into(),
+    };
+    let mut options = S3Options::new(BUCKET, credentials, state.path().join("uploads"));
+    options.endpoint = Some(server.url());
+    options.path_style = true;
+    options.prefix = "contract".into();
+    options.part_bytes = LEAST_PART_BYTES;
+    let store = S3Store::new(options, SystemClock::new()).await.unwrap();
+    Fixture::new(store, (server, state))
+}
+
 macro_rules! stores {
     ($($kind:ident),+ $(,)?) => {$(
         mod $kind {
@@ -59,7 +77,7 @@ macro_rules! stores {
     )+};
 }
 
-stores!(memory, local);
+stores!(memory, local, s3);
 
 /// The store behind faults at random, and a retry that hides them.
 fn through_faults(store: &Arc<dyn Store>) -> Arc<dyn Store> {

@@ -2,12 +2,16 @@
 #![allow(clippy::unwrap_used, reason = "in a test an unwrap is an assertion")]
 
 mod archive;
+mod cli;
 mod config;
 mod contract;
+mod docs;
 mod dumps;
 mod harness;
 mod harness_self;
 mod layering;
+mod lifecycle;
 mod postgres;
+mod repositories;
 mod s3;
 mod telemetry;

@@ -67,6 +67,10 @@ fn build(o: &mut Options<'_>, context: &Context, d: &mut Diagnostics) -> Option<
 /// themselves.
 fn credentials(o: &mut Options<'_>, d: &mut Diagnostics) -> Option<S3Credentials> {
     let key = o.take::<String>("access_key_id", d);
+    // A secret that is given and cannot be read is reported by `secret`, once.
+    let mut forms =
+        ["secret_access_key", "secret_access_key_file", "secret_access_key_credential"].into_iter();
+    let tried = forms.any(|form| o.given(form).is_some());
     let secret = o.secret("secret_access_key", d);
     let profile = o.take::<String>("profile", d);
     match (key, secret, profile) {
@@ -80,8 +84,7 @@ fn credentials(o: &mut Options<'_>, d: &mut Diagnostics) -> Option<S3Credentials
             None
         }
         (Some(key), None, None) => {
-            // A secret that was given and could not be read was reported already.
-            if !d.has_errors() {
+            if !tried {
                 d.error(&key.span, "`access_key_id` needs its secret")
                     .class(class::MISSING)
                     .hint("add secret_access_key_file = \"/…\"");

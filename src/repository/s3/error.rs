@@ -109,7 +109,11 @@ impl Failure {
 
     fn hint(&self) -> Option<String> {
         let text = match &self.cause {
-            Cause::Timeout | Cause::Unbuilt | Cause::Judged(_) => return None,
+            Cause::Unbuilt | Cause::Judged(_) => return None,
+            Cause::Timeout => {
+                "the network or the store hangs or is slow: if it is simply that slow, lower \
+                 `min_rate` or raise `request_timeout`"
+            }
             Cause::Broken => "check `endpoint` and the network",
             Cause::Certificate => {
                 "the certificate of `endpoint` must be valid for its name and signed by an \

@@ -88,6 +88,7 @@ impl Store for S3Store {
     }
 
     async fn head(&self, key: &str) -> Result<Option<ObjectMeta>, StoreError> {
+        check_key("look up", key)?;
         let there = self.0.look(key).await.map_err(|failure| {
             failure.into_error(format!("look up {key}"), StoreErrorKind::Unavailable)
         })?;
@@ -95,6 +96,7 @@ impl Store for S3Store {
     }
 
     async fn get(&self, key: &str, range: Option<Range<u64>>) -> Result<Body, StoreError> {
+        check_key("read", key)?;
         self.0.read(key, range).await
     }
 
@@ -103,6 +105,7 @@ impl Store for S3Store {
     }
 
     async fn delete(&self, key: &str) -> Result<(), StoreError> {
+        check_key("delete", key)?;
         self.0.remove(key).await.map_err(|failure| {
             failure.into_error(format!("delete {key}"), StoreErrorKind::Unavailable)
         })

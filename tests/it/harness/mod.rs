@@ -5,6 +5,7 @@
 #![allow(dead_code, reason = "not every tool of the bench is in use at every time")]
 
 pub(crate) mod chaos;
+pub(crate) mod client;
 pub(crate) mod compare;
 pub(crate) mod fakes;
 pub(crate) mod http;

@@ -58,7 +58,8 @@ async fn parts_become_an_object(store: &Arc<dyn Store>) {
     assert_eq!(meta.bytes, whole.len() as u64);
     assert_eq!(upload.commit().await.expect("again"), meta);
     assert!(read(store, KEY).await.expect("read") == whole, "the bytes differ");
-    assert!(upload.abort().await.is_err(), "what is complete is not taken back");
+    upload.abort().await.expect("nothing to do");
+    assert!(store.head(KEY).await.expect("a look").is_some(), "what is complete is not taken back");
     assert_eq!(list(store, "main").await.len(), 1);
     store.delete(KEY).await.expect("deleted");
 }
@@ -97,10 +98,8 @@ async fn ranges_are_exact(store: &Arc<dyn Store>) {
             ..usize::try_from(range.end).expect("small");
         assert!(got == whole[expected], "{range:?}");
     }
-    for range in [100_000..100_001, 99_999..100_001] {
-        let error = beyond(store, range).await;
-        assert_eq!(error, StoreErrorKind::Damaged, "more than there is");
-    }
+    let error = beyond(store, 100_000..100_001).await;
+    assert_eq!(error, StoreErrorKind::Damaged, "nothing of it is there");
     let nothing = store.get("no-ranges", Some(3..3)).await.err().expect("nothing there");
     assert_eq!(nothing.kind, StoreErrorKind::NotFound);
     store.delete("ranges").await.expect("deleted");

@@ -280,12 +280,14 @@ fn declarations_that_collide_are_refused() {
 #[test]
 fn the_page_of_metrics_is_made_from_the_code() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/METRICS.md");
-    // The table of job kinds goes here once there is one.
-    let made = markdown(&[]);
+    let made = markdown(&pgkeep::jobs::metrics());
     if std::env::var_os("UPDATE_DOCS").is_some() {
         std::fs::write(&path, &made).unwrap();
     }
     let there = std::fs::read_to_string(&path).unwrap();
     assert_eq!(there, made, "run this test with UPDATE_DOCS=1 and look at the difference");
+    for metric in pgkeep::jobs::metrics().iter().flat_map(|(_, metrics)| metrics.iter()) {
+        assert!(there.contains(&format!("| `pgkeep_{}` |", metric.name)), "{}", metric.name);
+    }
     assert!(markdown(super::KINDS).contains("| `pgkeep_dump_rows_total` | counter | `job_name`, "));
 }

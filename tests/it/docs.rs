@@ -1,0 +1,80 @@
+//! The pages that say what the code does, held against the code.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use pgkeep::{domain::failure::Class, jobs};
+
+const ROOT: &str = env!("CARGO_MANIFEST_DIR");
+
+fn page(name: &str) -> String {
+    fs::read_to_string(Path::new(ROOT).join(name)).unwrap()
+}
+
+/// Headings of the second level, each with its first paragraph on one line.
+fn sections(page: &str) -> Vec<(String, String)> {
+    let parts = page.split("\n## ").skip(1);
+    parts
+        .map(|part| {
+            let (heading, rest) = part.split_once('\n').unwrap();
+            let paragraph = rest.trim_start().split("\n\n").next().unwrap().replace('\n', " ");
+            (heading.trim().to_owned(), paragraph.trim().to_owned())
+        })
+        .collect()
+}
+
+#[test]
+fn every_class_of_errors_has_its_section_and_says_what_it_means() {
+    let documented = sections(&page("docs/ERRORS.md"));
+    let classes: Vec<(String, String)> = Class::ALL
+        .iter()
+        .map(|class| (class.as_str().to_owned(), class.meaning().to_owned()))
+        .collect();
+    assert_eq!(documented, classes, "docs/ERRORS.md and domain/failure.rs differ");
+}
+
+/// Every Rust source below a folder.
+fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            sources(&path, found);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            found.push(path);
+        }
+    }
+}
+
+/// Lines of code that name the kind in a string of its own: not comments, not tests.
+fn named(kind: &str, text: &str) -> Vec<usize> {
+    let literal = format!("\"{kind}\"");
+    let code = text.split("\n#[cfg(test)]\nmod ").next().unwrap();
+    let names = |line: &str| line.split("//").next().is_some_and(|code| code.contains(&literal));
+    code.lines().enumerate().filter(|(_, line)| names(line)).map(|(at, _)| at + 1).collect()
+}
+
+#[test]
+fn no_kind_of_job_is_named_outside_its_file() {
+    let src = Path::new(ROOT).join("src");
+    let mut found = Vec::new();
+    sources(&src, &mut found);
+    assert!(found.len() > 100, "where are the sources?");
+    for (kind, _) in jobs::metrics() {
+        let own = src.join("jobs").join(format!("{}.rs", kind.replace('-', "_")));
+        assert!(!named(kind, &fs::read_to_string(&own).unwrap()).is_empty(), "{kind}: {own:?}");
+        for path in found.iter().filter(|path| **path != own) {
+            let in_tests = path.components().any(|part| part.as_os_str() == "tests");
+            if in_tests || path.file_stem().is_some_and(|stem| stem == "tests") {
+                continue;
+            }
+            let lines = named(kind, &fs::read_to_string(path).unwrap());
+            assert!(lines.is_empty(), "{}:{lines:?} names the kind {kind:?}", path.display());
+        }
+        for page_name in ["docs/CONFIG.md", "docs/METRICS.md"] {
+            assert!(page(page_name).contains(kind), "{page_name} says nothing of {kind}");
+        }
+    }
+    assert_eq!(named("x", "a(\"x\") // \"x\"\n// \"x\"\n\n#[cfg(test)]\nmod tests { \"x\" }"), [1]);
+}

@@ -1,0 +1,59 @@
+//! The unit that systemd is given.
+
+use std::{fs, path::Path, time::Duration};
+
+use pgkeep::config::{self, Diagnostics};
+
+use crate::harness::process::{command, run};
+
+fn unit() -> String {
+    fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("systemd/pgkeep.service"))
+        .unwrap()
+}
+
+/// The values of a directive, in their order.
+fn values<'a>(unit: &'a str, key: &str) -> Vec<&'a str> {
+    unit.lines().filter_map(|line| line.strip_prefix(key)?.strip_prefix('=')).collect()
+}
+
+#[test]
+fn systemd_understands_the_unit() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("pgkeep.service");
+    // It looks whether the program is there.
+    let text = unit().replace("/usr/bin/pgkeep", env!("CARGO_BIN_EXE_pgkeep"));
+    fs::write(&path, text).unwrap();
+    let folders = std::env::var_os("PATH").unwrap_or_default();
+    let installed = |folder: &Path| folder.join("systemd-analyze").exists();
+    if !std::env::split_paths(&folders).any(|folder| installed(&folder)) {
+        eprintln!("SKIPPED: systemd-analyze is not installed, the unit was not checked");
+        return;
+    }
+    let mut verify = command("systemd-analyze");
+    let said = run(verify.args(["verify", "--man=no"]).arg(&path), "").expect_code(0);
+    let about_us: Vec<&str> =
+        said.stderr.lines().filter(|line| line.contains("pgkeep.service")).collect();
+    assert!(about_us.is_empty(), "{}", about_us.join("\n"));
+}
+
+#[test]
+fn systemd_waits_longer_than_pgkeep_for_its_children() {
+    let mut d = Diagnostics::new();
+    let grace = config::load_text("", &|_| None, &mut d).unwrap().daemon.grace;
+    let unit = unit();
+    let [limit] = values(&unit, "TimeoutStopSec")[..] else { panic!("one TimeoutStopSec") };
+    let minutes: u64 = limit.strip_suffix("min").unwrap().parse().unwrap();
+    // TERM, grace, KILL, and what is to be cleaned up after it.
+    assert!(Duration::from_mins(minutes) > grace * 2, "{limit} {grace:?}");
+    assert_eq!(values(&unit, "Type"), ["notify"]);
+    assert_eq!(values(&unit, "KillMode"), ["mixed"]);
+    assert_eq!(values(&unit, "WatchdogSec").len(), 1);
+}
+
+#[test]
+fn memory_goes_back_to_the_system() {
+    let unit = unit();
+    let mut environment = values(&unit, "Environment");
+    environment.sort_unstable();
+    assert_eq!(environment, ["MALLOC_ARENA_MAX=2", "MALLOC_MMAP_THRESHOLD_=1048576"]);
+}
