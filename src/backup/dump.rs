@@ -33,7 +33,7 @@ use crate::{
 };
 
 use super::{
-    fanout::{Compression, Delivered, Fanout, Stored},
+    fanout::{Compression, Delivered, Fanout, Lost, Stored},
     restore_notes, stderr,
 };
 
@@ -74,6 +74,19 @@ pub struct Dumped {
     pub delivered: Vec<Delivered>,
     /// What was noticed.
     pub findings: Vec<Finding>,
+}
+
+impl Dumped {
+    /// Nothing came of it.
+    ///
+    /// # Errors
+    /// Where that has one reason for all repositories.
+    pub(super) fn none(lost: Lost) -> Result<Self, Failure> {
+        match lost {
+            Lost::All(failure) => Err(failure),
+            Lost::Each(delivered) => Ok(Self { delivered, findings: Vec::new() }),
+        }
+    }
 }
 
 /// Dumps one database into every repository.
@@ -126,7 +139,10 @@ pub async fn database(
     };
     let stream = fanout.stream(spec, Box::new(ArchiveProof::new()), task);
     let (stored, ()) = tokio::join!(stream, close);
-    let stored = stored?;
+    let stored = match stored {
+        Ok(stored) => stored,
+        Err(lost) => return Dumped::none(lost),
+    };
     let findings = stderr::findings("pg_dump", name.as_str(), &stored.stderr);
     let tool = source.tool("pg_dump", command);
     let draft = Draft { source, id: &id, series: &series, started_at, tool };

@@ -77,6 +77,21 @@ pub struct Fanout<'a> {
     pub exited: CancellationToken,
 }
 
+/// Why there is no backup at all.
+#[derive(Debug)]
+pub enum Lost {
+    /// One reason for every repository: there was nothing whole to store.
+    All(Failure),
+    /// Every repository failed, for reasons of its own.
+    Each(Vec<Delivered>),
+}
+
+impl From<Failure> for Lost {
+    fn from(failure: Failure) -> Self {
+        Self::All(failure)
+    }
+}
+
 /// Everything that was stored, and not yet committed.
 pub struct Stored {
     /// What went by.
@@ -101,7 +116,7 @@ impl Fanout<'_> {
         command: process::Spec,
         proof: Box<dyn Proof>,
         task: &Task,
-    ) -> Result<Stored, Failure> {
+    ) -> Result<Stored, Lost> {
         let _exited = self.exited.clone().drop_guard();
         let encode = self.encode()?;
         let (mut child, output) = self.spawn(command).await?;
@@ -144,9 +159,9 @@ impl Fanout<'_> {
                 doing: self.doing.clone(),
             }),
             Err(failure) => {
-                let failure = one_cause(failure, &copies);
+                let lost = lost(failure, &copies);
                 abort_all(copies).await;
-                Err(failure)
+                Err(lost)
             }
         }
     }
@@ -282,12 +297,14 @@ fn stream_class(error: &StreamError) -> Class {
     }
 }
 
-/// Where no repository is left and all say the same, that is the failure.
-fn one_cause(failure: Failure, copies: &[(RepositoryName, Result<Copy, Failure>)]) -> Failure {
-    let mut causes = copies.iter().map(|(_, copy)| copy.as_ref().err());
-    match (failure.class, causes.next().flatten()) {
-        (Class::RepositoryUnavailable, Some(first)) if copies.len() == 1 => first.clone(),
-        _ => failure,
+/// Where no repository is left, each has a reason of its own.
+fn lost(failure: Failure, copies: &[(RepositoryName, Result<Copy, Failure>)]) -> Lost {
+    let own = |(name, copy): &(RepositoryName, Result<Copy, Failure>)| {
+        Some((name.clone(), Err(copy.as_ref().err()?.clone())))
+    };
+    match copies.iter().map(own).collect() {
+        Some(each) if failure.class == Class::RepositoryUnavailable => Lost::Each(each),
+        _ => Lost::All(failure),
     }
 }
 

@@ -67,8 +67,12 @@ pub async fn globals(
         exited: CancellationToken::new(),
     };
     let spec = source.child(&command, &env);
-    let stored = fanout.stream(spec, Box::new(GlobalsProof::new()), task).await?;
+    let stored = fanout.stream(spec, Box::new(GlobalsProof::new()), task).await;
     drop(env);
+    let stored = match stored {
+        Ok(stored) => stored,
+        Err(lost) => return Dumped::none(lost),
+    };
     let findings = stderr::findings("pg_dumpall", "globals", &stored.stderr);
     let tool = source.tool("pg_dumpall", command);
     let draft = Draft { source, id: &id, series: &series, started_at, tool };

@@ -13,6 +13,7 @@ use crate::harness::{
     fakes::{Fake, FakeBin, fake_bin_dir},
     pgkeep::{Daemon, Pgkeep},
     postgres::{APP, Cluster, HOSTILE},
+    s3::{ACCESS_KEY, BUCKET, SECRET_KEY},
 };
 
 /// Tried again soon.
@@ -149,5 +150,28 @@ fn dump_that_no_repository_takes_says_of_each_why() {
     let roots = [(DISK, home.repository_dir(DISK)), (OFFSITE, bucket.root())];
     assert_listed(&home, &cluster, &roots, &[]);
     assert!(bucket.server.uploads().is_empty());
+    stop_after_failures(&mut daemon);
+}
+
+#[test]
+fn dump_that_repositories_give_up_in_the_middle_says_of_each_why() {
+    let cluster = noisy();
+    let bucket = Bucket::start();
+    let url = bucket.chaos.url();
+    let home = bucket
+        .configure(Pgkeep::new().server("main", &cluster), "parallel_parts = 1\nprefix = \"yes\"");
+    let home = home.s3_with("denied", &url, BUCKET, (ACCESS_KEY, SECRET_KEY), "prefix = \"no\"");
+    let lines = format!("{}\ncompression_level = 1", super::ONCE);
+    let home = home.dump("nightly", "main", &["noisy"], &[OFFSITE, "denied"], &lines);
+    let mut daemon = home.ready_daemon();
+    let denied = "<Error><Code>AccessDenied</Code><Message>No.</Message></Error>";
+    bucket.chaos.on("PUT", "no/main", Fault::Answer(403, "", denied.to_owned()));
+    bucket.chaos.on("PUT", "noisy.dump", Fault::slow_down());
+    let ran = run_job(&home, "nightly", 1);
+    ran.failed("noisy", "denied", Class::RepositoryRefused);
+    ran.failed("noisy", OFFSITE, Class::RepositoryUnavailable);
+    bucket.calm();
+    let roots = [(OFFSITE, bucket.root().join("yes")), ("denied", bucket.root().join("no"))];
+    assert_listed(&home, &cluster, &roots, &[]);
     stop_after_failures(&mut daemon);
 }
