@@ -264,10 +264,11 @@ async fn sessions_cancel_bound_and_explain() {
     assert!(tokio::time::timeout(Duration::from_millis(200), query).await.is_err());
     until("the dropped one is idle", &watcher, &idle).await;
 
-    // The server's own limits hold, whatever the role says.
-    session.execute("ALTER ROLE admin SET statement_timeout = '1ms'", &never()).await.unwrap();
+    // The server's own limits hold, whatever the role says, once the session has set them: the
+    // statement that does so is under the role's.
+    session.execute("ALTER ROLE admin SET statement_timeout = '500ms'", &never()).await.unwrap();
     let fresh = cluster.session("postgres").await;
-    fresh.query("SELECT pg_sleep(0.05)", &[], &never()).await.unwrap();
+    fresh.query("SELECT pg_sleep(0.7)", &[], &never()).await.unwrap();
     let short = Limits { statement: Duration::from_millis(50), ..Limits::default() };
     fresh.set_limits(short, &never()).await.unwrap();
     let error = fresh.query("SELECT pg_sleep(600)", &[], &never()).await.unwrap_err();
