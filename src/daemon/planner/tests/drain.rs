@@ -24,9 +24,8 @@ fn nothing_starts_what_waits_is_dropped_what_runs_is_cancelled_once() {
         [
             "cancel all",
             "ended clock cancelled 0 ShuttingDown",
-            "ended fails failed 1 ShuttingDown",
+            "ended fails failed 1 ShuttingDown answers 1",
             "ended waits cancelled 0 ShuttingDown",
-            "refuse 1 ShuttingDown",
             "refuse 3 ShuttingDown",
             "skip clock shutting-down 2026-11-21T12:01:00Z",
         ]
