@@ -14,6 +14,7 @@ use crate::{
     daemon::{
         control::{CallError, ConnectError, ControlClient, Reply, Request, SOCKET_NAME},
         oneshot,
+        signals::Signal,
         table::Table,
     },
     domain::{
@@ -53,8 +54,8 @@ pub(super) fn run(cli: &Cli, arguments: &Arguments) -> Outcome {
     let mut show = Show::default();
     let runtime = runtime()?;
     let daemon = runtime.block_on(connect(&table.daemon.runtime_dir))?;
-    let last = match daemon {
-        Some(client) => runtime.block_on(through_daemon(client, job, &mut show))?,
+    let (last, signal) = match daemon {
+        Some(client) => (runtime.block_on(through_daemon(client, job, &mut show))?, None),
         None => in_place(cli, &runtime, table, job, &mut show)?,
     };
     show.end_line();
@@ -65,12 +66,16 @@ pub(super) fn run(cli: &Cli, arguments: &Arguments) -> Outcome {
             } else {
                 print(job, &run, verdict, &report)?;
             }
-            Ok(Exit::of(verdict))
+            Ok(match (verdict, signal) {
+                (Verdict::Cancelled, Some(Signal::Terminate)) => Exit::Terminated,
+                _ => Exit::of(verdict),
+            })
         }
         Some(Reply::Refused { reason }) => {
             let failure = Failure::new(Class::State, format!("run {job}"), reason);
             Err(Stop::Failed(Exit::Refused, failure))
         }
+        Some(Reply::Failed(failure)) => Err(failure.into()),
         _ => {
             let what = "the daemon went away before the run ended";
             let failure = Failure::new(Class::Interrupted, format!("run {job}"), what);
@@ -120,7 +125,7 @@ fn in_place(
     table: Table,
     job: &JobName,
     show: &mut Show,
-) -> Result<Option<Reply>, Stop> {
+) -> Result<(Option<Reply>, Option<Signal>), Stop> {
     daemon::start_log(&table)?;
     let path = &table.daemon.state_dir;
     let refuse = |what: String| {

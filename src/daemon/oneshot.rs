@@ -17,14 +17,15 @@ use super::{
     engine::{Engine, Parts},
     ground::StateDir,
     planner::Event,
-    signals::SignalStream,
+    signals::{Signal, SignalStream},
     table::Table,
 };
 
 /// How often progress is reported.
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Runs the job to its end; every reply goes to `show`. The first signal cancels it.
+/// Runs the job to its end; every reply goes to `show`. The first signal cancels it, and is given
+/// beside the last reply.
 ///
 /// # Errors
 /// When signals cannot be taken.
@@ -34,7 +35,7 @@ pub async fn run(
     job: &JobName,
     clock: Arc<dyn Clock>,
     mut show: impl FnMut(&Reply),
-) -> Result<Option<Reply>, Failure> {
+) -> Result<(Option<Reply>, Option<Signal>), Failure> {
     let mut signals = SignalStream::new()
         .map_err(|error| Failure::from_error(Class::State, "take signals", &error))?;
     let setup = Setup { version: "", kinds: &jobs::metrics(), skip_reasons: &[], datname_cap: 1 };
@@ -52,7 +53,7 @@ pub async fn run(
     let (sender, mut replies) = ReplySender::channel();
     engine.trigger(job.clone(), sender);
     let mut progress = tokio::time::interval(PROGRESS_INTERVAL);
-    let mut last = None;
+    let (mut last, mut ending) = (None, None);
     loop {
         let wake =
             engine.wake().map_or(PROGRESS_INTERVAL, |at| at.saturating_sub(clock.now().mono));
@@ -63,17 +64,18 @@ pub async fn run(
                 let over = reply.is_last();
                 last = Some(reply);
                 if over {
-                    return Ok(last);
+                    return Ok((last, ending));
                 }
             }
             signal = signals.next() => if signal.is_some_and(|signal| signal.exit_status().is_some()) {
+                ending = signal;
                 engine.handle(Event::Drain);
             },
             _ = progress.tick() => engine.report_progress(),
             () = tokio::time::sleep(wake) => engine.handle(Event::Tick),
         }
         if engine.is_done() && replies.is_empty() {
-            return Ok(last);
+            return Ok((last, ending));
         }
     }
 }
