@@ -163,18 +163,6 @@ fn metrics(table: &Table, journal: &Journal, clock: &Arc<dyn Clock>) -> Result<M
         .map_err(|error| Failure::from_error(Class::Internal, "set up metrics", &error))?;
     let now = clock.now().wall;
     configure(&metrics, table, journal, now);
-    for name in table.jobs.keys() {
-        let known = journal.job(name);
-        metrics.restore(
-            name,
-            &JobPast {
-                last_success: known.last_success,
-                last_completion: known.last_completion,
-                last_duration: known.last_duration(),
-                samples: known.samples,
-            },
-        );
-    }
     metrics.config_loaded(now, true);
     Ok(metrics)
 }
@@ -226,7 +214,8 @@ fn listen_control(
     Ok(requests)
 }
 
-/// Makes the series of all jobs; since when each has been configured is remembered.
+/// Makes the series of all jobs, with what the journal knows of them: a job may come back that was
+/// taken out. Since when each has been configured is remembered.
 fn configure(metrics: &Metrics, table: &Table, journal: &Journal, now: Timestamp) {
     let since = |name: &JobName| {
         journal.configured(name, now).unwrap_or_else(|failure| {
@@ -246,6 +235,18 @@ fn configure(metrics: &Metrics, table: &Table, journal: &Journal, now: Timestamp
         .collect();
     let repositories: Vec<RepositoryName> = table.repositories.keys().cloned().collect();
     metrics.configure(&series, &repositories);
+    for name in table.jobs.keys() {
+        let known = journal.job(name);
+        metrics.restore(
+            name,
+            &JobPast {
+                last_success: known.last_success,
+                last_completion: known.last_completion,
+                last_duration: known.last_duration(),
+                samples: known.samples,
+            },
+        );
+    }
 }
 
 impl Daemon {
