@@ -259,6 +259,7 @@ impl Daemon {
         ended: &mut mpsc::UnboundedReceiver<AttemptEnded>,
         servers: &mut Servers,
     ) -> Result<(), Failure> {
+        let mut died = Ok(());
         let mut progress = tokio::time::interval(PROGRESS_INTERVAL);
         progress.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         while !self.engine.is_done() {
@@ -279,11 +280,15 @@ impl Daemon {
                 }
                 () = tokio::time::sleep(wake) => self.tick(),
                 _ = progress.tick() => self.engine.report_progress(),
-                Some(server) = servers.join_next() => return Err(died(&server)),
+                Some(server) = servers.join_next() => {
+                    // Runs are never dropped in the middle, whatever the daemon ends of.
+                    died = died.and(Err(server_died(&server)));
+                    self.drain();
+                }
             }
             self.after_each_event();
         }
-        Ok(())
+        died
     }
 
     fn tick(&mut self) {
@@ -466,7 +471,7 @@ pub fn level(level: LogLevel) -> tracing::Level {
     }
 }
 
-fn died(server: &Result<&'static str, tokio::task::JoinError>) -> Failure {
+fn server_died(server: &Result<&'static str, tokio::task::JoinError>) -> Failure {
     let what = match server {
         Ok(name) => format!("the {name} ended"),
         Err(error) => format!("a server ended: {error}"),
