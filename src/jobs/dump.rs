@@ -28,7 +28,7 @@ use crate::{
         catalog::{self, Database, ServerFacts},
         tools::Installed,
     },
-    repository::{handle::Handle, repo::Repository},
+    repository::{handle::Handle, repo::Repository, store::Limits},
     sys::host,
 };
 
@@ -77,12 +77,6 @@ const LOCK_WAIT_MIN: Duration = Duration::from_millis(1);
 /// While pg_dump waits for a lock, everybody who comes after it in the queue waits too.
 const LOCK_WAIT_MAX: Duration = Duration::from_hours(1);
 const LOCK_WAIT_DEFAULT: Duration = Duration::from_mins(1);
-/// Memory of one compressing thread and its share of frames in flight, in bytes: two frames of
-/// 1 MiB plain and compressed, and zstd's own tables (about 3 MiB at level 3).
-const WORKER_MEMORY: u64 = 8 << 20;
-/// Parts in flight and queued per repository, times 8 MiB.
-const REPOSITORY_MEMORY: u64 = 6 * (8 << 20);
-
 struct Dump {
     server: Arc<Server>,
     patterns: DatabasePatterns,
@@ -174,8 +168,8 @@ impl Job for Dump {
     }
 
     fn memory(&self) -> u64 {
-        self.compression.workers as u64 * WORKER_MEMORY
-            + self.repositories.len() as u64 * REPOSITORY_MEMORY
+        let limits: Vec<Limits> = self.repositories.iter().map(|handle| handle.limits()).collect();
+        self.compression.memory(&limits)
     }
 
     async fn run(&self, cx: &RunContext) -> Result<Report, Failure> {
@@ -221,6 +215,12 @@ impl Dump {
             opened.insert(handle.name().clone(), result);
         }
         opened
+    }
+
+    /// Volumes that every repository of the job can take, also one that is away now: it is to be
+    /// healed by copying them.
+    fn volume_parts(&self) -> u32 {
+        self.repositories.iter().map(|handle| handle.limits().max_parts).min().unwrap_or(u32::MAX)
     }
 
     fn target(&self, subject: &Subject, repository: &RepositoryName) -> Target {
@@ -349,6 +349,7 @@ impl Work<'_> {
             owner: &owner,
             repositories: wanted,
             compression: job.compression,
+            volume_parts: self.job.volume_parts(),
             lock_wait: job.lock_wait,
             nice: job.children.nice,
             grace: job.children.grace,
