@@ -57,23 +57,6 @@ fn an_idle_daemon_leaves_at_once() {
 }
 
 #[test]
-fn the_second_signal_kills() {
-    let mut rig = Rig::new(vec![job("a")], NOON);
-    rig.ask("a", 1);
-    rig.said();
-    rig.send(Event::Drain);
-    rig.send(Event::Kill);
-    rig.finish("a", Verdict::Cancelled, &[]);
-    assert_eq!(
-        rig.said(),
-        ["cancel all", "kill all", "ended a cancelled 1 Finished answers 1", "exit"]
-    );
-    let mut rig = Rig::new(vec![job("a")], NOON);
-    rig.send(Event::Kill);
-    assert_eq!(rig.said(), ["cancel all", "kill all", "exit"]);
-}
-
-#[test]
 fn what_was_done_in_part_still_counts_for_those_that_follow() {
     let jobs = || vec![job("a").attempts(2), job("z").after(&["a"])];
     let mut rig = Rig::new(jobs(), NOON);
