@@ -364,6 +364,11 @@ impl Daemon {
 
     /// Reads the configuration again.
     fn reload(&mut self) -> Result<usize, Refused> {
+        if self.draining {
+            let summary = "the daemon is being stopped".to_owned();
+            tracing::info!("reload refused: {summary}");
+            return Err(Refused { text: format!("error: {summary}\n"), summary });
+        }
         self.notifier.reloading();
         let now = self.clock.now().wall;
         let ground = Ground { now, ..self.ground.clone() };
