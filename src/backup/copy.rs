@@ -27,8 +27,24 @@ use crate::{
 
 use super::{fanout, restore_notes};
 
-/// What the reader says where the target's end of the channel is closed.
-const GAVE_UP: &str = "the target gave up";
+/// Why a backup was not copied. It says who is to blame: what a source cannot give may be had
+/// elsewhere.
+#[derive(Debug)]
+pub enum CopyError {
+    /// The source does not give the backup, or holds something else.
+    Source(Failure),
+    /// The target did not take it, or the task was cancelled.
+    Target(Failure),
+}
+
+impl CopyError {
+    fn doing(self, doing: String) -> Self {
+        match self {
+            Self::Source(failure) => Self::Source(Failure { doing, ..failure }),
+            Self::Target(failure) => Self::Target(Failure { doing, ..failure }),
+        }
+    }
+}
 
 /// Copies one backup.
 ///
@@ -41,23 +57,29 @@ pub async fn copy_backup(
     series: &Series,
     id: &BackupId,
     task: &Task,
-) -> Result<Manifest, Failure> {
+) -> Result<Manifest, CopyError> {
     let doing = format!("copy {} {id} from {} to {}", series.subject, source.name(), target.name());
-    let manifest =
-        source.manifest(series, id).await.map_err(|error| error.into_failure(&*doing))?;
+    let cancelled =
+        || CopyError::Target(Failure::new(Class::Interrupted, &doing, "the run was cancelled"));
+    let manifest = tokio::select! {
+        manifest = source.manifest(series, id) => manifest,
+        () = task.cancel.cancelled() => return Err(cancelled()),
+    };
+    let manifest = manifest.map_err(|error| CopyError::Source(error.into_failure(&*doing)))?;
     let Some(stem) = manifest.objects.first().map(|object| object.name.clone()) else {
-        return Err(Failure::new(Class::RepositoryDamaged, &doing, "the manifest names no object"));
+        let what = "the manifest names no object";
+        return Err(CopyError::Source(Failure::new(Class::RepositoryDamaged, &doing, what)));
     };
     let mut copy = target.start_copy(series, id, &stem);
     let transferred = tokio::select! {
         transferred = transfer(source, &mut copy, &manifest, target, task) => transferred,
-        () = task.cancel.cancelled() => Err(Failure::new(Class::Interrupted, &doing, "the run was cancelled")),
+        () = task.cancel.cancelled() => Err(cancelled()),
     };
     let index = match transferred {
         Ok(index) => index,
-        Err(failure) => {
+        Err(error) => {
             fanout::abort(copy).await;
-            return Err(Failure { doing, ..failure });
+            return Err(error.doing(doing));
         }
     };
     let make = |objects: Vec<StoredObject>| {
@@ -66,7 +88,7 @@ pub async fn copy_backup(
         let restore = restore_notes::lines(manifest.database.as_ref(), &names, major);
         Manifest { objects, index, restore, ..manifest }
     };
-    copy.commit(make).await.map_err(|error| error.into_failure(doing))
+    copy.commit(make).await.map_err(|error| CopyError::Target(error.into_failure(doing)))
 }
 
 async fn transfer(
@@ -75,8 +97,9 @@ async fn transfer(
     manifest: &Manifest,
     target: &Repository,
     task: &Task,
-) -> Result<Option<StoredObject>, Failure> {
-    let fail = |error: StoreError| error.into_failure(String::new());
+) -> Result<Option<StoredObject>, CopyError> {
+    let taken = |error: StoreError| CopyError::Target(error.into_failure(String::new()));
+    let given = |error: StoreError| CopyError::Source(error.into_failure(String::new()));
     let (sender, receiver) = mpsc::channel(1);
     let mut cutter = Cutter::new(sender, target.limits());
     let read = async move {
@@ -87,17 +110,17 @@ async fn transfer(
     };
     let (read, stored) = tokio::join!(read, copy.store(receiver));
     match (read, stored) {
-        (Ok(()), Ok(())) => {}
-        // The one that failed by itself is the cause; the other only saw the channel close.
-        (Err(failure), _) if failure.what != GAVE_UP => return Err(failure),
-        (_, Err(error)) => return Err(fail(error)),
-        (Err(failure), Ok(())) => return Err(failure),
+        // To the target, the stream only broke off.
+        (Err(error @ CopyError::Source(_)), _) => return Err(error),
+        // A store that failed is why the reader could not go on.
+        (_, Err(error)) => return Err(taken(error)),
+        (read, Ok(())) => read?,
     }
     match &manifest.index {
         None => Ok(None),
         Some(index) => {
-            let bytes = read_index(source, manifest, index).await.map_err(fail)?;
-            Ok(Some(copy.put(&index.name, bytes).await.map_err(fail)?))
+            let bytes = read_index(source, manifest, index).await.map_err(given)?;
+            Ok(Some(copy.put(&index.name, bytes).await.map_err(taken)?))
         }
     }
 }
@@ -128,8 +151,8 @@ async fn read_volume(
     object: &StoredObject,
     cutter: &mut Cutter,
     task: &Task,
-) -> Result<(), Failure> {
-    let fail = |error: StoreError| error.into_failure(String::new());
+) -> Result<(), CopyError> {
+    let fail = |error: StoreError| CopyError::Source(error.into_failure(String::new()));
     let mut stream =
         source.read(&manifest.series, &manifest.id, &object.name, None).await.map_err(fail)?;
     let mut hash = Sha256::new();
@@ -166,7 +189,7 @@ impl Cutter {
         Self { sender, limits, part, volume: 1, number: 0, bytes: 0, hash: Sha256::new() }
     }
 
-    async fn write(&mut self, mut chunk: Bytes) -> Result<(), Failure> {
+    async fn write(&mut self, mut chunk: Bytes) -> Result<(), CopyError> {
         let part_bytes = self.limits.part_bytes;
         while !chunk.is_empty() {
             if self.part.len() == part_bytes {
@@ -181,7 +204,7 @@ impl Cutter {
         Ok(())
     }
 
-    async fn end_part(&mut self) -> Result<(), Failure> {
+    async fn end_part(&mut self) -> Result<(), CopyError> {
         let next = BytesMut::with_capacity(self.limits.part_bytes);
         let bytes = std::mem::replace(&mut self.part, next).freeze();
         self.hash.update(&bytes);
@@ -190,7 +213,7 @@ impl Cutter {
         self.send(Sealed::Part { volume: self.volume, number: self.number, bytes }).await
     }
 
-    async fn end_volume(&mut self) -> Result<(), Failure> {
+    async fn end_volume(&mut self) -> Result<(), CopyError> {
         let sha256 = hex(&std::mem::take(&mut self.hash).finalize());
         let (volume, bytes) = (self.volume, self.bytes);
         (self.volume, self.number, self.bytes) = (volume + 1, 0, 0);
@@ -198,15 +221,123 @@ impl Cutter {
     }
 
     /// Ends the last volume. Dropped without it, the copy is known to be cut off.
-    async fn finish(mut self) -> Result<(), Failure> {
+    async fn finish(mut self) -> Result<(), CopyError> {
         if !self.part.is_empty() {
             self.end_part().await?;
         }
         self.end_volume().await
     }
 
-    async fn send(&self, message: Sealed) -> Result<(), Failure> {
-        let gone = |_| Failure::new(Class::RepositoryUnavailable, "", GAVE_UP);
-        self.sender.send(message).await.map_err(gone)
+    async fn send(&self, message: Sealed) -> Result<(), CopyError> {
+        let gone = || Failure::new(Class::RepositoryUnavailable, "", "the target gave up");
+        self.sender.send(message).await.map_err(|_| CopyError::Target(gone()))
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use crate::{
+        domain::{
+            backup::Subject,
+            manifest::{FORMAT_VERSION, Owner, Plain, Snapshot, Tool, Totals},
+        },
+        repository::{memory::MemoryStore, store::Store},
+        sys::clock::SystemClock,
+    };
+    use std::sync::Arc;
+
+    fn series() -> Series {
+        Series {
+            server: "main".parse().unwrap(),
+            system_id: 7_300_000_000_000_000_000,
+            subject: Subject::Globals,
+            contents: "all".to_owned(),
+        }
+    }
+
+    /// A repository in memory.
+    pub(crate) async fn repository() -> (Repository, Arc<MemoryStore>) {
+        let store = Arc::new(MemoryStore::new(SystemClock::new()));
+        let name = "local".parse().unwrap();
+        let opened = Repository::open(name, Arc::clone(&store) as Arc<dyn Store>, true);
+        (opened.await.unwrap(), store)
+    }
+
+    /// Puts a whole backup of a few bytes there.
+    pub(crate) async fn backup(repository: &Repository, id: &BackupId) -> Manifest {
+        let (sender, receiver) = mpsc::channel(2);
+        let bytes = Bytes::from_static(b"bytes");
+        let (length, sha256) = (bytes.len() as u64, hex(&Sha256::digest(&bytes)));
+        sender.send(Sealed::Part { volume: 1, number: 1, bytes }).await.unwrap();
+        sender.send(Sealed::VolumeEnd { volume: 1, bytes: length, sha256 }).await.unwrap();
+        drop(sender);
+        let mut copy = repository.start_copy(&series(), id, "globals.sql.zst");
+        copy.store(receiver).await.unwrap();
+        let at = id.time();
+        let (text, wal) = (|text: &str| text.to_owned(), || "0/1".to_owned());
+        let manifest = |objects| Manifest {
+            format_version: FORMAT_VERSION,
+            id: id.clone(),
+            series: series(),
+            owner: Owner { machine_id: "0".repeat(32), host: text("db1") },
+            pgkeep_version: text("0.1.0"),
+            server_version: text("15.18"),
+            server_version_num: 150_018,
+            tool: Tool { name: text("pg_dumpall"), version: text("15.18"), command: vec![] },
+            database: None,
+            snapshot: Snapshot { at, lsn_before: wal(), lsn_after: wal(), standby: false },
+            started_at: at,
+            finished_at: at,
+            left_out: vec![],
+            plain: Plain { format: text("sql"), bytes: 1, sha256: "0".repeat(64) },
+            codec: vec![text("zstd")],
+            objects,
+            index: None,
+            totals: Totals::default(),
+            restore: vec![],
+        };
+        copy.commit(manifest).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_source_that_has_lost_or_changed_it_is_to_blame_and_nothing_is_left() {
+        let task = Task::new(SystemClock::new());
+        let id = BackupId::new(task.clock.now().wall, 1);
+        let object = format!("{}/{id}/globals.sql.zst", series().path());
+        let manifest = format!("{}/{id}/manifest.json", series().path());
+        for (lost, planted) in [(&manifest, None), (&object, None), (&object, Some("other"))] {
+            let (source, store) = repository().await;
+            backup(&source, &id).await;
+            store.lose(lost).unwrap();
+            if let Some(other) = planted {
+                store.plant(lost, other.as_bytes(), id.time());
+            }
+            let (target, kept) = repository().await;
+            let before = kept.keys();
+            let error = copy_backup(&source, &target, &series(), &id, &task).await.unwrap_err();
+            let CopyError::Source(failure) = error else { panic!("{error:?}") };
+            assert_eq!(failure.class, Class::RepositoryDamaged, "{failure}");
+            assert!(!failure.what.contains("broke off"), "{failure}");
+            assert_eq!((kept.keys(), kept.unfinished()), (before, 0));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_target_that_has_it_already_and_a_cancelled_task_are_not_the_sources_fault() {
+        let task = Task::new(SystemClock::new());
+        let id = BackupId::new(task.clock.now().wall, 1);
+        let ((source, _), (target, store)) = (repository().await, repository().await);
+        backup(&source, &id).await;
+        copy_backup(&source, &target, &series(), &id, &task).await.unwrap();
+        store.lose(&format!("{}/{id}/globals.sql.zst", series().path())).unwrap();
+        store.plant(&format!("{}/{id}/globals.sql.zst", series().path()), "x", id.time());
+        let error = copy_backup(&source, &target, &series(), &id, &task).await.unwrap_err();
+        assert!(matches!(&error, CopyError::Target(_)), "{error:?}");
+        task.cancel.cancel();
+        let (target, _) = repository().await;
+        let error = copy_backup(&source, &target, &series(), &id, &task).await.unwrap_err();
+        let CopyError::Target(failure) = error else { panic!("{error:?}") };
+        assert_eq!(failure.class, Class::Interrupted);
     }
 }

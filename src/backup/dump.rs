@@ -55,6 +55,8 @@ pub struct Source<'a> {
     pub repositories: &'a [Arc<Repository>],
     /// How to compress.
     pub compression: Compression,
+    /// Most parts of a volume.
+    pub volume_parts: u32,
     /// How long pg_dump waits for a lock.
     pub lock_wait: std::time::Duration,
     /// Nice value of children.
@@ -125,6 +127,7 @@ pub async fn database(
         doing: doing.clone(),
         repositories: source.repositories,
         compression: source.compression,
+        volume_parts: source.volume_parts,
         grace: source.grace,
         exited: exited.clone(),
     };

@@ -27,7 +27,11 @@ use crate::{
         manifest::{Manifest, StoredObject},
         name::RepositoryName,
     },
-    repository::{copy::Copy, repo::Repository, store::StoreError},
+    repository::{
+        copy::Copy,
+        repo::Repository,
+        store::{Limits, StoreError},
+    },
     sys::{
         process::{self, Child, End, Exit},
         task::Task,
@@ -52,6 +56,26 @@ pub struct Compression {
     pub workers: usize,
 }
 
+impl Compression {
+    /// The most memory that a stream takes into repositories with these limits, in bytes. One that
+    /// is slow holds other parts than one that is fast.
+    pub fn memory(&self, repositories: &[Limits]) -> u64 {
+        let queued = repositories.iter().map(|limits| QUEUE_PARTS + limits.parallel_parts.max(1));
+        self.encode(repositories, u32::MAX).memory(queued.sum())
+    }
+
+    fn encode(&self, repositories: &[Limits], volume_parts: u32) -> Encode {
+        let part_bytes = repositories.iter().map(|limits| limits.part_bytes).max().unwrap_or(0);
+        let parts = repositories.iter().map(|limits| limits.max_parts).chain([volume_parts]).min();
+        Encode {
+            level: self.level,
+            workers: self.workers,
+            part_bytes,
+            volume_bytes: u64::from(parts.unwrap_or(1)).saturating_mul(part_bytes as u64),
+        }
+    }
+}
+
 /// What one repository made of it: its copy's commit record, or why there is no copy.
 pub type Delivered = (RepositoryName, Result<Manifest, Failure>);
 
@@ -70,6 +94,8 @@ pub struct Fanout<'a> {
     pub repositories: &'a [Arc<Repository>],
     /// How it is compressed.
     pub compression: Compression,
+    /// Most parts of a volume, beside what the repositories here can take.
+    pub volume_parts: u32,
     /// Time between SIGTERM and SIGKILL of the child.
     pub grace: Duration,
     /// Cancelled as soon as the child has ended, or will not be started: what was held for it may
@@ -177,18 +203,11 @@ impl Fanout<'_> {
     }
 
     fn encode(&self) -> Result<Encode, Failure> {
-        let limits = self.repositories.iter().map(|repository| repository.limits());
-        let part_bytes = limits.clone().map(|limits| limits.part_bytes).max();
-        let volume_parts = limits.map(|limits| limits.max_parts).min();
-        let (Some(part_bytes), Some(volume_parts)) = (part_bytes, volume_parts) else {
+        let limits: Vec<Limits> = self.repositories.iter().map(|it| it.limits()).collect();
+        if limits.is_empty() {
             return Err(Failure::new(Class::Internal, &self.doing, "there is no repository"));
-        };
-        Ok(Encode {
-            level: self.compression.level,
-            workers: self.compression.workers,
-            part_bytes,
-            volume_bytes: u64::from(volume_parts).saturating_mul(part_bytes as u64),
-        })
+        }
+        Ok(self.compression.encode(&limits, self.volume_parts))
     }
 
     async fn join(
@@ -385,4 +404,31 @@ async fn commit_one(
         },
     };
     copy.commit(|volumes| make(volumes, stored)).await.map_err(fail)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMITS: Limits = Limits { part_bytes: 8 << 20, max_parts: u32::MAX, parallel_parts: 1 };
+
+    #[test]
+    fn memory_counts_every_repositorys_parts_and_what_the_level_takes() {
+        let compression = Compression { level: 3, workers: 2 };
+        let one = compression.memory(&[LIMITS]);
+        let wide = Limits { parallel_parts: 16, ..LIMITS };
+        assert_eq!(compression.memory(&[wide]) - one, 15 * (8 << 20));
+        assert_eq!(compression.memory(&[LIMITS, wide]) - one, (2 + 16) * (8 << 20));
+        let slow = Compression { level: 19, ..compression };
+        assert!(slow.memory(&[LIMITS]) > one);
+    }
+
+    #[test]
+    fn volumes_fit_the_repositories_that_are_away_too() {
+        let compression = Compression { level: 3, workers: 2 };
+        let encode = compression.encode(&[LIMITS], 1000);
+        assert_eq!(encode.volume_bytes, 1000 * (8 << 20));
+        let narrow = Limits { max_parts: 10, ..LIMITS };
+        assert_eq!(compression.encode(&[LIMITS, narrow], 1000).volume_bytes, 10 * (8 << 20));
+    }
 }

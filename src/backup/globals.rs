@@ -63,6 +63,7 @@ pub async fn globals(
         doing: doing.to_owned(),
         repositories: source.repositories,
         compression: source.compression,
+        volume_parts: source.volume_parts,
         grace: source.grace,
         exited: CancellationToken::new(),
     };

@@ -72,6 +72,7 @@ pub(super) fn run(cli: &Cli, arguments: &Arguments) -> Outcome {
             })
         }
         Some(Reply::Refused { reason }) => Err(refused(&format!("run {job}"), &reason)),
+        Some(Reply::Failed(failure)) => Err(failure.into()),
         _ => {
             let what = "the daemon went away before the run ended";
             let failure = Failure::new(Class::Interrupted, format!("run {job}"), what);

@@ -95,7 +95,14 @@ async fn find(
 
 async fn look(handle: &Handle, listed: Listed) -> Result<Shown, Failure> {
     let doing = || format!("read backup {} in {}", listed.id, handle.name());
-    let repository = handle.open().await.map_err(|error| error.into_failure(doing()))?;
+    let repository = handle.open_existing().await.map_err(|error| error.into_failure(doing()))?;
+    let Some(repository) = repository else {
+        return Err(Failure::new(
+            Class::RepositoryDamaged,
+            doing(),
+            "the repository has gone away",
+        ));
+    };
     let mut shown = Shown {
         repository: handle.name().clone(),
         place: repository.place(),

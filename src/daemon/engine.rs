@@ -211,7 +211,7 @@ impl Engine {
                     log_failure(&failure, "cannot keep the schedule's state");
                 }
             }
-            Action::CancelAll | Action::KillAll => self.all.cancel(),
+            Action::CancelAll => self.all.cancel(),
             Action::Cancel { run } => {
                 if let Some(open) = self.runs.get(&run) {
                     open.task.cancel.cancel();

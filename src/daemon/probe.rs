@@ -32,6 +32,9 @@ pub const SWEEP_INTERVAL: Duration = Duration::from_hours(24);
 const GARBAGE_MIN_AGE: Duration = Duration::from_hours(24);
 /// Longest time for one repository: a probe that hangs must not stop the probes.
 const PROBE_LIMIT: Duration = Duration::from_mins(10);
+/// Clocks of hosts may differ by so much. A backup further in the future was made by a clock that
+/// was wrong: it says nothing about freshness, for as long as it would seem to.
+const CLOCK_SKEW: Duration = Duration::from_mins(10);
 /// Damaged backups of one series that are passed over in search of a whole one. Behind so many
 /// there is no freshness to speak of.
 const DAMAGED_MAX: usize = 16;
@@ -43,7 +46,7 @@ pub async fn probe(
     clock: Arc<dyn Clock>,
 ) {
     for (name, handle) in repositories {
-        let looked = tokio::time::timeout(PROBE_LIMIT, look(&handle)).await;
+        let looked = tokio::time::timeout(PROBE_LIMIT, look(&handle, &*clock)).await;
         let now = clock.now().wall;
         match looked {
             Ok(Ok(facts)) => metrics.repository_probed(&name, now, Some(&facts)),
@@ -60,19 +63,30 @@ pub async fn probe(
     }
 }
 
-async fn look(handle: &Handle) -> Result<RepositoryFacts, StoreError> {
+async fn look(handle: &Handle, clock: &dyn Clock) -> Result<RepositoryFacts, StoreError> {
     let Some(repository) = handle.open_existing().await? else {
         return Ok(RepositoryFacts::default());
     };
     let listing = repository.listing(&Within::All).await?;
-    facts(&repository, &listing).await
+    facts(&repository, &listing, clock.now().wall).await
 }
 
-async fn facts(repository: &Repository, listing: &Listing) -> Result<RepositoryFacts, StoreError> {
+async fn facts(
+    repository: &Repository,
+    listing: &Listing,
+    now: Timestamp,
+) -> Result<RepositoryFacts, StoreError> {
+    let latest = now.saturating_add(CLOCK_SKEW).unwrap_or(Timestamp::MAX);
     let mut series: BTreeMap<&Series, Vec<&Listed>> = BTreeMap::new();
     let mut facts = RepositoryFacts::default();
     for listed in &listing.backups {
-        if listed.complete {
+        if listed.complete && listed.id.time() > latest {
+            let (name, path, id) = (repository.name(), listed.series.path(), &listed.id);
+            tracing::warn!(
+                repository = %name, series = path, %id, hint = "was the clock wrong when it was made?",
+                "a backup is from the future and does not count"
+            );
+        } else if listed.complete {
             series.entry(&listed.series).or_default().push(listed);
         } else {
             facts.incomplete += 1;
@@ -157,4 +171,29 @@ async fn sweep_one(handle: &Handle, now: Timestamp) -> Result<(), StoreError> {
         tracing::warn!(repository = %name, series, %id, %error, "cannot remove data without a manifest");
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        backup::copy::tests::{backup, repository},
+        domain::backup::BackupId,
+        sys::clock::SystemClock,
+    };
+
+    #[tokio::test]
+    async fn a_backup_from_the_future_reassures_nobody() {
+        let now = SystemClock::new().now().wall;
+        let (repository, _) = repository().await;
+        let day = Duration::from_hours(24);
+        for at in [now.saturating_sub(day).unwrap(), now.saturating_add(day).unwrap()] {
+            backup(&repository, &BackupId::new(at, 1)).await;
+        }
+        let listing = repository.listing(&Within::All).await.unwrap();
+        let facts = facts(&repository, &listing, now).await.unwrap();
+        let [counted] = &facts.backups[..] else { panic!("{facts:?}") };
+        assert_eq!(counted.stored, 1);
+        assert!(counted.newest < now, "{}", counted.newest);
+    }
 }

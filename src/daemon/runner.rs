@@ -76,8 +76,10 @@ impl Attempt {
         let result = loop {
             tokio::select! {
                 result = &mut running => break result,
-                () = tokio::time::sleep(WATCH_INTERVAL), if limit.is_none() => {
-                    limit = exceeded(&common.name, common.stall_timeout, common.time_limit, started, &task);
+                // What is being cancelled, for whatever reason, has no limits left to exceed.
+                () = tokio::time::sleep(WATCH_INTERVAL), if !task.cancel.is_cancelled() => {
+                    limit = exceeded(&common.name, common.stall_timeout, common.time_limit, started, &task)
+                        .filter(|_| !task.cancel.is_cancelled());
                     if limit.is_some() {
                         task.cancel.cancel();
                     }

@@ -163,9 +163,6 @@ fn metrics(table: &Table, journal: &Journal, clock: &Arc<dyn Clock>) -> Result<M
         .map_err(|error| Failure::from_error(Class::Internal, "set up metrics", &error))?;
     let now = clock.now().wall;
     configure(&metrics, table, journal, now);
-    for name in table.jobs.keys() {
-        restore(&metrics, journal, name);
-    }
     metrics.config_loaded(now, true);
     Ok(metrics)
 }
@@ -231,7 +228,8 @@ fn listen_control(
     Ok(requests)
 }
 
-/// Makes the series of all jobs; since when each has been configured is remembered.
+/// Makes the series of all jobs, with what the journal knows of them: a job may come back that was
+/// taken out. Since when each has been configured is remembered.
 fn configure(metrics: &Metrics, table: &Table, journal: &Journal, now: Timestamp) {
     let since = |name: &JobName| {
         journal.configured(name, now).unwrap_or_else(|failure| {
@@ -251,6 +249,9 @@ fn configure(metrics: &Metrics, table: &Table, journal: &Journal, now: Timestamp
         .collect();
     let repositories: Vec<RepositoryName> = table.repositories.keys().cloned().collect();
     metrics.configure(&series, &repositories);
+    for name in table.jobs.keys() {
+        restore(metrics, journal, name);
+    }
 }
 
 impl Daemon {
@@ -263,6 +264,7 @@ impl Daemon {
         ended: &mut mpsc::UnboundedReceiver<AttemptEnded>,
         servers: &mut Servers,
     ) -> Result<(), Failure> {
+        let mut died = Ok(());
         let mut progress = tokio::time::interval(PROGRESS_INTERVAL);
         progress.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         // A tick pings if the last ping is a quarter of the limit ago: two of these.
@@ -284,11 +286,15 @@ impl Daemon {
                 }
                 () = tokio::time::sleep(wake) => self.tick(),
                 _ = progress.tick() => self.engine.report_progress(),
-                Some(server) = servers.join_next() => return Err(died(&server)),
+                Some(server) = servers.join_next() => {
+                    // Runs are never dropped in the middle, whatever the daemon ends of.
+                    died = died.and(Err(server_died(&server)));
+                    self.drain();
+                }
             }
             self.after_each_event();
         }
-        Ok(())
+        died
     }
 
     fn tick(&mut self) {
@@ -364,6 +370,11 @@ impl Daemon {
 
     /// Reads the configuration again.
     fn reload(&mut self) -> Result<usize, Refused> {
+        if self.draining {
+            let summary = "the daemon is being stopped".to_owned();
+            tracing::info!("reload refused: {summary}");
+            return Err(Refused { text: format!("error: {summary}\n"), summary });
+        }
         self.notifier.reloading();
         let now = self.clock.now().wall;
         let ground = Ground { now, ..self.ground.clone() };
@@ -386,13 +397,6 @@ impl Daemon {
     fn swap(&mut self, table: Table, now: Timestamp) -> usize {
         let jobs = table.jobs.len();
         configure(&self.metrics, &table, self.engine.journal(), now);
-        let old = self.engine.table().clone();
-        for (name, job) in &table.jobs {
-            // One that comes back, or changed its kind, begins where the journal left it.
-            if old.jobs.get(name).is_none_or(|known| known.kind.name != job.kind.name) {
-                restore(&self.metrics, self.engine.journal(), name);
-            }
-        }
         if let Err(error) = self.log.set_level(level(table.daemon.log_level)) {
             tracing::warn!(%error, "cannot change the level of the log");
         }
@@ -481,7 +485,7 @@ pub fn level(level: LogLevel) -> tracing::Level {
     }
 }
 
-fn died(server: &Result<&'static str, tokio::task::JoinError>) -> Failure {
+fn server_died(server: &Result<&'static str, tokio::task::JoinError>) -> Failure {
     let what = match server {
         Ok(name) => format!("the {name} ended"),
         Err(error) => format!("a server ended: {error}"),

@@ -212,6 +212,7 @@ impl Report {
     }
 
     /// Adds what a later attempt brought: its targets replace the earlier ones of the same name.
+    /// What both found is one finding.
     pub fn merge(&mut self, later: Self) {
         self.failure = later.failure;
         for report in later.targets {
@@ -220,7 +221,11 @@ impl Report {
                 None => self.targets.push(report),
             }
         }
-        self.findings.extend(later.findings);
+        for finding in later.findings {
+            if !self.findings.contains(&finding) {
+                self.findings.push(finding);
+            }
+        }
         self.samples.extend(later.samples);
     }
 }
@@ -270,6 +275,19 @@ mod tests {
         assert_eq!(whole.verdict(), Verdict::Failed);
         whole.merge(report(&[Outcome::Succeeded]));
         assert_eq!(whole.verdict(), Verdict::Succeeded);
+    }
+
+    #[test]
+    fn what_two_attempts_find_is_one_finding() {
+        let found = Finding {
+            check: "tool-version".to_owned(),
+            severity: crate::domain::finding::Severity::Warning,
+            what: "x".to_owned(),
+            hint: None,
+        };
+        let mut first = Report { findings: vec![found.clone()], ..Report::default() };
+        first.merge(Report { findings: vec![found.clone()], ..Report::default() });
+        assert_eq!(first.findings, [found]);
     }
 
     #[test]

@@ -4,10 +4,12 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
+use futures_util::future::join_all;
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     backup::{
-        copy,
+        copy::{self, CopyError},
         dump::{self, Dumped, Source},
         fanout::{Compression, Delivered},
         globals,
@@ -28,7 +30,7 @@ use crate::{
         catalog::{self, Database, ServerFacts},
         tools::Installed,
     },
-    repository::{handle::Handle, repo::Repository},
+    repository::{handle::Handle, repo::Repository, store::Limits},
     sys::host,
 };
 
@@ -77,12 +79,6 @@ const LOCK_WAIT_MIN: Duration = Duration::from_millis(1);
 /// While pg_dump waits for a lock, everybody who comes after it in the queue waits too.
 const LOCK_WAIT_MAX: Duration = Duration::from_hours(1);
 const LOCK_WAIT_DEFAULT: Duration = Duration::from_mins(1);
-/// Memory of one compressing thread and its share of frames in flight, in bytes: two frames of
-/// 1 MiB plain and compressed, and zstd's own tables (about 3 MiB at level 3).
-const WORKER_MEMORY: u64 = 8 << 20;
-/// Parts in flight and queued per repository, times 8 MiB.
-const REPOSITORY_MEMORY: u64 = 6 * (8 << 20);
-
 struct Dump {
     server: Arc<Server>,
     patterns: DatabasePatterns,
@@ -184,8 +180,8 @@ impl Job for Dump {
     }
 
     fn memory(&self) -> u64 {
-        self.compression.workers as u64 * WORKER_MEMORY
-            + self.repositories.len() as u64 * REPOSITORY_MEMORY
+        let limits: Vec<Limits> = self.repositories.iter().map(|handle| handle.limits()).collect();
+        self.compression.memory(&limits)
     }
 
     async fn run(&self, cx: &RunContext) -> Result<Report, Failure> {
@@ -206,7 +202,7 @@ impl Job for Dump {
         for problem in &chosen.problems {
             self.problem(problem, cx, &mut report)?;
         }
-        let opened = self.open_repositories().await;
+        let opened = self.open_repositories(cancel).await;
         let mut subjects: Vec<Subject> = chosen.chosen.into_iter().map(Subject::Database).collect();
         if self.globals {
             subjects.push(Subject::Globals);
@@ -222,15 +218,26 @@ impl Job for Dump {
 type Opened = BTreeMap<RepositoryName, Result<Arc<Repository>, Failure>>;
 
 impl Dump {
-    async fn open_repositories(&self) -> Opened {
-        let mut opened = BTreeMap::new();
-        for handle in &self.repositories {
-            let result = handle.open().await;
-            let result = result
-                .map_err(|error| error.into_failure(format!("open repository {}", handle.name())));
-            opened.insert(handle.name().clone(), result);
-        }
-        opened
+    /// All at once: one that does not answer keeps neither the others waiting nor a cancellation.
+    async fn open_repositories(&self, cancel: &CancellationToken) -> Opened {
+        let open = self.repositories.iter().map(|handle| async move {
+            let doing = format!("open repository {}", handle.name());
+            let result = tokio::select! {
+                biased;
+                () = cancel.cancelled() => {
+                    Err(Failure::new(Class::Interrupted, doing, "the run was cancelled"))
+                }
+                result = handle.open() => result.map_err(|error| error.into_failure(doing)),
+            };
+            (handle.name().clone(), result)
+        });
+        join_all(open).await.into_iter().collect()
+    }
+
+    /// Volumes that every repository of the job can take, also one that is away now: it is to be
+    /// healed by copying them.
+    fn volume_parts(&self) -> u32 {
+        self.repositories.iter().map(|handle| handle.limits().max_parts).min().unwrap_or(u32::MAX)
     }
 
     fn target(&self, subject: &Subject, repository: &RepositoryName) -> Target {
@@ -266,10 +273,12 @@ impl Dump {
             Problem::Missing(name) => name.parse().ok(),
             Problem::Named(name, _) => Some(name.clone()),
         };
-        if let Some(name) = name {
-            let doing = format!("dump database {name}");
-            self.failed(&Subject::Database(name), &failure(doing), cx, report);
-        }
+        // What cannot be a name is no target; it was asked for all the same.
+        let Some(name) = name else {
+            return Err(failure(format!("choose the databases of server {server}")));
+        };
+        let doing = format!("dump database {name}");
+        self.failed(&Subject::Database(name), &failure(doing), cx, report);
         Ok(())
     }
 
@@ -324,19 +333,19 @@ impl Work<'_> {
             return;
         }
         self.cx.task.progress.set_stage(format!("dump {subject}"));
-        let delivered = match self.healable(subject) {
-            Some((source, id)) => self.heal(subject, &source, &id, &wanted).await,
-            None => match self.dump(subject, &wanted).await {
+        let mut delivered = self.heal(subject, &mut wanted, report).await;
+        if !wanted.is_empty() {
+            match self.dump(subject, &wanted).await {
                 Ok(dumped) => {
                     report.findings.extend(dumped.findings);
-                    dumped.delivered
+                    delivered.extend(dumped.delivered);
                 }
                 Err(failure) => {
                     let each = wanted.iter().map(|r| (r.name().clone(), Err(failure.clone())));
-                    each.collect()
+                    delivered.extend(each);
                 }
-            },
-        };
+            }
+        }
         for (repository, result) in delivered {
             if let Ok(manifest) = &result {
                 self.samples(subject, &repository, manifest, report);
@@ -359,6 +368,7 @@ impl Work<'_> {
             owner: &owner,
             repositories: wanted,
             compression: job.compression,
+            volume_parts: self.job.volume_parts(),
             lock_wait: job.lock_wait,
             nice: job.children.nice,
             grace: job.children.grace,
@@ -371,24 +381,26 @@ impl Work<'_> {
         }
     }
 
-    /// A repository that an earlier attempt of this run reached with this subject: what is still
-    /// missing elsewhere is copied from there, so that the database is not read twice.
-    fn healable(&self, subject: &Subject) -> Option<(Arc<Repository>, BackupId)> {
-        self.cx.earlier.targets.iter().find_map(|report| {
+    /// The repositories that an earlier attempt of this run reached with this subject.
+    fn sources(&self, subject: &Subject) -> Vec<(Arc<Repository>, BackupId)> {
+        let earlier = self.cx.earlier.targets.iter().filter_map(|report| {
             let done = report.outcome == Outcome::Succeeded;
             let same = report.target.subject.as_ref() == Some(subject);
             let id = report.figures.backup.clone().filter(|_| done && same)?;
             let opened = self.opened.get(report.target.repository.as_ref()?)?;
             Some((opened.as_ref().ok()?.clone(), id))
-        })
+        });
+        earlier.collect()
     }
 
+    /// What is still missing is copied from where an earlier attempt delivered it, so that the
+    /// database is not read twice. What no source can give stays in `wanted`; a source that is
+    /// found damaged has failed after all.
     async fn heal(
         &self,
         subject: &Subject,
-        source: &Repository,
-        id: &BackupId,
-        wanted: &[Arc<Repository>],
+        wanted: &mut Vec<Arc<Repository>>,
+        report: &mut Report,
     ) -> Vec<Delivered> {
         let series = crate::domain::backup::Series {
             server: self.job.server.name().clone(),
@@ -396,10 +408,27 @@ impl Work<'_> {
             subject: subject.clone(),
             contents: "all".to_owned(),
         };
+        let mut sources = self.sources(subject);
         let mut delivered = Vec::new();
-        for target in wanted {
-            let result = copy::copy_backup(source, target, &series, id, &self.cx.task).await;
-            delivered.push((target.name().clone(), result));
+        while let Some(((source, id), target)) = sources.last().zip(wanted.last()) {
+            match copy::copy_backup(source, target, &series, id, &self.cx.task).await {
+                Ok(manifest) => delivered.push((target.name().clone(), Ok(manifest))),
+                Err(CopyError::Target(failure)) => {
+                    delivered.push((target.name().clone(), Err(failure)));
+                }
+                Err(CopyError::Source(failure)) => {
+                    if failure.class == Class::RepositoryDamaged {
+                        let source = self.job.target(subject, source.name());
+                        report.targets.push(ended(source, Err(failure), self.cx));
+                    } else {
+                        let hint = failure.hint.as_deref();
+                        tracing::warn!(class = %failure.class, hint, "not copied: {failure}");
+                    }
+                    sources.pop();
+                    continue;
+                }
+            }
+            wanted.pop();
         }
         delivered
     }

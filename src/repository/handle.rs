@@ -14,7 +14,7 @@ use tokio::sync::Mutex;
 
 use super::{
     repo::Repository,
-    store::{Store, StoreError, StoreErrorKind},
+    store::{Limits, Store, StoreError, StoreErrorKind},
 };
 use crate::{
     domain::{failure::chain, name::RepositoryName},
@@ -32,6 +32,7 @@ pub type Opener =
 pub struct Handle {
     name: RepositoryName,
     opener: Opener,
+    limits: Limits,
     /// The file that remembers the repository's id.
     memory: PathBuf,
     /// The store, once a repository was found in it.
@@ -45,15 +46,20 @@ impl fmt::Debug for Handle {
 }
 
 impl Handle {
-    /// A repository that `opener` makes the store of. `memory` is a file of its own in the state
-    /// directory.
-    pub fn new(name: RepositoryName, opener: Opener, memory: PathBuf) -> Self {
-        Self { name, opener, memory, opened: Mutex::default() }
+    /// A repository that `opener` makes the store of, with those limits. `memory` is a file of its
+    /// own in the state directory.
+    pub fn new(name: RepositoryName, opener: Opener, limits: Limits, memory: PathBuf) -> Self {
+        Self { name, opener, limits, memory, opened: Mutex::default() }
     }
 
     /// Its name in the configuration.
     pub fn name(&self) -> &RepositoryName {
         &self.name
+    }
+
+    /// What its store can take, known before it is opened.
+    pub fn limits(&self) -> Limits {
+        self.limits
     }
 
     /// The repository; made where there is none yet. For whoever is about to write.
@@ -154,11 +160,12 @@ mod tests {
 
     fn handle(store: &Arc<MemoryStore>, memory: &std::path::Path) -> Handle {
         let store = store.clone();
+        let limits = store.limits();
         let opener: Opener = Box::new(move || {
             let store: Arc<dyn Store> = store.clone();
             Box::pin(async move { Ok(store) })
         });
-        Handle::new("local".parse().unwrap(), opener, memory.to_owned())
+        Handle::new("local".parse().unwrap(), opener, limits, memory.to_owned())
     }
 
     #[tokio::test]

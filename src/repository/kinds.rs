@@ -5,6 +5,7 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 use super::{
     handle::{Handle, Opener},
     local, s3,
+    store::Limits,
 };
 use crate::{
     config::{Diagnostics, Options, Section, class, listed, nearest},
@@ -25,7 +26,7 @@ pub struct StoreKind {
     /// What `kind = "…"` says.
     pub name: &'static str,
     /// Reads the kind's own options. Does no I/O on the network.
-    pub build: fn(&mut Options<'_>, &Context, &mut Diagnostics) -> Option<Opener>,
+    pub build: fn(&mut Options<'_>, &Context, &mut Diagnostics) -> Option<(Opener, Limits)>,
 }
 
 /// What building needs beside the options.
@@ -57,8 +58,9 @@ pub fn build(
             .hint(hint);
         return None;
     };
-    let opener = (kind.build)(&mut o, context, d);
+    let built = (kind.build)(&mut o, context, d);
     o.finish(d);
+    let (opener, limits) = built?;
     let memory = context.state_dir.join("repositories").join(name.as_str());
-    Some(Handle::new(name.clone(), opener?, memory))
+    Some(Handle::new(name.clone(), opener, limits, memory))
 }

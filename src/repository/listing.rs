@@ -69,11 +69,6 @@ impl Listed {
         self.objects.iter().map(|object| object.bytes).sum()
     }
 
-    /// When its oldest object was written.
-    pub fn oldest_modified(&self) -> Option<Timestamp> {
-        self.objects.iter().filter_map(|object| object.modified).min()
-    }
-
     /// When its newest object was written; `None` where that is unknown of any.
     pub fn newest_modified(&self) -> Option<Timestamp> {
         let mut newest = None;

@@ -53,12 +53,12 @@ pub struct Encode {
 
 impl Encode {
     /// The most memory that a stream takes, in bytes, where each part that is cut may wait in
-    /// `queued_parts` places (the longest of the sinks' channels and what is being uploaded).
+    /// `queued_parts` places (all sinks' channels, and what is being uploaded).
     pub fn memory(&self, queued_parts: usize) -> u64 {
         let workers = self.workers.max(1) as u64;
         let frames = (2 * workers + 1) * Frame::BYTES;
-        // One part is being filled, one may wait for room in a channel.
-        let parts = (queued_parts as u64 + 2) * self.part_bytes as u64;
+        // One part is being filled, or waits for room in a channel.
+        let parts = (queued_parts as u64 + 1) * self.part_bytes as u64;
         frames + parts + workers * Packer::memory(self.level)
     }
 }

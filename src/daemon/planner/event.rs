@@ -41,8 +41,6 @@ pub enum Event {
     CancelRun(RunId),
     /// The daemon is to stop.
     Drain,
-    /// It is to stop at once: the second signal.
-    Kill,
 }
 
 /// Something to do.
@@ -132,8 +130,6 @@ pub enum Action {
     },
     /// Cancel all attempts under way. Said once.
     CancelAll,
-    /// Let attempts under way end without their grace.
-    KillAll,
     /// Send [`Event::Tick`] at this monotonic time at the latest. Replaces the one before.
     WakeAt(Duration),
     /// Nothing is under way any more: leave. Said once, and last.

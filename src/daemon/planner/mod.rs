@@ -152,7 +152,7 @@ impl Planner {
         for job in self.jobs.values_mut() {
             job.heed_clock(now.wall);
         }
-        if self.life == Life::Up && !matches!(event, Event::Drain | Event::Kill) {
+        if self.life == Life::Up && event != Event::Drain {
             self.take_due_slots(now, &mut out);
         }
         match event {
@@ -164,10 +164,6 @@ impl Planner {
             Event::Reloaded(jobs, limits) => self.reload(jobs, limits, now, &mut out),
             Event::CancelRun(run) => self.cancel(&run, &mut out),
             Event::Drain => self.drain(&mut out),
-            Event::Kill => {
-                self.drain(&mut out);
-                out.push(Action::KillAll);
-            }
         }
         if self.life == Life::Up {
             // A reload may have moved slots to before now.

@@ -258,10 +258,10 @@ impl Planner {
         self.active.remove(&run.job);
         let verdict = run.verdict.unwrap_or(Verdict::Cancelled);
         let mut requests: Vec<RequestId> = run.trigger.request().into_iter().collect();
-        if cause == EndCause::ShuttingDown {
+        if cause == EndCause::ShuttingDown && run.attempts == 0 {
             let reason = Refusal::ShuttingDown;
             out.extend(requests.drain(..).map(|request| Action::Refuse { request, reason }));
-            if let Some(slot) = run.trigger.slot().filter(|_| run.attempts == 0) {
+            if let Some(slot) = run.trigger.slot() {
                 let reason = SkipReason::ShuttingDown;
                 out.push(Action::Skip { job: run.job.clone(), reason, slot });
             }

@@ -36,6 +36,8 @@ use super::store::{Limits, ObjectMeta, Store, StoreError, StoreErrorKind, Swept,
 /// Length of a part. Nothing on a filesystem asks for a certain length; this is what S3 stores get,
 /// so that one stream serves both.
 const PART_BYTES: usize = 8 << 20;
+/// What a folder can take: a file has no parts of its own.
+const LIMITS: Limits = Limits { part_bytes: PART_BYTES, max_parts: u32::MAX, parallel_parts: 1 };
 
 /// How a [`LocalStore`] is set up.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -66,7 +68,7 @@ impl Store for LocalStore {
     }
 
     fn limits(&self) -> Limits {
-        Limits { part_bytes: PART_BYTES, max_parts: u32::MAX, parallel_parts: 1 }
+        LIMITS
     }
 
     async fn put_new(&self, key: &str, bytes: Bytes) -> Result<ObjectMeta, StoreError> {

@@ -2,14 +2,14 @@
 
 use std::sync::Arc;
 
-use super::{LocalOptions, LocalStore};
+use super::{LIMITS, LocalOptions, LocalStore};
 use crate::{
     config::{Diagnostics, Options},
     domain::units::ByteSize,
     repository::{
         handle::Opener,
         kinds::{Context, StoreKind},
-        store::Store,
+        store::{Limits, Store},
     },
 };
 
@@ -19,7 +19,7 @@ pub const KIND: StoreKind = StoreKind { name: "local", build };
 /// Room that is left on the filesystem: pg_wal may share it.
 const MIN_FREE: ByteSize = ByteSize::gib(1);
 
-fn build(o: &mut Options<'_>, _context: &Context, d: &mut Diagnostics) -> Option<Opener> {
+fn build(o: &mut Options<'_>, _context: &Context, d: &mut Diagnostics) -> Option<(Opener, Limits)> {
     let min_free = o.take_or("min_free", MIN_FREE, d).bytes();
     if o.given("path").is_none() {
         // Reported by `require`.
@@ -27,8 +27,9 @@ fn build(o: &mut Options<'_>, _context: &Context, d: &mut Diagnostics) -> Option
     }
     let path = o.absolute_path("path", d)?.value;
     let options = LocalOptions { path, min_free };
-    Some(Box::new(move || {
+    let opener: Opener = Box::new(move || {
         let store: Arc<dyn Store> = Arc::new(LocalStore::new(options.clone()));
         Box::pin(async move { Ok(store) })
-    }))
+    });
+    Some((opener, LIMITS))
 }

@@ -10,7 +10,7 @@ use crate::{
         handle::Opener,
         kinds::{Context, GIVE_UP_AFTER, StoreKind},
         retry::{Retry, RetryPolicy},
-        store::{Store, StoreError},
+        store::{Limits, Store, StoreError},
     },
 };
 
@@ -25,7 +25,7 @@ const INTEGRITY: &[(&str, Integrity)] = &[
     ("crc64nvme", Integrity::Crc64Nvme),
 ];
 
-fn build(o: &mut Options<'_>, context: &Context, d: &mut Diagnostics) -> Option<Opener> {
+fn build(o: &mut Options<'_>, context: &Context, d: &mut Diagnostics) -> Option<(Opener, Limits)> {
     let second = Duration::from_secs(1);
     let hour = Duration::from_hours(1);
     let bucket = o.require::<String>("bucket", d);
@@ -51,8 +51,8 @@ fn build(o: &mut Options<'_>, context: &Context, d: &mut Diagnostics) -> Option<
     options.storage_class = o.take::<String>("storage_class", d).map(|class| class.value);
     let give_up_after = o.take_in_or("give_up_after", second..=hour, GIVE_UP_AFTER, d);
     bucket?;
-    let clock = context.clock.clone();
-    Some(Box::new(move || {
+    let (clock, limits) = (context.clock.clone(), options.limits());
+    let opener: Opener = Box::new(move || {
         let (options, clock) = (options.clone(), clock.clone());
         Box::pin(async move {
             let store: Arc<dyn Store> = Arc::new(S3Store::new(options, clock).await?);
@@ -60,7 +60,8 @@ fn build(o: &mut Options<'_>, context: &Context, d: &mut Diagnostics) -> Option<
                 Arc::new(Retry::new(store, RetryPolicy::new(give_up_after)));
             Ok::<_, StoreError>(store)
         })
-    }))
+    });
+    Some((opener, limits))
 }
 
 /// Keys that stand in the configuration, a named profile, or what the AWS tools find by

@@ -166,11 +166,6 @@ impl Exit {
     pub fn success(&self) -> bool {
         self.end == End::Code(0)
     }
-
-    /// The last line on stderr that is not empty: mostly the cause.
-    pub fn last_line(&self) -> Option<&str> {
-        self.stderr.lines().map(str::trim).rfind(|line| !line.is_empty())
-    }
 }
 
 /// Why a program was not started.

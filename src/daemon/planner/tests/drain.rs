@@ -24,9 +24,8 @@ fn nothing_starts_what_waits_is_dropped_what_runs_is_cancelled_once() {
         [
             "cancel all",
             "ended clock cancelled 0 ShuttingDown",
-            "ended fails failed 1 ShuttingDown",
+            "ended fails failed 1 ShuttingDown answers 1",
             "ended waits cancelled 0 ShuttingDown",
-            "refuse 1 ShuttingDown",
             "refuse 3 ShuttingDown",
             "skip clock shutting-down 2026-11-21T12:01:00Z",
         ]
@@ -55,23 +54,6 @@ fn an_idle_daemon_leaves_at_once() {
     let mut rig = Rig::new(vec![job("a").due("0 13 * * *")], NOON);
     rig.send(Event::Drain);
     assert_eq!(rig.said(), ["cancel all", "exit"]);
-}
-
-#[test]
-fn the_second_signal_kills() {
-    let mut rig = Rig::new(vec![job("a")], NOON);
-    rig.ask("a", 1);
-    rig.said();
-    rig.send(Event::Drain);
-    rig.send(Event::Kill);
-    rig.finish("a", Verdict::Cancelled, &[]);
-    assert_eq!(
-        rig.said(),
-        ["cancel all", "kill all", "ended a cancelled 1 Finished answers 1", "exit"]
-    );
-    let mut rig = Rig::new(vec![job("a")], NOON);
-    rig.send(Event::Kill);
-    assert_eq!(rig.said(), ["cancel all", "kill all", "exit"]);
 }
 
 #[test]

@@ -112,7 +112,6 @@ fn line(action: &Action) -> Option<String> {
         Action::Skip { job, reason, slot } => format!("skip {job} {reason} {slot}"),
         Action::Forget { job } => format!("forget {job}"),
         Action::CancelAll => "cancel all".to_owned(),
-        Action::KillAll => "kill all".to_owned(),
         Action::Exit => "exit".to_owned(),
         Action::Remember { .. } | Action::WakeAt(_) => return None,
     })

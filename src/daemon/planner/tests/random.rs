@@ -242,7 +242,7 @@ impl World {
                 self.exited = true;
             }
             Action::Cancel { run } => assert!(self.running.contains_key(&run)),
-            Action::Skip { .. } | Action::CancelAll | Action::KillAll => {}
+            Action::Skip { .. } | Action::CancelAll => {}
         }
     }
 
