@@ -21,10 +21,17 @@ use super::{
     PART_BYTES,
     files::{Root, Temp, blocking, forget_pages, meta_of, taken},
 };
-use crate::repository::store::{ObjectMeta, StoreError, StoreErrorKind, Upload};
+use crate::repository::{
+    kinds::GIVE_UP_AFTER,
+    store::{ObjectMeta, StoreError, StoreErrorKind, Upload},
+};
 
 /// Bytes between two syncs: at most twice as many are dirty.
 const FLUSH_EVERY: u64 = 32 << 20;
+/// How long one part, or the end, may take. At most twice [`FLUSH_EVERY`] bytes are dirty: who takes
+/// longer hangs, as a network filesystem may, and must not hold up pg_dump and the other
+/// repositories.
+const REQUEST_LIMIT: Duration = GIVE_UP_AFTER;
 /// How long an abort may take; the filesystem may hang.
 const ABORT_LIMIT: Duration = Duration::from_secs(30);
 
@@ -90,23 +97,44 @@ impl LocalUpload {
     }
 }
 
+impl LocalUpload {
+    /// The same, or an error after so long.
+    async fn limited<T>(
+        &self,
+        limit: Duration,
+        request: impl Future<Output = Result<T, StoreError>> + Send,
+    ) -> Result<T, StoreError> {
+        tokio::time::timeout(limit, request).await.unwrap_or_else(|_| {
+            let what = format!("the filesystem did not answer within {} s", limit.as_secs());
+            Err(StoreError::new(StoreErrorKind::Slow, &self.inner.doing, what)
+                .hint("is it a network filesystem that is away, or a disk that fails?"))
+        })
+    }
+}
+
 #[async_trait]
 impl Upload for LocalUpload {
     async fn part(&self, number: u32, bytes: Bytes) -> Result<(), StoreError> {
-        let (inner, doing) = (Arc::clone(&self.inner), self.inner.doing.clone());
-        let due = blocking(doing, move || inner.write_part(number, &bytes)).await?;
-        if let Some(from) = due {
-            let mut slot = self.flushed().await;
-            let inner = Arc::clone(&self.inner);
-            *slot = Some(tokio::task::spawn_blocking(move || inner.sync_from(from)));
-        }
-        Ok(())
+        self.limited(REQUEST_LIMIT, async {
+            let (inner, doing) = (Arc::clone(&self.inner), self.inner.doing.clone());
+            let due = blocking(doing, move || inner.write_part(number, &bytes)).await?;
+            if let Some(from) = due {
+                let mut slot = self.flushed().await;
+                let inner = Arc::clone(&self.inner);
+                *slot = Some(tokio::task::spawn_blocking(move || inner.sync_from(from)));
+            }
+            Ok(())
+        })
+        .await
     }
 
     async fn commit(&self) -> Result<ObjectMeta, StoreError> {
-        drop(self.flushed().await);
-        let (inner, doing) = (Arc::clone(&self.inner), self.inner.doing.clone());
-        blocking(doing, move || inner.commit()).await
+        self.limited(REQUEST_LIMIT, async {
+            drop(self.flushed().await);
+            let (inner, doing) = (Arc::clone(&self.inner), self.inner.doing.clone());
+            blocking(doing, move || inner.commit()).await
+        })
+        .await
     }
 
     async fn abort(&self) -> Result<(), StoreError> {
@@ -271,5 +299,16 @@ mod tests {
         }
         assert!(upload.part(2, Bytes::from_static(b"y")).await.is_err());
         assert_eq!(store.head("a").await.unwrap(), None);
+    }
+
+    #[tokio::test]
+    async fn a_filesystem_that_hangs_is_given_up() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = LocalStore::new(LocalOptions { path: folder.path().to_owned(), min_free: 0 });
+        let upload = LocalUpload::begin(&store.root, "write a".to_owned(), "a".to_owned()).unwrap();
+        let hangs = std::future::pending::<Result<(), StoreError>>();
+        let error = upload.limited(Duration::from_millis(1), hangs).await.unwrap_err();
+        assert_eq!(error.kind, StoreErrorKind::Slow);
+        assert!(error.hint.is_some());
     }
 }
