@@ -60,7 +60,7 @@ fn dump_of_many_parts_is_split_into_volumes() {
 }
 
 #[test]
-fn dump_of_one_volume_is_healed_into_a_repository_of_smaller_ones() {
+fn dump_made_while_s3_is_away_has_the_volumes_that_it_takes() {
     let cluster = noisy();
     let bucket = Bucket::start();
     let fake = counted(&cluster);
@@ -68,7 +68,7 @@ fn dump_of_one_volume_is_healed_into_a_repository_of_smaller_ones() {
     let home = bucket.configure(home, SMALL);
     let home = home.dump("nightly", "main", &["noisy"], &[DISK, OFFSITE], SOON);
     let mut daemon = home.ready_daemon();
-    // Down from the start: nobody knows yet how large its volumes may be.
+    // Down from the start: what goes to the disk alone must fit the bucket all the same.
     bucket.refuse();
     let running = Running::start(&home, "nightly");
     daemon.wait_log("failed: ");
@@ -78,7 +78,7 @@ fn dump_of_one_volume_is_healed_into_a_repository_of_smaller_ones() {
     let roots = [(DISK, home.repository_dir(DISK)), (OFFSITE, bucket.root())];
     let expected = ["noisy -> disk", "noisy -> offsite"];
     let copies = assert_listed(&home, &cluster, &roots, &expected);
-    assert_eq!(volumes(&copies[0]).len(), 1);
+    assert_three(&copies[0]);
     assert_three(&copies[1]);
     assert_eq!(copies[0].manifest.id, copies[1].manifest.id);
     stop_after_failures(&mut daemon);
