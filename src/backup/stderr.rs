@@ -43,6 +43,11 @@ const KNOWN: &[(&str, Class, &str)] = &[
         "give the role BYPASSRLS: with policies it cannot see every row",
     ),
     (
+        "permission denied for large object",
+        Class::Privilege,
+        "pg_read_all_data does not cover large objects: GRANT SELECT ON LARGE OBJECT … to the role, or connect as a superuser",
+    ),
+    (
         "permission denied",
         Class::Privilege,
         "grant the role pg_read_all_data (14+), or SELECT on what is named",
@@ -175,6 +180,14 @@ mod tests {
         for (text, class) in cases {
             assert_eq!(classify(text).0, class, "{text}");
         }
+    }
+
+    #[test]
+    fn large_objects_have_a_hint_of_their_own() {
+        let text = "pg_dump: error: could not open large object 1: ERROR:  permission denied for large object 1";
+        let (class, hint) = classify(text);
+        assert_eq!(class, Class::Privilege);
+        assert!(hint.is_some_and(|hint| hint.contains("LARGE OBJECT")), "{hint:?}");
     }
 
     #[test]
