@@ -156,9 +156,11 @@ pub async fn database(
 
 /// The name of the first volume: for people who look into the folder. A long name would only make
 /// the key longer, which stores that keep objects as files may refuse; the folder says it anyway.
+/// A leading hyphen would make it an option of `cat` and `sha256sum` in the manifest's lines.
 fn stem(name: &DatabaseName) -> String {
     let escaped = escape(name.as_str());
-    let short = if escaped.len() <= STEM_MAX { escaped.as_str() } else { "database" };
+    let is_handy = escaped.len() <= STEM_MAX && !escaped.starts_with('-');
+    let short = if is_handy { escaped.as_str() } else { "database" };
     format!("{short}.dump.zst")
 }
 
