@@ -25,6 +25,16 @@ const INTEGRITY: &[(&str, Integrity)] = &[
     ("crc64nvme", Integrity::Crc64Nvme),
 ];
 
+/// A URL: without its scheme it would only be refused by the first request.
+fn endpoint(o: &mut Options<'_>, d: &mut Diagnostics) -> Option<String> {
+    let given = o.take::<String>("endpoint", d)?;
+    if !["http://", "https://"].iter().any(|scheme| given.value.starts_with(scheme)) {
+        d.error(&given.span, "`endpoint` must be a URL")
+            .hint("begin it with \"https://\", or \"http://\" where nothing is encrypted");
+    }
+    Some(given.value)
+}
+
 fn build(o: &mut Options<'_>, context: &Context, d: &mut Diagnostics) -> Option<(Opener, Limits)> {
     let second = Duration::from_secs(1);
     let hour = Duration::from_hours(1);
@@ -37,7 +47,7 @@ fn build(o: &mut Options<'_>, context: &Context, d: &mut Diagnostics) -> Option<
     let prefix = o.take_or("prefix", String::new(), d);
     prefix.trim_matches('/').clone_into(&mut options.prefix);
     options.region = o.take::<String>("region", d).map(|region| region.value);
-    options.endpoint = o.take::<String>("endpoint", d).map(|endpoint| endpoint.value);
+    options.endpoint = endpoint(o, d);
     options.path_style = o.take_or("path_style", options.endpoint.is_some(), d);
     options.integrity =
         o.one_of("integrity", INTEGRITY, d).map(|integrity| integrity.value).unwrap_or_default();

@@ -177,6 +177,7 @@ fn judge(status: u16, code: &str) -> StoreErrorKind {
 fn advise(status: u16, code: &str) -> Option<&'static str> {
     Some(match code {
         "NoSuchBucket" => "create the bucket, or correct `bucket`, `endpoint` or `path_style`",
+        "InvalidBucketName" => "`bucket` is a name alone, without `s3://` and without a prefix",
         "InvalidAccessKeyId" | "NotSignedUp" => "the store does not know this `access_key_id`",
         "SignatureDoesNotMatch" => {
             "the secret does not belong to this `access_key_id`; a wrong `region` or a proxy that \
