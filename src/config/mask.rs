@@ -8,6 +8,8 @@
 /// Words that make a key a secret.
 const SECRET_WORDS: &[&str] =
     &["password", "passwd", "passphrase", "secret", "token", "access_key", "private_key"];
+/// An option that only sounds like one: it is true or false.
+const HARMLESS: &str = "role_passwords";
 /// Ends of keys that name a place and hold no secret.
 const HARMLESS_ENDS: &[&str] = &["_file", "_credential", "_id", "passfile"];
 
@@ -97,7 +99,7 @@ fn key_before(text: &str) -> &str {
 
 pub(super) fn is_secret(key: &str) -> bool {
     let key = key.to_lowercase().replace('-', "_");
-    if HARMLESS_ENDS.iter().any(|end| key.ends_with(end)) {
+    if key == HARMLESS || HARMLESS_ENDS.iter().any(|end| key.ends_with(end)) {
         return false;
     }
     let near = |word: &&str| key.len() > 4 && strsim::damerau_levenshtein(&key, word) <= 2;
