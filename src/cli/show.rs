@@ -156,13 +156,16 @@ fn print_manifest(manifest: &Manifest) -> Result<(), Stop> {
         format!("owner         {} ({})", manifest.owner.host, manifest.owner.machine_id),
         format!("plain         {} {}", output::bytes(manifest.plain.bytes), manifest.plain.format),
         format!("stored        {}", output::bytes(manifest.stored_bytes())),
-        format!(
-            "holds         {} rows in {} tables, {} large objects",
-            totals.rows, totals.tables, totals.large_objects
-        ),
     ];
     for line in lines {
         output::line(&line)?;
+    }
+    // The globals have no tables.
+    if manifest.database.is_some() {
+        output::line(&format!(
+            "holds         {} rows in {} tables, {} large objects",
+            totals.rows, totals.tables, totals.large_objects
+        ))?;
     }
     for left_out in &manifest.left_out {
         output::line(&format!("left out      {}: {}", left_out.what, left_out.reason))?;

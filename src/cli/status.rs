@@ -64,8 +64,14 @@ fn print(status: &Status) -> Result<(), Stop> {
     output::table(["JOB", "KIND", "STATE", "LAST RUN", "LAST SUCCESS", "NEXT RUN"], &rows)?;
     for job in &status.jobs {
         let report = job.last.as_ref().map(|last| &last.report);
+        // A repository that is away fails every target in the same words: once is enough.
+        let mut said = std::collections::HashSet::new();
         for failure in report.into_iter().flat_map(super::super::domain::report::Report::failures) {
-            output::line(&format!("{} [{}]: {failure}", job.job, failure.class))?;
+            let text = format!("{} [{}]: {failure}", job.job, failure.class);
+            if !said.insert(text.clone()) {
+                continue;
+            }
+            output::line(&text)?;
             if let Some(hint) = &failure.hint {
                 output::line(&format!("  hint: {hint}"))?;
             }

@@ -418,6 +418,7 @@ impl Daemon {
             Request::Cancel { job } => self.cancel(&job),
             Request::Status => json(&self.status()).map_or_else(Reply::Failed, Reply::Status),
             Request::Reload => match self.reload() {
+                Ok(1) => Reply::Done("1 job".to_owned()),
                 Ok(jobs) => Reply::Done(format!("{jobs} jobs")),
                 // Not `Refused`: that says that the caller may not ask.
                 Err(refused) => {
