@@ -268,6 +268,7 @@ impl Engine {
             number: attempt,
             only,
             earlier: open.report.clone(),
+            dry_run: false,
             task: open.task.clone(),
             scratch_root: self.scratch_root(),
         };

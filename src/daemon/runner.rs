@@ -11,7 +11,7 @@ use crate::{
     domain::{
         failure::{Class, Failure},
         name::JobName,
-        report::{Outcome, Report, Target},
+        report::{Outcome, Report, Target, TargetReport},
         run::RunId,
     },
     jobs::RunContext,
@@ -36,6 +36,8 @@ pub struct Attempt {
     pub only: Option<BTreeSet<Target>>,
     /// What earlier attempts brought.
     pub earlier: Report,
+    /// Decide, and change nothing.
+    pub dry_run: bool,
     /// Cancellation, clock, progress.
     pub task: Task,
     /// The folder in which the attempt gets its private folder.
@@ -66,6 +68,8 @@ impl Attempt {
             attempt: self.number,
             only: self.only.clone(),
             earlier: self.earlier.clone(),
+            dry_run: self.dry_run,
+            max_age: self.job.max_age,
             scratch,
         };
         let task = cx.task.clone();
@@ -110,11 +114,7 @@ impl Attempt {
 
 /// A report of a run that was cancelled before it had targets.
 pub fn cancelled() -> Report {
-    let target = crate::domain::report::TargetReport {
-        target: Target::default(),
-        outcome: Outcome::Cancelled,
-        figures: crate::domain::report::Figures::default(),
-    };
+    let target = TargetReport::new(Target::default(), Outcome::Cancelled);
     Report { targets: vec![target], ..Report::default() }
 }
 

@@ -13,6 +13,10 @@ pub enum MetricKind {
     /// How things were when they were last measured. A run that does not measure it removes the
     /// series: what could not be measured has no sample.
     Gauge,
+    /// A gauge about each thing that the job covers (an objective, a state that is known by name): a
+    /// run that did something replaces them all, so that what is gone has none; one that failed
+    /// altogether leaves them, since it has not looked.
+    Covered,
     /// A gauge about a finished thing (time, size or duration of the last …): it stays until a later
     /// run replaces it.
     Last,
@@ -24,8 +28,22 @@ impl MetricKind {
     /// The type's name in the text format of Prometheus.
     pub const fn as_str(self) -> &'static str {
         match self {
-            Self::Gauge | Self::Last => "gauge",
+            Self::Gauge | Self::Covered | Self::Last => "gauge",
             Self::Counter => "counter",
+        }
+    }
+
+    /// Whether it states a value, and not a sum.
+    pub const fn is_gauge(self) -> bool {
+        !matches!(self, Self::Counter)
+    }
+
+    /// Whether a value stays that the newest run did not bring. `looked`: the run did something.
+    pub const fn stays(self, looked: bool) -> bool {
+        match self {
+            Self::Last | Self::Counter => true,
+            Self::Covered => !looked,
+            Self::Gauge => false,
         }
     }
 }
@@ -61,16 +79,18 @@ impl MetricDesc {
 }
 
 /// Carries the samples that a job is remembered by over one more run: gauges are replaced whole,
-/// [`MetricKind::Last`] one by one, counters and unknown metrics are not remembered.
+/// [`MetricKind::Covered`] too if the run `looked` (did something), [`MetricKind::Last`] one by one;
+/// counters and unknown metrics are not remembered.
 pub fn carry_over(
     known: &mut Vec<Sample>,
     fresh: &[Sample],
+    looked: bool,
     kind_of: impl Fn(&str) -> Option<MetricKind>,
 ) {
-    known.retain(|sample| kind_of(&sample.metric) == Some(MetricKind::Last));
+    known.retain(|sample| kind_of(&sample.metric).is_some_and(|kind| kind.stays(looked)));
     for sample in fresh {
         let kind = kind_of(&sample.metric);
-        if !matches!(kind, Some(MetricKind::Gauge | MetricKind::Last)) {
+        if !kind.is_some_and(MetricKind::is_gauge) {
             continue;
         }
         let same = |old: &&mut Sample| old.metric == sample.metric && old.labels == sample.labels;
@@ -94,24 +114,26 @@ mod tests {
         let kind_of = |name: &str| match name {
             "now" => Some(MetricKind::Gauge),
             "last" => Some(MetricKind::Last),
+            "covered" => Some(MetricKind::Covered),
             "sum_total" => Some(MetricKind::Counter),
             _ => None,
         };
         let mut known =
             vec![sample("now", "a", 1.0), sample("last", "a", 1.0), sample("last", "b", 1.0)];
+        known.push(sample("covered", "a", 1.0));
         let fresh = [
             sample("now", "b", 2.0),
             sample("last", "b", 2.0),
             sample("sum_total", "a", 2.0),
             sample("unknown", "a", 2.0),
         ];
-        carry_over(&mut known, &fresh, kind_of);
-        assert_eq!(
-            known,
-            [sample("last", "a", 1.0), sample("last", "b", 2.0), sample("now", "b", 2.0)]
-        );
-        carry_over(&mut known, &[], kind_of);
-        assert_eq!(known, [sample("last", "a", 1.0), sample("last", "b", 2.0)]);
+        carry_over(&mut known, &fresh, false, kind_of);
+        let last = [sample("last", "a", 1.0), sample("last", "b", 2.0)];
+        let mut all = last.to_vec();
+        all.extend([sample("covered", "a", 1.0), sample("now", "b", 2.0)]);
+        assert_eq!(known, all, "a run that failed has not looked at what it covers");
+        carry_over(&mut known, &[], true, kind_of);
+        assert_eq!(known, last);
     }
 
     #[test]

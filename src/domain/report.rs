@@ -92,6 +92,27 @@ pub struct TargetReport {
     /// What was counted.
     #[serde(default)]
     pub figures: Figures,
+    /// What the server or the tool said, line by line; bounded by whoever writes it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub output: Vec<String>,
+}
+
+impl TargetReport {
+    /// A target that ended so, with nothing counted.
+    pub fn new(target: Target, outcome: Outcome) -> Self {
+        Self { target, outcome, figures: Figures::default(), output: Vec::new() }
+    }
+}
+
+/// One line of a plan: what is to be done (or was) with one thing, and why.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Step {
+    /// What it is about.
+    pub target: Target,
+    /// What is done: `keep`, `remove`, `copy`, `vacuum`, …
+    pub action: String,
+    /// Why, one line.
+    pub reason: String,
 }
 
 /// A value for a metric that the job's kind declares.
@@ -113,6 +134,9 @@ pub struct Report {
     /// What ended the run before, between or beside its targets.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failure: Option<Failure>,
+    /// What was decided before anything was done. A dry run brings this alone.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub plan: Vec<Step>,
     /// What was found on the way.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub findings: Vec<Finding>,
@@ -213,8 +237,12 @@ impl Report {
 
     /// Adds what a later attempt brought: its targets replace the earlier ones of the same name.
     /// What both found is one finding.
+    /// The plan is the first attempt's: a later one plans only what is left.
     pub fn merge(&mut self, later: Self) {
         self.failure = later.failure;
+        if self.plan.is_empty() {
+            self.plan = later.plan;
+        }
         for report in later.targets {
             match self.targets.iter_mut().find(|known| known.target == report.target) {
                 Some(known) => *known = report,
@@ -239,10 +267,9 @@ mod tests {
         let targets = outcomes
             .iter()
             .enumerate()
-            .map(|(index, outcome)| TargetReport {
-                target: Target { object: Some(index.to_string()), ..Target::default() },
-                outcome: outcome.clone(),
-                figures: Figures::default(),
+            .map(|(index, outcome)| {
+                let target = Target { object: Some(index.to_string()), ..Target::default() };
+                TargetReport::new(target, outcome.clone())
             })
             .collect();
         Report { targets, ..Report::default() }

@@ -14,7 +14,7 @@ use crate::{
         fanout::{Compression, Delivered},
         globals,
     },
-    config::{Diagnostics, Located, Options},
+    config::{Diagnostics, Options},
     domain::{
         backup::{BackupId, Subject},
         failure::{Class, Failure},
@@ -22,8 +22,8 @@ use crate::{
         manifest::Manifest,
         metric::{MetricDesc, MetricKind},
         name::{RepositoryName, ServerName},
-        pattern::{DatabasePatterns, Glob, Problem},
-        report::{Figures, Outcome, Report, Sample, Target, TargetReport},
+        pattern::{DatabasePatterns, Problem},
+        report::{Figures, Outcome, Report, Sample, Target},
     },
     postgres::{
         PgError, Server,
@@ -34,7 +34,7 @@ use crate::{
     sys::host,
 };
 
-use super::{ChildSettings, Job, JobKind, Resources, RunContext};
+use super::{ChildSettings, Job, JobKind, Protects, Resources, RunContext, options};
 
 const BY_DATABASE: &[&str] = &["server", "datname", "repository"];
 
@@ -65,6 +65,13 @@ pub(super) const KIND: JobKind = JobKind {
             name: "backup_last_rows",
             help: "Rows of table data in the newest backup.",
             kind: MetricKind::Last,
+            labels: BY_DATABASE,
+        },
+        MetricDesc {
+            name: "backup_max_age_seconds",
+            help: "How old the newest backup may become: the job's own objective, for each database \
+                   that its last run that did something was to deliver; no series for what is gone.",
+            kind: MetricKind::Covered,
             labels: BY_DATABASE,
         },
     ],
@@ -98,8 +105,8 @@ fn build(
 ) -> Option<Arc<dyn Job>> {
     let server = o.require::<ServerName>("server", d);
     let server = server.and_then(|name| resources.server(&name, d));
-    let repositories = repositories(o, resources, d);
-    let patterns = patterns(o, d);
+    let repositories = options::repositories(o, "repositories", resources, d);
+    let patterns = options::patterns(o, d);
     let globals = o.take_or("globals", true, d);
     let role_passwords = o.take_or("role_passwords", true, d);
     let level = o.take_in_or("compression_level", 1..=LEVEL_MAX, 3, d);
@@ -119,60 +126,6 @@ fn build(
     }))
 }
 
-fn repositories(
-    o: &mut Options<'_>,
-    resources: &Resources<'_>,
-    d: &mut Diagnostics,
-) -> Option<Vec<Arc<Handle>>> {
-    let names = o.require::<Vec<Located<RepositoryName>>>("repositories", d)?;
-    if names.value.is_empty() {
-        d.error(&names.span, "a dump needs a repository").hint("name one: [\"local\"]");
-        return None;
-    }
-    let mut handles: Vec<Arc<Handle>> = Vec::new();
-    let mut whole = true;
-    for name in &names.value {
-        match resources.repository(name, d) {
-            Some(handle) if handles.iter().any(|known| known.name() == handle.name()) => {
-                d.error(&name.span, format!("repository {} is named twice", name.value));
-            }
-            Some(handle) => handles.push(handle),
-            None => whole = false,
-        }
-    }
-    whole.then_some(handles)
-}
-
-fn patterns(o: &mut Options<'_>, d: &mut Diagnostics) -> Option<DatabasePatterns> {
-    let include = globs(o, "databases", &["*"], d);
-    let exclude = globs(o, "exclude", &[], d);
-    Some(DatabasePatterns { include: include?, exclude: exclude? })
-}
-
-/// A list of patterns; each one that is wrong is reported at its place.
-fn globs(
-    o: &mut Options<'_>,
-    key: &'static str,
-    default: &[&str],
-    d: &mut Diagnostics,
-) -> Option<Vec<Glob>> {
-    if o.given(key).is_none() {
-        return default.iter().map(|text| text.parse().ok()).collect();
-    }
-    let mut whole = true;
-    let mut globs: Vec<Glob> = Vec::new();
-    for text in o.take::<Vec<Located<String>>>(key, d)?.value {
-        match text.value.parse::<Glob>() {
-            Ok(glob) => globs.push(glob),
-            Err(error) => {
-                d.error(&text.span, error.to_string());
-                whole = false;
-            }
-        }
-    }
-    whole.then_some(globs)
-}
-
 #[async_trait]
 impl Job for Dump {
     fn servers(&self) -> Vec<ServerName> {
@@ -182,6 +135,10 @@ impl Job for Dump {
     fn memory(&self) -> u64 {
         let limits: Vec<Limits> = self.repositories.iter().map(|handle| handle.limits()).collect();
         self.compression.memory(&limits)
+    }
+
+    fn protects(&self) -> Option<Protects> {
+        Some(Protects { server: self.server.clone(), patterns: self.patterns.clone() })
     }
 
     async fn run(&self, cx: &RunContext) -> Result<Report, Failure> {
@@ -210,6 +167,7 @@ impl Job for Dump {
         let work = Work { job: self, cx, facts: &facts, tools: &tools, opened: &opened };
         for subject in &subjects {
             work.subject(subject, &mut report).await;
+            self.objective(subject, cx, &mut report);
         }
         Ok(report)
     }
@@ -247,6 +205,18 @@ impl Dump {
             repository: Some(repository.clone()),
             object: None,
         }
+    }
+
+    /// How old the newest backup of the subject may become, in each repository.
+    fn objective(&self, subject: &Subject, cx: &RunContext, report: &mut Report) {
+        let Some(max_age) = cx.max_age else { return };
+        let (server, subject) = (self.server.name().to_string(), subject.label());
+        let samples = self.repositories.iter().map(|handle| Sample {
+            metric: "backup_max_age_seconds".to_owned(),
+            labels: vec![server.clone(), subject.clone(), handle.name().to_string()],
+            value: max_age.as_secs_f64(),
+        });
+        report.samples.extend(samples);
     }
 
     /// Something that the patterns ask for and the server does not have.
@@ -287,22 +257,10 @@ impl Dump {
         for handle in &self.repositories {
             let target = self.target(subject, handle.name());
             if cx.wants(&target) {
-                report.targets.push(ended(target, Err(failure.clone()), cx));
+                report.targets.push(cx.ended(target, Err(failure.clone())));
             }
         }
     }
-}
-
-/// A target with its outcome: cancelled where the failure is that the run was cancelled.
-fn ended(target: Target, result: Result<Figures, Failure>, cx: &RunContext) -> TargetReport {
-    let (outcome, figures) = match result {
-        Ok(figures) => (Outcome::Succeeded, figures),
-        Err(failure) if failure.class == Class::Interrupted && cx.task.cancel.is_cancelled() => {
-            (Outcome::Cancelled, Figures::default())
-        }
-        Err(failure) => (Outcome::Failed(failure), Figures::default()),
-    };
-    TargetReport { target, outcome, figures }
 }
 
 struct Work<'a> {
@@ -325,7 +283,7 @@ impl Work<'_> {
             match opened {
                 Ok(repository) => wanted.push(repository.clone()),
                 Err(failure) => {
-                    report.targets.push(ended(target, Err(failure.clone()), self.cx));
+                    report.targets.push(self.cx.ended(target, Err(failure.clone())));
                 }
             }
         }
@@ -351,7 +309,7 @@ impl Work<'_> {
                 self.samples(subject, &repository, manifest, report);
             }
             let target = self.job.target(subject, &repository);
-            report.targets.push(ended(target, result.map(|m| figures(&m)), self.cx));
+            report.targets.push(self.cx.ended(target, result.map(|m| figures(&m))));
         }
     }
 
@@ -419,7 +377,7 @@ impl Work<'_> {
                 Err(CopyError::Source(failure)) => {
                     if failure.class == Class::RepositoryDamaged {
                         let source = self.job.target(subject, source.name());
-                        report.targets.push(ended(source, Err(failure), self.cx));
+                        report.targets.push(self.cx.ended(source, Err(failure)));
                     } else {
                         let hint = failure.hint.as_deref();
                         tracing::warn!(class = %failure.class, hint, "not copied: {failure}");

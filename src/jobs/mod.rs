@@ -5,6 +5,7 @@
 //! this folder knows a kind's name.
 
 mod dump;
+mod options;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -19,10 +20,11 @@ use crate::{
     backup::gate::DatabaseGate,
     config::{Config, Diagnostics, Located, Options},
     domain::{
-        failure::Failure,
+        failure::{Class, Failure},
         metric::{MetricDesc, MetricKind},
         name::{RepositoryName, ServerName},
-        report::{Report, Target},
+        pattern::DatabasePatterns,
+        report::{Figures, Outcome, Report, Target, TargetReport},
         run::RunId,
     },
     postgres::Server,
@@ -102,11 +104,31 @@ pub trait Job: Send + Sync {
     /// The most memory that a run takes, in bytes.
     fn memory(&self) -> u64;
 
+    /// The databases that its runs back up; none for a job that makes no backups. What no job
+    /// protects is counted and shown.
+    fn protects(&self) -> Option<Protects> {
+        None
+    }
+
+    /// Whether it can say what it would do: it then keeps to [`RunContext::dry_run`].
+    fn has_dry_run(&self) -> bool {
+        false
+    }
+
     /// Makes one attempt. A target that fails does not stop the others.
     ///
     /// # Errors
     /// A failure that came before any target was tried: no server, no tool.
     async fn run(&self, cx: &RunContext) -> Result<Report, Failure>;
+}
+
+/// The databases of a server that a job backs up.
+#[derive(Debug, Clone)]
+pub struct Protects {
+    /// The server.
+    pub server: Arc<Server>,
+    /// Which of its databases. One that is excluded was thought of, and is not unprotected.
+    pub patterns: DatabasePatterns,
 }
 
 /// What one attempt is handed.
@@ -122,6 +144,10 @@ pub struct RunContext {
     pub only: Option<BTreeSet<Target>>,
     /// What earlier attempts of the run brought.
     pub earlier: Report,
+    /// Decide and report the plan, and change nothing.
+    pub dry_run: bool,
+    /// How old the last success of the job may become; none where it has no such objective.
+    pub max_age: Option<Duration>,
     /// A private folder for this attempt, removed afterwards.
     pub scratch: PathBuf,
 }
@@ -130,6 +156,20 @@ impl RunContext {
     /// Whether this attempt is to do the target.
     pub fn wants(&self, target: &Target) -> bool {
         self.only.as_ref().is_none_or(|only| only.contains(target))
+    }
+
+    /// A target with its outcome: cancelled where the failure is that the run was cancelled.
+    pub fn ended(&self, target: Target, result: Result<Figures, Failure>) -> TargetReport {
+        let (outcome, figures) = match result {
+            Ok(figures) => (Outcome::Succeeded, figures),
+            Err(failure)
+                if failure.class == Class::Interrupted && self.task.cancel.is_cancelled() =>
+            {
+                (Outcome::Cancelled, Figures::default())
+            }
+            Err(failure) => (Outcome::Failed(failure), Figures::default()),
+        };
+        TargetReport { figures, ..TargetReport::new(target, outcome) }
     }
 }
 

@@ -229,7 +229,7 @@ pub(super) fn fold(
     if end.verdict == Verdict::Succeeded {
         state.last_success = Some(end.ended);
     }
-    carry_over(&mut state.samples, &end.report.samples, kind_of);
+    carry_over(&mut state.samples, &end.report.samples, end.verdict.did_something(), kind_of);
     state.samples.truncate(SAMPLES_MAX);
 }
 
@@ -241,7 +241,7 @@ fn shorten(text: &mut String) {
 }
 
 /// A report cut to a bounded length: failed targets first, then others, texts shortened, no
-/// samples. Its verdict may differ from the whole report's: keep that beside it.
+/// samples, no plan, nothing of what tools said. Its verdict may differ from the whole report's: keep that beside it.
 pub fn abridged(report: &Report) -> Report {
     let failed = |target: &&TargetReport| matches!(target.outcome, Outcome::Failed(_));
     let others = report.targets.iter().filter(|target| !failed(target));
@@ -254,6 +254,7 @@ pub fn abridged(report: &Report) -> Report {
         .cloned()
         .collect();
     for target in &mut targets {
+        target.output.clear();
         if let Outcome::Failed(failure) = &mut target.outcome {
             shorten(&mut failure.doing);
             shorten(&mut failure.what);
@@ -265,7 +266,8 @@ pub fn abridged(report: &Report) -> Report {
         shorten(&mut finding.what);
         finding.hint.iter_mut().for_each(shorten);
     }
-    Report { targets, failure: report.failure.clone(), findings, samples: Vec::new() }
+    let failure = report.failure.clone();
+    Report { targets, failure, findings, ..Report::default() }
 }
 
 /// The record as bytes, abridged where it would be too long.
@@ -323,10 +325,9 @@ mod tests {
 
     #[test]
     fn a_report_that_is_too_long_is_abridged_and_keeps_what_failed() {
-        let target = |at: usize, outcome| TargetReport {
-            target: Target { object: Some(at.to_string()), ..Target::default() },
-            outcome,
-            figures: crate::domain::report::Figures::default(),
+        let target = |at: usize, outcome| {
+            let target = Target { object: Some(at.to_string()), ..Target::default() };
+            TargetReport::new(target, outcome)
         };
         let mut report = Report::default();
         report.targets.extend((0..50_000).map(|at| target(at, Outcome::Succeeded)));

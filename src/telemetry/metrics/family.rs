@@ -143,7 +143,7 @@ impl Family {
         family.set_help(self.desc.help.to_owned());
         family.set_field_type(match self.desc.kind {
             MetricKind::Counter => proto::MetricType::COUNTER,
-            MetricKind::Gauge | MetricKind::Last => proto::MetricType::GAUGE,
+            _ => proto::MetricType::GAUGE,
         });
         family.set_metric(values.iter().map(|(labels, v)| self.proto_metric(labels, *v)).collect());
         TextEncoder::new().encode_to_string(&[family])

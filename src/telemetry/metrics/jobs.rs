@@ -137,9 +137,10 @@ impl Metrics {
             if let Some(duration) = past.last_duration {
                 self.set(&core::JOB_LAST_DURATION, labels(job, &[]), duration.as_secs_f64());
             }
-            let gauges = past.samples.iter().filter(|sample| {
-                matches!(self.kind_of(&sample.metric), Some(MetricKind::Gauge | MetricKind::Last))
-            });
+            let gauges = past
+                .samples
+                .iter()
+                .filter(|sample| self.kind_of(&sample.metric).is_some_and(MetricKind::is_gauge));
             gauges.for_each(|sample| self.take_sample(job, sample));
         });
     }
@@ -193,8 +194,9 @@ impl Metrics {
             let count = end.report.targets.iter().filter(|t| t.outcome.state() == state).count();
             self.set(&core::JOB_LAST_TARGETS, labels(job, &[state]), count as f64);
         }
-        self.found(job, &end.report.findings, end.verdict.did_something());
-        self.sampled(job, &end.report.samples);
+        let looked = end.verdict.did_something();
+        self.found(job, &end.report.findings, looked);
+        self.sampled(job, &end.report.samples, looked);
     }
 
     /// Findings of a run that did something replace those of the run before; one that failed
@@ -212,17 +214,17 @@ impl Metrics {
         }
     }
 
-    /// Takes the samples of a run, without the rest of its end. A gauge of the job's that is not
-    /// among them is removed.
+    /// Takes the samples of a run that did something, without the rest of its end. A gauge of the
+    /// job's that is not among them is removed.
     pub fn apply(&self, name: &JobName, samples: &[Sample]) {
-        self.with_job(name, |job| self.sampled(job, samples));
+        self.with_job(name, |job| self.sampled(job, samples, true));
     }
 
-    fn sampled(&self, job: &JobSeries, samples: &[Sample]) {
+    fn sampled(&self, job: &JobSeries, samples: &[Sample], looked: bool) {
         let fresh: BTreeSet<(&str, &[String])> =
             samples.iter().map(|s| (s.metric.as_str(), s.labels.as_slice())).collect();
         for name in &self.declared {
-            if self.kind_of(name) == Some(MetricKind::Gauge) {
+            if self.kind_of(name).is_some_and(|kind| !kind.stays(looked)) {
                 self.retain(name, |labels| {
                     labels[0] != job.name.as_str() || fresh.contains(&(*name, &labels[2..]))
                 });
@@ -242,7 +244,7 @@ impl Metrics {
         labels.extend(sample.labels.iter().cloned());
         self.take(&sample.metric, |family| match kind {
             MetricKind::Counter => family.add(labels, sample.value),
-            MetricKind::Gauge | MetricKind::Last => family.set(labels, sample.value),
+            _ => family.set(labels, sample.value),
         });
     }
 }

@@ -6,7 +6,7 @@ use pgkeep::{
         failure::{Class, Failure},
         finding::{Finding, Severity},
         metric::{MetricDesc, MetricKind},
-        report::{Figures, Outcome, Report, Sample, Target, TargetReport, Verdict},
+        report::{Outcome, Report, Sample, Target, TargetReport, Verdict},
     },
     telemetry::metrics::{
         DATNAME_CAP_DEFAULT, JobPast, Metrics, MetricsError, RepositoryFacts, RunEnded, Setup,
@@ -113,8 +113,7 @@ fn an_interrupted_run_sets_no_time_and_a_failed_one_the_completion_alone() {
     end(&metrics, "a", Verdict::Cancelled, &Report::default());
     assert_eq!(times(), [Some(0.0), Some(0.0)]);
     let failure = Failure::new(Class::Space, "dump", "full");
-    let target =
-        |outcome| TargetReport { target: Target::default(), outcome, figures: Figures::default() };
+    let target = |outcome| TargetReport::new(Target::default(), outcome);
     let targets = vec![target(Outcome::Succeeded), target(Outcome::Failed(failure))];
     end(&metrics, "a", Verdict::Partial, &Report { targets, ..Report::default() });
     assert_eq!(times(), [Some(0.0), Some(at)]);

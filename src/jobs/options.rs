@@ -1,0 +1,71 @@
+//! Options that several kinds have.
+
+use std::sync::Arc;
+
+use crate::{
+    config::{Diagnostics, Located, Options},
+    domain::{
+        name::RepositoryName,
+        pattern::{DatabasePatterns, Glob},
+    },
+    repository::handle::Handle,
+};
+
+use super::Resources;
+
+/// The repositories that `key` lists: at least one, each once.
+pub(super) fn repositories(
+    o: &mut Options<'_>,
+    key: &'static str,
+    resources: &Resources<'_>,
+    d: &mut Diagnostics,
+) -> Option<Vec<Arc<Handle>>> {
+    let names = o.require::<Vec<Located<RepositoryName>>>(key, d)?;
+    if names.value.is_empty() {
+        d.error(&names.span, "the job needs a repository").hint("name one: [\"local\"]");
+        return None;
+    }
+    let mut handles: Vec<Arc<Handle>> = Vec::new();
+    let mut whole = true;
+    for name in &names.value {
+        match resources.repository(name, d) {
+            Some(handle) if handles.iter().any(|known| known.name() == handle.name()) => {
+                d.error(&name.span, format!("repository {} is named twice", name.value));
+            }
+            Some(handle) => handles.push(handle),
+            None => whole = false,
+        }
+    }
+    whole.then_some(handles)
+}
+
+/// Databases by `databases` and `exclude`; all of them where nothing is said.
+pub(super) fn patterns(o: &mut Options<'_>, d: &mut Diagnostics) -> Option<DatabasePatterns> {
+    let include = globs(o, "databases", &["*"], d);
+    let exclude = globs(o, "exclude", &[], d);
+    Some(DatabasePatterns { include: include?, exclude: exclude? })
+}
+
+/// A list of patterns; each one that is wrong is reported at its place.
+fn globs(
+    o: &mut Options<'_>,
+    key: &'static str,
+    default: &[&str],
+    d: &mut Diagnostics,
+) -> Option<Vec<Glob>> {
+    if o.given(key).is_none() {
+        return default.iter().map(|text| text.parse().ok()).collect();
+    }
+    let mut whole = true;
+    let mut globs: Vec<Glob> = Vec::new();
+    for text in o.take::<Vec<Located<String>>>(key, d)?.value {
+        match text.value.parse::<Glob>() {
+            Ok(glob) => globs.push(glob),
+            Err(error) => {
+                d.error(&text.span, error.to_string());
+                whole = false;
+            }
+        }
+    }
+    whole.then_some(globs)
+}
