@@ -257,3 +257,16 @@ impl Draft<'_> {
         stored.commit(database.is_some(), task, make).await
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_name_of_the_archive_is_for_a_shell() {
+        let stem = |name: &str| stem(&name.parse().unwrap());
+        assert_eq!(stem("app"), "app.dump.zst");
+        assert_eq!(stem("-x"), "database.dump.zst");
+        assert_eq!(stem(&"🐘".repeat(15)), "database.dump.zst");
+    }
+}

@@ -126,6 +126,11 @@ mod tests {
     use super::*;
 
     #[test]
+    fn what_only_sounds_like_a_secret_is_shown() {
+        assert!(!is_secret("role_passwords") && is_secret("role_password"));
+    }
+
+    #[test]
     fn secrets_are_hidden_in_every_form() {
         for text in [
             "password = \"hunter2\"",

@@ -61,7 +61,7 @@ fn ready_is_said_once_sockets_listen_and_a_reload_is_announced() {
     let home = Pgkeep::new().toml(NOWHERE).local("disk").toml(&job("a", ""));
     let (home, manager, mut daemon) = managed(home, "120000000");
     let (ready, before) = manager.hear_until("READY=1");
-    assert_eq!(ready, "READY=1\nSTATUS=1 jobs, none running\n");
+    assert_eq!(ready, "READY=1\nSTATUS=1 job, none running\n");
     let silent = before.iter().all(|message| message == "WATCHDOG=1\n");
     assert!(silent, "before READY: {before:?}");
     // Not waited for: this is what READY says.
@@ -76,14 +76,14 @@ fn ready_is_said_once_sockets_listen_and_a_reload_is_announced() {
     daemon.sighup();
     let first = micros(&manager.hear_until("RELOADING").0);
     assert!(first > 0);
-    assert_eq!(manager.hear_until("READY=1").0, "READY=1\nSTATUS=1 jobs, none running\n");
+    assert_eq!(manager.hear_until("READY=1").0, "READY=1\nSTATUS=1 job, none running\n");
 
     home.rewrite(&home.config().replace("29 2 *", "30 2 *"));
     daemon.sighup();
     let second = micros(&manager.hear_until("RELOADING").0);
     assert!(second > first, "{second} is not after {first}");
     let (ready, _) = manager.hear_until("READY=1");
-    assert!(ready.contains("STATUS=1 jobs, none running; last reload refused: 1 error"), "{ready}");
+    assert!(ready.contains("STATUS=1 job, none running; last reload refused: 1 error"), "{ready}");
     assert!(ready.contains("never due"), "{ready}");
 
     daemon.sigterm();
@@ -131,7 +131,7 @@ fn a_run_is_shown_and_its_pg_dump_does_not_reach_the_manager() {
     }
     assert!(!names.contains(&"PGPASSWORD"));
     fake.release();
-    manager.hear_until("STATUS=1 jobs, none running");
+    manager.hear_until("STATUS=1 job, none running");
     client.end().expect_code(0);
     daemon.stop();
     daemon.assert_log_clean(&[]);
