@@ -21,6 +21,8 @@ pub enum Exit {
     NotFound,
     /// Refused: already running, locked, or a floor forbids it.
     Refused,
+    /// Findings at or above the severity that was asked for.
+    Findings,
     /// Interrupted by SIGINT.
     Interrupted,
     /// Ended by SIGTERM.
@@ -38,6 +40,7 @@ impl Exit {
             Self::Partial => 4,
             Self::NotFound => 5,
             Self::Refused => 6,
+            Self::Findings => 7,
             Self::Interrupted => 130,
             Self::Terminated => 143,
         }

@@ -1,5 +1,6 @@
 //! The command line: one file per subcommand.
 
+mod cancel;
 mod check_config;
 mod daemon;
 pub mod exit;
@@ -49,6 +50,8 @@ enum Command {
     CheckConfig,
     /// Run a job now and wait for its end, through the daemon where one is up.
     Run(run::Arguments),
+    /// Stop the run of a job that is under way; it ends in its own time.
+    Cancel(cancel::Arguments),
     /// Show what the daemon does and how each job last ended.
     Status,
     /// List the backups in the repositories.
@@ -79,6 +82,7 @@ pub fn main(arguments: impl Iterator<Item = OsString>) -> Exit {
         Command::Daemon => daemon::daemon(&cli),
         Command::CheckConfig => check_config::check_config(&cli),
         Command::Run(arguments) => run::run(&cli, &arguments),
+        Command::Cancel(arguments) => cancel::cancel(&cli, &arguments),
         Command::Status => status::status(&cli),
         Command::List(arguments) => list::list(&cli, &arguments),
         Command::Show(arguments) => show::show(&cli, &arguments),

@@ -13,14 +13,15 @@ use serde::Serialize;
 use crate::{
     daemon::{
         control::{CallError, ConnectError, ControlClient, Reply, Request, SOCKET_NAME},
-        oneshot,
+        oneshot, rehearsal,
         signals::Signal,
         table::Table,
     },
     domain::{
         failure::{Class, Failure},
+        finding::Severity,
         name::JobName,
-        report::{Outcome as TargetOutcome, Report, Verdict},
+        report::{Figures, Outcome as TargetOutcome, Report, Verdict},
     },
 };
 
@@ -33,12 +34,33 @@ const PLAIN_EVERY: u32 = 10;
 pub(super) struct Arguments {
     /// The job.
     job: JobName,
+    /// Only say what would be done, and why; change nothing. Needs no daemon.
+    #[arg(long)]
+    dry_run: bool,
+    /// End with exit code 7 where the run succeeded and found something at least so bad.
+    #[arg(long, value_name = "SEVERITY", value_parser = ["info", "warning", "critical"])]
+    fail_on: Option<String>,
+}
+
+impl Arguments {
+    /// Whether something was found that the caller wants to stumble over.
+    fn found_too_much(&self, report: &Report) -> bool {
+        let asked = Severity::ALL.iter().find(|s| self.fail_on.as_deref() == Some(s.as_str()));
+        asked.is_some_and(|asked| report.findings.iter().any(|f| f.severity >= *asked))
+    }
 }
 
 #[derive(Serialize)]
 struct Ended<'a> {
     job: &'a JobName,
     run: &'a str,
+    verdict: Verdict,
+    report: &'a Report,
+}
+
+#[derive(Serialize)]
+struct Planned<'a> {
+    job: &'a JobName,
     verdict: Verdict,
     report: &'a Report,
 }
@@ -50,6 +72,9 @@ pub(super) fn run(cli: &Cli, arguments: &Arguments) -> Outcome {
         let failure =
             Failure::new(Class::Configuration, "look up the job", format!("there is no job {job}"));
         return Err(Stop::Failed(Exit::NotFound, failure));
+    }
+    if arguments.dry_run {
+        return dry_run(cli, &table, arguments);
     }
     let mut show = Show::default();
     let runtime = runtime()?;
@@ -68,6 +93,7 @@ pub(super) fn run(cli: &Cli, arguments: &Arguments) -> Outcome {
             }
             Ok(match (verdict, stopped_by) {
                 (Verdict::Cancelled, Some(Signal::Terminate)) => Exit::Terminated,
+                (Verdict::Succeeded, _) if arguments.found_too_much(&report) => Exit::Findings,
                 _ => Exit::of(verdict),
             })
         }
@@ -79,6 +105,30 @@ pub(super) fn run(cli: &Cli, arguments: &Arguments) -> Outcome {
             Err(Stop::failed(failure.hint("`pgkeep status` shows how the run ended")))
         }
     }
+}
+
+/// What the job would do, by the job itself.
+fn dry_run(cli: &Cli, table: &Table, arguments: &Arguments) -> Outcome {
+    let name = &arguments.job;
+    let Some(job) = table.jobs.get(name).filter(|job| job.job.has_dry_run()) else {
+        let kind = table.jobs.get(name).map_or("", |job| job.kind.name);
+        let what = format!("jobs of kind {kind} have no dry run");
+        let failure = Failure::new(Class::Configuration, format!("plan job {name}"), what);
+        return Err(Stop::Failed(Exit::Usage, failure));
+    };
+    let rehearsed = runtime()?.block_on(rehearsal::rehearse(job.clone(), cli.clock.clone()));
+    let (report, stopped_by) = rehearsed?;
+    let verdict = report.verdict();
+    if cli.json {
+        output::json(&Planned { job: name, verdict, report: &report })?;
+    } else {
+        print_plan(name, &report)?;
+    }
+    Ok(match (verdict, stopped_by) {
+        (Verdict::Cancelled, Some(Signal::Terminate)) => Exit::Terminated,
+        (Verdict::Succeeded, _) if arguments.found_too_much(&report) => Exit::Findings,
+        _ => Exit::of(verdict),
+    })
 }
 
 /// The daemon of this configuration; none where none is up.
@@ -180,7 +230,26 @@ impl Show {
     }
 }
 
+fn print_plan(job: &JobName, report: &Report) -> Result<(), Stop> {
+    let mut rows: Vec<[String; 3]> = Vec::new();
+    for step in &report.plan {
+        let target = output::printable(&step.target.to_string());
+        rows.push([step.action.clone(), target, output::printable(&step.reason)]);
+    }
+    if rows.is_empty() {
+        output::line(&format!("job {job}: nothing to do"))?;
+    } else {
+        output::table(["ACTION", "TARGET", "WHY"], &rows)?;
+    }
+    print_report(job, report)
+}
+
 fn print(job: &JobName, run: &str, verdict: Verdict, report: &Report) -> Result<(), Stop> {
+    print_report(job, report)?;
+    output::line(&format!("job {job}: {verdict} (run {run})"))
+}
+
+fn print_report(job: &JobName, report: &Report) -> Result<(), Stop> {
     if let Some(failure) = &report.failure {
         output::say_failure(&format!("job {job} failed"), failure);
     }
@@ -188,20 +257,19 @@ fn print(job: &JobName, run: &str, verdict: Verdict, report: &Report) -> Result<
         let name = output::printable(&target.target.to_string());
         match &target.outcome {
             TargetOutcome::Failed(failure) => {
-                output::line(&format!("  failed     {name} [{}]: {failure}", failure.class))?;
+                let text = output::printable(&failure.to_string());
+                output::line(&format!("  failed     {name} [{}]: {text}", failure.class))?;
                 if let Some(hint) = &failure.hint {
-                    output::line(&format!("             hint: {hint}"))?;
+                    output::line(&format!("             hint: {}", output::printable(hint)))?;
                 }
             }
-            TargetOutcome::Skipped(why) => output::line(&format!("  skipped    {name}: {why}"))?,
+            TargetOutcome::Skipped(why) => {
+                output::line(&format!("  skipped    {name}: {}", output::printable(why)))?;
+            }
             TargetOutcome::Cancelled => output::line(&format!("  cancelled  {name}"))?,
             TargetOutcome::Succeeded => {
-                let counts = &target.figures.counts;
-                let stored = counts.get("stored_bytes").map(|bytes| output::bytes(*bytes));
-                let stored = stored.map(|bytes| format!(", {bytes} stored")).unwrap_or_default();
-                let id = target.figures.backup.as_ref().map(ToString::to_string);
-                let id = id.unwrap_or_default();
-                output::line(&format!("  done       {name}  {id}{stored}"))?;
+                let figures = figures(&target.figures);
+                output::line(&format!("  done       {name}  {figures}"))?;
             }
         }
     }
@@ -211,6 +279,22 @@ fn print(job: &JobName, run: &str, verdict: Verdict, report: &Report) -> Result<
             finding.severity.as_str(),
             output::printable(&finding.what)
         ))?;
+        if let Some(hint) = &finding.hint {
+            output::line(&format!("             hint: {}", output::printable(hint)))?;
+        }
     }
-    output::line(&format!("job {job}: {verdict} (run {run})"))
+    Ok(())
+}
+
+/// Of a backup its id and what it takes; of anything else all that was counted.
+fn figures(figures: &Figures) -> String {
+    let count = |(name, value): (&String, &u64)| match name.strip_suffix("_bytes") {
+        Some(what) => format!("{} {what}", output::bytes(*value)),
+        None => format!("{value} {name}"),
+    };
+    let Some(id) = &figures.backup else {
+        return figures.counts.iter().map(count).collect::<Vec<_>>().join(", ");
+    };
+    let stored = figures.counts.get_key_value("stored_bytes").map(count);
+    stored.map_or_else(|| id.to_string(), |stored| format!("{id}, {stored}"))
 }

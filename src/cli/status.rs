@@ -6,7 +6,10 @@ use crate::{
         control::{CallError, Reply, Request},
         status::{JobLine, Status},
     },
-    domain::failure::{Class, Failure},
+    domain::{
+        failure::{Class, Failure},
+        name::DatabaseName,
+    },
 };
 
 use super::{Cli, Outcome, Stop, exit::Exit, output, run, runtime};
@@ -59,6 +62,11 @@ fn print(status: &Status) -> Result<(), Stop> {
             output::bytes(run.bytes)
         ))?;
     }
+    for (server, databases) in status.unprotected.iter().filter(|(_, names)| !names.is_empty()) {
+        let names: Vec<&str> = databases.iter().map(DatabaseName::as_str).collect();
+        let names = output::printable(&names.join(", "));
+        output::line(&format!("NO JOB BACKS UP, on {server}: {names}"))?;
+    }
     output::line("")?;
     let rows: Vec<[String; 6]> = status.jobs.iter().map(row).collect();
     output::table(["JOB", "KIND", "STATE", "LAST RUN", "LAST SUCCESS", "NEXT RUN"], &rows)?;
@@ -67,13 +75,14 @@ fn print(status: &Status) -> Result<(), Stop> {
         // A repository that is away fails every target in the same words: once is enough.
         let mut said = std::collections::HashSet::new();
         for failure in report.into_iter().flat_map(super::super::domain::report::Report::failures) {
-            let text = format!("{} [{}]: {failure}", job.job, failure.class);
+            let failed = output::printable(&failure.to_string());
+            let text = format!("{} [{}]: {failed}", job.job, failure.class);
             if !said.insert(text.clone()) {
                 continue;
             }
             output::line(&text)?;
             if let Some(hint) = &failure.hint {
-                output::line(&format!("  hint: {hint}"))?;
+                output::line(&format!("  hint: {}", output::printable(hint)))?;
             }
         }
     }

@@ -20,7 +20,7 @@ use crate::{
     domain::{
         failure::{Class, Failure},
         finding::Severity,
-        name::JobName,
+        name::{JobName, RepositoryName},
         report::{Report, Target, Verdict},
         run::{RequestId, RunId, Trigger},
     },
@@ -47,6 +47,13 @@ const LOGGED_FAILURES: usize = 20;
 pub struct AttemptEnded {
     run: RunId,
     report: Report,
+}
+
+impl AttemptEnded {
+    /// The repositories that it worked on.
+    pub fn repositories(&self) -> impl Iterator<Item = RepositoryName> {
+        self.report.targets.iter().filter_map(|report| report.target.repository.clone())
+    }
 }
 
 /// A run that was started and has not ended.

@@ -6,7 +6,7 @@
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
-use tokio::{sync::mpsc, task::JoinHandle};
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -29,14 +29,15 @@ use super::{
     engine::{AttemptEnded, Engine, Parts},
     ground::StateDir,
     heartbeat::Heartbeat,
-    journal::Journal,
+    journal::{Journal, RunRecord},
     notify::{Notifier, Watchdog},
     planner::Event,
-    probe,
+    protection,
     reload::{self, Refused},
     signals::{Signal, SignalStream},
     status::{self, Status},
     table::{Ground, Table},
+    watch::Watch,
 };
 
 /// How often who waits for a run hears how far it is.
@@ -47,6 +48,9 @@ const WAKE_MAX: Duration = Duration::from_secs(30);
 const PLANNER_SILENCE_MAX: Duration = Duration::from_mins(2);
 /// A heartbeat that is this late has stopped; the timer of the select loop stands behind it.
 const BEAT_LATE: Duration = Duration::from_secs(30);
+/// Runs of a job that are searched for the last one that did something: its findings stand until
+/// another looks.
+const FINDINGS_RUNS: usize = 32;
 /// Requests that wait for the loop.
 const REQUESTS: usize = 64;
 
@@ -80,10 +84,7 @@ struct Daemon {
     last_beat: Duration,
     last_reload: Option<String>,
     draining: bool,
-    probing: Option<JoinHandle<()>>,
-    probe_again: bool,
-    next_probe: Duration,
-    next_sweep: Duration,
+    watch: Watch,
 }
 
 /// Runs until SIGTERM or SIGINT, and then until every run has ended.
@@ -112,7 +113,7 @@ pub async fn serve(start: Start) -> Result<(), Failure> {
         config,
         ground,
         engine,
-        metrics,
+        metrics: metrics.clone(),
         health,
         notifier: Notifier::from_env(),
         watchdog: Watchdog::from_env(),
@@ -120,10 +121,7 @@ pub async fn serve(start: Start) -> Result<(), Failure> {
         last_beat: clock.now().mono,
         last_reload: None,
         draining: false,
-        probing: None,
-        probe_again: false,
-        next_probe: Duration::ZERO,
-        next_sweep: Duration::ZERO,
+        watch: Watch::new(metrics, clock.clone()),
         clock,
     };
     daemon.tick();
@@ -139,10 +137,7 @@ pub async fn serve(start: Start) -> Result<(), Failure> {
     }
     stop.cancel();
     while servers.join_next().await.is_some() {}
-    if let Some(probing) = daemon.probing.take() {
-        // Only reads, and deletes of garbage: nothing that needs an orderly end.
-        probing.abort();
-    }
+    daemon.watch.stop().await;
     daemon.engine.flush();
     tracing::info!("stopped");
     result
@@ -170,6 +165,9 @@ fn metrics(table: &Table, journal: &Journal, clock: &Arc<dyn Clock>) -> Result<M
 /// What the journal knows of a job that has just got its series.
 fn restore(metrics: &Metrics, journal: &Journal, name: &JobName) {
     let known = journal.job(name);
+    let looked = |run: &RunRecord| run.end().is_some_and(|end| end.verdict.did_something());
+    let looked = journal.newest(name, FINDINGS_RUNS, looked);
+    let found = looked.and_then(|run| Some(run.end()?.report.findings.clone()));
     metrics.restore(
         name,
         &JobPast {
@@ -177,6 +175,7 @@ fn restore(metrics: &Metrics, journal: &Journal, name: &JobName) {
             last_completion: known.last_completion,
             last_duration: known.last_duration(),
             samples: known.samples,
+            findings: found.unwrap_or_default(),
         },
     );
 }
@@ -249,6 +248,7 @@ fn configure(metrics: &Metrics, table: &Table, journal: &Journal, now: Timestamp
         .collect();
     let repositories: Vec<RepositoryName> = table.repositories.keys().cloned().collect();
     metrics.configure(&series, &repositories);
+    metrics.configure_servers(&protection::names(table));
     for name in table.jobs.keys() {
         restore(metrics, journal, name);
     }
@@ -276,8 +276,8 @@ impl Daemon {
                 biased;
                 signal = signals.next() => self.signal(signal),
                 Some(end) = ended.recv() => {
+                    self.watch.touched(end.repositories());
                     self.engine.ended(end);
-                    self.probe_again = true;
                 }
                 Some(request) = requests.recv() => self.request(request),
                 Some(()) = beats.recv() => {
@@ -315,31 +315,7 @@ impl Daemon {
             self.notifier.extend_timeout(WAKE_MAX * 2);
             return;
         }
-        self.probe_if_due(now.mono);
-    }
-
-    fn probe_if_due(&mut self, now: Duration) {
-        if self.probing.as_ref().is_some_and(|probing| !probing.is_finished()) {
-            return;
-        }
-        let due = self.probe_again || now >= self.next_probe;
-        let sweep = now >= self.next_sweep;
-        if !due && !sweep {
-            return;
-        }
-        self.probe_again = false;
-        self.next_probe = now + probe::INTERVAL;
-        if sweep {
-            self.next_sweep = now + probe::SWEEP_INTERVAL;
-        }
-        let repositories = self.engine.table().repositories.clone();
-        let (metrics, clock) = (self.metrics.clone(), self.clock.clone());
-        self.probing = Some(tokio::spawn(async move {
-            if sweep {
-                probe::sweep(repositories.clone(), clock.clone()).await;
-            }
-            probe::probe(repositories, metrics, clock).await;
-        }));
+        self.watch.tick(now.mono, self.engine.table());
     }
 
     fn signal(&mut self, signal: Option<Signal>) {
@@ -403,7 +379,7 @@ impl Daemon {
         self.engine.swap(Arc::new(table));
         self.metrics.config_loaded(now, true);
         self.last_reload = None;
-        self.probe_again = true;
+        self.watch.everything();
         tracing::info!(jobs, "the configuration was read again");
         jobs
     }
@@ -446,6 +422,7 @@ impl Daemon {
             stopping: self.draining,
             reload_refused: self.last_reload.clone(),
             running: self.engine.running(),
+            unprotected: self.watch.unprotected().seen(),
             jobs: status::jobs(&self.engine),
         }
     }
@@ -454,7 +431,10 @@ impl Daemon {
         let running = self.engine.running();
         let names: Vec<_> = running.iter().map(|run| run.job.to_string()).collect();
         let mut line = match names.len() {
-            0 => format!("{} jobs, none running", self.engine.table().jobs.len()),
+            0 => match self.engine.table().jobs.len() {
+                1 => "1 job, none running".to_owned(),
+                jobs => format!("{jobs} jobs, none running"),
+            },
             _ => format!("running {}", names.join(", ")),
         };
         if let Some(refused) = &self.last_reload {

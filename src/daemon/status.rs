@@ -1,10 +1,12 @@
 //! What `pgkeep status` shows: the shape that the daemon sends and the command line reads.
 
+use std::collections::BTreeMap;
+
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::domain::{
-    name::JobName,
+    name::{DatabaseName, JobName, ServerName},
     report::{Report, Verdict},
 };
 
@@ -28,6 +30,9 @@ pub struct Status {
     pub reload_refused: Option<String>,
     /// The runs under way.
     pub running: Vec<RunningRun>,
+    /// Databases that no job backs up, by server; no entry for a server that could not be asked.
+    #[serde(default)]
+    pub unprotected: BTreeMap<ServerName, Vec<DatabaseName>>,
     /// Every configured job.
     pub jobs: Vec<JobLine>,
 }

@@ -16,6 +16,9 @@ pub enum Severity {
 }
 
 impl Severity {
+    /// Every severity, the least first.
+    pub const ALL: &[Self] = &[Self::Info, Self::Warning, Self::Critical];
+
     /// The severity as it stands in logs and metrics.
     pub const fn as_str(self) -> &'static str {
         match self {

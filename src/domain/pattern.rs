@@ -251,6 +251,17 @@ impl DatabasePatterns {
     }
 }
 
+/// The databases that none of the patterns thinks of: no pattern includes or excludes them.
+/// Templates, and databases that allow no connections, are not looked for.
+pub fn unprotected(candidates: &[Candidate], patterns: &[DatabasePatterns]) -> Vec<DatabaseName> {
+    let forgotten = |name: &DatabaseName| {
+        let any = |globs: &[Glob]| globs.iter().any(|glob| glob.matches(name.as_str()));
+        !patterns.iter().any(|patterns| any(&patterns.include) || any(&patterns.exclude))
+    };
+    let candidates = candidates.iter().filter(|known| known.connectable && !known.template);
+    candidates.map(|known| &known.name).filter(|name| forgotten(name)).cloned().collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -383,5 +394,27 @@ mod tests {
             let selection = select(&[&include], &[&exclude], &candidates);
             prop_assert_eq!(selection.chosen.len() + selection.left_out.len(), candidates.len());
         }
+    }
+
+    #[test]
+    fn what_no_pattern_thinks_of_is_unprotected() {
+        let candidate = |name: &str, template, connectable| Candidate {
+            name: name.parse().unwrap(),
+            template,
+            connectable,
+        };
+        let candidates = [
+            candidate("app", false, true),
+            candidate("new", false, true),
+            candidate("scratch", false, true),
+            candidate("template1", true, true),
+            candidate("closed", false, false),
+        ];
+        let globs = |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect();
+        let nightly = DatabasePatterns { include: globs(&["app"]), exclude: globs(&["scratch"]) };
+        let found = unprotected(&candidates, std::slice::from_ref(&nightly));
+        assert_eq!(found, ["new".parse().unwrap()]);
+        let all = DatabasePatterns { include: globs(&["*"]), exclude: Vec::new() };
+        assert!(unprotected(&candidates, &[nightly, all]).is_empty());
     }
 }

@@ -199,14 +199,34 @@ impl Journal {
     /// The newest runs of a job, the newest first, at most `limit`.
     pub fn runs(&self, name: &JobName, limit: usize) -> Vec<RunRecord> {
         let inner = self.lock();
-        let Some(job) = inner.jobs.get(name) else { return Vec::new() };
-        let newest = job.runs.values().rev();
-        let read = newest.filter_map(|run| {
-            let pending = inner.pending.iter().find(|record| &record.run == run);
-            let known = pending.or_else(|| job.running.get(run));
-            known.cloned().or_else(|| disk::read(&disk::run_path(&self.root, name, run)).ok())
-        });
-        read.take(limit).collect()
+        self.newest_first(&inner, name).take(limit).collect()
+    }
+
+    /// The newest of the last `limit` runs of a job that is as `wanted`.
+    pub fn newest(
+        &self,
+        name: &JobName,
+        limit: usize,
+        wanted: impl Fn(&RunRecord) -> bool,
+    ) -> Option<RunRecord> {
+        let inner = self.lock();
+        self.newest_first(&inner, name).take(limit).find(wanted)
+    }
+
+    /// Reads one after the other, as far as it is asked.
+    fn newest_first<'a>(
+        &'a self,
+        inner: &'a Inner,
+        name: &'a JobName,
+    ) -> impl Iterator<Item = RunRecord> + 'a {
+        let newest = inner.jobs.get(name).into_iter();
+        newest.flat_map(|job| job.runs.values().rev().map(move |run| (job, run))).filter_map(
+            move |(job, run)| {
+                let pending = inner.pending.iter().find(|record| &record.run == run);
+                let known = pending.or_else(|| job.running.get(run));
+                known.cloned().or_else(|| disk::read(&disk::run_path(&self.root, name, run)).ok())
+            },
+        )
     }
 
     fn write_run(&self, record: &RunRecord) -> Result<(), Failure> {

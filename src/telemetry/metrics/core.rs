@@ -71,6 +71,14 @@ core! {
     REPOSITORY_LAST_PROBE_SUCCESS = Gauge "repository_last_probe_success_timestamp_seconds" ["repository"]
         "When the repository was last looked at with success; backup_* are as old as this. 0 if \
          never.";
+    SERVER_LAST_PROBE = Gauge "server_last_probe_timestamp_seconds" ["server"]
+        "When the server was last asked for its databases, with success or not; 0 if never. Servers \
+         that a job backs up have a series.";
+    SERVER_LAST_PROBE_SUCCESS = Gauge "server_last_probe_success_timestamp_seconds" ["server"]
+        "When the server was last asked for its databases with success; 0 if never.";
+    DATABASES_UNPROTECTED = Gauge "databases_unprotected" ["server"]
+        "Databases that no job backs up or excludes by name or pattern; no series where the server \
+         could not be asked.";
     DROPPED_SERIES = Counter "databases_dropped_series_total" []
         "Samples left out since a metric had reached the limit of series with a datname.";
 }

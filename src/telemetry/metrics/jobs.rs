@@ -43,6 +43,8 @@ pub struct JobPast {
     pub last_duration: Option<Duration>,
     /// The samples that it is remembered by.
     pub samples: Vec<Sample>,
+    /// What its last run that did something found.
+    pub findings: Vec<Finding>,
 }
 
 /// The end of a run.
@@ -142,6 +144,7 @@ impl Metrics {
                 .iter()
                 .filter(|sample| self.kind_of(&sample.metric).is_some_and(MetricKind::is_gauge));
             gauges.for_each(|sample| self.take_sample(job, sample));
+            self.found(job, &past.findings, true);
         });
     }
 

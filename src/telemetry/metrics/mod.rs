@@ -12,6 +12,7 @@ pub mod core;
 mod document;
 mod family;
 mod jobs;
+mod servers;
 
 use std::{
     collections::BTreeMap,

@@ -6,7 +6,11 @@ use std::{collections::BTreeSet, fs, path::Path};
 use serde_json::Value;
 
 use crate::{
-    harness::{client::Client, fakes::Fake},
+    harness::{
+        client::Client,
+        fakes::Fake,
+        wait::{PATIENCE, eventually},
+    },
     lifecycle::Bench,
 };
 
@@ -72,7 +76,10 @@ fn json_is_as_documented() {
     bench.fake.release();
     let ended = first.end().expect_code(0).json();
     assert_documented("run", &ended);
-    let after = home.run(&["status", "--json"]).expect_code(0).json();
+    let after = eventually("a server that was asked for its databases", PATIENCE, || {
+        let status = home.run(&["status", "--json"]).expect_code(0).json();
+        status["unprotected"]["main"].is_array().then_some(status)
+    });
     let mut status = after;
     status["running"] = while_running["running"].clone();
     assert_documented("status", &status);

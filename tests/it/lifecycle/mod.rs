@@ -7,6 +7,7 @@ mod reload;
 mod restart;
 mod stop;
 mod unit;
+mod watch;
 
 use std::{fs, path::Path};
 

@@ -190,6 +190,12 @@ fn what_is_remembered_is_there_after_a_restart() {
         last_completion: Some("2026-11-21T00:00:00Z".parse().unwrap()),
         last_duration: Some(Duration::from_secs(7)),
         samples: vec![sample("dump_last_size_bytes", &["main", "app"], 5.0)],
+        findings: vec![Finding {
+            check: "x".to_owned(),
+            severity: Severity::Warning,
+            what: String::new(),
+            hint: None,
+        }],
     };
     metrics.restore(&job("a"), &past);
     metrics.restore(&job("unknown"), &past);
@@ -198,6 +204,8 @@ fn what_is_remembered_is_there_after_a_restart() {
     assert_eq!(of("job_last_success_timestamp_seconds"), Some(1_795_132_800.0));
     assert_eq!(of("job_last_duration_seconds"), Some(7.0));
     assert!(page.contains("pgkeep_dump_last_size_bytes{job_name=\"a\""));
+    let found = "pgkeep_findings{job_name=\"a\",kind=\"dump\",check=\"x\",severity=\"warning\"}";
+    assert_eq!(value(&page, found), Some(1.0));
     assert!(!page.contains("unknown"));
 }
 

@@ -1,0 +1,54 @@
+//! `pgkeep cancel JOB`: stops the run of a job that is under way. It ends in its own time: children
+//! get their grace, nothing half is left behind.
+
+use clap::Args;
+use serde::Serialize;
+
+use crate::{
+    daemon::control::{CallError, Reply, Request},
+    domain::{
+        failure::{Class, Failure},
+        name::JobName,
+    },
+};
+
+use super::{Cli, Outcome, Stop, exit::Exit, output, run, runtime};
+
+#[derive(Debug, Args)]
+pub(super) struct Arguments {
+    /// The job.
+    job: JobName,
+}
+
+#[derive(Serialize)]
+struct Cancelled<'a> {
+    job: &'a JobName,
+    text: &'a str,
+}
+
+pub(super) fn cancel(cli: &Cli, arguments: &Arguments) -> Outcome {
+    let job = &arguments.job;
+    let doing = format!("cancel {job}");
+    let loaded = cli.load();
+    let Some(runtime_dir) = loaded.runtime_dir.clone() else {
+        return Err(Stop::Configuration(loaded.render()));
+    };
+    let reply = runtime()?.block_on(async {
+        let Some(client) = run::connect(&runtime_dir).await? else {
+            let failure = Failure::new(Class::State, &doing, "no daemon is running")
+                .hint("a run without a daemon is stopped with Ctrl-C");
+            return Err(Stop::failed(failure));
+        };
+        let fail = |error: CallError| Failure::from_error(Class::State, &doing, &error);
+        let replies = client.call(&Request::Cancel { job: job.clone() }).await.map_err(fail)?;
+        Ok(replies.last().await.map_err(fail)?)
+    })?;
+    match reply {
+        Reply::Done(text) if cli.json => output::json(&Cancelled { job, text: &text })?,
+        Reply::Done(text) => output::line(&text)?,
+        Reply::Refused { reason } => return Err(run::refused(&doing, &reason)),
+        Reply::Failed(failure) => return Err(failure.into()),
+        _ => return Err(Failure::new(Class::State, doing, "the daemon gave no answer").into()),
+    }
+    Ok(Exit::Done)
+}
