@@ -23,9 +23,7 @@ fn systemd_understands_the_unit() {
     // It looks whether the program is there.
     let text = unit().replace("/usr/bin/pgkeep", env!("CARGO_BIN_EXE_pgkeep"));
     fs::write(&path, text).unwrap();
-    let folders = std::env::var_os("PATH").unwrap_or_default();
-    let installed = |folder: &Path| folder.join("systemd-analyze").exists();
-    if !std::env::split_paths(&folders).any(|folder| installed(&folder)) {
+    if !is_installed() {
         eprintln!("SKIPPED: systemd-analyze is not installed, the unit was not checked");
         return;
     }
@@ -34,6 +32,52 @@ fn systemd_understands_the_unit() {
     let about_us: Vec<&str> =
         said.stderr.lines().filter(|line| line.contains("pgkeep.service")).collect();
     assert!(about_us.is_empty(), "{}", about_us.join("\n"));
+}
+
+/// Where the unit is exposed, out of 100; a unit that says nothing about it has 96.
+const EXPOSURE_MAX: &str = "17";
+
+#[test]
+fn the_unit_is_hardened() {
+    if !is_installed() {
+        eprintln!("SKIPPED: systemd-analyze is not installed, the hardening was not checked");
+        return;
+    }
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("systemd/pgkeep.service");
+    let mut security = command("systemd-analyze");
+    security.args(["security", "--offline=yes", "--no-pager", "--threshold", EXPOSURE_MAX]);
+    run(security.arg(path), "").expect_code(0);
+}
+
+#[test]
+fn a_reload_is_validated_and_brings_a_verdict() {
+    let unit = unit();
+    let reload = values(&unit, "ExecReload");
+    let [check, reload] = reload[..] else { panic!("{reload:?}") };
+    assert_eq!([check], values(&unit, "ExecStartPre")[..]);
+    assert_eq!(reload, check.replace("check-config", "reload"));
+}
+
+#[test]
+fn the_folders_of_the_unit_are_made() {
+    let read = |name: &str| {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("systemd");
+        fs::read_to_string(folder.join(name)).unwrap()
+    };
+    let (users, tmpfiles, unit) = (read("pgkeep.sysusers"), read("pgkeep.tmpfiles"), unit());
+    let [user] = values(&unit, "User")[..] else { panic!("one User") };
+    assert!(users.lines().any(|line| line.starts_with(&format!("u {user} "))), "{users}");
+    for path in values(&unit, "ReadWritePaths") {
+        let path = path.trim_start_matches('-');
+        let made = |line: &str| line.split_whitespace().nth(1) == Some(path);
+        assert!(tmpfiles.lines().any(made), "{path}");
+    }
+}
+
+fn is_installed() -> bool {
+    let folders = std::env::var_os("PATH").unwrap_or_default();
+    let installed = |folder: &Path| folder.join("systemd-analyze").exists();
+    std::env::split_paths(&folders).any(|folder| installed(&folder))
 }
 
 #[test]
