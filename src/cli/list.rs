@@ -9,7 +9,7 @@ use crate::{
     daemon::table::Table,
     domain::{
         backup::BackupId,
-        failure::Failure,
+        failure::{Class, Failure},
         name::{RepositoryName, ServerName},
     },
     repository::{
@@ -18,7 +18,7 @@ use crate::{
     },
 };
 
-use super::{Cli, Outcome, exit::Exit, output, runtime};
+use super::{Cli, Outcome, Stop, exit::Exit, output, runtime};
 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
@@ -54,6 +54,15 @@ struct Row {
 
 pub(super) fn list(cli: &Cli, arguments: &Arguments) -> Outcome {
     let table = cli.table()?;
+    if let Some(name) = arguments.repository.as_ref()
+        && !table.repositories.contains_key(name)
+    {
+        let known: Vec<&str> = table.repositories.keys().map(RepositoryName::as_str).collect();
+        let what = format!("there is no repository {name} in the configuration");
+        let failure = Failure::new(Class::Configuration, "list backups", what)
+            .hint(format!("there is {}", known.join(", ")));
+        return Err(Stop::Failed(Exit::NotFound, failure));
+    }
     let (rows, failures) = runtime()?.block_on(collect(&table, arguments));
     print_failures(&failures);
     if cli.json {
@@ -63,7 +72,10 @@ pub(super) fn list(cli: &Cli, arguments: &Arguments) -> Outcome {
     }
     Ok(match (rows.is_empty(), failures.is_empty()) {
         (_, true) if !rows.is_empty() => Exit::Done,
-        (true, true) => Exit::NotFound,
+        (true, true) => {
+            output::say("pgkeep: there are no such backups\n");
+            Exit::NotFound
+        }
         (false, _) => Exit::Partial,
         (true, false) => Exit::Failed,
     })

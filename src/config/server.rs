@@ -164,6 +164,13 @@ fn host(o: &mut Options<'_>, d: &mut Diagnostics) -> Option<String> {
         d.error(&span, "`host` names several hosts").hint("several hosts go into `conninfo`");
         return None;
     }
+    if let Some((name, port)) = host.rsplit_once(':')
+        && !name.contains(':')
+        && port.bytes().all(|byte| byte.is_ascii_digit())
+    {
+        d.error(&span, "`host` holds a port").hint(format!("write host = {name:?}, port = {port}"));
+        return None;
+    }
     if host.contains("://") {
         d.error(&span, "`host` is a connection string").hint("put it into `conninfo`");
         return None;

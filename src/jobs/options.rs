@@ -42,6 +42,10 @@ pub(super) fn repositories(
 /// Databases by `databases` and `exclude`; all of them where nothing is said.
 pub(super) fn patterns(o: &mut Options<'_>, d: &mut Diagnostics) -> Option<DatabasePatterns> {
     let include = globs(o, "databases", &["*"], d);
+    if let Some(span) = o.given("databases").filter(|_| include.as_ref().is_some_and(Vec::is_empty))
+    {
+        d.error(&span, "`databases` names none").hint("leave it out for all, or write [\"*\"]");
+    }
     let exclude = globs(o, "exclude", &[], d);
     Some(DatabasePatterns { include: include?, exclude: exclude? })
 }

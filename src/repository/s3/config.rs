@@ -35,13 +35,29 @@ fn endpoint(o: &mut Options<'_>, d: &mut Diagnostics) -> Option<String> {
     Some(given.value)
 }
 
+/// A name alone: a URL would only be refused by the first request.
+fn bucket(o: &mut Options<'_>, d: &mut Diagnostics) -> Option<String> {
+    let given = o.require::<String>("bucket", d)?;
+    let name = given.value.strip_prefix("s3://").unwrap_or(&given.value);
+    let (name, prefix) = name.split_once('/').unwrap_or((name, ""));
+    if name == given.value && !name.is_empty() {
+        return Some(given.value);
+    }
+    let hint = match prefix.trim_matches('/') {
+        "" => format!("write bucket = {name:?}"),
+        prefix => format!("write bucket = {name:?}, prefix = {prefix:?}"),
+    };
+    d.error(&given.span, "`bucket` must be a name alone").hint(hint);
+    None
+}
+
 fn build(o: &mut Options<'_>, context: &Context, d: &mut Diagnostics) -> Option<(Opener, Limits)> {
     let second = Duration::from_secs(1);
     let hour = Duration::from_hours(1);
-    let bucket = o.require::<String>("bucket", d);
+    let bucket = bucket(o, d);
     let credentials = credentials(o, d);
     let uploads = context.state_dir.join("uploads");
-    let named = bucket.as_ref().map_or_else(String::new, |bucket| bucket.value.clone());
+    let named = bucket.clone().unwrap_or_default();
     let mut options =
         S3Options::new(named, credentials.unwrap_or(S3Credentials::DefaultChain), uploads);
     let prefix = o.take_or("prefix", String::new(), d);
