@@ -193,18 +193,42 @@ fn build_jobs(
         }
     }
     config::check_order(&commons, d);
-    let gaps: Vec<_> = jobs.values().map(|job| (job.common.name.clone(), job.max_age)).collect();
-    // A job that runs after others is as fresh as the slowest of them.
-    let of =
-        |name: &JobName| gaps.iter().find(|(known, _)| known == name).and_then(|(_, age)| *age);
-    jobs.into_iter()
-        .map(|(name, mut job)| {
-            if job.max_age.is_none() {
-                job.max_age = job.common.after.iter().filter_map(|after| of(&after.value)).max();
-            }
-            (name, Arc::new(job))
-        })
-        .collect()
+    inherit_max_age(&mut jobs);
+    jobs.into_iter().map(|(name, job)| (name, Arc::new(job))).collect()
+}
+
+/// A job that runs after others is as fresh as the slowest of them, through chains of any length:
+/// it starts when each of them has ended.
+fn inherit_max_age(jobs: &mut BTreeMap<JobName, Configured>) {
+    let of = |job: &Configured| {
+        (job.max_age, job.common.after.iter().map(|after| after.value.clone()).collect())
+    };
+    let known: Ages = jobs.iter().map(|(name, job)| (name.clone(), of(job))).collect();
+    let mut found = BTreeMap::new();
+    for (name, job) in jobs {
+        job.max_age = max_age_of(name, &known, &mut found);
+    }
+}
+
+/// The own age of each job, and what it runs after.
+type Ages = BTreeMap<JobName, (Option<Duration>, Vec<JobName>)>;
+
+/// `found` keeps what was worked out. A circle is refused elsewhere, and must not hang us here: who
+/// is being asked has nothing to give yet.
+fn max_age_of(
+    name: &JobName,
+    known: &Ages,
+    found: &mut BTreeMap<JobName, Option<Duration>>,
+) -> Option<Duration> {
+    if let Some(age) = found.get(name) {
+        return *age;
+    }
+    let (own, after) = known.get(name)?;
+    found.insert(name.clone(), None);
+    let slowest = || after.iter().filter_map(|before| max_age_of(before, known, found)).max();
+    let age = own.or_else(slowest);
+    found.insert(name.clone(), age);
+    age
 }
 
 fn build_job(
@@ -292,5 +316,33 @@ impl Configured {
             backoff_max: RETRY_BACKOFF_MAX,
             enabled: self.common.enabled,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_runs_after_others_is_as_fresh_as_the_slowest() {
+        let name = |text: &str| text.parse::<JobName>().unwrap();
+        let hours = |hours| Some(Duration::from_hours(hours));
+        let known: Ages = [
+            ("nightly", hours(30), vec![]),
+            ("weekly", hours(200), vec![]),
+            ("copy", None, vec!["weekly"]),
+            ("prune", None, vec!["nightly", "copy"]),
+            ("manual", None, vec![]),
+            ("a", None, vec!["b"]),
+            ("b", None, vec!["a"]),
+        ]
+        .into_iter()
+        .map(|(job, age, after)| (name(job), (age, after.into_iter().map(name).collect())))
+        .collect();
+        let age = |job: &str| max_age_of(&name(job), &known, &mut BTreeMap::new());
+        assert_eq!(age("nightly"), hours(30));
+        assert_eq!(age("prune"), hours(200), "it waits for the copy of the weekly dump");
+        assert_eq!(age("manual"), None);
+        assert_eq!(age("a"), None, "a circle ends");
     }
 }
