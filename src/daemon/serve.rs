@@ -174,6 +174,7 @@ fn restore(metrics: &Metrics, journal: &Journal, name: &JobName) {
             last_success: known.last_success,
             last_completion: known.last_completion,
             last_duration: known.last_duration(),
+            targets: known.targets,
             samples: known.samples,
             findings: found.unwrap_or_default(),
         },

@@ -59,6 +59,9 @@ pub enum Outcome {
 }
 
 impl Outcome {
+    /// Every name that [`Outcome::state`] gives.
+    pub const STATES: [&str; 4] = ["succeeded", "failed", "skipped", "cancelled"];
+
     /// The state's name in logs and metrics.
     pub const fn state(&self) -> &'static str {
         match self {
@@ -233,6 +236,11 @@ impl Report {
     /// How many targets ended in `state`.
     pub fn count(&self, state: &str) -> usize {
         self.targets.iter().filter(|report| report.outcome.state() == state).count()
+    }
+
+    /// How many targets ended in each of [`Outcome::STATES`].
+    pub fn target_counts(&self) -> BTreeMap<String, u64> {
+        Outcome::STATES.map(|state| (state.to_owned(), self.count(state) as u64)).into()
     }
 
     /// Adds what a later attempt brought: its targets replace the earlier ones of the same name.

@@ -3,7 +3,7 @@
 //! Readers skip fields that they do not know, and fields of a job's memory that they cannot read: a
 //! step back to an older version loses details, never the times that alerts depend on.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Deserializer, Serialize, de::DeserializeOwned};
@@ -186,6 +186,9 @@ pub struct JobState {
     pub folded: u64,
     /// The scheduler's memory: the slot that was handled last, and what belongs to it.
     pub memory: Option<Value>,
+    /// How many targets of the last run that completed ended in each state.
+    #[serde(deserialize_with = "lenient")]
+    pub targets: BTreeMap<String, u64>,
     /// The samples that the job is remembered by.
     #[serde(deserialize_with = "lenient")]
     pub samples: Vec<Sample>,
@@ -229,6 +232,7 @@ pub(super) fn fold(
     if end.verdict == Verdict::Succeeded {
         state.last_success = Some(end.ended);
     }
+    state.targets = end.report.target_counts();
     carry_over(&mut state.samples, &end.report.samples, end.verdict.did_something(), kind_of);
     state.samples.truncate(SAMPLES_MAX);
 }
@@ -314,6 +318,7 @@ mod tests {
             let mut state = JobState::default();
             let end = RunEnd { verdict, ..RunEnd::interrupted(Timestamp::UNIX_EPOCH) };
             fold(&mut state, &record(), &end, |_| None);
+            assert_eq!(state.targets.contains_key("failed"), state.last_completion.is_some());
             (state.last_success.is_some(), state.last_completion.is_some())
         };
         assert_eq!(times(Verdict::Succeeded), (true, true));

@@ -16,9 +16,6 @@ use crate::domain::{
     report::{Report, Sample, Verdict},
 };
 
-/// How a target can end, as [`crate::domain::report::Outcome::state`] names it.
-const TARGET_STATES: [&str; 4] = ["succeeded", "failed", "skipped", "cancelled"];
-
 /// A job that is configured.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct JobSeries {
@@ -41,6 +38,8 @@ pub struct JobPast {
     pub last_completion: Option<Timestamp>,
     /// How long that took.
     pub last_duration: Option<Duration>,
+    /// How many targets of that run ended in each state; empty if none ended.
+    pub targets: BTreeMap<String, u64>,
     /// The samples that it is remembered by.
     pub samples: Vec<Sample>,
     /// What its last run that did something found.
@@ -139,6 +138,7 @@ impl Metrics {
             if let Some(duration) = past.last_duration {
                 self.set(&core::JOB_LAST_DURATION, labels(job, &[]), duration.as_secs_f64());
             }
+            self.ended_in(job, &past.targets);
             let gauges = past
                 .samples
                 .iter()
@@ -193,13 +193,16 @@ impl Metrics {
             self.set(&core::JOB_LAST_SUCCESS, labels(job, &[]), seconds(end.at));
         }
         self.set(&core::JOB_LAST_DURATION, labels(job, &[]), end.duration.as_secs_f64());
-        for state in TARGET_STATES {
-            let count = end.report.targets.iter().filter(|t| t.outcome.state() == state).count();
-            self.set(&core::JOB_LAST_TARGETS, labels(job, &[state]), count as f64);
-        }
+        self.ended_in(job, &end.report.target_counts());
         let looked = end.verdict.did_something();
         self.found(job, &end.report.findings, looked);
         self.sampled(job, &end.report.samples, looked);
+    }
+
+    fn ended_in(&self, job: &JobSeries, targets: &BTreeMap<String, u64>) {
+        for (state, count) in targets {
+            self.set(&core::JOB_LAST_TARGETS, labels(job, &[state]), *count as f64);
+        }
     }
 
     /// Findings of a run that did something replace those of the run before; one that failed

@@ -189,6 +189,7 @@ fn what_is_remembered_is_there_after_a_restart() {
         last_success: Some("2026-11-20T00:00:00Z".parse().unwrap()),
         last_completion: Some("2026-11-21T00:00:00Z".parse().unwrap()),
         last_duration: Some(Duration::from_secs(7)),
+        targets: [("failed".to_owned(), 2)].into(),
         samples: vec![sample("dump_last_size_bytes", &["main", "app"], 5.0)],
         findings: vec![Finding {
             check: "x".to_owned(),
@@ -206,6 +207,8 @@ fn what_is_remembered_is_there_after_a_restart() {
     assert!(page.contains("pgkeep_dump_last_size_bytes{job_name=\"a\""));
     let found = "pgkeep_findings{job_name=\"a\",kind=\"dump\",check=\"x\",severity=\"warning\"}";
     assert_eq!(value(&page, found), Some(1.0));
+    let failed = "pgkeep_job_last_targets{job_name=\"a\",kind=\"dump\",state=\"failed\"}";
+    assert_eq!(value(&page, failed), Some(2.0));
     assert!(!page.contains("unknown"));
 }
 
