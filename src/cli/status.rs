@@ -1,6 +1,8 @@
 //! `pgkeep status`: what the daemon does and how each job last ended. Without a daemon: exit
 //! code 1.
 
+use std::collections::HashSet;
+
 use crate::{
     daemon::{
         control::{CallError, Reply, Request},
@@ -8,7 +10,9 @@ use crate::{
     },
     domain::{
         failure::{Class, Failure},
+        finding::Severity,
         name::DatabaseName,
+        report::Report,
     },
 };
 
@@ -70,23 +74,45 @@ fn print(status: &Status) -> Result<(), Stop> {
     output::line("")?;
     let rows: Vec<[String; 6]> = status.jobs.iter().map(row).collect();
     output::table(["JOB", "KIND", "STATE", "LAST RUN", "LAST SUCCESS", "NEXT RUN"], &rows)?;
-    for job in &status.jobs {
-        let report = job.last.as_ref().map(|last| &last.report);
-        // A repository that is away fails every target in the same words: once is enough.
-        let mut said = std::collections::HashSet::new();
-        for failure in report.into_iter().flat_map(super::super::domain::report::Report::failures) {
-            let failed = output::printable(&failure.to_string());
-            let text = format!("{} [{}]: {failed}", job.job, failure.class);
-            if !said.insert(text.clone()) {
-                continue;
-            }
-            output::line(&text)?;
-            if let Some(hint) = &failure.hint {
-                output::line(&format!("  hint: {}", output::printable(hint)))?;
-            }
+    status.jobs.iter().filter_map(|job| Some((job, &job.last.as_ref()?.report))).try_for_each(
+        |(job, report)| {
+            failures(job, report)?;
+            findings(job, report)
+        },
+    )
+}
+
+fn failures(job: &JobLine, report: &Report) -> Result<(), Stop> {
+    // A repository that is away fails every target in the same words: once is enough.
+    let mut said = HashSet::new();
+    for failure in report.failures() {
+        let failed = output::printable(&failure.to_string());
+        let text = format!("{} [{}]: {failed}", job.job, failure.class);
+        if !said.insert(text.clone()) {
+            continue;
         }
+        output::line(&text)?;
+        hint(failure.hint.as_deref())?;
     }
     Ok(())
+}
+
+/// What the alerts on findings send people to look at.
+fn findings(job: &JobLine, report: &Report) -> Result<(), Stop> {
+    for finding in report.findings.iter().filter(|found| found.severity > Severity::Info) {
+        let (severity, check) = (finding.severity.as_str(), &finding.check);
+        let what = output::printable(&finding.what);
+        output::line(&format!("{} {severity} {check}: {what}", job.job))?;
+        hint(finding.hint.as_deref())?;
+    }
+    Ok(())
+}
+
+fn hint(hint: Option<&str>) -> Result<(), Stop> {
+    match hint {
+        Some(hint) => output::line(&format!("  hint: {}", output::printable(hint))),
+        None => Ok(()),
+    }
 }
 
 fn row(job: &JobLine) -> [String; 6] {

@@ -79,6 +79,8 @@ fn dump_by_a_pg_dump_that_floods_its_error_output_is_a_backup_with_a_finding() {
     assert!(finding.what.len() < 2000, "{} bytes", finding.what.len());
     let labels = [("job_name", "nightly"), ("check", "tool-output"), ("severity", "warning")];
     assert_eq!(daemon.metrics().value("pgkeep_findings", &labels), Some(1.0));
+    let status = home.run(&["status"]).expect_code(0).text();
+    assert!(status.contains("nightly warning tool-output: "), "{status}");
     assert_listed(&home, &cluster, &disk(&home), &["app -> disk"]);
     daemon.stop();
     assert!(daemon.log().len() < 20_000);
