@@ -12,6 +12,8 @@ const SECRET_WORDS: &[&str] =
 const HARMLESS: &str = "role_passwords";
 /// Ends of keys that name a place and hold no secret.
 const HARMLESS_ENDS: &[&str] = &["_file", "_credential", "_id", "passfile"];
+/// How a secret key of age begins. It may stand where its public half belongs.
+const AGE_SECRET: &str = "age-secret-key-";
 
 /// A copy of a TOML file without its secrets.
 pub(super) fn mask_toml(text: &str) -> String {
@@ -51,6 +53,7 @@ pub(super) fn mask_environment(text: &str) -> String {
 /// Masks one line; the answer is the quotation mark of a secret that goes on below it.
 fn mask_line(line: &str, start: usize, shown: &mut [u8]) -> Option<&'static str> {
     mask_addresses(line, start, shown);
+    mask_identities(line, start, shown);
     for (equals, _) in line.match_indices('=') {
         if !is_secret(key_before(&line[..equals])) {
             continue;
@@ -79,6 +82,16 @@ fn mask_addresses(line: &str, start: usize, shown: &mut [u8]) {
         {
             hide(shown, start + from + colon + 1..start + from + end);
         }
+    }
+}
+
+/// Masks secret keys of age, wherever they stand.
+fn mask_identities(line: &str, start: usize, shown: &mut [u8]) {
+    for (at, _) in line.to_ascii_lowercase().match_indices(AGE_SECRET) {
+        let from = at + AGE_SECRET.len();
+        let rest = &line[from..];
+        let end = rest.find(|c: char| !c.is_ascii_alphanumeric()).unwrap_or(rest.len());
+        hide(shown, start + from..start + from + end);
     }
 }
 
@@ -145,6 +158,8 @@ mod tests {
             "secret_acess_key = \"hunter2\"",
             "\"password\" = \"hunter2\"",
             "password = \"${X:-hunter2}\"",
+            "encrypt_to = [\"AGE-SECRET-KEY-1hunter2\"]",
+            "  'age-secret-key-1hunter2', # AGE-SECRET-KEY-1hunter2",
         ] {
             let shown = mask_toml(text);
             assert!(!shown.contains("hunter2"), "{shown}");

@@ -70,6 +70,8 @@ classes! {
     RepositoryRefused = "repository-refused",
     /// What the repository holds is not what was stored: missing, of another size, or damaged.
     RepositoryDamaged = "repository-damaged",
+    /// What is to be encrypted cannot be, or what is encrypted would have to become something else.
+    Encryption = "encryption",
     /// The configuration asks for something that cannot be done.
     Configuration = "configuration",
     /// A file of the state directory cannot be read or written.
@@ -91,6 +93,7 @@ impl Class {
                 | Self::ToolVersion
                 | Self::ToolMissing
                 | Self::RepositoryRefused
+                | Self::Encryption
                 | Self::Configuration
                 | Self::Internal
         )

@@ -7,6 +7,7 @@ pub mod manifest;
 pub mod metric;
 pub mod name;
 pub mod pattern;
+pub mod recipients;
 pub mod report;
 pub mod run;
 pub mod schedule;
