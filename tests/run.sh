@@ -32,6 +32,7 @@ done
 
 [ -n "${PGKEEP_TEST_PG_BINS:-}" ] || want_postgres
 want zstd zstd
+want age age
 want openssl openssl
 want curl curl
 want jq jq

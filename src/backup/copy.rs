@@ -2,29 +2,40 @@
 //! manifest last. It is cut into the volumes that the target takes: those of the source may be
 //! too large for it.
 //!
+//! What is plain is encrypted on the way where the target demands it. What is encrypted goes only to
+//! a target with the very same recipients, byte for byte: there is no key here to make anything else
+//! of it. So a copy never takes encryption away.
+//!
 //! A dump that could not be delivered to one of its repositories is healed with this, from one
-//! that has it: never by dumping again.
+//! that has it, in place of dumping again.
 
-use bytes::{Bytes, BytesMut};
+mod cutter;
+
 use futures_util::StreamExt as _;
 use sha2::{Digest as _, Sha256};
 use tokio::sync::mpsc;
 
 use crate::{
-    codec::{hex, sealed::Sealed},
+    codec::{
+        encrypt::{self, Encrypt, EncryptError},
+        hex,
+    },
     domain::{
         backup::{BackupId, Series},
         failure::{Class, Failure},
-        manifest::{Manifest, StoredObject},
+        manifest::{self, Manifest, StoredObject},
+        recipients::{Passage, Recipients},
     },
     repository::{
         copy::Copy,
+        layout,
         repo::Repository,
-        store::{Limits, StoreError, StoreErrorKind},
+        store::{StoreError, StoreErrorKind},
     },
     sys::task::Task,
 };
 
+use self::cutter::Cutter;
 use super::{fanout, restore_notes};
 
 /// Why a backup was not copied. It says who is to blame: what a source cannot give may be had
@@ -70,9 +81,13 @@ pub async fn copy_backup(
         let what = "the manifest names no object";
         return Err(CopyError::Source(Failure::new(Class::RepositoryDamaged, &doing, what)));
     };
-    let mut copy = target.start_copy(series, id, &stem);
+    let Some(passage) = manifest.recipients.passage(target.recipients()) else {
+        return Err(CopyError::Source(refusal(&manifest.recipients, target, doing)));
+    };
+    let stem = layout::plain_name(&stem, &manifest.recipients);
+    let mut copy = target.start_copy(series, id, stem);
     let transferred = tokio::select! {
-        transferred = transfer(source, &mut copy, &manifest, target, task) => transferred,
+        transferred = transfer(source, &mut copy, &manifest, passage, task) => transferred,
         () = task.cancel.cancelled() => Err(cancelled()),
     };
     let index = match transferred {
@@ -85,23 +100,48 @@ pub async fn copy_backup(
     let make = |objects: Vec<StoredObject>| {
         let names: Vec<String> = objects.iter().map(|object| object.name.clone()).collect();
         let major = manifest.tool.major().unwrap_or_default();
-        let restore = restore_notes::lines(manifest.database.as_ref(), &names, major);
-        Manifest { objects, index, restore, ..manifest }
+        let recipients = target.recipients().clone();
+        let restore = restore_notes::lines(manifest.database.as_ref(), &names, major, &recipients);
+        let (format_version, codec) =
+            (manifest::format_version(&recipients), manifest::codec(&recipients));
+        Manifest { format_version, codec, recipients, objects, index, restore, ..manifest }
     };
     copy.commit(make).await.map_err(|error| CopyError::Target(error.into_failure(doing)))
+}
+
+/// What is encrypted does not go there. Nobody is at fault but the configuration; for whoever has
+/// another source, this one is none.
+fn refusal(encrypted_to: &Recipients, target: &Repository, doing: String) -> Failure {
+    let demanded = match target.recipients() {
+        nobody if nobody.is_empty() => "plain".to_owned(),
+        others => format!("encrypted to {others}"),
+    };
+    let name = target.name();
+    let what =
+        format!("the backup is encrypted to {encrypted_to}, and {name} is for what is {demanded}");
+    Failure::new(Class::Encryption, doing, what).hint(
+        "give both repositories the same `encrypt_to`, or copy from one that holds it in plain; \
+         pgkeep has no key to decrypt it",
+    )
 }
 
 async fn transfer(
     source: &Repository,
     copy: &mut Copy,
     manifest: &Manifest,
-    target: &Repository,
+    passage: Passage,
     task: &Task,
 ) -> Result<Option<StoredObject>, CopyError> {
     let taken = |error: StoreError| CopyError::Target(error.into_failure(String::new()));
     let given = |error: StoreError| CopyError::Source(error.into_failure(String::new()));
     let (sender, receiver) = mpsc::channel(1);
-    let mut cutter = Cutter::new(sender, target.limits());
+    let encrypts =
+        |error: EncryptError| CopyError::Target(Failure::from_error(Class::Encryption, "", &error));
+    let encrypt = match passage {
+        Passage::AsTheyAre => None,
+        Passage::Encrypt => Some(Encrypt::new(copy.recipients()).map_err(encrypts)?),
+    };
+    let mut cutter = Cutter::new(sender, copy.limits(), encrypt);
     let read = async move {
         for object in &manifest.objects {
             read_volume(source, manifest, object, &mut cutter, task).await?;
@@ -119,8 +159,12 @@ async fn transfer(
     match &manifest.index {
         None => Ok(None),
         Some(index) => {
-            let bytes = read_index(source, manifest, index).await.map_err(given)?;
-            Ok(Some(copy.put(&index.name, bytes).await.map_err(taken)?))
+            let mut bytes = read_index(source, manifest, index).await.map_err(given)?;
+            if passage == Passage::Encrypt {
+                bytes = encrypt::whole(bytes, copy.recipients()).map_err(encrypts)?;
+            }
+            let name = layout::plain_name(&index.name, &manifest.recipients);
+            Ok(Some(copy.put(name, bytes).await.map_err(taken)?))
         }
     }
 }
@@ -161,7 +205,7 @@ async fn read_volume(
         hash.update(&chunk);
         bytes += chunk.len() as u64;
         task.progress.add_bytes(chunk.len() as u64);
-        cutter.write(chunk).await?;
+        cutter.write(&chunk).await?;
     }
     if bytes != object.bytes || hex(&hash.finalize()) != object.sha256 {
         let what = format!("{} in {} is not what was stored", object.name, source.name());
@@ -170,74 +214,14 @@ async fn read_volume(
     Ok(())
 }
 
-/// Cuts the volumes, joined together, into the target's own parts and volumes.
-///
-/// Part and volume are ended late, when more is known to come, so that neither is ever empty.
-struct Cutter {
-    sender: mpsc::Sender<Sealed>,
-    limits: Limits,
-    part: BytesMut,
-    volume: u32,
-    number: u32,
-    bytes: u64,
-    hash: Sha256,
-}
-
-impl Cutter {
-    fn new(sender: mpsc::Sender<Sealed>, limits: Limits) -> Self {
-        let part = BytesMut::with_capacity(limits.part_bytes);
-        Self { sender, limits, part, volume: 1, number: 0, bytes: 0, hash: Sha256::new() }
-    }
-
-    async fn write(&mut self, mut chunk: Bytes) -> Result<(), CopyError> {
-        let part_bytes = self.limits.part_bytes;
-        while !chunk.is_empty() {
-            if self.part.len() == part_bytes {
-                self.end_part().await?;
-                if self.number == self.limits.max_parts {
-                    self.end_volume().await?;
-                }
-            }
-            let piece = chunk.split_to(chunk.len().min(part_bytes - self.part.len()));
-            self.part.extend_from_slice(&piece);
-        }
-        Ok(())
-    }
-
-    async fn end_part(&mut self) -> Result<(), CopyError> {
-        let next = BytesMut::with_capacity(self.limits.part_bytes);
-        let bytes = std::mem::replace(&mut self.part, next).freeze();
-        self.hash.update(&bytes);
-        self.bytes += bytes.len() as u64;
-        self.number += 1;
-        self.send(Sealed::Part { volume: self.volume, number: self.number, bytes }).await
-    }
-
-    async fn end_volume(&mut self) -> Result<(), CopyError> {
-        let sha256 = hex(&std::mem::take(&mut self.hash).finalize());
-        let (volume, bytes) = (self.volume, self.bytes);
-        (self.volume, self.number, self.bytes) = (volume + 1, 0, 0);
-        self.send(Sealed::VolumeEnd { volume, bytes, sha256 }).await
-    }
-
-    /// Ends the last volume. Dropped without it, the copy is known to be cut off.
-    async fn finish(mut self) -> Result<(), CopyError> {
-        if !self.part.is_empty() {
-            self.end_part().await?;
-        }
-        self.end_volume().await
-    }
-
-    async fn send(&self, message: Sealed) -> Result<(), CopyError> {
-        let gone = || Failure::new(Class::RepositoryUnavailable, "", "the target gave up");
-        self.sender.send(message).await.map_err(|_| CopyError::Target(gone()))
-    }
-}
+#[cfg(test)]
+mod encrypted;
 
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
     use crate::{
+        codec::sealed::Sealed,
         domain::{
             backup::Subject,
             manifest::{FORMAT_VERSION, Owner, Plain, Snapshot, Tool, Totals},
@@ -245,6 +229,7 @@ pub(crate) mod tests {
         repository::{memory::MemoryStore, store::Store},
         sys::clock::SystemClock,
     };
+    use bytes::Bytes;
     use std::sync::Arc;
 
     fn series() -> Series {
@@ -292,6 +277,7 @@ pub(crate) mod tests {
             left_out: vec![],
             plain: Plain { format: text("sql"), bytes: 1, sha256: "0".repeat(64) },
             codec: vec![text("zstd")],
+            recipients: Recipients::default(),
             objects,
             index: None,
             totals: Totals::default(),

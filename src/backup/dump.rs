@@ -15,10 +15,9 @@ use crate::{
         backup::{BackupId, Series, Subject},
         failure::{Class, Failure},
         finding::Finding,
-        manifest::{
-            DatabaseFacts, FORMAT_VERSION, LeftOut, Manifest, Owner, Snapshot, StoredObject, Tool,
-        },
+        manifest::{self, DatabaseFacts, LeftOut, Manifest, Owner, Snapshot, StoredObject, Tool},
         name::{DatabaseName, escape},
+        recipients::Recipients,
     },
     postgres::{
         PgError, Server,
@@ -154,7 +153,7 @@ pub async fn database(
     Ok(Dumped { delivered, findings: findings.into_iter().collect() })
 }
 
-/// The name of the first volume: for people who look into the folder. A long name would only make
+/// The name of the first volume, where it is not encrypted: for people who look into the folder. A long name would only make
 /// the key longer, which stores that keep objects as files may refuse; the folder says it anyway.
 /// A leading hyphen would make it an option of `cat` and `sha256sum` in the manifest's lines.
 fn stem(name: &DatabaseName) -> String {
@@ -228,32 +227,34 @@ impl Draft<'_> {
     ) -> Vec<Delivered> {
         let plain = stored.streamed.plain.clone();
         let totals = stored.streamed.structure.totals.clone();
-        let make = |volumes: Vec<StoredObject>, index: Option<StoredObject>| {
-            let names: Vec<String> = volumes.iter().map(|object| object.name.clone()).collect();
-            let major = self.source.tools.version.major;
-            let restore = restore_notes::lines(database.as_ref(), &names, major);
-            Manifest {
-                format_version: FORMAT_VERSION,
-                id: self.id.clone(),
-                series: self.series.clone(),
-                owner: self.source.owner.clone(),
-                pgkeep_version: env!("CARGO_PKG_VERSION").to_owned(),
-                server_version: self.source.facts.version.clone(),
-                server_version_num: self.source.facts.version_num,
-                tool: self.tool.clone(),
-                database: database.clone(),
-                snapshot: snapshot.clone(),
-                started_at: self.started_at,
-                finished_at: task.clock.now().wall,
-                left_out: left_out.clone(),
-                plain: plain.clone(),
-                codec: vec!["zstd".to_owned()],
-                objects: volumes,
-                index,
-                totals: totals.clone(),
-                restore,
-            }
-        };
+        let make =
+            |volumes: Vec<StoredObject>, index: Option<StoredObject>, recipients: Recipients| {
+                let names: Vec<String> = volumes.iter().map(|object| object.name.clone()).collect();
+                let major = self.source.tools.version.major;
+                let restore = restore_notes::lines(database.as_ref(), &names, major, &recipients);
+                Manifest {
+                    format_version: manifest::format_version(&recipients),
+                    id: self.id.clone(),
+                    series: self.series.clone(),
+                    owner: self.source.owner.clone(),
+                    pgkeep_version: env!("CARGO_PKG_VERSION").to_owned(),
+                    server_version: self.source.facts.version.clone(),
+                    server_version_num: self.source.facts.version_num,
+                    tool: self.tool.clone(),
+                    database: database.clone(),
+                    snapshot: snapshot.clone(),
+                    started_at: self.started_at,
+                    finished_at: task.clock.now().wall,
+                    left_out: left_out.clone(),
+                    plain: plain.clone(),
+                    codec: manifest::codec(&recipients),
+                    recipients,
+                    objects: volumes,
+                    index,
+                    totals: totals.clone(),
+                    restore,
+                }
+            };
         stored.commit(database.is_some(), task, make).await
     }
 }

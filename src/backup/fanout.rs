@@ -1,31 +1,37 @@
 //! One stream, several repositories.
 //!
-//! A child's output is proven, compressed and stored in every repository that can keep up, in one
-//! pass. A repository that fails is out and reported; the others go on. Nothing is committed here
-//! before all of rule 1 holds: end of the stream, structure whole, exit 0, every byte stored.
+//! A child's output is proven, compressed, encrypted where that is demanded, and stored in every
+//! repository that can keep up, in one pass. Repositories with the same recipients share the work.
+//! A repository that fails is out and reported; the others go on. Nothing is committed here before
+//! all of rule 1 holds: end of the stream, structure whole, exit 0, every byte stored.
 //!
 //! What can still go wrong: the host dies between the commit of a volume and the manifest. Then
 //! data without a manifest lies there; it is listed as incomplete and swept after a minimum age.
 
-use std::{fs::File, sync::Arc, time::Duration};
+mod commit;
 
-use futures_util::future::join_all;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs::File,
+    sync::Arc,
+    time::Duration,
+};
+
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     codec::{
-        index,
-        proof::FormatError,
-        proof::Proof,
+        proof::{FormatError, Proof},
         sealed::Sealed,
-        stream::{self, Encode, StreamError, Streamed},
+        stream::{self, Encode, Seal, StreamError, Streamed},
     },
     domain::{
         backup::{BackupId, Series},
         failure::{Class, Failure},
-        manifest::{Manifest, StoredObject},
+        manifest::Manifest,
         name::RepositoryName,
+        recipients::Recipients,
     },
     repository::{
         copy::Copy,
@@ -42,8 +48,6 @@ use super::stderr;
 
 /// Parts that wait for a repository's uploader. More would only be memory.
 const QUEUE_PARTS: usize = 2;
-/// The index's name in the folder of a backup.
-const INDEX_NAME: &str = "index.json.zst";
 /// How long a program may take to exit after it closed its output.
 const EXIT_LIMIT: Duration = Duration::from_mins(1);
 
@@ -57,11 +61,13 @@ pub struct Compression {
 }
 
 impl Compression {
-    /// The most memory that a stream takes into repositories with these limits, in bytes. One that
-    /// is slow holds other parts than one that is fast.
-    pub fn memory(&self, repositories: &[Limits]) -> u64 {
-        let queued = repositories.iter().map(|limits| QUEUE_PARTS + limits.parallel_parts.max(1));
-        self.encode(repositories, u32::MAX).memory(queued.sum())
+    /// The most memory that a stream takes into repositories with these limits and recipients, in
+    /// bytes. One that is slow holds other parts than one that is fast.
+    pub fn memory(&self, repositories: &[(Limits, &Recipients)]) -> u64 {
+        let limits: Vec<Limits> = repositories.iter().map(|(limits, _)| *limits).collect();
+        let seals: BTreeSet<_> = repositories.iter().map(|(_, recipients)| *recipients).collect();
+        let queued = limits.iter().map(|limits| QUEUE_PARTS + limits.parallel_parts.max(1));
+        self.encode(&limits, u32::MAX).memory(queued.sum(), &seals)
     }
 
     fn encode(&self, repositories: &[Limits], volume_parts: u32) -> Encode {
@@ -86,7 +92,7 @@ pub struct Fanout<'a> {
     pub series: &'a Series,
     /// Its id.
     pub id: &'a BackupId,
-    /// Name of the first volume: `app.dump.zst`.
+    /// Name of the first volume, where it is not encrypted: `app.dump.zst`.
     pub stem: String,
     /// What is being done, for messages: `dump database app`.
     pub doing: String,
@@ -147,15 +153,17 @@ impl Fanout<'_> {
         let encode = self.encode()?;
         let (mut child, output) = self.spawn(command).await?;
         let uploads = task.cancel.child_token();
-        let mut sinks = Vec::new();
+        let mut sinks: BTreeMap<&Recipients, Vec<_>> = BTreeMap::new();
         let mut uploaders: Vec<(RepositoryName, Uploader)> = Vec::new();
         for repository in self.repositories {
             let (sender, receiver) = mpsc::channel(QUEUE_PARTS);
-            sinks.push(sender);
+            sinks.entry(repository.recipients()).or_default().push(sender);
             let copy = repository.start_copy(self.series, self.id, &self.stem);
             uploaders.push((repository.name().clone(), upload(copy, receiver, &uploads)));
         }
-        let result = stream::start(output, proof, encode, sinks, task).await;
+        let seal = |(to, sinks): (&Recipients, _)| Seal { recipients: to.clone(), sinks };
+        let seals = sinks.into_iter().map(seal).collect();
+        let result = stream::start(output, proof, encode, seals, task).await;
         let result = result.unwrap_or(Err(StreamError::Panicked { thread: "stream" }));
         if result.is_err() {
             uploads.cancel();
@@ -312,6 +320,7 @@ fn stream_class(error: &StreamError) -> Class {
         StreamError::Format(_) => Class::ArchiveInvalid,
         StreamError::NoSinkLeft => Class::RepositoryUnavailable,
         StreamError::Cancelled => Class::Interrupted,
+        StreamError::Encrypt(_) => Class::Encryption,
         _ => Class::Internal,
     }
 }
@@ -342,70 +351,6 @@ async fn abort_all(copies: Vec<(RepositoryName, Result<Copy, Failure>)>) {
     }
 }
 
-impl Stored {
-    /// Stores the index, ends every upload, and writes the manifests: from then on the copies
-    /// exist. `make` gets the names and digests of the volumes, and the index.
-    ///
-    /// The repositories do so at the same time: one that hangs does not keep the others from having
-    /// their copy. A task that is cancelled before aborts the copies.
-    pub async fn commit(
-        self,
-        with_index: bool,
-        task: &Task,
-        make: impl Fn(Vec<StoredObject>, Option<StoredObject>) -> Manifest,
-    ) -> Vec<Delivered> {
-        let index = if with_index {
-            Some(index::encode(&self.streamed.structure, &self.streamed.frames))
-        } else {
-            None
-        };
-        let (index, make) = (&index, &make);
-        let commits = self.copies.into_iter().map(|(name, copy)| {
-            let doing = format!("{} to {name}", self.doing);
-            async move {
-                let result = match (copy, index) {
-                    (Err(failure), _) => Err(failure),
-                    (Ok(copy), Some(Err(error))) => {
-                        abort(copy).await;
-                        Err(Failure::from_error(Class::Internal, &doing, error))
-                    }
-                    (Ok(copy), index) => {
-                        let bytes = index.as_ref().and_then(|index| index.as_ref().ok());
-                        commit_one(copy, bytes, &doing, task, make).await
-                    }
-                };
-                (name, result)
-            }
-        });
-        join_all(commits).await
-    }
-}
-
-async fn commit_one(
-    mut copy: Copy,
-    index: Option<&Vec<u8>>,
-    doing: &str,
-    task: &Task,
-    make: &impl Fn(Vec<StoredObject>, Option<StoredObject>) -> Manifest,
-) -> Result<Manifest, Failure> {
-    let fail = |error: StoreError| error.into_failure(doing.to_owned());
-    if task.cancel.is_cancelled() {
-        abort(copy).await;
-        return Err(Failure::new(Class::Interrupted, doing, "the run was cancelled"));
-    }
-    let stored = match index {
-        None => None,
-        Some(bytes) => match copy.put(INDEX_NAME, bytes.clone()).await {
-            Ok(stored) => Some(stored),
-            Err(error) => {
-                abort(copy).await;
-                return Err(fail(error));
-            }
-        },
-    };
-    copy.commit(|volumes| make(volumes, stored)).await.map_err(fail)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -415,12 +360,17 @@ mod tests {
     #[test]
     fn memory_counts_every_repositorys_parts_and_what_the_level_takes() {
         let compression = Compression { level: 3, workers: 2 };
-        let one = compression.memory(&[LIMITS]);
+        let (nobody, somebody) =
+            (Recipients::default(), ["age1x".to_owned()].into_iter().collect());
+        let one = compression.memory(&[(LIMITS, &nobody)]);
         let wide = Limits { parallel_parts: 16, ..LIMITS };
-        assert_eq!(compression.memory(&[wide]) - one, 15 * (8 << 20));
-        assert_eq!(compression.memory(&[LIMITS, wide]) - one, (2 + 16) * (8 << 20));
+        assert_eq!(compression.memory(&[(wide, &nobody)]) - one, 15 * (8 << 20));
+        let two = compression.memory(&[(LIMITS, &nobody), (wide, &nobody)]);
+        assert_eq!(two - one, (2 + 16) * (8 << 20));
+        let sealed = compression.memory(&[(LIMITS, &nobody), (wide, &somebody)]);
+        assert_eq!(sealed - two, (8 << 20) + crate::codec::encrypt::Encrypt::BYTES);
         let slow = Compression { level: 19, ..compression };
-        assert!(slow.memory(&[LIMITS]) > one);
+        assert!(slow.memory(&[(LIMITS, &nobody)]) > one);
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! How a person restores a backup with standard tools. Every manifest carries these lines.
 
-use crate::domain::manifest::DatabaseFacts;
+use crate::domain::{manifest::DatabaseFacts, recipients::Recipients};
 
 /// Writes `text` so that a POSIX shell reads it as one word.
 pub fn shell_quote(text: &str) -> String {
@@ -12,18 +12,54 @@ pub fn shell_quote(text: &str) -> String {
 }
 
 /// The lines for a backup in `volumes` files: of a database, or of the globals.
-pub fn lines(facts: Option<&DatabaseFacts>, volumes: &[String], tool_major: u32) -> Vec<String> {
+pub fn lines(
+    facts: Option<&DatabaseFacts>,
+    volumes: &[String],
+    tool_major: u32,
+    recipients: &Recipients,
+) -> Vec<String> {
     match facts {
-        Some(facts) => for_database(facts, volumes, tool_major),
-        None => for_globals(volumes),
+        Some(facts) => for_database(facts, volumes, tool_major, recipients),
+        None => for_globals(volumes, recipients),
     }
 }
 
-fn for_database(facts: &DatabaseFacts, volumes: &[String], tool_major: u32) -> Vec<String> {
+/// From the files to what the tool wrote.
+fn unpack(volumes: &[String], recipients: &Recipients) -> String {
+    let decrypt = if recipients.is_empty() { "" } else { "age -d -i KEYFILE | " };
+    format!("cat {} | {decrypt}zstd -dc", quoted(volumes))
+}
+
+/// Who can decrypt it; nothing where everybody can read it.
+fn key_note(recipients: &Recipients) -> Option<String> {
+    (!recipients.is_empty()).then(|| {
+        format!(
+            "# You need age, and in place of KEYFILE a file with the secret key of: {recipients}."
+        )
+    })
+}
+
+fn for_database(
+    facts: &DatabaseFacts,
+    volumes: &[String],
+    tool_major: u32,
+    recipients: &Recipients,
+) -> Vec<String> {
+    let unpack = unpack(volumes, recipients);
     let mut lines = vec![
         "# Restore with standard tools, in the folder of this file (fetch it first if it lies in a bucket).".to_owned(),
         format!("# You need zstd, and pg_restore of PostgreSQL {tool_major} or newer."),
-        "# 1. Are the files what was stored? Compare with objects[].sha256 in manifest.json.".to_owned(),
+    ];
+    lines.extend(key_note(recipients));
+    // Every PostgreSQL has plpgsql.
+    let extensions = facts.extensions.iter().filter(|extension| extension.name != "plpgsql");
+    let names: Vec<_> = extensions.map(|e| format!("{} {}", e.name, e.version)).collect();
+    if !names.is_empty() {
+        lines.push(format!("# The server needs these extensions: {}.", names.join(", ")));
+    }
+    lines.extend([
+        "# 1. Are the files what was stored? Compare with objects[].sha256 in manifest.json."
+            .to_owned(),
         format!("sha256sum {}", quoted(volumes)),
         "# 2. Roles and tablespaces come from the backup of @globals of the same time.".to_owned(),
         "# 3. A new, empty database; never restore over one that is in use.".to_owned(),
@@ -34,31 +70,31 @@ fn for_database(facts: &DatabaseFacts, volumes: &[String], tool_major: u32) -> V
             shell_quote(&facts.ctype),
         ),
         "# 4. Restore, and stop at the first error.".to_owned(),
-        format!("cat {} | zstd -dc | pg_restore --exit-on-error --no-password --dbname=restored", quoted(volumes)),
+        format!("{unpack} | pg_restore --exit-on-error --no-password --dbname=restored"),
         "#    On a new server, under its own name and with its own locale and settings:".to_owned(),
-        format!("#    cat {} | zstd -dc | pg_restore --create --exit-on-error --no-password --dbname=postgres", quoted(volumes)),
+        format!(
+            "#    {unpack} | pg_restore --create --exit-on-error --no-password --dbname=postgres"
+        ),
         "# 5. Statistics are not in it.".to_owned(),
         "vacuumdb --analyze-in-stages --dbname=restored".to_owned(),
-    ];
-    // Every PostgreSQL has plpgsql.
-    let extensions = facts.extensions.iter().filter(|extension| extension.name != "plpgsql");
-    let names: Vec<_> = extensions.map(|e| format!("{} {}", e.name, e.version)).collect();
-    if !names.is_empty() {
-        lines.insert(2, format!("# The server needs these extensions: {}.", names.join(", ")));
-    }
+    ]);
     lines
 }
 
-fn for_globals(volumes: &[String]) -> Vec<String> {
-    vec![
+fn for_globals(volumes: &[String], recipients: &Recipients) -> Vec<String> {
+    let mut lines = vec![
         "# Roles, tablespaces and their settings. Read it before you run it: it changes the whole cluster.".to_owned(),
+    ];
+    lines.extend(key_note(recipients));
+    lines.extend([
         format!("sha256sum {}", quoted(volumes)),
         format!(
-            "cat {} | zstd -dc | psql --no-psqlrc --set=ON_ERROR_STOP=0 --dbname=postgres",
-            quoted(volumes)
+            "{} | psql --no-psqlrc --set=ON_ERROR_STOP=0 --dbname=postgres",
+            unpack(volumes, recipients)
         ),
         "# ON_ERROR_STOP=0: roles that exist already are errors that do not matter; read the others.".to_owned(),
-    ]
+    ]);
+    lines
 }
 
 fn quoted(names: &[String]) -> String {
@@ -75,5 +111,16 @@ mod tests {
         assert_eq!(shell_quote("it's"), r"'it'\''s'");
         assert_eq!(shell_quote(""), "''");
         assert_eq!(shell_quote("$(x)"), "'$(x)'");
+    }
+
+    #[test]
+    fn what_is_encrypted_names_its_key() {
+        let volumes = ["g.sql.zst.age".to_owned(), "g.sql.zst.age.001".to_owned()];
+        let somebody: Recipients = ["age1x".to_owned()].into_iter().collect();
+        let lines = for_globals(&volumes, &somebody).join("\n");
+        let step = "cat g.sql.zst.age g.sql.zst.age.001 | age -d -i KEYFILE | zstd -dc | psql";
+        assert!(lines.contains(step) && lines.contains("secret key of: age1x."), "{lines}");
+        let lines = for_globals(&volumes, &Recipients::default()).join("\n");
+        assert!(!lines.contains("age -d") && !lines.contains("KEYFILE"), "{lines}");
     }
 }

@@ -167,6 +167,9 @@ fn print_manifest(manifest: &Manifest) -> Result<(), Stop> {
             totals.rows, totals.tables, totals.large_objects
         ))?;
     }
+    for recipient in manifest.recipients.iter() {
+        output::line(&format!("encrypted to  {}", output::printable(recipient)))?;
+    }
     for left_out in &manifest.left_out {
         output::line(&format!("left out      {}: {}", left_out.what, left_out.reason))?;
     }

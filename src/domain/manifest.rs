@@ -7,10 +7,16 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::backup::{BackupId, Series};
+use super::{
+    backup::{BackupId, Series},
+    recipients::Recipients,
+};
 
-/// The version that this program writes. Readers accept every older one.
-pub const FORMAT_VERSION: u32 = 1;
+/// The newest version that this program writes and reads. Readers accept every older one.
+///
+/// 2 says that the bytes are encrypted: whoever knows only 1 would copy such a backup without its
+/// recipients, and with lines that do not restore it. What is plain is still written as 1.
+pub const FORMAT_VERSION: u32 = 2;
 /// The manifest's name in the folder of a backup.
 pub const MANIFEST_NAME: &str = "manifest.json";
 
@@ -25,6 +31,12 @@ pub enum ManifestError {
     Newer {
         /// The version that it states.
         found: u32,
+    },
+    /// Something was done to the bytes that this pgkeep does not know.
+    #[error("the manifest says that the bytes were encoded with {found}, which is not known here")]
+    Codec {
+        /// The chain that it states.
+        found: String,
     },
     /// It says of itself that it is another backup's.
     #[error(
@@ -187,17 +199,31 @@ pub struct Manifest {
     pub left_out: Vec<LeftOut>,
     /// The bytes as the tool wrote them.
     pub plain: Plain,
-    /// What was done to them, in order: `zstd`, later `age`.
+    /// What was done to them, in order: `zstd`, then `age` where they are encrypted.
     pub codec: Vec<String>,
+    /// Whom they are encrypted to; none: they are not.
+    #[serde(default, skip_serializing_if = "Recipients::is_empty")]
+    pub recipients: Recipients,
     /// The archive's volumes, in the order in which `cat` joins them.
     pub objects: Vec<StoredObject>,
-    /// The index of the archive (`index.json.zst`); none for globals.
+    /// The index of the archive (`index.json.zst`, `index.json.zst.age`); none for globals.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub index: Option<StoredObject>,
     /// What it holds.
     pub totals: Totals,
     /// How to restore by hand, one command per line; lines that start with `#` explain.
     pub restore: Vec<String>,
+}
+
+/// The format version of a manifest of bytes that are encrypted so.
+pub fn format_version(recipients: &Recipients) -> u32 {
+    if recipients.is_empty() { 1 } else { 2 }
+}
+
+/// What is done to bytes that are encrypted so, in order.
+pub fn codec(recipients: &Recipients) -> Vec<String> {
+    let chain: &[&str] = if recipients.is_empty() { &["zstd"] } else { &["zstd", "age"] };
+    chain.iter().map(ToString::to_string).collect()
 }
 
 impl Manifest {
@@ -225,6 +251,13 @@ impl Manifest {
             return Err(ManifestError::Newer { found: version.format_version });
         }
         let manifest: Self = serde_json::from_slice(bytes).map_err(ManifestError::Damaged)?;
+        if manifest.codec != codec(&manifest.recipients) {
+            let mut found = manifest.codec.join(", ");
+            if !manifest.recipients.is_empty() {
+                found = format!("{found} for {}", manifest.recipients);
+            }
+            return Err(ManifestError::Codec { found });
+        }
         if manifest.id != *id || manifest.series != *series {
             return Err(ManifestError::Misplaced {
                 expected: format!("{}/{id}", series.path()),

@@ -1,6 +1,8 @@
 //! The kind `dump`: databases by pattern, each by pg_dump in its own snapshot, then the globals,
 //! into every repository of the job.
 
+mod heal;
+
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
@@ -9,28 +11,27 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     backup::{
-        copy::{self, CopyError},
         dump::{self, Dumped, Source},
-        fanout::{Compression, Delivered},
+        fanout::Compression,
         globals,
     },
     config::{Diagnostics, Options},
     domain::{
-        backup::{BackupId, Subject},
+        backup::Subject,
         failure::{Class, Failure},
         finding::{Finding, Severity},
         manifest::Manifest,
         metric::{MetricDesc, MetricKind},
         name::{RepositoryName, ServerName},
         pattern::{DatabasePatterns, Problem},
-        report::{Figures, Outcome, Report, Sample, Target},
+        report::{Figures, Report, Sample, Target},
     },
     postgres::{
         PgError, Server,
         catalog::{self, Database, ServerFacts},
         tools::Installed,
     },
-    repository::{handle::Handle, repo::Repository, store::Limits},
+    repository::{handle::Handle, repo::Repository},
     sys::host,
 };
 
@@ -133,8 +134,9 @@ impl Job for Dump {
     }
 
     fn memory(&self) -> u64 {
-        let limits: Vec<Limits> = self.repositories.iter().map(|handle| handle.limits()).collect();
-        self.compression.memory(&limits)
+        let repositories: Vec<_> =
+            self.repositories.iter().map(|handle| (handle.limits(), handle.recipients())).collect();
+        self.compression.memory(&repositories)
     }
 
     fn protects(&self) -> Option<Protects> {
@@ -337,58 +339,6 @@ impl Work<'_> {
             Subject::Database(name) => dump::database(&source, name, &self.cx.task).await,
             Subject::Globals => globals::globals(&source, job.role_passwords, &self.cx.task).await,
         }
-    }
-
-    /// The repositories that an earlier attempt of this run reached with this subject.
-    fn sources(&self, subject: &Subject) -> Vec<(Arc<Repository>, BackupId)> {
-        let earlier = self.cx.earlier.targets.iter().filter_map(|report| {
-            let done = report.outcome == Outcome::Succeeded;
-            let same = report.target.subject.as_ref() == Some(subject);
-            let id = report.figures.backup.clone().filter(|_| done && same)?;
-            let opened = self.opened.get(report.target.repository.as_ref()?)?;
-            Some((opened.as_ref().ok()?.clone(), id))
-        });
-        earlier.collect()
-    }
-
-    /// What is still missing is copied from where an earlier attempt delivered it, so that the
-    /// database is not read twice. What no source can give stays in `wanted`; a source that is
-    /// found damaged has failed after all.
-    async fn heal(
-        &self,
-        subject: &Subject,
-        wanted: &mut Vec<Arc<Repository>>,
-        report: &mut Report,
-    ) -> Vec<Delivered> {
-        let series = crate::domain::backup::Series {
-            server: self.job.server.name().clone(),
-            system_id: self.facts.system_id,
-            subject: subject.clone(),
-            contents: "all".to_owned(),
-        };
-        let mut sources = self.sources(subject);
-        let mut delivered = Vec::new();
-        while let Some(((source, id), target)) = sources.last().zip(wanted.last()) {
-            match copy::copy_backup(source, target, &series, id, &self.cx.task).await {
-                Ok(manifest) => delivered.push((target.name().clone(), Ok(manifest))),
-                Err(CopyError::Target(failure)) => {
-                    delivered.push((target.name().clone(), Err(failure)));
-                }
-                Err(CopyError::Source(failure)) => {
-                    if failure.class == Class::RepositoryDamaged {
-                        let source = self.job.target(subject, source.name());
-                        report.targets.push(self.cx.ended(source, Err(failure)));
-                    } else {
-                        let hint = failure.hint.as_deref();
-                        tracing::warn!(class = %failure.class, hint, "not copied: {failure}");
-                    }
-                    sources.pop();
-                    continue;
-                }
-            }
-            wanted.pop();
-        }
-        delivered
     }
 
     fn samples(

@@ -6,6 +6,9 @@
 //! removed before its data; where even that fails, all is left as it is: either a whole backup, or
 //! garbage that a sweep finds.
 //!
+//! A repository with recipients takes nothing that is not encrypted, whoever hands it in: each form
+//! is looked at where it begins, and the manifest has to name the same recipients.
+//!
 //! What can still go wrong: a put of the manifest whose answer never came may take effect after
 //! all, once the data is gone; comparing sizes ([`super::listing::Listed::check_sizes`]) shows it.
 
@@ -25,10 +28,11 @@ use super::{
     store::{Limits, Store, StoreError, StoreErrorKind, Upload},
 };
 use crate::{
-    codec::{hex, sealed::Sealed},
+    codec::{encrypt, hex, sealed::Sealed},
     domain::{
         backup::{BackupId, Series},
         manifest::{MANIFEST_NAME, Manifest, StoredObject},
+        recipients::Recipients,
     },
 };
 
@@ -42,6 +46,7 @@ pub struct Copy {
     series: Series,
     id: BackupId,
     stem: String,
+    recipients: Recipients,
     volumes: Vec<Volume>,
     /// The parts that are under way. Here, so that an abort waits for them even where the future
     /// of [`Copy::store`] was dropped.
@@ -72,6 +77,7 @@ impl Copy {
         series: Series,
         id: BackupId,
         stem: String,
+        recipients: Recipients,
         live: Live,
     ) -> Self {
         Self {
@@ -79,6 +85,7 @@ impl Copy {
             series,
             id,
             stem,
+            recipients,
             volumes: Vec::new(),
             parts: JoinSet::new(),
             small: Vec::new(),
@@ -138,6 +145,9 @@ impl Copy {
         match event {
             Sealed::Part { volume, number, bytes } => {
                 if number == 1 {
+                    if volume == 1 {
+                        self.check_form(&bytes)?;
+                    }
                     self.begin_volume(volume).await?;
                 }
                 let length = bytes.len();
@@ -194,17 +204,40 @@ impl Copy {
         Ok(())
     }
 
-    /// Stores a small object beside the volumes: the index.
+    /// What its store can take.
+    pub fn limits(&self) -> Limits {
+        self.store.limits()
+    }
+
+    /// Whom everything in it is encrypted to.
+    pub fn recipients(&self) -> &Recipients {
+        &self.recipients
+    }
+
+    /// Refuses the beginning of something plain where everything is to be encrypted.
+    fn check_form(&self, begin: &[u8]) -> Result<(), StoreError> {
+        let magic = &encrypt::MAGIC[..begin.len().min(encrypt::MAGIC.len())];
+        if self.recipients.is_empty() || begin.starts_with(magic) {
+            return Ok(());
+        }
+        let what = "what was to be stored is not encrypted: a defect in pgkeep, please report it";
+        Err(self.error(StoreErrorKind::Encryption, what))
+    }
+
+    /// Stores a small object beside the volumes, already encrypted where that is demanded: the
+    /// index. Where it is encrypted, `.age` is added to its name.
     pub async fn put(
         &mut self,
         name: &str,
         bytes: impl Into<Bytes>,
     ) -> Result<StoredObject, StoreError> {
         let bytes = bytes.into();
+        self.check_form(&bytes)?;
         if name == MANIFEST_NAME || !key::is_segment(name) {
             let what = format!("{name:?} is not a name for an object beside the volumes");
             return Err(self.error(StoreErrorKind::Refused, what));
         }
+        let name = &*layout::stored_name(name, &self.recipients);
         let key = self.key(name);
         self.touched.push(key.clone());
         let object = StoredObject {
@@ -301,7 +334,9 @@ impl Copy {
                         && volume.sha256.as_ref() == Some(&object.sha256)
                 })
         };
-        let is_ours = manifest.series == self.series && manifest.id == self.id;
+        let is_ours = manifest.series == self.series
+            && manifest.id == self.id
+            && manifest.recipients == self.recipients;
         let names_all = manifest.objects.len() == self.volumes.len();
         let mut named = manifest.objects.iter().chain(&manifest.index);
         if !is_ours || !names_all || !named.all(is_stored) {

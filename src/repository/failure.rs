@@ -11,6 +11,7 @@ impl StoreErrorKind {
             Self::Space => Class::Space,
             Self::Slow => Class::RepositorySlow,
             Self::Refused => Class::RepositoryRefused,
+            Self::Encryption => Class::Encryption,
             Self::Unavailable => Class::RepositoryUnavailable,
             Self::NotFound | Self::Damaged | Self::Exists => Class::RepositoryDamaged,
         }

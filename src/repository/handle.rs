@@ -17,7 +17,8 @@ use super::{
     store::{Limits, Store, StoreError, StoreErrorKind},
 };
 use crate::{
-    domain::{failure::chain, name::RepositoryName},
+    codec::encrypt,
+    domain::{failure::chain, name::RepositoryName, recipients::Recipients},
     sys::files::{self, FileError},
 };
 
@@ -33,6 +34,7 @@ pub struct Handle {
     name: RepositoryName,
     opener: Opener,
     limits: Limits,
+    recipients: Recipients,
     /// The file that remembers the repository's id.
     memory: PathBuf,
     /// The store, once a repository was found in it.
@@ -49,7 +51,19 @@ impl Handle {
     /// A repository that `opener` makes the store of, with those limits. `memory` is a file of its
     /// own in the state directory.
     pub fn new(name: RepositoryName, opener: Opener, limits: Limits, memory: PathBuf) -> Self {
-        Self { name, opener, limits, memory, opened: Mutex::default() }
+        let recipients = Recipients::default();
+        Self { name, opener, limits, recipients, memory, opened: Mutex::default() }
+    }
+
+    /// The same, with everything that is written encrypted to these.
+    #[must_use]
+    pub fn encrypted_to(self, recipients: Recipients) -> Self {
+        Self { recipients, ..self }
+    }
+
+    /// Whom everything that is written is encrypted to; none: it is not.
+    pub fn recipients(&self) -> &Recipients {
+        &self.recipients
     }
 
     /// Its name in the configuration.
@@ -62,11 +76,15 @@ impl Handle {
         self.limits
     }
 
-    /// The repository; made where there is none yet. For whoever is about to write.
+    /// The repository; made where there is none yet. For whoever is about to write: where that is
+    /// to be encrypted, encrypting is tried first.
     ///
     /// # Errors
     /// When the store cannot be reached or refuses, or what lies there is no repository of ours.
     pub async fn open(&self) -> Result<Arc<Repository>, StoreError> {
+        if !self.recipients.is_empty() {
+            encrypt::prove(&self.recipients).map_err(|error| self.unusable(&error))?;
+        }
         self.get(true).await
     }
 
@@ -95,7 +113,7 @@ impl Handle {
             (Ok(repository), Some(id)) if repository.id() != id => {
                 return Err(self.stranger(repository.id(), id));
             }
-            (Ok(repository), _) => Arc::new(repository),
+            (Ok(repository), _) => Arc::new(repository.encrypted_to(self.recipients.clone())),
             (Err(error), Some(_)) if error.kind == StoreErrorKind::NotFound => {
                 return Err(self.gone(&error));
             }
@@ -110,6 +128,12 @@ impl Handle {
 
     fn doing(&self) -> String {
         format!("open repository {}", self.name)
+    }
+
+    fn unusable(&self, error: &encrypt::EncryptError) -> StoreError {
+        let what = format!("it is to be encrypted, and that does not work: {}", chain(error));
+        StoreError::new(StoreErrorKind::Encryption, self.doing(), what)
+            .hint("look at `encrypt_to`; nothing is written until it works")
     }
 
     fn gone(&self, error: &StoreError) -> StoreError {
@@ -166,6 +190,19 @@ mod tests {
             Box::pin(async move { Ok(store) })
         });
         Handle::new("local".parse().unwrap(), opener, limits, memory.to_owned())
+    }
+
+    #[tokio::test]
+    async fn nothing_is_opened_for_writing_that_cannot_be_encrypted() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Arc::new(MemoryStore::new(SystemClock::new()));
+        let wrong: Recipients = ["age1nobody".to_owned()].into_iter().collect();
+        let handle = handle(&store, &dir.path().join("local")).encrypted_to(wrong);
+        let error = handle.open().await.unwrap_err();
+        assert_eq!(error.kind, StoreErrorKind::Encryption);
+        assert!(error.what.contains("does not work"), "{error}");
+        assert!(store.keys().is_empty());
+        assert!(handle.open_existing().await.unwrap().is_none(), "reading needs no key");
     }
 
     #[tokio::test]

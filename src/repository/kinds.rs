@@ -4,7 +4,7 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use super::{
     handle::{Handle, Opener},
-    local, s3,
+    local, recipients, s3,
     store::Limits,
 };
 use crate::{
@@ -58,9 +58,10 @@ pub fn build(
             .hint(hint);
         return None;
     };
+    let recipients = recipients::read(&mut o, d);
     let built = (kind.build)(&mut o, context, d);
     o.finish(d);
-    let (opener, limits) = built?;
+    let (recipients, (opener, limits)) = (recipients?, built?);
     let memory = context.state_dir.join("repositories").join(name.as_str());
-    Some(Handle::new(name.clone(), opener, limits, memory))
+    Some(Handle::new(name.clone(), opener, limits, memory).encrypted_to(recipients))
 }

@@ -4,6 +4,8 @@
 //! pgkeep-repository.json
 //! <server>/<system id>/<database>/<contents>/<backup id>/app.dump.zst, app.dump.zst.001, …
 //!                                                        index.json.zst
+//!                                                        (encrypted: app.dump.zst.age,
+//!                                                        app.dump.zst.age.001, …, index.json.zst.age)
 //!                                                        manifest.json
 //! ```
 
@@ -11,7 +13,12 @@ use super::key;
 use crate::domain::{
     backup::{BackupId, Series},
     manifest::MANIFEST_NAME,
+    recipients::Recipients,
 };
+
+/// The end of the names of what is encrypted; a volume's number comes behind it, since only all
+/// volumes together decrypt.
+const AGE: &str = ".age";
 
 /// The marker's key: format and id of the repository.
 pub const MARKER_KEY: &str = "pgkeep-repository.json";
@@ -32,6 +39,16 @@ pub fn object_key(series: &Series, id: &BackupId, name: &str) -> String {
 /// The key of a backup's manifest.
 pub fn manifest_key(series: &Series, id: &BackupId) -> String {
     object_key(series, id, MANIFEST_NAME)
+}
+
+/// The name under which something is stored that is encrypted to these recipients, or to nobody.
+pub fn stored_name(plain: &str, recipients: &Recipients) -> String {
+    if recipients.is_empty() { plain.to_owned() } else { format!("{plain}{AGE}") }
+}
+
+/// The name that [`stored_name`] was given: `app.dump.zst` of `app.dump.zst.age`.
+pub fn plain_name<'a>(stored: &'a str, recipients: &Recipients) -> &'a str {
+    if recipients.is_empty() { stored } else { stored.strip_suffix(AGE).unwrap_or(stored) }
 }
 
 /// The name of volume `number`, counted from 1: the stem, then `.001` for the second.
@@ -107,6 +124,18 @@ mod tests {
         ] {
             assert_eq!(place(foreign), Place::Foreign, "{foreign}");
         }
+    }
+
+    #[test]
+    fn what_is_encrypted_says_so_in_its_name() {
+        let nobody = Recipients::default();
+        let somebody: Recipients = ["age1x".to_owned()].into_iter().collect();
+        let stored = stored_name("app.dump.zst", &somebody);
+        assert_eq!(stored, "app.dump.zst.age");
+        assert_eq!(volume_name(&stored, 2), "app.dump.zst.age.001");
+        assert_eq!(plain_name(&stored, &somebody), "app.dump.zst");
+        assert_eq!(stored_name("app.age", &nobody), "app.age");
+        assert_eq!(plain_name("app.age", &nobody), "app.age");
     }
 
     #[test]

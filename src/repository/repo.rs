@@ -27,6 +27,7 @@ use crate::domain::{
     failure::{Class, Failure, chain},
     manifest::{MANIFEST_NAME, Manifest, ManifestError},
     name::RepositoryName,
+    recipients::Recipients,
 };
 
 /// The longest manifest that is read. One names at most some thousand volumes.
@@ -38,6 +39,7 @@ pub struct Repository {
     name: RepositoryName,
     id: Arc<str>,
     store: Arc<dyn Store>,
+    recipients: Recipients,
 }
 
 /// What this process is writing: ids of repositories and folders in them. Of the whole process,
@@ -105,7 +107,18 @@ impl Repository {
         create: bool,
     ) -> Result<Self, StoreError> {
         let id = marker::open(&store, create).await?.into();
-        Ok(Self { name, id, store })
+        Ok(Self { name, id, store, recipients: Recipients::default() })
+    }
+
+    /// The same repository, in which whatever is written is encrypted to these.
+    #[must_use]
+    pub fn encrypted_to(self, recipients: Recipients) -> Self {
+        Self { recipients, ..self }
+    }
+
+    /// Whom everything that is written here is encrypted to; none: it is not.
+    pub fn recipients(&self) -> &Recipients {
+        &self.recipients
     }
 
     /// Its name in the configuration.
@@ -132,11 +145,14 @@ impl Repository {
         &self.store
     }
 
-    /// Begins a copy of backup `id`, whose volumes are called `stem`, `stem.001`, … As long as the
-    /// copy lives, sweeps by this process spare it.
+    /// Begins a copy of backup `id`, whose volumes are called `stem`, `stem.001`, …, or `stem.age`,
+    /// `stem.age.001`, … where the repository has recipients. As long as the copy lives, sweeps by
+    /// this process spare it.
     pub fn start_copy(&self, series: &Series, id: &BackupId, stem: &str) -> Copy {
         let live = Live::new(&self.id, layout::folder(series, id));
-        Copy::new(Arc::clone(&self.store), series.clone(), id.clone(), stem.to_owned(), live)
+        let stem = layout::stored_name(stem, &self.recipients);
+        let (store, recipients) = (Arc::clone(&self.store), self.recipients.clone());
+        Copy::new(store, series.clone(), id.clone(), stem, recipients, live)
     }
 
     /// Whether this process is writing that backup.

@@ -23,6 +23,8 @@ pub enum StoreErrorKind {
     Slow,
     /// Credentials, permissions, a missing bucket or folder, something it does not support.
     Refused,
+    /// What is to be encrypted is not, or cannot be.
+    Encryption,
     /// No room, or there would be less than `min_free`.
     Space,
     /// It holds something else than what was stored.

@@ -1,13 +1,15 @@
-//! The data path: source → proof → frames compressed in parallel → parts and volumes → sinks.
+//! The data path: source → proof → frames compressed in parallel → for each set of recipients: age
+//! (or nothing), digest, parts and volumes → sinks.
 //!
 //! It runs on threads of its own with bounded channels, never on the async workers: compressing
-//! 1 MiB takes milliseconds. One thread reads and proves, `workers` threads compress, one hashes, cuts
-//! parts and hands them out. The frames on their way come from a pool of fixed size, which bounds
+//! 1 MiB takes milliseconds. One thread reads and proves, `workers` threads compress, one hashes,
+//! encrypts, cuts parts and hands them out, for one seal after the other. The frames on their way come from a pool of fixed size, which bounds
 //! the memory whatever the source and the sinks do:
-//! (2 × workers + 1) × 2 MiB, one part that is being filled, and the parts that wait in the
+//! (2 × workers + 1) × 2 MiB, one part per seal that is being filled, and the parts that wait in the
 //! sinks' channels, whose capacity is the caller's.
 //!
-//! A sink whose receiver is dropped is out and the others go on. When something fails, or the task
+//! A sink whose receiver is dropped is out and the others go on; a seal without sinks is not worked
+//! for any more. When something fails, or the task
 //! is cancelled, the channels close without the last [`Sealed::VolumeEnd`], every thread
 //! ends, and the receiver gets the error. Only `Ok` from the receiver says that the stream was
 //! whole: a channel that closes right behind the end of a volume says nothing.
@@ -18,9 +20,13 @@
 mod read;
 mod seal;
 #[cfg(test)]
+mod seals;
+#[cfg(test)]
 mod tests;
+mod volumes;
 
 use std::{
+    collections::BTreeSet,
     io,
     os::fd::OwnedFd,
     sync::{Arc, Mutex, PoisonError, mpsc},
@@ -32,11 +38,15 @@ use tokio_util::sync::CancellationToken;
 
 use self::{read::Reader, seal::Sealer};
 use super::{
+    encrypt::{Encrypt, EncryptError},
     frames::{Frame, Frames, Packer, Pool},
     proof::{FormatError, Proof, Structure},
     sealed::Sealed,
 };
-use crate::{domain::manifest::Plain, sys::task::Task};
+use crate::{
+    domain::{manifest::Plain, recipients::Recipients},
+    sys::task::Task,
+};
 
 /// How the stream is compressed and cut.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,14 +63,25 @@ pub struct Encode {
 
 impl Encode {
     /// The most memory that a stream takes, in bytes, where each part that is cut may wait in
-    /// `queued_parts` places (all sinks' channels, and what is being uploaded).
-    pub fn memory(&self, queued_parts: usize) -> u64 {
+    /// `queued_parts` places (all sinks' channels, and what is being uploaded), and each set of
+    /// recipients has a seal.
+    pub fn memory(&self, queued_parts: usize, seals: &BTreeSet<&Recipients>) -> u64 {
         let workers = self.workers.max(1) as u64;
         let frames = (2 * workers + 1) * Frame::BYTES;
-        // One part is being filled, or waits for room in a channel.
-        let parts = (queued_parts as u64 + 1) * self.part_bytes as u64;
-        frames + parts + workers * Packer::memory(self.level)
+        // In each seal one part is being filled, or waits for room in a channel.
+        let parts = (queued_parts + seals.len()) as u64 * self.part_bytes as u64;
+        let encrypting = seals.iter().filter(|recipients| !recipients.is_empty()).count();
+        frames + parts + workers * Packer::memory(self.level) + encrypting as u64 * Encrypt::BYTES
     }
+}
+
+/// One form in which the stream is stored, and where it goes in that form.
+#[derive(Debug)]
+pub struct Seal {
+    /// Whom it is encrypted to; none: it is not.
+    pub recipients: Recipients,
+    /// The uploaders of the repositories that want it so.
+    pub sinks: Vec<tokio::sync::mpsc::Sender<Sealed>>,
 }
 
 /// A stored volume.
@@ -79,8 +100,8 @@ pub struct Streamed {
     pub plain: Plain,
     /// What they hold.
     pub structure: Structure,
-    /// The volumes; never empty.
-    pub volumes: Vec<VolumeInfo>,
+    /// The volumes of each seal, in the order of the seals; none of one whose sinks all went away.
+    pub volumes: Vec<Vec<VolumeInfo>>,
     /// The compressed frames.
     pub frames: Frames,
 }
@@ -103,6 +124,9 @@ pub enum StreamError {
     /// zstd refused.
     #[error("the dump cannot be compressed")]
     Compress(#[source] io::Error),
+    /// age refused.
+    #[error("the dump cannot be encrypted")]
+    Encrypt(#[source] EncryptError),
     /// A thread could not be started.
     #[error("a thread cannot be started")]
     Thread(#[source] io::Error),
@@ -121,14 +145,14 @@ pub fn start(
     source: impl Into<OwnedFd>,
     proof: Box<dyn Proof>,
     encode: Encode,
-    sinks: Vec<tokio::sync::mpsc::Sender<Sealed>>,
+    seals: Vec<Seal>,
     task: &Task,
 ) -> oneshot::Receiver<Result<Streamed, StreamError>> {
     let (answer, receiver) = oneshot::channel();
     let (source, task) = (source.into(), task.clone());
     let spawned = thread::Builder::new().name("pgkeep-stream".into()).spawn(move || {
         // Nobody may be waiting any more; that is no error.
-        drop(answer.send(run(source, proof, encode, sinks, &task)));
+        drop(answer.send(run(source, proof, encode, seals, &task)));
     });
     match spawned {
         Ok(_detached) => receiver,
@@ -167,7 +191,7 @@ fn run(
     source: OwnedFd,
     proof: Box<dyn Proof>,
     encode: Encode,
-    sinks: Vec<tokio::sync::mpsc::Sender<Sealed>>,
+    seals: Vec<Seal>,
     task: &Task,
 ) -> Result<Streamed, StreamError> {
     let workers = encode.workers.max(1);
@@ -179,7 +203,8 @@ fn run(
     let (order, in_order) = mpsc::sync_channel(in_flight + 1);
     let queue = Arc::new(Mutex::new(queue));
     let reader = Reader::new(source, proof, pool, jobs, order, task.clone(), stop.clone());
-    let sealer = Sealer::new(encode, sinks, give_back, stop.clone());
+    // Before anything is started: nothing goes out plain because encrypting failed.
+    let sealer = Sealer::new(encode, seals, give_back, &stop).map_err(StreamError::Encrypt)?;
     thread::scope(|scope| {
         let mut packers = Vec::with_capacity(workers);
         for _ in 0..workers {

@@ -16,13 +16,14 @@ use crate::{
     sys::clock::SystemClock,
 };
 
-const PART: usize = 64 << 10;
-const ENCODE: Encode = Encode { level: 1, workers: 2, part_bytes: PART, volume_bytes: u64::MAX };
+pub(super) const PART: usize = 64 << 10;
+pub(super) const ENCODE: Encode =
+    Encode { level: 1, workers: 2, part_bytes: PART, volume_bytes: u64::MAX };
 /// Longer than anything here takes; only so that a defect ends as a failure.
 const PATIENCE: Duration = Duration::from_mins(1);
 
 /// An archive of tables with rows that compress somewhat, as long as asked for.
-fn archive(tables: u32, rows_each: u32) -> Vec<u8> {
+pub(super) fn archive(tables: u32, rows_each: u32) -> Vec<u8> {
     let names: Vec<_> = (0..tables).map(|n| format!("t{n}")).collect();
     let entries: Vec<_> = (1i64..).zip(&names).map(|(id, name)| table(id, name)).collect();
     let mut archive = Synth::new(16, &entries);
@@ -41,14 +42,19 @@ fn archive(tables: u32, rows_each: u32) -> Vec<u8> {
 }
 
 /// A pipe that gets the bytes from a thread of its own.
-fn piped(bytes: Vec<u8>) -> io::PipeReader {
+pub(super) fn piped(bytes: Vec<u8>) -> io::PipeReader {
     let (reader, mut writer) = io::pipe().unwrap();
     thread::spawn(move || writer.write_all(&bytes).ok());
     reader
 }
 
-fn task() -> Task {
+pub(super) fn task() -> Task {
     Task::new(SystemClock::new())
+}
+
+/// The form that is not encrypted.
+pub(super) fn plain(sinks: Vec<Sender<Sealed>>) -> Seal {
+    Seal { recipients: Recipients::default(), sinks }
 }
 
 fn begin(
@@ -57,10 +63,10 @@ fn begin(
     sinks: Vec<Sender<Sealed>>,
     task: &Task,
 ) -> oneshot::Receiver<Result<Streamed, StreamError>> {
-    start(source, Box::new(ArchiveProof::new()), encode, sinks, task)
+    start(source, Box::new(ArchiveProof::new()), encode, vec![plain(sinks)], task)
 }
 
-async fn outcome(
+pub(super) async fn outcome(
     receiver: oneshot::Receiver<Result<Streamed, StreamError>>,
 ) -> Result<Streamed, StreamError> {
     tokio::time::timeout(PATIENCE, receiver).await.expect("it ends").expect("it answers")
@@ -68,13 +74,13 @@ async fn outcome(
 
 /// What a sink got: volumes with their parts, and what was said of each at its end.
 #[derive(Debug, Default)]
-struct Got {
+pub(super) struct Got {
     volumes: Vec<Vec<Bytes>>,
     ends: Vec<VolumeInfo>,
 }
 
 impl Got {
-    async fn all(mut sink: Receiver<Sealed>) -> Self {
+    pub(super) async fn all(mut sink: Receiver<Sealed>) -> Self {
         let mut got = Self::default();
         while let Some(message) = sink.recv().await {
             got.add(message);
@@ -101,13 +107,17 @@ impl Got {
         }
     }
 
-    fn stream(&self) -> Vec<u8> {
+    pub(super) fn stream(&self) -> Vec<u8> {
         self.volumes.concat().concat()
     }
 
     /// Volumes and parts are as they were announced.
     fn check(&self, streamed: &Streamed, encode: Encode) {
-        assert_eq!(self.ends, streamed.volumes);
+        self.check_seal(&streamed.volumes[0], encode);
+    }
+
+    pub(super) fn check_seal(&self, volumes: &[VolumeInfo], encode: Encode) {
+        assert_eq!(self.ends, volumes);
         assert_eq!(self.volumes.len(), self.ends.len());
         for (at, (parts, end)) in self.volumes.iter().zip(&self.ends).enumerate() {
             let bytes = parts.concat();
@@ -143,7 +153,7 @@ async fn the_stream_decompresses_to_what_came() {
         assert_eq!(streamed.plain.sha256, crate::codec::hex(&Sha256::digest(&plain)));
         assert_eq!(streamed.plain.format, "custom 1.16");
         assert_eq!(streamed.structure.totals.rows, 200_000);
-        assert_eq!(streamed.volumes.len(), 1);
+        assert_eq!(streamed.volumes[0].len(), 1);
     }
 }
 
@@ -154,7 +164,7 @@ async fn volumes_end_at_whole_parts_and_join_to_one_stream() {
     for volume_bytes in [1, PART as u64, 3 * PART as u64 + 5] {
         let encode = Encode { volume_bytes: volume_bytes.max(PART as u64), ..ENCODE };
         let (streamed, got) = stream(plain.clone(), encode).await;
-        assert!(streamed.volumes.len() > 2);
+        assert!(streamed.volumes[0].len() > 2);
         assert!(got.stream() == once.stream(), "volumes change where it is cut, not what it is");
         assert_eq!(streamed.plain, whole.plain);
     }
@@ -165,7 +175,7 @@ async fn volumes_end_at_whole_parts_and_join_to_one_stream() {
             let part_bytes = length / divisor;
             let encode = Encode { part_bytes, volume_bytes: part_bytes as u64, ..ENCODE };
             let (streamed, _) = stream(plain.clone(), encode).await;
-            assert_eq!(streamed.volumes.len(), divisor);
+            assert_eq!(streamed.volumes[0].len(), divisor);
         }
     }
 }
@@ -346,7 +356,7 @@ async fn a_proof_that_panics_is_an_error() {
         }
     }
     let (sink, _receiver) = channel(1);
-    let answer = start(piped(vec![1]), Box::new(Broken), ENCODE, vec![sink], &task());
+    let answer = start(piped(vec![1]), Box::new(Broken), ENCODE, vec![plain(vec![sink])], &task());
     let error = outcome(answer).await.unwrap_err();
     assert!(matches!(error, StreamError::Panicked { thread: "pgkeep-read" }), "{error}");
 }

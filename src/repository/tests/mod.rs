@@ -21,6 +21,7 @@ use crate::{
     domain::{
         backup::{BackupId, Series, Subject},
         manifest::{FORMAT_VERSION, Manifest, Owner, Plain, Snapshot, StoredObject, Tool, Totals},
+        recipients::Recipients,
     },
     sys::clock::{Clock, SystemClock},
 };
@@ -72,6 +73,7 @@ fn manifest(id: &BackupId, objects: Vec<StoredObject>, index: Option<StoredObjec
         left_out: vec![],
         plain: Plain { format: "custom 1.14".to_owned(), bytes: 1, sha256: "0".repeat(64) },
         codec: vec!["zstd".to_owned()],
+        recipients: Recipients::default(),
         objects,
         index,
         totals: Totals::default(),

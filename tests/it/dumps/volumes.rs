@@ -14,7 +14,7 @@ const NOISE_SQL: &str = "CREATE TABLE noise (i int, bytes bytea);
     INSERT INTO noise SELECT i, (SELECT string_agg(sha512(format('%s/%s', i, k)::bytea), '')
         FROM generate_series(1, 1024) AS k) FROM generate_series(1, 544) AS i";
 /// The least parts of a volume; 16 MiB.
-const SMALL: &str = "max_parts = 2";
+pub(super) const SMALL: &str = "max_parts = 2";
 
 pub(super) fn noisy() -> Cluster {
     let cluster = Cluster::builder().empty().start();
