@@ -120,7 +120,9 @@ fn what_is_documented_parses() {
         fs::write(
             &variables,
             "POSTGRES_USER=shop\nPOSTGRES_PASSWORD='s e'\nPOSTGRES_DB=shop\nPOSTGRES_PORT=5433\n\
-             S3_ACCESS_KEY_ID=a\nS3_SECRET_ACCESS_KEY=b\n",
+             S3_ACCESS_KEY_ID=a\nS3_SECRET_ACCESS_KEY=b\n\
+             BACKUP_RECIPIENT=age1ql3z7hjy54pw3hyww5ayyfg7zqgvc7w3j2elw8zmrj2kg5sfn9aqmcac8p\n\
+             OTHER_RECIPIENT=age1lggyhqrw2nlhcxprm67z43rta597azn8gknawjehu9d9dl0jq3yqqvfafg\n",
         )
         .unwrap();
         chmod(&variables, 0o600);
