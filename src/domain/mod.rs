@@ -9,6 +9,7 @@ pub mod name;
 pub mod pattern;
 pub mod recipients;
 pub mod report;
+pub mod retention;
 pub mod run;
 pub mod schedule;
 pub mod units;
