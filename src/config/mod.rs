@@ -15,6 +15,7 @@ mod from_toml;
 mod job;
 mod load;
 mod mask;
+mod retention;
 mod secret;
 mod section;
 mod server;
@@ -33,6 +34,7 @@ pub use self::{
     from_toml::{FromToml, Ranged},
     job::{JobCommon, RETRY_BACKOFF_MAX, check_order},
     load::{load, runtime_dir_of},
+    retention::read_policy,
     section::{Options, Section},
     server::{ServerConfig, SslMode},
     suggest::{listed, nearest},

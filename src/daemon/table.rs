@@ -22,7 +22,7 @@ use crate::{
         name::{JobName, RepositoryName, ServerName},
         schedule::Schedule,
     },
-    jobs::{self, ChildSettings, Job, JobKind, Resources},
+    jobs::{self, ChildSettings, Job, JobKind, Policies, Resources},
     postgres::{Server, service::Environment, tools::Toolbox},
     repository::{handle::Handle, kinds},
     sys::clock::Clock,
@@ -118,10 +118,6 @@ fn runtime_dir_in_use(path: &Path) -> Option<PathBuf> {
 }
 
 fn build(config: &Config, ground: &Ground, d: &mut Diagnostics) -> Table {
-    for section in config.retention.values() {
-        d.error(section.span(), "this version of pgkeep has no job that prunes")
-            .hint("leave [retention.…] out until it has");
-    }
     let servers = build_servers(config, ground, d);
     let repositories = build_repositories(config, ground, d);
     let daemon = config.daemon.clone();
@@ -136,8 +132,10 @@ fn build(config: &Config, ground: &Ground, d: &mut Diagnostics) -> Table {
             state_dir: daemon.state_dir.clone(),
         },
         gate: ground.gate.clone(),
+        retention: Policies::read(config, d),
     };
     let jobs = build_jobs(&resources, ground.now, d);
+    resources.retention.report_unused(config, d);
     Table { daemon, jobs, repositories: resources.repositories }
 }
 

@@ -8,6 +8,7 @@ mod dump;
 mod options;
 
 use std::{
+    cell::RefCell,
     collections::{BTreeMap, BTreeSet},
     path::PathBuf,
     sync::Arc,
@@ -18,13 +19,14 @@ use async_trait::async_trait;
 
 use crate::{
     backup::gate::DatabaseGate,
-    config::{Config, Diagnostics, Located, Options},
+    config::{self, Config, Diagnostics, Located, Options, class},
     domain::{
         failure::{Class, Failure},
         metric::{MetricDesc, MetricKind},
-        name::{RepositoryName, ServerName},
+        name::{RepositoryName, RetentionName, ServerName},
         pattern::DatabasePatterns,
         report::{Figures, Outcome, Report, Target, TargetReport},
+        retention::Policy,
         run::RunId,
     },
     postgres::Server,
@@ -61,6 +63,8 @@ pub struct Resources<'a> {
     pub children: ChildSettings,
     /// One heavy job per database.
     pub gate: Arc<DatabaseGate>,
+    /// The configured retention policies.
+    pub retention: Policies,
 }
 
 impl Resources<'_> {
@@ -78,6 +82,50 @@ impl Resources<'_> {
     ) -> Option<Arc<Handle>> {
         self.config.repository(name, d)?;
         self.repositories.get(&name.value).cloned()
+    }
+
+    /// The retention policy that an option names. A name that is not configured is reported.
+    pub fn policy(
+        &self,
+        name: &Located<RetentionName>,
+        d: &mut Diagnostics,
+    ) -> Option<Arc<Policy>> {
+        self.config.retention(name, d)?;
+        self.retention.get(&name.value)
+    }
+}
+
+/// The configured retention policies, and which of them are in use.
+#[derive(Debug, Default)]
+pub struct Policies {
+    policies: BTreeMap<RetentionName, Arc<Policy>>,
+    used: RefCell<BTreeSet<RetentionName>>,
+}
+
+impl Policies {
+    /// Reads all of them, whether a job names them or not.
+    pub fn read(config: &Config, d: &mut Diagnostics) -> Self {
+        let read = config.retention.iter().filter_map(|(name, section)| {
+            let policy = config::read_policy(section, &config.daemon, d)?;
+            Some((name.clone(), Arc::new(policy)))
+        });
+        Self { policies: read.collect(), used: RefCell::default() }
+    }
+
+    fn get(&self, name: &RetentionName) -> Option<Arc<Policy>> {
+        self.used.borrow_mut().insert(name.clone());
+        self.policies.get(name).cloned()
+    }
+
+    /// Warns of policies that no job asked for: nothing is removed by them.
+    pub fn report_unused(&self, config: &Config, d: &mut Diagnostics) {
+        let used = self.used.borrow();
+        for name in self.policies.keys().filter(|name| !used.contains(*name)) {
+            let Some(section) = config.retention.get(name) else { continue };
+            d.warning(section.span(), format!("no job uses [retention.{name}]"))
+                .class(class::REFERENCE)
+                .hint("backups are removed only by a job that names the policy");
+        }
     }
 }
 
