@@ -2,7 +2,10 @@
 //!
 //! The verdict on a run is always derived from its targets, never stored beside them.
 
-use std::{collections::BTreeMap, fmt};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+};
 
 use serde::{Deserialize, Serialize};
 
@@ -245,12 +248,14 @@ impl Report {
 
     /// Adds what a later attempt brought: its targets replace the earlier ones of the same name.
     /// What both found is one finding.
-    /// The plan is the first attempt's: a later one plans only what is left.
+    /// What an attempt planned for a thing stands: a later one plans only what is left of it. What
+    /// only the later one could look at is added.
     pub fn merge(&mut self, later: Self) {
         self.failure = later.failure;
-        if self.plan.is_empty() {
-            self.plan = later.plan;
-        }
+        let known: BTreeSet<&Target> = self.plan.iter().map(|step| &step.target).collect();
+        let fresh = later.plan.into_iter().filter(|step| !known.contains(&step.target));
+        let fresh: Vec<Step> = fresh.collect();
+        self.plan.extend(fresh);
         for report in later.targets {
             match self.targets.iter_mut().find(|known| known.target == report.target) {
                 Some(known) => *known = report,
@@ -323,6 +328,19 @@ mod tests {
         let mut first = Report { findings: vec![found.clone()], ..Report::default() };
         first.merge(Report { findings: vec![found.clone()], ..Report::default() });
         assert_eq!(first.findings, [found]);
+    }
+
+    #[test]
+    fn what_only_a_retry_could_look_at_is_added_to_the_plan() {
+        let step = |object: &str, action: &str| Step {
+            target: Target { object: Some(object.to_owned()), ..Target::default() },
+            action: action.to_owned(),
+            reason: String::new(),
+        };
+        let mut first = Report { plan: vec![step("a", "remove")], ..Report::default() };
+        let plan = vec![step("a", "keep"), step("b", "remove")];
+        first.merge(Report { plan, ..Report::default() });
+        assert_eq!(first.plan, [step("a", "remove"), step("b", "remove")]);
     }
 
     #[test]
