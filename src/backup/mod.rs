@@ -5,5 +5,6 @@ pub mod dump;
 pub mod fanout;
 pub mod gate;
 pub mod globals;
+pub mod owner;
 pub mod restore_notes;
 pub mod stderr;

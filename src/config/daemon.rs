@@ -1,14 +1,14 @@
 //! `[daemon]`: what holds for the process as a whole.
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{collections::BTreeSet, net::SocketAddr, path::PathBuf, time::Duration};
 
 use jiff::tz::TimeZone;
 
 use super::{
-    diagnostic::{Diagnostics, class},
+    diagnostic::{Diagnostics, Located, class},
     section::Options,
 };
-use crate::domain::units::ByteSize;
+use crate::{domain::units::ByteSize, sys::host};
 
 /// Where the control socket lies unless the configuration says otherwise.
 pub const RUNTIME_DIR: &str = "/run/pgkeep";
@@ -79,6 +79,8 @@ pub struct Daemon {
     pub nice: i32,
     /// Runs whose journal is kept, for each job.
     pub history: u32,
+    /// Machine ids of other hosts whose backups this one has taken over.
+    pub adopt: BTreeSet<String>,
 }
 
 /// Less does not hold the buffers of a single dump.
@@ -110,6 +112,7 @@ impl Daemon {
             env_file: o.absolute_path("env_file", d).map(|path| path.value),
             nice: o.take_in_or("nice", 0..=19, 10, d),
             history: o.take_in_or("history", 1..=100_000, 100, d),
+            adopt: adopt(&mut o, d),
         };
         o.finish(d);
         daemon
@@ -139,6 +142,16 @@ fn listen(o: &mut Options<'_>, d: &mut Diagnostics) -> Option<SocketAddr> {
             .hint("write an IP address and a port: \"127.0.0.1:9479\", \"[::1]:9479\"; or \"off\"");
     }
     address
+}
+
+fn adopt(o: &mut Options<'_>, d: &mut Diagnostics) -> BTreeSet<String> {
+    let ids = o.take::<Vec<Located<String>>>("adopt", d).map_or_else(Vec::new, |ids| ids.value);
+    for id in ids.iter().filter(|id| !host::is_machine_id(&id.value)) {
+        d.error(&id.span, "`adopt` lists machine ids, and this is none")
+            .class(class::VALUE)
+            .hint("32 lower-case hexadecimal digits, as in /etc/machine-id and in `pgkeep show`");
+    }
+    ids.into_iter().map(|id| id.value).collect()
 }
 
 fn log_format(o: &mut Options<'_>, d: &mut Diagnostics) -> LogFormat {

@@ -3,7 +3,11 @@
 
 mod heal;
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use futures_util::future::join_all;
@@ -14,10 +18,11 @@ use crate::{
         dump::{self, Dumped, Source},
         fanout::Compression,
         globals,
+        owner::{self, Owners},
     },
     config::{Diagnostics, Options},
     domain::{
-        backup::Subject,
+        backup::{Series, Subject},
         failure::{Class, Failure},
         finding::{Finding, Severity},
         manifest::Manifest,
@@ -97,6 +102,7 @@ struct Dump {
     lock_wait: Duration,
     children: ChildSettings,
     gate: Arc<crate::backup::gate::DatabaseGate>,
+    adopted: BTreeSet<String>,
 }
 
 fn build(
@@ -124,6 +130,7 @@ fn build(
         lock_wait,
         children: resources.children.clone(),
         gate: resources.gate.clone(),
+        adopted: resources.config.daemon.adopt.clone(),
     }))
 }
 
@@ -144,6 +151,7 @@ impl Job for Dump {
     }
 
     async fn run(&self, cx: &RunContext) -> Result<Report, Failure> {
+        let owners = Owners::new(&self.children.state_dir, self.adopted.clone())?;
         let doing = format!("look at server {}", self.server.name());
         let fail = |error: PgError| error.into_failure(&*doing);
         let cancel = &cx.task.cancel;
@@ -166,7 +174,8 @@ impl Job for Dump {
         if self.globals {
             subjects.push(Subject::Globals);
         }
-        let work = Work { job: self, cx, facts: &facts, tools: &tools, opened: &opened };
+        let work =
+            Work { job: self, cx, facts: &facts, tools: &tools, opened: &opened, owners: &owners };
         for subject in &subjects {
             work.subject(subject, &mut report).await;
             self.objective(subject, cx, &mut report);
@@ -271,6 +280,7 @@ struct Work<'a> {
     facts: &'a ServerFacts,
     tools: &'a Installed,
     opened: &'a Opened,
+    owners: &'a Owners,
 }
 
 impl Work<'_> {
@@ -289,6 +299,7 @@ impl Work<'_> {
                 }
             }
         }
+        self.keep_own(subject, &mut wanted, report).await;
         if wanted.is_empty() {
             return;
         }
@@ -315,17 +326,43 @@ impl Work<'_> {
         }
     }
 
+    fn series(&self, subject: &Subject) -> Series {
+        Series {
+            server: self.job.server.name().clone(),
+            system_id: self.facts.system_id,
+            subject: subject.clone(),
+            contents: "all".to_owned(),
+        }
+    }
+
+    /// Takes the repositories away in which the series is another host's.
+    async fn keep_own(
+        &self,
+        subject: &Subject,
+        wanted: &mut Vec<Arc<Repository>>,
+        report: &mut Report,
+    ) {
+        let series = self.series(subject);
+        let checks = wanted.iter().map(|it| owner::check(self.owners, it, &series, &self.cx.task));
+        let mut checked = join_all(checks).await.into_iter();
+        wanted.retain(|repository| match checked.next() {
+            Some(Err(failure)) => {
+                let target = self.job.target(subject, repository.name());
+                report.targets.push(self.cx.ended(target, Err(failure)));
+                false
+            }
+            _ => true,
+        });
+    }
+
     async fn dump(&self, subject: &Subject, wanted: &[Arc<Repository>]) -> Result<Dumped, Failure> {
         let job = self.job;
-        let owner = host::owner(&job.children.state_dir).map_err(|error| {
-            Failure::from_error(Class::State, "find out which host this is", &error)
-        })?;
         let _pass = job.gate.enter(job.server.name(), subject, &self.cx.task).await?;
         let source = Source {
             server: &job.server,
             facts: self.facts,
             tools: self.tools,
-            owner: &owner,
+            owner: self.owners.own(),
             repositories: wanted,
             compression: job.compression,
             volume_parts: self.job.volume_parts(),

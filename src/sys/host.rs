@@ -79,10 +79,14 @@ fn machine_id(candidates: &[PathBuf], state_dir: &Path) -> Result<String, FileEr
 
 fn parse(bytes: &[u8]) -> Option<String> {
     let text = std::str::from_utf8(bytes).ok()?.trim_end();
-    let good = text.len() == ID_LEN
+    is_machine_id(text).then(|| text.to_owned())
+}
+
+/// Whether `text` can be the id of a machine: not all zeros, as systemd has it.
+pub fn is_machine_id(text: &str) -> bool {
+    text.len() == ID_LEN
         && text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
-        && text.bytes().any(|b| b != b'0');
-    good.then(|| text.to_owned())
+        && text.bytes().any(|b| b != b'0')
 }
 
 #[cfg(test)]

@@ -14,7 +14,7 @@ use crate::{
         fanout::Delivered,
     },
     domain::{
-        backup::{BackupId, Series, Subject},
+        backup::{BackupId, Subject},
         failure::{Class, Failure},
         report::{Outcome, Report},
     },
@@ -42,12 +42,7 @@ impl Work<'_> {
         wanted: &mut Vec<Arc<Repository>>,
         report: &mut Report,
     ) -> Vec<Delivered> {
-        let series = Series {
-            server: self.job.server.name().clone(),
-            system_id: self.facts.system_id,
-            subject: subject.clone(),
-            contents: "all".to_owned(),
-        };
+        let series = self.series(subject);
         let mut sources = self.sources(subject);
         let mut delivered = Vec::new();
         for target in std::mem::take(wanted) {

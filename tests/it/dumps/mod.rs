@@ -7,6 +7,7 @@
 mod encrypted;
 mod good;
 mod limits;
+mod owner;
 mod retry;
 mod server;
 mod tool;
