@@ -6,5 +6,6 @@ pub mod fanout;
 pub mod gate;
 pub mod globals;
 pub mod owner;
+pub mod prune;
 pub mod restore_notes;
 pub mod stderr;

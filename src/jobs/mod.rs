@@ -6,6 +6,7 @@
 
 mod dump;
 mod options;
+mod prune;
 
 use std::{
     cell::RefCell,
@@ -35,7 +36,7 @@ use crate::{
 };
 
 /// Every kind of job.
-pub const KINDS: &[&JobKind] = &[&dump::KIND];
+pub const KINDS: &[&JobKind] = &[&dump::KIND, &prune::KIND];
 
 /// One kind of job.
 #[derive(Debug)]

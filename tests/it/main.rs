@@ -12,6 +12,7 @@ mod harness_self;
 mod layering;
 mod lifecycle;
 mod postgres;
+mod prune;
 mod repositories;
 mod s3;
 mod telemetry;

@@ -1,0 +1,382 @@
+//! What a repository holds and what is to become of it: from one listing of names, series by series
+//! in bounded memory, and the manifest of the newest backup of each.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use futures_util::TryStreamExt as _;
+
+use super::{Order, Steps};
+use crate::{
+    backup::owner,
+    domain::{
+        backup::{BackupId, Series},
+        failure::{Class, Failure, chain},
+        finding::{Finding, Severity},
+        manifest::{MANIFEST_NAME, Owner},
+        name::ServerName,
+        retention::{self, Candidate, Proof, Reasons, Standing},
+    },
+    repository::{
+        listing::{Entry, Listed, Within},
+        repo::{ManifestProblem, Repository},
+        store::StoreError,
+    },
+    sys::task::Task,
+};
+
+/// Damaged backups of one series that are passed over in search of a whole one.
+const EXAMINED_MAX: usize = 16;
+/// Findings about single backups of one repository; more are counted.
+const FINDINGS_MAX: usize = 20;
+/// Series that a finding names; more are counted.
+const NAMED_MAX: usize = 5;
+
+/// A backup that goes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Removal {
+    /// Its id.
+    pub id: BackupId,
+    /// Bytes of all its objects.
+    pub bytes: u64,
+}
+
+/// Why nothing of a series is removed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Held {
+    /// It is another host's.
+    Stranger(Owner),
+    /// None of its newest backups can be counted on.
+    NoneWhole,
+    /// More would go than the order allows.
+    TooMany {
+        /// So many would go.
+        planned: usize,
+        /// So many may.
+        most: u32,
+    },
+}
+
+impl std::fmt::Display for Held {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Stranger(owner) => {
+                write!(f, "the series belongs to another host, {}", owner.host)
+            }
+            Self::NoneWhole => f.write_str("no backup of the series can be counted on"),
+            Self::TooMany { planned, most } => {
+                write!(f, "{planned} would go, and max_remove is {most}")
+            }
+        }
+    }
+}
+
+/// What is to become of one series.
+#[derive(Debug)]
+pub struct SeriesPlan {
+    /// The series.
+    pub series: Series,
+    /// The newest whole backup, which stays whatever happens.
+    pub floor: Option<BackupId>,
+    /// What goes, the oldest first.
+    pub remove: Vec<Removal>,
+    /// Backups with a manifest that stay.
+    pub kept: u64,
+    /// Why nothing goes.
+    pub held: Option<Held>,
+}
+
+/// What is to become of a repository.
+#[derive(Debug)]
+pub struct Survey {
+    /// Every series of the order's servers that has a backup.
+    pub series: Vec<SeriesPlan>,
+    /// What was noticed.
+    pub findings: Vec<Finding>,
+    /// The plan, line by line.
+    pub steps: Steps,
+}
+
+/// Looks at a repository and plans. Nothing is changed.
+///
+/// # Errors
+/// When the repository cannot be listed or read, or the task is cancelled.
+pub async fn survey(
+    repository: &Repository,
+    order: &Order<'_>,
+    steps: Steps,
+    task: &Task,
+) -> Result<Survey, Failure> {
+    let doing = format!("list {}", repository.name());
+    task.progress.set_stage(&*doing);
+    let mut surveyor = Surveyor::new(repository, order, steps);
+    tokio::select! {
+        biased;
+        () = task.cancel.cancelled() => {
+            return Err(Failure::new(Class::Interrupted, doing, "the run was cancelled"));
+        }
+        result = surveyor.all() => result.map_err(|error| error.into_failure(&*doing))?,
+    }
+    Ok(surveyor.finish())
+}
+
+/// What manifest and sizes tell of a backup.
+pub(super) struct Examined {
+    /// Who wrote it, where its manifest can be read.
+    owner: Option<Owner>,
+    /// What is wrong with it.
+    pub(super) problem: Option<String>,
+}
+
+/// Holds a backup's manifest against its listing.
+pub(super) async fn examine(
+    repository: &Repository,
+    listed: &Listed,
+) -> Result<Examined, StoreError> {
+    match repository.manifest(&listed.series, &listed.id).await {
+        Ok(manifest) => {
+            let problem = listed.check_sizes(&manifest).first().map(ToString::to_string);
+            Ok(Examined { owner: Some(manifest.owner), problem })
+        }
+        Err(ManifestProblem::Store(error)) => Err(error),
+        Err(problem) => Ok(Examined { owner: None, problem: Some(chain(&problem)) }),
+    }
+}
+
+/// The series that is being listed.
+struct Open {
+    series: Series,
+    candidates: Vec<Candidate>,
+    /// Its newest backups that may be whole, the newest last.
+    newest: VecDeque<Listed>,
+}
+
+struct Surveyor<'a> {
+    repository: &'a Repository,
+    order: &'a Order<'a>,
+    plans: Vec<SeriesPlan>,
+    steps: Steps,
+    /// Backups of servers that are not meant.
+    others: BTreeMap<ServerName, u64>,
+    /// Series of other hosts.
+    strangers: BTreeMap<(String, String), Vec<Series>>,
+    damaged: Vec<Finding>,
+    damaged_more: u64,
+    future: u64,
+}
+
+impl<'a> Surveyor<'a> {
+    fn new(repository: &'a Repository, order: &'a Order<'a>, steps: Steps) -> Self {
+        Self {
+            repository,
+            order,
+            plans: Vec::new(),
+            steps,
+            others: BTreeMap::new(),
+            strangers: BTreeMap::new(),
+            damaged: Vec::new(),
+            damaged_more: 0,
+            future: 0,
+        }
+    }
+
+    async fn all(&mut self) -> Result<(), StoreError> {
+        let repository = self.repository;
+        let mut entries = repository.list(&Within::All);
+        let mut open: Option<Open> = None;
+        while let Some(entry) = entries.try_next().await? {
+            let Entry::Backup(listed) = entry else { continue };
+            if !self.order.servers.contains(&listed.series.server) {
+                *self.others.entry(listed.series.server).or_default() += u64::from(listed.complete);
+                continue;
+            }
+            // A listing comes in order: one series after the other.
+            match &mut open {
+                Some(open) if open.series == listed.series => self.take(open, listed),
+                _ => {
+                    let mut next = Open {
+                        series: listed.series.clone(),
+                        candidates: Vec::new(),
+                        newest: VecDeque::new(),
+                    };
+                    self.take(&mut next, listed);
+                    if let Some(whole) = open.replace(next) {
+                        self.close(whole).await?;
+                    }
+                }
+            }
+        }
+        match open {
+            Some(open) => self.close(open).await,
+            None => Ok(()),
+        }
+    }
+
+    fn take(&mut self, open: &mut Open, listed: Listed) {
+        let proves = |proof| {
+            listed.objects.iter().any(|object| Proof::from_name(&object.name) == Some(proof))
+        };
+        let has_data = listed.objects.iter().any(|object| object.name != MANIFEST_NAME);
+        let mut candidate = Candidate {
+            at: listed.id.time(),
+            written: listed.newest_modified(),
+            bytes: listed.bytes(),
+            standing: if listed.complete { Standing::Complete } else { Standing::Incomplete },
+            verified: proves(Proof::Verified),
+            drilled: proves(Proof::Drilled),
+            held: false,
+            id: listed.id.clone(),
+        };
+        if listed.complete && !has_data {
+            candidate.standing = Standing::Damaged;
+            self.report_damage(&listed, "nothing but its manifest is there");
+        }
+        if listed.complete && candidate.is_from_the_future(self.order.now) {
+            self.future += 1;
+        }
+        if candidate.counts(self.order.now) {
+            open.newest.push_back(listed);
+            if open.newest.len() > EXAMINED_MAX {
+                open.newest.pop_front();
+            }
+        }
+        open.candidates.push(candidate);
+    }
+
+    /// Plans a series of which all was listed.
+    async fn close(&mut self, mut open: Open) -> Result<(), StoreError> {
+        let mut owner = None;
+        let mut floor = None;
+        while let Some(listed) = open.newest.pop_back() {
+            let examined = examine(self.repository, &listed).await?;
+            owner = owner.or(examined.owner);
+            let Some(problem) = examined.problem else {
+                floor = Some(listed.id);
+                break;
+            };
+            self.report_damage(&listed, &problem);
+            for candidate in open.candidates.iter_mut().filter(|it| it.id == listed.id) {
+                candidate.standing = Standing::Damaged;
+            }
+        }
+        let reasons = retention::plan(self.order.policy, &open.candidates, self.order.now);
+        let goes = reasons.iter().filter(|reasons| reasons.is_empty()).count();
+        let stranger = owner.filter(|owner| !self.order.owners.include(owner));
+        let held = match (stranger, self.order.max_remove) {
+            (Some(owner), _) => {
+                let host = (owner.machine_id.clone(), owner.host.clone());
+                self.strangers.entry(host).or_default().push(open.series.clone());
+                Some(Held::Stranger(owner))
+            }
+            (None, _) if floor.is_none() => Some(Held::NoneWhole),
+            (None, Some(most)) if u32::try_from(goes).is_ok_and(|goes| goes <= most) => None,
+            (None, Some(most)) => Some(Held::TooMany { planned: goes, most }),
+            (None, None) => None,
+        };
+        self.add(open.series, &open.candidates, &reasons, (floor, held));
+        Ok(())
+    }
+
+    fn add(
+        &mut self,
+        series: Series,
+        candidates: &[Candidate],
+        reasons: &[Reasons],
+        (floor, held): (Option<BackupId>, Option<Held>),
+    ) {
+        let note = held.as_ref().map(ToString::to_string);
+        let mut remove = Vec::new();
+        for (candidate, reasons) in candidates.iter().zip(reasons) {
+            let unkept = reasons.is_empty();
+            let note = note.as_deref().filter(|_| unkept);
+            let goes = unkept && note.is_none();
+            self.steps.push(&series, &candidate.id, goes, *reasons, note);
+            if goes {
+                remove.push(Removal { id: candidate.id.clone(), bytes: candidate.bytes });
+            }
+        }
+        let is_backup = |it: &&Candidate| it.standing != Standing::Incomplete;
+        let backups = candidates.iter().filter(is_backup).count();
+        if backups > 0 {
+            let kept = (backups - remove.len()) as u64;
+            self.plans.push(SeriesPlan { series, floor, remove, kept, held });
+        }
+    }
+
+    fn report_damage(&mut self, listed: &Listed, problem: &str) {
+        if self.damaged.len() >= FINDINGS_MAX {
+            self.damaged_more += 1;
+            return;
+        }
+        let (name, series, id) = (self.repository.name(), listed.series.path(), &listed.id);
+        self.damaged.push(Finding {
+            check: "backup-damaged".to_owned(),
+            severity: Severity::Critical,
+            what: format!("{name}: backup {id} of {series} cannot be counted on: {problem}"),
+            hint: Some(format!(
+                "it stays, and older ones stay in its place; `pgkeep show {id}` says what is \
+                 missing, and whether another repository has it whole"
+            )),
+        });
+    }
+
+    fn finish(mut self) -> Survey {
+        let mut findings = std::mem::take(&mut self.damaged);
+        if self.damaged_more > 0 {
+            findings.push(self.finding(
+                "backup-damaged",
+                Severity::Critical,
+                &format!("{} more backups cannot be counted on", self.damaged_more),
+                "look at the repository: does something else delete from it?".to_owned(),
+            ));
+        }
+        for ((machine_id, host), series) in &self.strangers {
+            let owner = Owner { machine_id: machine_id.clone(), host: host.clone() };
+            let what = format!(
+                "{} belong to another host, {host} (machine id {machine_id}), and are not pruned",
+                named(series)
+            );
+            findings.push(self.finding(
+                "backup-owner",
+                Severity::Warning,
+                &what,
+                owner::hint(&owner),
+            ));
+        }
+        if self.future > 0 {
+            let what = format!("{} backups are from the future; they stay, uncounted", self.future);
+            let hint = "was a clock wrong when they were made? Remove them once you know";
+            findings.push(self.finding("backup-future", Severity::Warning, &what, hint.to_owned()));
+        }
+        if !self.others.is_empty() {
+            let count = |(server, count): (&ServerName, &u64)| format!("{server} ({count})");
+            let servers: Vec<String> = self.others.iter().take(NAMED_MAX).map(count).collect();
+            let what = format!(
+                "it also has backups that this job leaves alone, of {}{}",
+                servers.join(", "),
+                more(self.others.len())
+            );
+            let hint = "name the servers in `servers` to prune what they left".to_owned();
+            findings.push(self.finding("backup-unmanaged", Severity::Info, &what, hint));
+        }
+        Survey { series: self.plans, findings, steps: self.steps }
+    }
+
+    fn finding(&self, check: &str, severity: Severity, what: &str, hint: String) -> Finding {
+        let what = format!("{}: {what}", self.repository.name());
+        Finding { check: check.to_owned(), severity, what, hint: Some(hint) }
+    }
+}
+
+/// How many of a list are not named.
+fn more(count: usize) -> String {
+    match count.saturating_sub(NAMED_MAX) {
+        0 => String::new(),
+        rest => format!(" and {rest} more"),
+    }
+}
+
+fn named(series: &[Series]) -> String {
+    let names: Vec<String> =
+        series.iter().take(NAMED_MAX).map(|it| format!("{}/{}", it.server, it.subject)).collect();
+    format!("{}{}", names.join(", "), more(series.len()))
+}

@@ -1,0 +1,339 @@
+//! The kind `prune`: removes what a retention policy does not keep, in each of its repositories.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use async_trait::async_trait;
+use futures_util::future::join_all;
+
+use crate::{
+    backup::{
+        owner::Owners,
+        prune::{self, Done, Held, Order, SeriesPlan, Steps},
+    },
+    config::{Diagnostics, Located, Options, class},
+    domain::{
+        backup::Series,
+        failure::{Class, Failure},
+        metric::{MetricDesc, MetricKind},
+        name::{RepositoryName, RetentionName, ServerName},
+        report::{Figures, Outcome, Report, Sample, Target, TargetReport},
+        retention::Policy,
+    },
+    repository::{handle::Handle, repo::Repository},
+};
+
+use super::{ChildSettings, Job, JobKind, Resources, RunContext, options};
+
+const BY_REPOSITORY: &[&str] = &["repository"];
+
+/// The kind's row in the table.
+pub(super) const KIND: JobKind = JobKind {
+    name: "prune",
+    summary: "Removes backups that a retention policy does not keep",
+    metrics: &[
+        MetricDesc {
+            name: "prune_removed_backups_total",
+            help: "Backups that this job removed.",
+            kind: MetricKind::Counter,
+            labels: BY_REPOSITORY,
+        },
+        MetricDesc {
+            name: "prune_removed_bytes_total",
+            help: "Stored bytes of the backups that this job removed.",
+            kind: MetricKind::Counter,
+            labels: BY_REPOSITORY,
+        },
+        MetricDesc {
+            name: "prune_kept_backups",
+            help: "Backups that the last run left, in the series that this job prunes.",
+            kind: MetricKind::Gauge,
+            labels: BY_REPOSITORY,
+        },
+    ],
+    build,
+};
+
+/// What the facts about the backups of a series take, and the list of what goes: some 150 bytes for
+/// each, for a hundred thousand.
+const MEMORY: u64 = 16 << 20;
+/// Lines of the plan in a report: a journal keeps a hundred reports of each job.
+const STEPS_MAX: usize = 1000;
+/// Lines about backups that were spared, of one series.
+const SPARED_MAX: usize = 20;
+
+struct Prune {
+    repositories: Vec<Arc<Handle>>,
+    policy: Arc<Policy>,
+    servers: BTreeSet<ServerName>,
+    max_remove: Option<u32>,
+    adopted: BTreeSet<String>,
+    children: ChildSettings,
+}
+
+fn build(
+    o: &mut Options<'_>,
+    resources: &Resources<'_>,
+    d: &mut Diagnostics,
+) -> Option<Arc<dyn Job>> {
+    let repositories = options::repositories(o, "repositories", resources, d);
+    let policy = o.require::<RetentionName>("retention", d);
+    let policy = policy.and_then(|name| resources.policy(&name, d));
+    let servers = servers(o, resources, d);
+    let max_remove = o.take_in("max_remove", 1..=u32::MAX, d).map(|most| most.value);
+    Some(Arc::new(Prune {
+        repositories: repositories?,
+        policy: policy?,
+        servers: servers?,
+        max_remove,
+        adopted: resources.config.daemon.adopt.clone(),
+        children: resources.children.clone(),
+    }))
+}
+
+/// The servers whose series are meant: the configured ones, unless others are named. One that is
+/// gone may be named, so that what it left is pruned.
+fn servers(
+    o: &mut Options<'_>,
+    resources: &Resources<'_>,
+    d: &mut Diagnostics,
+) -> Option<BTreeSet<ServerName>> {
+    let configured = &resources.config.servers;
+    if o.given("servers").is_none() {
+        return Some(configured.keys().cloned().collect());
+    }
+    let named = o.take::<Vec<Located<ServerName>>>("servers", d)?;
+    if named.value.is_empty() {
+        d.error(&named.span, "`servers` names no server")
+            .hint("leave the key out: the servers that are configured are meant then");
+        return None;
+    }
+    for name in named.value.iter().filter(|name| !configured.contains_key(&name.value)) {
+        d.warning(&name.span, format!("there is no [server.{}]", name.value))
+            .class(class::REFERENCE)
+            .hint("what it left in the repositories is pruned");
+    }
+    Some(named.value.into_iter().map(|name| name.value).collect())
+}
+
+#[async_trait]
+impl Job for Prune {
+    fn servers(&self) -> Vec<ServerName> {
+        // It does not connect to any.
+        Vec::new()
+    }
+
+    fn memory(&self) -> u64 {
+        MEMORY
+    }
+
+    fn has_dry_run(&self) -> bool {
+        true
+    }
+
+    async fn run(&self, cx: &RunContext) -> Result<Report, Failure> {
+        let owners = Owners::new(&self.children.state_dir, self.adopted.clone())?;
+        let order = Order {
+            policy: &self.policy,
+            servers: &self.servers,
+            owners: &owners,
+            max_remove: self.max_remove,
+            now: cx.task.clock.now().wall,
+        };
+        let work = self.repositories.iter().map(|handle| {
+            let most = STEPS_MAX / self.repositories.len().max(1);
+            let name = handle.name().clone();
+            let steps = Steps::new(name.clone(), most);
+            let work = Work { name, order: &order, cx, report: Report::default() };
+            // All at once: one that hangs does not keep the others waiting.
+            work.run(handle, steps)
+        });
+        let mut report = Report::default();
+        for part in join_all(work).await {
+            report.targets.extend(part.targets);
+            report.plan.extend(part.plan);
+            report.findings.extend(part.findings);
+            report.samples.extend(part.samples);
+        }
+        Ok(report)
+    }
+}
+
+/// One repository.
+struct Work<'a> {
+    name: RepositoryName,
+    order: &'a Order<'a>,
+    cx: &'a RunContext,
+    report: Report,
+}
+
+impl Work<'_> {
+    /// The repository as a whole: a target where it could not be looked at.
+    fn whole(&self) -> Target {
+        Target { repository: Some(self.name.clone()), ..Target::default() }
+    }
+
+    /// The targets of this repository that failed before; none: all are wanted.
+    fn only(&self) -> Option<BTreeSet<&Target>> {
+        let of_this = |target: &&Target| target.repository.as_ref() == Some(&self.name);
+        let only = self.cx.only.as_ref()?.iter().filter(of_this).collect::<BTreeSet<_>>();
+        Some(only)
+    }
+
+    async fn run(mut self, handle: &Handle, steps: Steps) -> Report {
+        if self.only().is_some_and(|only| only.is_empty()) {
+            return self.report;
+        }
+        match self.look_and_act(handle, steps).await {
+            Ok(()) => self.settle(),
+            Err(failure) => {
+                let target = self.whole();
+                self.report.targets.push(self.cx.ended(target, Err(failure)));
+            }
+        }
+        self.report
+    }
+
+    async fn look_and_act(&mut self, handle: &Handle, steps: Steps) -> Result<(), Failure> {
+        let doing = format!("open repository {}", self.name);
+        let opened = tokio::select! {
+            biased;
+            () = self.cx.task.cancel.cancelled() => {
+                return Err(Failure::new(Class::Interrupted, doing, "the run was cancelled"));
+            }
+            opened = handle.open_existing() => opened,
+        };
+        let opened = opened.map_err(|error| error.into_failure(doing))?;
+        // Nothing was ever stored there.
+        let Some(repository) = opened else { return Ok(()) };
+        let survey = prune::survey(&repository, self.order, steps, &self.cx.task).await?;
+        self.report.findings = survey.findings;
+        self.report.plan = survey.steps.finish();
+        self.act(&repository, &survey.series).await;
+        Ok(())
+    }
+
+    async fn act(&mut self, repository: &Repository, plans: &[SeriesPlan]) {
+        let only: Option<BTreeSet<Target>> =
+            self.only().map(|only| only.into_iter().cloned().collect());
+        let wants = |target: &Target, whole: &Target| {
+            only.as_ref().is_none_or(|only| only.contains(target) || only.contains(whole))
+        };
+        let whole = self.whole();
+        let (mut removed, mut bytes, mut kept) = (0, 0, 0);
+        let mut lost: Option<Failure> = None;
+        for plan in plans {
+            let target = self.target(&plan.series);
+            kept += plan.kept + plan.remove.len() as u64;
+            if !wants(&target, &whole) {
+                continue;
+            }
+            if let Some(held) = &plan.held {
+                self.held(target, plan, held);
+            } else if !self.cx.dry_run {
+                let done = match &lost {
+                    // It would not answer now either.
+                    Some(failure) if !plan.remove.is_empty() => {
+                        Done { failure: Some(failure.clone()), ..Done::default() }
+                    }
+                    _ => prune::carry_out(repository, plan, &self.cx.task).await,
+                };
+                removed += done.removed;
+                bytes += done.bytes;
+                lost = lost.or_else(|| done.failure.clone().filter(|it| is_lost(it.class)));
+                self.done(target, plan, done);
+            }
+        }
+        if !self.cx.dry_run {
+            self.samples(removed, bytes, kept - removed);
+        }
+    }
+
+    fn target(&self, series: &Series) -> Target {
+        Target {
+            server: Some(series.server.clone()),
+            subject: Some(series.subject.clone()),
+            repository: Some(self.name.clone()),
+            // A server that was made anew under its name has series of its own.
+            object: Some(format!("{}/{}", series.system_id, series.contents)),
+        }
+    }
+
+    /// Nothing of the series goes.
+    fn held(&mut self, target: Target, plan: &SeriesPlan, held: &Held) {
+        let outcome = match held {
+            Held::TooMany { .. } => {
+                let doing = format!("prune {} in {}", plan.series.subject, self.name);
+                let failure = Failure::new(Class::Configuration, doing, held.to_string())
+                    .hint("look at the plan with --dry-run; if it is right, raise max_remove");
+                Outcome::Failed(failure)
+            }
+            Held::Stranger(_) | Held::NoneWhole if self.cx.dry_run => return,
+            Held::Stranger(_) | Held::NoneWhole => Outcome::Skipped(held.to_string()),
+        };
+        let figures = figures([("kept", plan.kept)]);
+        self.report.targets.push(TargetReport { figures, ..TargetReport::new(target, outcome) });
+    }
+
+    fn done(&mut self, target: Target, plan: &SeriesPlan, done: Done) {
+        let planned = plan.remove.len() as u64;
+        let counts = [
+            ("kept", plan.kept + planned.saturating_sub(done.removed)),
+            ("removed", done.removed),
+            ("removed_bytes", done.bytes),
+            ("spared", done.spared.len() as u64),
+        ];
+        if done.removed > 0 {
+            let (repository, series) = (&self.name, plan.series.path());
+            let (removed, bytes) = (done.removed, done.bytes);
+            tracing::info!(%repository, series, removed, bytes, "removed backups");
+        }
+        let mut output: Vec<String> = done
+            .spared
+            .iter()
+            .take(SPARED_MAX)
+            .map(|(id, why)| format!("{id} was not removed: {why}"))
+            .collect();
+        if let Some(more) = done.spared.len().checked_sub(SPARED_MAX + 1) {
+            output.push(format!("and {} more were not removed", more + 1));
+        }
+        let result = done.failure.map_or_else(|| Ok(Figures::default()), Err);
+        let ended = self.cx.ended(target, result);
+        self.report.targets.push(TargetReport { figures: figures(counts), output, ..ended });
+    }
+
+    /// What failed before and was not found again is done: there is nothing of it left to prune.
+    fn settle(&mut self) {
+        let Some(only) = self.only() else { return };
+        let known: BTreeSet<&Target> = self.report.targets.iter().map(|it| &it.target).collect();
+        let rest = only.into_iter().filter(|target| !known.contains(target)).cloned();
+        let rest: Vec<_> = rest.map(|it| TargetReport::new(it, Outcome::Succeeded)).collect();
+        self.report.targets.extend(rest);
+    }
+
+    fn samples(&mut self, removed: u64, bytes: u64, kept: u64) {
+        let values = [
+            ("prune_removed_backups_total", removed),
+            ("prune_removed_bytes_total", bytes),
+            ("prune_kept_backups", kept),
+        ];
+        self.report.samples.extend(values.map(|(metric, value)| Sample {
+            metric: metric.to_owned(),
+            labels: vec![self.name.to_string()],
+            value: value as f64,
+        }));
+    }
+}
+
+/// Whether the repository as a whole does not answer, so that the next series would only wait.
+const fn is_lost(class: Class) -> bool {
+    matches!(class, Class::RepositoryUnavailable | Class::RepositorySlow | Class::Interrupted)
+}
+
+fn figures<const N: usize>(counts: [(&str, u64); N]) -> Figures {
+    let counts: BTreeMap<String, u64> =
+        counts.into_iter().map(|(name, count)| (name.to_owned(), count)).collect();
+    Figures { backup: None, counts }
+}
