@@ -69,6 +69,10 @@ pub struct ServerConfig {
     pub password: Option<SecretString>,
     /// A file in the form of `~/.pgpass`.
     pub passfile: Option<PathBuf>,
+    /// The role for maintenance, where it is another.
+    pub maintenance_user: Option<String>,
+    /// Its password.
+    pub maintenance_password: Option<SecretString>,
     /// The database to connect to for what concerns the whole cluster. `None` only where
     /// `conninfo` or `service` may name it.
     pub database: Option<String>,
@@ -131,6 +135,8 @@ impl ServerConfig {
             user: non_empty(&mut o, "user", d),
             password: o.secret("password", d),
             passfile: o.absolute_path("passfile", d).map(|path| path.value),
+            maintenance_password: maintenance_password(&mut o, d),
+            maintenance_user: non_empty(&mut o, "maintenance_user", d),
             database: database
                 .or_else(|| (!named_elsewhere).then(|| MAINTENANCE_DATABASE.to_owned())),
             sslmode: sslmode(&mut o, d),
@@ -155,6 +161,20 @@ fn non_empty(o: &mut Options<'_>, key: &'static str, d: &mut Diagnostics) -> Opt
         return None;
     }
     Some(text.value)
+}
+
+/// A password without its role would be nobody's.
+fn maintenance_password(o: &mut Options<'_>, d: &mut Diagnostics) -> Option<SecretString> {
+    let forms =
+        ["maintenance_password", "maintenance_password_file", "maintenance_password_credential"];
+    if o.given("maintenance_user").is_none()
+        && let Some(alone) = forms.into_iter().find_map(|key| o.given(key))
+    {
+        d.error(&alone, "a password for maintenance needs `maintenance_user` beside it")
+            .class(class::MISSING)
+            .hint("name the role, or leave both out: `user` does the maintenance then");
+    }
+    o.secret("maintenance_password", d)
 }
 
 fn host(o: &mut Options<'_>, d: &mut Diagnostics) -> Option<String> {

@@ -92,10 +92,7 @@ pub async fn server_facts(
 ) -> Result<ServerFacts, PgError> {
     let (version_num, version) = version(session, cancel).await?;
     if version_num < OLDEST {
-        return Err(PgError::new(
-            Class::Configuration,
-            format!("the server is PostgreSQL {version}: pgkeep supports 11 and newer"),
-        ));
+        return Err(too_old(&version));
     }
     let sql = "SELECT system_identifier::text, pg_is_in_recovery(), \
                (extract(epoch FROM clock_timestamp()) * 1000000)::bigint FROM pg_control_system()";
@@ -114,6 +111,27 @@ pub async fn server_facts(
         in_recovery: get(&row, 1)?,
         at: timestamp(get(&row, 2)?)?,
     })
+}
+
+/// The version (`server_version_num`) and whether it is a standby: what any role may ask.
+///
+/// # Errors
+/// When the server is older than [`OLDEST`], or does not answer.
+pub async fn version_and_role(
+    session: &Session,
+    cancel: &CancellationToken,
+) -> Result<(u32, bool), PgError> {
+    let (version_num, version) = version(session, cancel).await?;
+    if version_num < OLDEST {
+        return Err(too_old(&version));
+    }
+    let row = session.query_one("SELECT pg_is_in_recovery()", &[], cancel).await?;
+    Ok((version_num, get(&row, 0)?))
+}
+
+fn too_old(version: &str) -> PgError {
+    let what = format!("the server is PostgreSQL {version}: pgkeep supports 11 and newer");
+    PgError::new(Class::Configuration, what)
 }
 
 async fn version(session: &Session, cancel: &CancellationToken) -> Result<(u32, String), PgError> {

@@ -4,6 +4,8 @@
 pub mod catalog;
 pub mod command;
 pub mod error;
+pub mod ident;
+pub mod notice;
 pub mod params;
 pub mod passfile;
 pub mod server;
@@ -16,6 +18,7 @@ pub mod tools;
 mod x509;
 
 pub use error::PgError;
+pub use notice::Notice;
 pub use server::Server;
 pub use session::Session;
 pub use spec::{ConnParts, ConnSpec, Endpoint};

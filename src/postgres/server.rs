@@ -30,6 +30,7 @@ const APPLICATION: &str = "pgkeep";
 pub struct Server {
     name: ServerName,
     spec: ConnSpec,
+    maintenance: Option<ConnSpec>,
     maintenance_database: String,
     bin_dir: Option<PathBuf>,
     toolbox: Arc<Toolbox>,
@@ -67,6 +68,10 @@ impl Server {
         Ok(Self {
             name: config.name.clone(),
             maintenance_database: spec.dbname.clone(),
+            maintenance: config
+                .maintenance_user
+                .as_ref()
+                .map(|user| spec.as_role(user, config.maintenance_password.clone())),
             spec,
             bin_dir: config.bin_dir.clone(),
             toolbox,
@@ -101,6 +106,27 @@ impl Server {
         Session::connect(&self.spec, database, APPLICATION, task)
             .await
             .map_err(|error| error.into_failure(doing))
+    }
+
+    /// Opens a session as the role for maintenance: `maintenance_user`, else `user`.
+    ///
+    /// # Errors
+    /// As [`Session::connect`]; `doing` says what for.
+    pub async fn connect_for_maintenance(
+        &self,
+        database: &str,
+        doing: &str,
+        task: &Task,
+    ) -> Result<Session, Failure> {
+        let spec = self.maintenance.as_ref().unwrap_or(&self.spec);
+        Session::connect(spec, database, APPLICATION, task)
+            .await
+            .map_err(|error| error.into_failure(doing))
+    }
+
+    /// The role for maintenance: `maintenance_user`, else `user`.
+    pub fn maintenance_role(&self) -> &str {
+        &self.maintenance.as_ref().unwrap_or(&self.spec).user
     }
 
     /// The installed client programs for a server of that major version.

@@ -9,13 +9,13 @@
 //! then closed, which the backend notices when it next writes.
 
 use std::{
-    future::Future,
+    future::{Future, poll_fn},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
 use tokio::{task::JoinHandle, time::timeout};
-use tokio_postgres::{CancelToken, Client, Row, types::ToSql};
+use tokio_postgres::{AsyncMessage, CancelToken, Client, Row, types::ToSql};
 use tokio_postgres_rustls::MakeRustlsConnect;
 use tokio_util::sync::CancellationToken;
 
@@ -23,6 +23,7 @@ use crate::{domain::failure::Class, sys::task::Task};
 
 use super::{
     error::PgError,
+    notice::{Notice, Notices},
     spec::{ConnSpec, Endpoint},
     tls::SslMode,
 };
@@ -58,12 +59,15 @@ impl Default for Limits {
 /// What every session sets for itself, whatever the role's and the database's own settings are. A
 /// setting that the server's version does not have is passed over. Names are looked up in
 /// pg_catalog only: a function in a hostile database's public schema is not called by accident.
+/// Warnings are always sent: VACUUM says only there that it left a table out.
 const SETTINGS: &str = "SELECT set_config(name, CASE name
       WHEN 'statement_timeout' THEN $1 WHEN 'lock_timeout' THEN $2
-      WHEN 'search_path' THEN 'pg_catalog' WHEN 'DateStyle' THEN 'ISO' ELSE '0' END, false)
+      WHEN 'search_path' THEN 'pg_catalog' WHEN 'DateStyle' THEN 'ISO'
+      WHEN 'client_min_messages' THEN 'notice' ELSE '0' END, false)
     FROM pg_catalog.pg_settings
     WHERE name IN ('statement_timeout', 'lock_timeout', 'idle_in_transaction_session_timeout',
-      'idle_session_timeout', 'transaction_timeout', 'search_path', 'DateStyle')";
+      'idle_session_timeout', 'transaction_timeout', 'search_path', 'DateStyle',
+      'client_min_messages')";
 
 /// A session on a server.
 #[derive(Debug)]
@@ -74,6 +78,7 @@ pub struct Session {
     stop: Stop,
     connection: JoinHandle<()>,
     broken: Arc<Mutex<Option<PgError>>>,
+    notices: Notices,
 }
 
 /// What it takes to cancel a statement.
@@ -189,6 +194,19 @@ impl Session {
     /// a transaction of their own.
     pub async fn execute(&self, sql: &str, cancel: &CancellationToken) -> Result<(), PgError> {
         self.cancellable(self.client.batch_execute(sql), cancel).await
+    }
+
+    /// What the server has said beside its answers since this was last asked, the oldest first. All
+    /// that belongs to a statement is there once the statement has ended. The number is of older
+    /// ones that were not kept.
+    pub fn take_notices(&self) -> (Vec<Notice>, usize) {
+        self.notices.take()
+    }
+
+    /// The process id of the session's backend, as pg_stat_activity has it.
+    pub async fn backend_pid(&self, cancel: &CancellationToken) -> Result<i32, PgError> {
+        let row = self.query_one("SELECT pg_backend_pid()", &[], cancel).await?;
+        super::catalog::get(&row, 0)
     }
 
     /// Awaits a statement; when the token is cancelled, cancels the statement on the server and
@@ -356,7 +374,7 @@ async fn open(
 ) -> Result<Session, PgError> {
     let config = spec.client_config(at, dbname, application_name, mode)?;
     // tokio-postgres applies its limit to the connection alone, not to what is said on it.
-    let (client, connection) =
+    let (client, mut connection) =
         match timeout(spec.connect_timeout, config.connect(tls.clone())).await {
             Ok(Ok(connected)) => connected,
             Ok(Err(error)) => return Err(PgError::of_connect(&error, at, &spec.user)),
@@ -364,13 +382,22 @@ async fn open(
         };
     let broken = Arc::new(Mutex::new(None));
     let cause = Arc::clone(&broken);
+    let notices = Notices::default();
+    let heard = notices.clone();
     let connection = tokio::spawn(async move {
-        if let Err(error) = connection.await {
-            let error = PgError::of_statement(&error);
-            *cause.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+        while let Some(message) = poll_fn(|cx| connection.poll_message(cx)).await {
+            match message {
+                Ok(AsyncMessage::Notice(notice)) => heard.add(&notice),
+                Ok(_) => {}
+                Err(error) => {
+                    let error = PgError::of_statement(&error);
+                    *cause.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+                    break;
+                }
+            }
         }
     });
     let stop = Stop { token: client.cancel_token(), tls: tls.clone() };
     let (endpoint, dbname) = (at.clone(), dbname.to_owned());
-    Ok(Session { client, endpoint, dbname, stop, connection, broken })
+    Ok(Session { client, endpoint, dbname, stop, connection, broken, notices })
 }

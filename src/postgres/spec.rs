@@ -217,6 +217,13 @@ impl ConnSpec {
         })
     }
 
+    /// The same server as another role. The password of this one is not the other's: without one
+    /// given, password files are asked, by the other's name.
+    #[must_use]
+    pub fn as_role(&self, user: &str, password: Option<SecretString>) -> Self {
+        Self { user: user.to_owned(), password, ..self.clone() }
+    }
+
     /// The password for a database at an endpoint, from the configuration or a password file.
     ///
     /// # Errors

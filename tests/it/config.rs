@@ -322,6 +322,22 @@ fn secrets_come_from_files_and_credentials() {
 }
 
 #[test]
+fn a_role_for_maintenance_has_its_own_password() {
+    let text = "[server.a]\nuser = \"u\"\npassword = \"hunter2\"\nmaintenance_user = \"keeper\"\n\
+                maintenance_password = \"${KEEPER}\"\n";
+    let config = loaded(text, &|name| (name == "KEEPER").then(|| "theirs".to_owned()));
+    let server = server(&config, "a");
+    assert_eq!(server.maintenance_user.as_deref(), Some("keeper"));
+    assert_eq!(server.maintenance_password.unwrap().expose_secret(), "theirs");
+
+    let config = loaded("[server.a]\nmaintenance_password_file = \"/x\"\n", &|_| None);
+    let (name, section) = config.servers.get_key_value("a").unwrap();
+    let mut d = Diagnostics::new();
+    assert!(ServerConfig::read(name, section, &mut d).is_none());
+    assert!(d.render(false).contains("needs `maintenance_user` beside it"), "{}", d.render(false));
+}
+
+#[test]
 fn the_environment_file_yields_to_the_process() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("env");

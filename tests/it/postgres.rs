@@ -19,6 +19,7 @@ use pgkeep::{
     postgres::{
         ConnParts, ConnSpec, PgError, Session, catalog,
         command::{Contents, Dump, Globals},
+        notice::Level,
         service::Environment,
         session::Limits,
         snapshot::export_snapshot,
@@ -297,6 +298,40 @@ async fn sessions_cancel_bound_and_explain() {
         .into_failure("connect");
     assert_eq!(failure.class, Class::Connection);
     assert!(failure.hint.unwrap().contains("no server listens"), "{}", failure.what);
+}
+
+#[tokio::test]
+async fn what_the_server_says_is_heard_whatever_the_role_sets() {
+    let cluster = Cluster::start(TRUST, &[]).await;
+    let admin = cluster.session("postgres").await;
+    let setup = [
+        "CREATE TABLE public.theirs (id int)",
+        "CREATE ROLE keeper LOGIN",
+        "ALTER ROLE keeper SET client_min_messages = 'error'",
+        "ALTER ROLE keeper SET statement_timeout = '500ms'",
+    ];
+    for sql in setup {
+        admin.execute(sql, &never()).await.unwrap();
+    }
+    let spec = cluster.spec().as_role("keeper", None);
+    let session = Session::connect(&spec, "postgres", "pgkeep test", &task()).await.unwrap();
+    assert!(!catalog::version_and_role(&session, &never()).await.unwrap().1);
+    session.execute("VACUUM (VERBOSE) public.theirs", &never()).await.unwrap();
+    let (heard, lost) = session.take_notices();
+    let codes: Vec<_> = heard.iter().map(|n| (n.severity, n.sqlstate.as_str())).collect();
+    assert_eq!((codes, lost), (vec![(Level::Warning, "01000")], 0), "{heard:?}");
+    admin.execute("VACUUM (VERBOSE) public.theirs", &never()).await.unwrap();
+    let (heard, _) = admin.take_notices();
+    assert!(heard.iter().all(|notice| notice.severity == Level::Info) && !heard.is_empty());
+    assert_eq!(admin.take_notices().0, []);
+    // No limit of the role's stops what takes long.
+    let none = Limits { statement: Duration::ZERO, lock: Duration::from_millis(50) };
+    session.set_limits(none, &never()).await.unwrap();
+    session.execute("SELECT pg_sleep(0.7)", &never()).await.unwrap();
+    let pid = session.backend_pid(&never()).await.unwrap();
+    let count = "SELECT count(*) FROM pg_stat_activity WHERE pid = $1";
+    let row = admin.query_one(count, &[&pid], &never()).await.unwrap();
+    assert_eq!(row.get::<_, i64>(0), 1);
 }
 
 #[tokio::test]

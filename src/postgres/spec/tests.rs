@@ -123,3 +123,24 @@ fn a_password_file_is_read_each_time_and_its_mode_matters() {
     let explicit = conninfo(&text, &[]).unwrap();
     assert!(explicit.password(&at, "app").is_err());
 }
+
+#[test]
+fn another_role_never_gets_the_first_ones_password() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("pass");
+    fs::write(&file, "*:*:*:keeper:theirs\n").unwrap();
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
+    let text = format!("host=h user=u password=mine passfile={}", file.display());
+    let spec = conninfo(&text, &[]).unwrap();
+    let at = spec.endpoints[0].clone();
+    let password = |spec: &ConnSpec| {
+        let found = spec.password(&at, "app").unwrap();
+        found.map(|password| password.expose_secret().to_owned())
+    };
+    assert_eq!(password(&spec).as_deref(), Some("mine"));
+    assert_eq!(password(&spec.as_role("keeper", None)).as_deref(), Some("theirs"));
+    assert_eq!(password(&spec.as_role("other", None)), None);
+    let given = spec.as_role("keeper", Some(SecretString::from("given")));
+    assert_eq!((given.user.as_str(), password(&given).as_deref()), ("keeper", Some("given")));
+    assert_eq!(given.dbname, spec.dbname);
+}
