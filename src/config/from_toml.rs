@@ -95,6 +95,45 @@ impl FromToml for bool {
     }
 }
 
+impl FromToml for f64 {
+    fn from_toml(item: &Item, key: &str, d: &mut Diagnostics) -> Option<Self> {
+        const EXPECTED: &str = "a number";
+        match &item.value {
+            Value::Float(number) if number.is_finite() => return Some(*number),
+            Value::Integer(number) => {
+                if let Ok(number) = i32::try_from(*number) {
+                    return Some(Self::from(number));
+                }
+                d.error(&item.span, format!("`{key}` is out of range"));
+            }
+            Value::String(text) if text.expanded => match text.text.trim().parse::<Self>() {
+                Ok(number) if number.is_finite() => return Some(number),
+                _ => {
+                    d.error(&item.span, format!("`{key}` must be {EXPECTED}"))
+                        .class(class::TYPE)
+                        .hint("look at what the variable is set to");
+                }
+            },
+            Value::Float(_) => {
+                d.error(&item.span, format!("`{key}` must be {EXPECTED}")).class(class::TYPE);
+            }
+            Value::String(text) if text.text.parse::<Self>().is_ok() => {
+                d.error(&item.span, format!("`{key}` must be {EXPECTED}, but is a string"))
+                    .class(class::TYPE)
+                    .hint("write it without quotation marks");
+            }
+            _ => mismatch(item, key, EXPECTED, d),
+        }
+        None
+    }
+}
+
+impl Ranged for f64 {
+    fn show(&self) -> String {
+        self.to_string()
+    }
+}
+
 macro_rules! integers {
     ($($type:ty),+) => {$(
         impl FromToml for $type {

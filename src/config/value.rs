@@ -21,7 +21,7 @@ pub enum Value {
     /// A whole number.
     Integer(i64),
     /// A number with a point.
-    Float,
+    Float(f64),
     /// `true` or `false`.
     Boolean(bool),
     /// A date or a time.
@@ -40,7 +40,7 @@ impl Value {
         match self {
             Self::String(_) => "a string",
             Self::Integer(_) => "a whole number",
-            Self::Float => "a number with a point",
+            Self::Float(_) => "a number with a point",
             Self::Boolean(_) => "a boolean",
             Self::Datetime => "a date or time",
             Self::Array(_) => "a list",
@@ -108,7 +108,8 @@ impl Reader<'_> {
                     Value::Integer,
                 )
             }
-            DeValue::Float(_) => Value::Float,
+            // What the parser took for one is one; "inf" and "nan" are refused where it is read.
+            DeValue::Float(float) => Value::Float(float.as_str().parse().unwrap_or(f64::NAN)),
             DeValue::Boolean(value) => Value::Boolean(*value),
             DeValue::Datetime(_) => Value::Datetime,
             DeValue::Array(items) => {
