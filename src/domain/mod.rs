@@ -8,10 +8,12 @@ pub mod metric;
 pub mod name;
 pub mod pattern;
 pub mod recipients;
+pub mod relation;
 pub mod report;
 pub mod retention;
 pub mod run;
 pub mod schedule;
 pub mod units;
+pub mod vacuum;
 
 pub use jiff::Timestamp;

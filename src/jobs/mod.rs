@@ -7,6 +7,7 @@
 mod dump;
 mod options;
 mod prune;
+mod vacuum;
 
 use std::{
     cell::RefCell,
@@ -36,7 +37,7 @@ use crate::{
 };
 
 /// Every kind of job.
-pub const KINDS: &[&JobKind] = &[&dump::KIND, &prune::KIND];
+pub const KINDS: &[&JobKind] = &[&dump::KIND, &prune::KIND, &vacuum::KIND];
 
 /// One kind of job.
 #[derive(Debug)]

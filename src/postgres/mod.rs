@@ -15,6 +15,7 @@ pub mod snapshot;
 pub mod spec;
 pub mod tls;
 pub mod tools;
+pub mod vacuum;
 mod x509;
 
 pub use error::PgError;

@@ -16,3 +16,4 @@ mod prune;
 mod repositories;
 mod s3;
 mod telemetry;
+mod vacuum;

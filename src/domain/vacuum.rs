@@ -1,0 +1,354 @@
+//! Which tables are vacuumed, why, and in which order; and what holds dead rows back.
+//!
+//! All of it is decided from facts that the statistics and the catalogue have. What can still go
+//! wrong: statistics are estimates, and lost after a crash; a table that nobody counted since has
+//! no dead rows as far as they go. `not_vacuumed_for` and `xid_age` do not depend on them.
+
+use std::{collections::BTreeSet, fmt, time::Duration};
+
+use super::{
+    finding::{Finding, Severity},
+    relation::{RelationName, RelationPatterns},
+    units::format_duration,
+};
+
+/// What is done to a table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// VACUUM
+    Vacuum,
+    /// VACUUM (ANALYZE)
+    VacuumAnalyze,
+    /// ANALYZE
+    Analyze,
+    /// VACUUM (FREEZE)
+    Freeze,
+    /// VACUUM (FULL)
+    Full,
+}
+
+impl Mode {
+    /// Whether dead rows are removed.
+    pub const fn vacuums(self) -> bool {
+        !matches!(self, Self::Analyze)
+    }
+
+    /// Whether the planner's statistics are made anew.
+    pub const fn analyzes(self) -> bool {
+        matches!(self, Self::Analyze | Self::VacuumAnalyze)
+    }
+}
+
+/// When a table is due: as soon as one of those that are given says so; always where none is.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Thresholds {
+    /// Dead rows.
+    pub min_dead_tuples: Option<u64>,
+    /// Dead rows as a share of all, 0 to 1.
+    pub min_dead_ratio: Option<f64>,
+    /// Age in transactions (or multixacts) of the oldest row that is not frozen.
+    pub xid_age: Option<u64>,
+    /// Time since the last VACUUM, autovacuum's included.
+    pub not_vacuumed_for: Option<Duration>,
+    /// Rows changed since the last ANALYZE.
+    pub min_changed_tuples: Option<u64>,
+    /// Time since the last ANALYZE, autovacuum's included.
+    pub not_analyzed_for: Option<Duration>,
+}
+
+/// What the role may do with a table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Access {
+    /// It may vacuum it.
+    Granted,
+    /// It may, and cannot name it: it has no USAGE on the schema.
+    SchemaClosed,
+    /// It may not.
+    Denied,
+}
+
+/// What the server knows of a table.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Facts {
+    /// Its object id: names may change while others are vacuumed.
+    pub oid: u32,
+    /// Its name.
+    pub relation: RelationName,
+    /// Whether it is a partitioned parent, which has no rows of its own.
+    pub partitioned: bool,
+    /// Whether it is a system catalogue.
+    pub system: bool,
+    /// Whether the role may vacuum it.
+    pub access: Access,
+    /// Live rows, as the statistics have them.
+    pub live: u64,
+    /// Dead rows.
+    pub dead: u64,
+    /// Rows changed since the last ANALYZE.
+    pub changed: u64,
+    /// Age in transactions or multixacts, its TOAST table's included; 0 for a partitioned parent.
+    pub xid_age: u64,
+    /// Time since the last VACUUM; none: never.
+    pub vacuumed_before: Option<Duration>,
+    /// Time since the last ANALYZE; none: never.
+    pub analyzed_before: Option<Duration>,
+}
+
+/// Why a table that is due was not vacuumed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Skip {
+    /// Somebody held a lock for too long.
+    Locked,
+    /// The role may not.
+    NotPermitted,
+    /// Autovacuum is at it, to prevent wraparound, and does not give way.
+    AntiWraparound,
+    /// It was dropped meanwhile.
+    Gone,
+}
+
+impl fmt::Display for Skip {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Locked => "locked",
+            Self::NotPermitted => "not permitted",
+            Self::AntiWraparound => "under an anti-wraparound autovacuum",
+            Self::Gone => "gone",
+        })
+    }
+}
+
+/// What is to be done with a table.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Decision {
+    /// The patterns do not select it.
+    NotSelected,
+    /// It is due, for this reason.
+    Due(String),
+    /// It is due, and cannot be done.
+    Skip(Skip, String),
+    /// It is selected and not due, for this reason.
+    Leave(String),
+}
+
+/// What is asked for.
+#[derive(Debug, Clone)]
+pub struct Ask {
+    /// What is done.
+    pub mode: Mode,
+    /// Which tables.
+    pub tables: RelationPatterns,
+    /// When they are due.
+    pub thresholds: Thresholds,
+}
+
+impl Ask {
+    /// Decides on one table. `only` are those that failed before (`schema.name`): they were due
+    /// then, and still are.
+    pub fn decide(&self, facts: &Facts, only: Option<&BTreeSet<String>>) -> Decision {
+        if !self.tables.select(&facts.relation)
+            || only.is_some_and(|only| !only.contains(&facts.relation.to_string()))
+        {
+            return Decision::NotSelected;
+        }
+        if facts.partitioned && !self.mode.analyzes() {
+            let why = "it is partitioned: its partitions are vacuumed, each for itself";
+            return Decision::Leave(why.to_owned());
+        }
+        let reason = match only {
+            Some(_) => "it failed before".to_owned(),
+            None => match self.reason(facts) {
+                Ok(reason) => reason,
+                Err(why) => return Decision::Leave(why),
+            },
+        };
+        let denied = match facts.access {
+            Access::Granted => return Decision::Due(reason),
+            Access::SchemaClosed => {
+                format!("the role has no USAGE on schema {}", facts.relation.schema)
+            }
+            Access::Denied if facts.system && !self.tables.names_schema_of(&facts.relation) => {
+                let why = "a system catalogue that the role may not vacuum";
+                return Decision::Leave(why.to_owned());
+            }
+            Access::Denied => {
+                "the role neither owns the table nor the database, nor may it maintain it"
+                    .to_owned()
+            }
+        };
+        Decision::Skip(Skip::NotPermitted, denied)
+    }
+
+    /// Why the table is due, or why it is not.
+    fn reason(&self, facts: &Facts) -> Result<String, String> {
+        let t = &self.thresholds;
+        if *t == Thresholds::default() {
+            return Ok("there are no thresholds".to_owned());
+        }
+        let mut due = Vec::new();
+        let rows = facts.live + facts.dead;
+        if self.mode.vacuums() && !facts.partitioned {
+            if t.min_dead_tuples.is_some_and(|least| facts.dead >= least) {
+                due.push(format!("{} dead rows", facts.dead));
+            }
+            if t.min_dead_ratio
+                .is_some_and(|least| facts.dead > 0 && facts.dead as f64 >= least * rows as f64)
+            {
+                due.push(format!("{} of {rows} rows are dead", facts.dead));
+            }
+            if t.xid_age.is_some_and(|least| facts.xid_age >= least) {
+                due.push(format!("{} transactions old", facts.xid_age));
+            }
+            due.extend(since("vacuumed", t.not_vacuumed_for, facts.vacuumed_before));
+        }
+        if self.mode.analyzes() {
+            if t.min_changed_tuples.is_some_and(|least| facts.changed >= least) {
+                due.push(format!("{} rows changed", facts.changed));
+            }
+            due.extend(since("analyzed", t.not_analyzed_for, facts.analyzed_before));
+        }
+        if due.is_empty() {
+            let Facts { dead, changed, xid_age, .. } = facts;
+            return Err(format!(
+                "no threshold is met: {dead} of {rows} rows dead, {changed} changed, {xid_age} \
+                 transactions old"
+            ));
+        }
+        Ok(due.join(", "))
+    }
+
+    /// How much a table needs it, to be compared with others: the larger goes first.
+    pub fn need(&self, facts: &Facts) -> (u64, u64) {
+        match self.mode {
+            Mode::Freeze => (facts.xid_age, facts.dead),
+            Mode::Analyze => (facts.changed, facts.live),
+            Mode::Vacuum | Mode::VacuumAnalyze | Mode::Full => (facts.dead, facts.xid_age),
+        }
+    }
+}
+
+fn since(done: &str, limit: Option<Duration>, before: Option<Duration>) -> Option<String> {
+    let limit = limit?;
+    match before {
+        None => Some(format!("never {done}")),
+        Some(before) if before >= limit => {
+            let whole = Duration::from_secs(before.as_secs());
+            Some(format!("not {done} for {}", format_duration(whole)))
+        }
+        Some(_) => None,
+    }
+}
+
+/// How old a database's oldest row is that is not frozen.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DatabaseAge {
+    /// `datname`
+    pub name: String,
+    /// `age(datfrozenxid)`, in transactions.
+    pub xids: u64,
+    /// `mxid_age(datminmxid)`, in multixacts.
+    pub mxids: u64,
+}
+
+/// Half of the way to where the server stops taking writes (2³¹), and five times
+/// autovacuum_freeze_max_age: autovacuum has not kept up for long.
+const AGE_WARNING: u64 = 1_000_000_000;
+/// `vacuum_failsafe_age`: from here on VACUUM itself leaves everything else undone.
+const AGE_CRITICAL: u64 = 1_600_000_000;
+
+/// The databases that are on their way to transaction id wraparound.
+pub fn wraparound(ages: &[DatabaseAge]) -> Vec<Finding> {
+    let old = ages.iter().filter_map(|age| {
+        let (count, unit) = if age.mxids > age.xids {
+            (age.mxids, "multixacts")
+        } else {
+            (age.xids, "transactions")
+        };
+        let severity = match count {
+            AGE_CRITICAL.. => Severity::Critical,
+            AGE_WARNING.. => Severity::Warning,
+            _ => return None,
+        };
+        Some(Finding {
+            check: "wraparound".to_owned(),
+            severity,
+            what: format!(
+                "database {}: its oldest row is {count} {unit} old; the server stops taking \
+                 writes at 2147 million",
+                age.name
+            ),
+            hint: Some(
+                "run a job with mode = \"freeze\" and xid_age on it; look first at what holds \
+                 back the xmin horizon"
+                    .to_owned(),
+            ),
+        })
+    });
+    old.collect()
+}
+
+/// Who keeps VACUUM from removing dead rows: the oldest snapshot or transaction of the cluster.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Holder {
+    /// A session, a prepared transaction, a replication slot.
+    pub sort: HolderSort,
+    /// Who it is, for people: `process 123 of role app in database shop, idle in transaction`.
+    pub who: String,
+    /// How old what it holds is, in transactions.
+    pub age: u64,
+    /// For how long it has held it, where the server says so.
+    pub held_for: Option<Duration>,
+}
+
+/// What sort of thing holds the horizon back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HolderSort {
+    /// A session with a snapshot, or one that stands in a transaction.
+    Session,
+    /// A walsender: a standby with hot_standby_feedback.
+    Standby,
+    /// A prepared transaction.
+    Prepared,
+    /// A replication slot.
+    Slot,
+}
+
+/// A twentieth of autovacuum_freeze_max_age's default: so many transactions' worth of dead rows
+/// stay. For holders whose time is not known.
+const HELD_AGE: u64 = 10_000_000;
+
+/// What is to be said of the oldest holder: something where it has been there for `limit`.
+pub fn horizon(holder: &Holder, limit: Duration) -> Option<Finding> {
+    let long = holder.held_for.is_some_and(|held| held >= limit);
+    if !long && holder.age < HELD_AGE {
+        return None;
+    }
+    let hint = match holder.sort {
+        HolderSort::Session => {
+            "end it: pg_terminate_backend(pid); idle_in_transaction_session_timeout keeps it from \
+             coming back"
+        }
+        HolderSort::Standby => {
+            "a query on a standby with hot_standby_feedback: look at pg_stat_activity there"
+        }
+        HolderSort::Prepared => "COMMIT PREPARED or ROLLBACK PREPARED it: see pg_prepared_xacts",
+        HolderSort::Slot => {
+            "nobody reads the slot: start its reader, or pg_drop_replication_slot() it"
+        }
+    };
+    let held = holder.held_for.map_or_else(String::new, |held| {
+        format!(", for {}", format_duration(Duration::from_secs(held.as_secs())))
+    });
+    Some(Finding {
+        check: "xmin-horizon".to_owned(),
+        severity: Severity::Warning,
+        what: format!(
+            "rows that died in the last {} transactions cannot be removed: {} holds them back{held}",
+            holder.age, holder.who
+        ),
+        hint: Some(hint.to_owned()),
+    })
+}
+
+#[cfg(test)]
+mod tests;

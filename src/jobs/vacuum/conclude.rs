@@ -1,0 +1,129 @@
+//! What only the end of all databases shows: tables that are nowhere, a window that was too short,
+//! and how the server is after it all.
+
+use std::collections::BTreeSet;
+
+use crate::{
+    domain::{
+        backup::Subject,
+        failure::{Class, Failure},
+        finding::{Finding, Severity},
+        relation::RelationName,
+        report::{Outcome, Report, Sample, Target, TargetReport},
+        units::format_duration,
+        vacuum as rules,
+    },
+    postgres::{
+        PgError,
+        vacuum::{self, Done},
+    },
+};
+
+use super::{super::RunContext, Vacuum};
+
+/// What all databases brought together.
+#[derive(Debug, Default)]
+pub(super) struct Totals {
+    pub selected: usize,
+    pub named: BTreeSet<RelationName>,
+    pub not_reached: usize,
+    pub databases_not_reached: usize,
+    /// Whether there is a database that nobody looked into.
+    pub failed: bool,
+}
+
+impl Totals {
+    pub(super) fn add(&mut self, done: &Done) {
+        self.selected += done.selected;
+        self.named.extend(done.named.iter().cloned());
+        self.not_reached += done.not_reached;
+        self.failed |= done.failure.is_some();
+    }
+}
+
+impl Vacuum {
+    /// What only the end of all databases shows: tables that are nowhere, the window.
+    pub(super) fn conclude(&self, cx: &RunContext, totals: &Totals, report: &mut Report) {
+        if cx.only.is_none() && !totals.failed && totals.databases_not_reached == 0 {
+            self.missing(totals, report);
+        }
+        if totals.not_reached + totals.databases_not_reached == 0 {
+            return;
+        }
+        let window = self.window.map(format_duration).unwrap_or_default();
+        report.findings.push(Finding {
+            check: "maintenance-window".to_owned(),
+            severity: Severity::Warning,
+            what: format!(
+                "the window of {window} was over before {} tables that are due and {} databases \
+                 were begun",
+                totals.not_reached, totals.databases_not_reached
+            ),
+            hint: Some(
+                "the next run begins with those that need it most; lengthen `window`, lower \
+                 `cost_delay`, or run the job more often"
+                    .to_owned(),
+            ),
+        });
+    }
+
+    fn missing(&self, totals: &Totals, report: &mut Report) {
+        let doing = format!("choose the tables of server {}", self.server.name());
+        let hint = "look at `tables` and `exclude_tables` of the job";
+        let literals = self.settings.ask.tables.literals();
+        for literal in literals.iter().filter(|literal| !totals.named.contains(literal)) {
+            let what = format!("no database of the job has a table {literal}");
+            let failure = Failure::new(Class::Configuration, doing.clone(), what).hint(hint);
+            let target = Target {
+                server: Some(self.server.name().clone()),
+                object: Some(literal.to_string()),
+                ..Target::default()
+            };
+            report.targets.push(TargetReport::new(target, Outcome::Failed(failure)));
+        }
+        if totals.selected == 0 && literals.is_empty() && report.failure.is_none() {
+            let failure = Failure::new(Class::Configuration, doing, "the patterns select no table");
+            report.failure = Some(failure.hint(hint));
+        }
+    }
+
+    /// How the server is after all this. What cannot be measured has no sample.
+    pub(super) async fn measure(&self, cx: &RunContext, report: &mut Report) {
+        let doing = format!("measure server {}", self.server.name());
+        cx.task.progress.set_stage(&*doing);
+        let database = self.server.maintenance_database();
+        let session = match self.server.connect_for_maintenance(database, &doing, &cx.task).await {
+            Ok(session) => session,
+            Err(failure) => return tracing::debug!(%failure, "not measured"),
+        };
+        let server = self.server.name().to_string();
+        let cancel = &cx.task.cancel;
+        let ages = vacuum::ages(&session, cancel).await.unwrap_or_else(|error| unmeasured(&error));
+        report.findings.extend(rules::wraparound(&ages));
+        report.samples.extend(ages.iter().map(|age| Sample {
+            metric: "vacuum_oldest_xid_age".to_owned(),
+            labels: vec![server.clone(), label(&age.name)],
+            value: age.xids as f64,
+        }));
+        match vacuum::holder(&session, cancel).await {
+            Ok(holder) => {
+                let age = holder.as_ref().map_or(0, |holder| holder.age);
+                let metric = "vacuum_held_back_xmin_age".to_owned();
+                report.samples.push(Sample { metric, labels: vec![server], value: age as f64 });
+                let found = holder.and_then(|holder| rules::horizon(&holder, self.xmin_held_for));
+                report.findings.extend(found);
+            }
+            Err(error) => unmeasured(&error),
+        }
+        session.close().await;
+    }
+}
+
+fn unmeasured<T: Default>(error: &PgError) -> T {
+    tracing::debug!(%error, "not measured");
+    T::default()
+}
+
+fn label(name: &str) -> String {
+    name.parse().map_or_else(|_| name.to_owned(), |name| Subject::Database(name).label())
+}

@@ -1,0 +1,210 @@
+//! What the catalogue and the statistics know of tables, and which of them are due.
+//!
+//! No question here takes a lock on a table: sizes are not asked for, and statistics are read by
+//! function. Tables are read in pages, so that a database with a million of them needs no more
+//! memory than one with a thousand, but for those that are due.
+
+use std::{
+    collections::{BTreeSet, HashSet},
+    time::Duration,
+};
+
+use tokio_postgres::Row;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    domain::{
+        relation::RelationName,
+        vacuum::{Access, Ask, Decision, Facts, Skip},
+    },
+    postgres::{PgError, Session, catalog::get},
+};
+
+/// Tables that are read at once.
+const PAGE: i64 = 5000;
+/// Tables that are left out for a reason and named; more are counted.
+const LEFT_MAX: usize = 2000;
+/// The privilege MAINTAIN came with PostgreSQL 17.
+const MAINTAIN: u32 = 170_000;
+
+/// A table that is due.
+#[derive(Debug, Clone)]
+pub(super) struct Due {
+    pub oid: u32,
+    pub relation: RelationName,
+    pub partitioned: bool,
+    pub reason: String,
+    need: (u64, u64),
+}
+
+/// What was decided on the tables of a database.
+#[derive(Debug, Default)]
+pub(super) struct Chosen {
+    /// To do, the most needed first.
+    pub due: Vec<Due>,
+    /// Due, and cannot be done.
+    pub skipped: Vec<(RelationName, Skip, String)>,
+    /// Not due, and why; only so many are named.
+    pub left: Vec<(RelationName, String)>,
+    /// How many the patterns select.
+    pub selected: usize,
+    /// Tables that a pattern names and that are there.
+    pub named: Vec<RelationName>,
+}
+
+/// Temporary tables are left out: nobody else can touch them. Foreign tables have no rows here;
+/// TOAST tables are done with their tables.
+fn sql(version: u32) -> String {
+    let maintain = if version >= MAINTAIN {
+        "OR coalesce(has_table_privilege(c.oid, 'MAINTAIN'), false)"
+    } else {
+        ""
+    };
+    format!(
+        "SELECT c.oid, n.nspname::text, c.relname::text, c.relkind = 'p', \
+         n.nspname IN ('pg_catalog', 'information_schema'), \
+         coalesce((SELECT rolsuper FROM pg_roles WHERE rolname = current_user), false) \
+         OR pg_has_role(c.relowner, 'USAGE') \
+         OR (NOT c.relisshared AND pg_has_role(d.datdba, 'USAGE')) {maintain}, \
+         has_schema_privilege(n.oid, 'USAGE'), \
+         coalesce(pg_stat_get_live_tuples(c.oid), 0), \
+         coalesce(pg_stat_get_dead_tuples(c.oid), 0), \
+         coalesce(pg_stat_get_mod_since_analyze(c.oid), 0), \
+         coalesce(greatest({c_xid}, {c_mxid}, {t_xid}, {t_mxid}), 0)::bigint, \
+         (extract(epoch FROM clock_timestamp() - greatest(pg_stat_get_last_vacuum_time(c.oid), \
+            pg_stat_get_last_autovacuum_time(c.oid))))::float8, \
+         (extract(epoch FROM clock_timestamp() - greatest(pg_stat_get_last_analyze_time(c.oid), \
+            pg_stat_get_last_autoanalyze_time(c.oid))))::float8 \
+         FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
+         LEFT JOIN pg_class t ON t.oid = c.reltoastrelid \
+         CROSS JOIN (SELECT datdba FROM pg_database WHERE datname = current_database()) d \
+         WHERE c.relkind IN ('r', 'm', 'p') AND c.relpersistence <> 't' AND c.oid > $1 \
+         ORDER BY c.oid LIMIT $2",
+        c_xid = age("age", "c.relfrozenxid"),
+        c_mxid = age("mxid_age", "c.relminmxid"),
+        t_xid = age("age", "t.relfrozenxid"),
+        t_mxid = age("mxid_age", "t.relminmxid"),
+    )
+}
+
+/// A partitioned parent has none: 0, whose age is the largest number there is.
+fn age(function: &str, column: &str) -> String {
+    format!("CASE WHEN {column} <> '0' THEN {function}({column}) END")
+}
+
+fn facts(row: &Row) -> Result<Facts, PgError> {
+    let count = |column| Ok::<_, PgError>(u64::try_from(get::<i64>(row, column)?).unwrap_or(0));
+    let since = |column| {
+        let seconds: Option<f64> = get(row, column)?;
+        Ok::<_, PgError>(seconds.and_then(|s| Duration::try_from_secs_f64(s.max(0.0)).ok()))
+    };
+    Ok(Facts {
+        oid: get(row, 0)?,
+        relation: RelationName { schema: get(row, 1)?, name: get(row, 2)? },
+        partitioned: get(row, 3)?,
+        system: get(row, 4)?,
+        access: match (get(row, 5)?, get::<Option<bool>>(row, 6)?) {
+            (false, _) => Access::Denied,
+            (true, Some(false)) => Access::SchemaClosed,
+            // None: the schema is gone, and the table with it, as will be seen.
+            (true, _) => Access::Granted,
+        },
+        live: count(7)?,
+        dead: count(8)?,
+        changed: count(9)?,
+        xid_age: count(10)?,
+        vacuumed_before: since(11)?,
+        analyzed_before: since(12)?,
+    })
+}
+
+/// Looks at every table of the session's database and decides on each.
+pub(super) async fn choose(
+    session: &Session,
+    version: u32,
+    ask: &Ask,
+    only: Option<&BTreeSet<String>>,
+    cancel: &CancellationToken,
+) -> Result<Chosen, PgError> {
+    let sql = sql(version);
+    let literals: HashSet<RelationName> = ask.tables.literals().into_iter().collect();
+    let mut chosen = Chosen::default();
+    let mut after = 0u32;
+    loop {
+        let rows = session.query(&sql, &[&after, &PAGE], cancel).await?;
+        for row in &rows {
+            let facts = facts(row)?;
+            after = facts.oid;
+            if literals.contains(&facts.relation) {
+                chosen.named.push(facts.relation.clone());
+            }
+            chosen.add(facts, ask, only);
+        }
+        if rows.len() < usize::try_from(PAGE).unwrap_or(usize::MAX) {
+            break;
+        }
+    }
+    chosen.due.sort_by(|a, b| b.need.cmp(&a.need).then_with(|| a.relation.cmp(&b.relation)));
+    chosen.left.sort();
+    Ok(chosen)
+}
+
+impl Chosen {
+    fn add(&mut self, facts: Facts, ask: &Ask, only: Option<&BTreeSet<String>>) {
+        let need = ask.need(&facts);
+        match ask.decide(&facts, only) {
+            Decision::NotSelected => return,
+            Decision::Due(reason) => {
+                let Facts { oid, relation, partitioned, .. } = facts;
+                self.due.push(Due { oid, relation, partitioned, reason, need });
+            }
+            Decision::Skip(skip, why) => self.skipped.push((facts.relation, skip, why)),
+            Decision::Leave(why) if self.left.len() < LEFT_MAX => {
+                self.left.push((facts.relation, why));
+            }
+            Decision::Leave(_) => {}
+        }
+        self.selected += 1;
+    }
+}
+
+/// A table as it is now: its name, and whether autovacuum is at it to prevent wraparound. None:
+/// it is gone. Whose processes the role may not see it does not see here either.
+pub(super) async fn now(
+    session: &Session,
+    oid: u32,
+    cancel: &CancellationToken,
+) -> Result<Option<(RelationName, bool)>, PgError> {
+    let sql = "SELECT n.nspname::text, c.relname::text, EXISTS (SELECT FROM \
+               pg_stat_progress_vacuum p JOIN pg_stat_activity a ON a.pid = p.pid \
+               WHERE p.datname = current_database() AND p.relid IN (c.oid, c.reltoastrelid) \
+               AND a.query LIKE 'autovacuum:%(to prevent wraparound)') \
+               FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = $1";
+    let rows = session.query(sql, &[&oid], cancel).await?;
+    let Some(row) = rows.first() else { return Ok(None) };
+    let relation = RelationName { schema: get(row, 0)?, name: get(row, 1)? };
+    Ok(Some((relation, get(row, 2)?)))
+}
+
+/// Who holds a lock on the table, for people. The text of their statements is left out: it may
+/// hold what is nobody's business.
+pub(super) async fn lock_holders(
+    session: &Session,
+    oid: u32,
+    cancel: &CancellationToken,
+) -> Result<Vec<String>, PgError> {
+    let sql = "SELECT DISTINCT l.pid, l.mode, coalesce(a.usename::text, '?'), \
+               coalesce(a.state, a.backend_type, '?') \
+               FROM pg_locks l LEFT JOIN pg_stat_activity a ON a.pid = l.pid \
+               WHERE l.locktype = 'relation' AND l.granted AND l.relation = $1 \
+               AND l.database IN (0, (SELECT oid FROM pg_database \
+                                      WHERE datname = current_database())) \
+               AND l.pid <> pg_backend_pid() ORDER BY 1, 2 LIMIT 3";
+    let rows = session.query(sql, &[&oid], cancel).await?;
+    let holder = |row: &Row| {
+        let (pid, mode): (i32, String) = (get(row, 0)?, get(row, 1)?);
+        let (role, state): (String, String) = (get(row, 2)?, get(row, 3)?);
+        Ok(format!("process {pid} (role {role}, {state}) has {mode}"))
+    };
+    rows.iter().map(holder).collect()
+}

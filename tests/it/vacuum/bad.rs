@@ -1,0 +1,132 @@
+//! Bad days: locks, rights, databases and servers that are not to be had. The others go on.
+
+use super::*;
+
+#[test]
+fn vacuum_skips_a_locked_table_and_does_the_others() {
+    let cluster = cluster("");
+    let home = home(&cluster, "lock_timeout = \"100ms\"");
+    let holder = Holder::of(&cluster, "LOCK TABLE w.big IN SHARE MODE");
+    let ran = run_job(&home, 0);
+    assert_eq!((ran.count("tables_vacuumed"), ran.count("tables_skipped")), (2, 1));
+    let why = ran.skipped("w.big");
+    assert!(why.contains("locked") && why.contains("has ShareLock"), "{why}");
+    assert!(ran.finding("tables-skipped").unwrap().contains("1 locked"), "{ran:#?}");
+    assert_eq!((dead(&cluster, "w.small"), dead(&cluster, "w.big")), ("0".into(), "2000".into()));
+    drop(holder);
+    assert_eq!(run_job(&home, 0).finding("tables-skipped"), None);
+}
+
+#[test]
+fn vacuum_that_skips_every_table_has_failed() {
+    let cluster = cluster("");
+    let what = "databases = [\"app\"]\ntables = [\"w.big\", \"w.small\"]";
+    let home = home_for(&cluster, what, "lock_timeout = \"100ms\"\nattempts = 1");
+    let _holder = Holder::of(&cluster, "LOCK TABLE w.big, w.small IN SHARE MODE");
+    let ran = run_job(&home, 1);
+    assert_eq!(ran.verdict, Verdict::Failed);
+    let failure = failure(ran.database(APP), Class::Lock);
+    assert!(failure.what.contains("2 locked") && failure.hint.is_some(), "{failure:?}");
+}
+
+#[test]
+fn vacuum_says_which_tables_the_role_may_not_vacuum() {
+    let cluster = cluster("CREATE TABLE w.theirs (i int);");
+    let mut ran = run_job(&home(&cluster, ""), 0);
+    assert_eq!((ran.count("tables_vacuumed"), ran.count("tables_skipped")), (3, 1));
+    assert!(ran.skipped("w.theirs").starts_with("not permitted"), "{ran:#?}");
+    assert!(ran.finding("tables-skipped").unwrap().contains("1 not permitted"));
+    assert_eq!(vacuums(&cluster, "w.theirs"), "0");
+
+    // The owner of the database may vacuum them, where it may name them.
+    cluster.psql(APP, "ALTER DATABASE app OWNER TO keeper; REVOKE ALL ON SCHEMA shop FROM PUBLIC");
+    let what = "databases = [\"app\"]\ntables = [\"shop.orders\", \"w.theirs\"]";
+    ran = run_job(&home_for(&cluster, what, ""), 0);
+    assert_eq!(vacuums(&cluster, "w.theirs"), "1");
+    assert!(ran.skipped("shop.orders").contains("no USAGE on schema shop"), "{ran:#?}");
+    cluster.psql(APP, "ALTER DATABASE app OWNER TO postgres");
+
+    // Nothing but such tables: a failure, and nothing that trying again would change.
+    let what = "databases = [\"app\"]\ntables = [\"shop.*\"]";
+    ran = run_job(&home_for(&cluster, what, ""), 1);
+    let failure = failure(ran.database(APP), Class::Privilege);
+    assert!(failure.hint.as_ref().unwrap().contains("pg_maintain"), "{failure:?}");
+}
+
+#[test]
+fn vacuum_retries_the_table_that_failed_and_no_other() {
+    // An index whose expression fails as soon as there is a flag: ANALYZE meets it, VACUUM does not.
+    let boom = "SET ROLE keeper; CREATE TABLE w.flag (i int);
+        CREATE FUNCTION w.boom(int) RETURNS int IMMUTABLE LANGUAGE plpgsql AS $$ BEGIN
+          IF EXISTS (SELECT FROM w.flag) THEN RAISE EXCEPTION 'boom'; END IF; RETURN $1; END $$;
+        CREATE INDEX ON w.small (w.boom(i)); INSERT INTO w.flag VALUES (1);";
+    let cluster = cluster(boom);
+    let home = home(&cluster, "attempts = 2\nretry_backoff = \"1s\"");
+    let ran = run_job(&home, 4);
+    assert_eq!(ran.verdict, Verdict::Partial);
+    let failure = failure(ran.table("w.small"), Class::Sql);
+    assert!(failure.what.contains("boom"), "{failure:?}");
+    assert_eq!(ran.database(APP).outcome, Outcome::Succeeded);
+    assert_eq!((ran.count("tables_vacuumed"), ran.count("tables_failed")), (3, 1), "{ran:#?}");
+    let counts = ["w.big", "w.clean", "w.small"].map(|table| vacuums(&cluster, table));
+    assert_eq!(counts, ["1", "1", "2"], "VACUUM's own part commits before ANALYZE fails");
+    // What made it fail is gone: the table is done, and with it the run.
+    cluster.psql(APP, "TRUNCATE w.flag");
+    assert_eq!(run_job(&home, 0).verdict, Verdict::Succeeded);
+}
+
+#[test]
+fn vacuum_leaves_out_what_takes_no_connections_unless_it_is_named() {
+    let cluster = cluster(
+        "CREATE DATABASE closed; ALTER DATABASE closed ALLOW_CONNECTIONS false; \
+         ALTER DATABASE app OWNER TO keeper",
+    );
+    let what = "databases = [\"a*\", \"clos*\"]\ntables = [\"w.*\"]";
+    let ran = run_job(&home_for(&cluster, what, ""), 0);
+    assert!(ran.find("closed", None).is_none());
+    let left = ran.report.plan.iter().find(|step| step.action == "leave").unwrap();
+    assert_eq!(left.target.subject.as_ref().unwrap().to_string(), "closed");
+    assert!(left.reason.contains("does not allow connections"), "{left:?}");
+
+    let what = "databases = [\"app\", \"closed\", \"gone\"]\ntables = [\"w.*\"]";
+    let ran = run_job(&home_for(&cluster, what, ""), 4);
+    failure(ran.database("closed"), Class::Configuration);
+    failure(ran.database("gone"), Class::DatabaseGone);
+    assert_eq!(ran.database(APP).outcome, Outcome::Succeeded);
+}
+
+#[test]
+fn vacuum_without_a_server_or_with_tables_that_are_nowhere_fails() {
+    let mut cluster = cluster("");
+    let what = "databases = [\"app\"]\ntables = [\"w.big\", \"w.bigg\"]";
+    let ran = run_job(&home_for(&cluster, what, ""), 4);
+    let nowhere = ran.report.targets.iter().find(|it| it.target.subject.is_none()).unwrap();
+    assert!(failure(nowhere, Class::Configuration).what.contains("w.bigg"));
+    let what = "databases = [\"app\"]\ntables = [\"v.*\"]";
+    let ran = run_job(&home_for(&cluster, what, ""), 1);
+    assert_eq!(ran.report.failure.unwrap().class, Class::Configuration);
+
+    cluster.stop();
+    let home = home(&cluster, "attempts = 1");
+    let ran = run_job(&home, 1);
+    let failure = ran.report.failure.unwrap();
+    assert_eq!(failure.class, Class::Connection);
+    assert!(failure.hint.unwrap().contains("is PostgreSQL running"));
+}
+
+#[test]
+fn vacuum_names_who_holds_back_the_horizon() {
+    // Since when others have been there is not for everybody to see.
+    let cluster = cluster("GRANT pg_monitor TO keeper");
+    let home = home(&cluster, "xmin_held_for = \"0s\"");
+    let held = "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ; SELECT count(*) > 0 FROM w.big \\g /dev/null\n";
+    let holder = Holder::of(&cluster, held);
+    cluster.psql(APP, "DELETE FROM w.clean");
+    let ran = run_job(&home, 0);
+    let found = ran.finding("xmin-horizon").unwrap();
+    assert!(found.contains("role postgres in database app"), "{found}");
+    let age = ran.report.samples.iter().find(|it| it.metric == "vacuum_held_back_xmin_age");
+    assert!(age.unwrap().value >= 1.0);
+    drop(holder);
+    assert_eq!(run_job(&home, 0).finding("xmin-horizon"), None);
+}
