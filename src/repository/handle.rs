@@ -29,10 +29,24 @@ const MEMORY_MAX: u64 = 256;
 pub type Opener =
     Box<dyn Fn() -> BoxFuture<'static, Result<Arc<dyn Store>, StoreError>> + Send + Sync>;
 
+/// A place beside a repository, at the same service: another prefix, another bucket.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
+pub struct Place {
+    /// The bucket; none: that of the repository.
+    pub bucket: Option<String>,
+    /// What the keys begin with. The prefix of the repository plays no part.
+    pub prefix: String,
+}
+
+/// Makes a store of a place beside the repository. It is for reading: what lies there is not ours.
+pub type Elsewhere =
+    Box<dyn Fn(&Place) -> BoxFuture<'static, Result<Arc<dyn Store>, StoreError>> + Send + Sync>;
+
 /// One `[repository.NAME]`.
 pub struct Handle {
     name: RepositoryName,
     opener: Opener,
+    elsewhere: Option<Elsewhere>,
     limits: Limits,
     recipients: Recipients,
     /// The file that remembers the repository's id.
@@ -52,7 +66,8 @@ impl Handle {
     /// own in the state directory.
     pub fn new(name: RepositoryName, opener: Opener, limits: Limits, memory: PathBuf) -> Self {
         let recipients = Recipients::default();
-        Self { name, opener, limits, recipients, memory, opened: Mutex::default() }
+        let opened = Mutex::default();
+        Self { name, opener, elsewhere: None, limits, recipients, memory, opened }
     }
 
     /// The same, with everything that is written encrypted to these.
@@ -64,6 +79,30 @@ impl Handle {
     /// Whom everything that is written is encrypted to; none: it is not.
     pub fn recipients(&self) -> &Recipients {
         &self.recipients
+    }
+
+    /// The same repository, whose service can be asked for other places.
+    #[must_use]
+    pub fn with_elsewhere(mut self, elsewhere: Elsewhere) -> Self {
+        self.elsewhere = Some(elsewhere);
+        self
+    }
+
+    /// Whether its service has other places.
+    pub fn has_elsewhere(&self) -> bool {
+        self.elsewhere.is_some()
+    }
+
+    /// The store of another place at the same service, for reading. Nothing is asked of it yet.
+    ///
+    /// # Errors
+    /// When the service's options cannot be used, or the repository has no such neighbours.
+    pub async fn elsewhere(&self, place: &Place) -> Result<Arc<dyn Store>, StoreError> {
+        let Some(open) = &self.elsewhere else {
+            let what = "this kind of repository has no places beside it";
+            return Err(StoreError::new(StoreErrorKind::Refused, self.doing(), what));
+        };
+        open(place).await
     }
 
     /// Its name in the configuration.

@@ -3,7 +3,7 @@
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use super::{
-    handle::{Handle, Opener},
+    handle::{Elsewhere, Handle, Opener},
     local, recipients, s3,
     store::Limits,
 };
@@ -27,6 +27,9 @@ pub struct StoreKind {
     pub name: &'static str,
     /// Reads the kind's own options. Does no I/O on the network.
     pub build: fn(&mut Options<'_>, &Context, &mut Diagnostics) -> Option<(Opener, Limits)>,
+    /// For a kind whose places have neighbours: what reads them, from the same options, which
+    /// [`StoreKind::build`] has found right.
+    pub elsewhere: Option<fn(&mut Options<'_>, &Context) -> Option<Elsewhere>>,
 }
 
 /// What building needs beside the options.
@@ -63,5 +66,10 @@ pub fn build(
     o.finish(d);
     let (recipients, (opener, limits)) = (recipients?, built?);
     let memory = context.state_dir.join("repositories").join(name.as_str());
-    Some(Handle::new(name.clone(), opener, limits, memory).encrypted_to(recipients))
+    let handle = Handle::new(name.clone(), opener, limits, memory).encrypted_to(recipients);
+    let elsewhere = kind.elsewhere.and_then(|read| read(&mut section.options(), context));
+    Some(match elsewhere {
+        Some(elsewhere) => handle.with_elsewhere(elsewhere),
+        None => handle,
+    })
 }

@@ -64,6 +64,25 @@ impl Retry {
     }
 }
 
+impl Retry {
+    fn lister<'a>(
+        &'a self,
+        prefix: &str,
+        after: Option<&str>,
+        stream: BoxStream<'a, Result<ObjectMeta, StoreError>>,
+    ) -> BoxStream<'a, Result<ObjectMeta, StoreError>> {
+        let lister = Lister {
+            store: &*self.inner,
+            patience: Arc::clone(&self.patience),
+            prefix: prefix.to_owned(),
+            last: after.map(str::to_owned),
+            stream,
+            tries: None,
+        };
+        stream::try_unfold(lister, Lister::next).boxed()
+    }
+}
+
 #[derive(Debug)]
 struct Patience {
     policy: RetryPolicy,
@@ -164,15 +183,15 @@ impl Store for Retry {
     }
 
     fn list(&self, prefix: &str) -> BoxStream<'_, Result<ObjectMeta, StoreError>> {
-        let lister = Lister {
-            store: &*self.inner,
-            patience: Arc::clone(&self.patience),
-            prefix: prefix.to_owned(),
-            last: None,
-            stream: self.inner.list(prefix),
-            tries: None,
-        };
-        stream::try_unfold(lister, Lister::next).boxed()
+        self.lister(prefix, None, self.inner.list(prefix))
+    }
+
+    fn list_after<'a>(
+        &'a self,
+        prefix: &str,
+        after: &str,
+    ) -> BoxStream<'a, Result<ObjectMeta, StoreError>> {
+        self.lister(prefix, Some(after), self.inner.list_after(prefix, after))
     }
 
     async fn delete(&self, key: &str) -> Result<(), StoreError> {
@@ -235,7 +254,7 @@ impl Reader {
     }
 }
 
-/// A listing; after a break it starts again and leaves out what it gave. Keys come in order.
+/// A listing; after a break it goes on after what it gave. Keys come in order.
 struct Lister<'a> {
     store: &'a dyn Store,
     patience: Arc<Patience>,
@@ -261,7 +280,10 @@ impl Lister<'_> {
                 Some(Err(error)) => {
                     let tries = self.tries.get_or_insert_with(|| Tries::new(&self.patience));
                     tries.wait(error).await?;
-                    self.stream = self.store.list(&self.prefix);
+                    self.stream = match &self.last {
+                        Some(last) => self.store.list_after(&self.prefix, last),
+                        None => self.store.list(&self.prefix),
+                    };
                 }
             }
         }

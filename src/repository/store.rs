@@ -7,7 +7,7 @@ use std::{fmt::Debug, ops::Range, time::Duration};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use futures_util::stream::BoxStream;
+use futures_util::{StreamExt as _, stream::BoxStream};
 use jiff::Timestamp;
 
 /// What kind of trouble a store has.
@@ -131,6 +131,21 @@ pub trait Store: Send + Sync + Debug {
     /// Lists every object whose key starts with `prefix` (whole segments), in order of the keys'
     /// bytes, page by page in bounded memory. Unfinished uploads are not listed.
     fn list(&self, prefix: &str) -> BoxStream<'_, Result<ObjectMeta, StoreError>>;
+
+    /// As [`Store::list`], but only what comes after the key `after`. A store that can start there
+    /// does so; else all of it is listed and the beginning left out.
+    fn list_after<'a>(
+        &'a self,
+        prefix: &str,
+        after: &str,
+    ) -> BoxStream<'a, Result<ObjectMeta, StoreError>> {
+        let after = after.to_owned();
+        let wanted = move |object: &Result<ObjectMeta, StoreError>| {
+            let wanted = object.as_ref().map_or(true, |meta| meta.key > after);
+            std::future::ready(wanted)
+        };
+        self.list(prefix).filter(wanted).boxed()
+    }
 
     /// Removes an object; that there is none is no error.
     async fn delete(&self, key: &str) -> Result<(), StoreError>;

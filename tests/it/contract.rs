@@ -119,6 +119,7 @@ const CHECKS: &[(&str, Check)] = checks![
     illegal_keys_are_refused,
     deleting_is_idempotent,
     many_objects_are_listed_once_each,
+    a_listing_starts_after_any_key,
     a_sweep_spares_what_lives_and_what_is_young,
 ];
 

@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// The kind's row in the table.
-pub const KIND: StoreKind = StoreKind { name: "local", build };
+pub const KIND: StoreKind = StoreKind { name: "local", build, elsewhere: None };
 
 /// Room that is left on the filesystem: pg_wal may share it.
 const MIN_FREE: ByteSize = ByteSize::gib(1);

@@ -7,15 +7,16 @@ use crate::{
     config::{Diagnostics, Options, class},
     domain::units::ByteSize,
     repository::{
-        handle::Opener,
+        handle::{Elsewhere, Opener, Place},
         kinds::{Context, GIVE_UP_AFTER, StoreKind},
         retry::{Retry, RetryPolicy},
         store::{Limits, Store, StoreError},
     },
+    sys::clock::Clock,
 };
 
 /// The kind's row in the table.
-pub const KIND: StoreKind = StoreKind { name: "s3", build };
+pub const KIND: StoreKind = StoreKind { name: "s3", build, elsewhere: Some(elsewhere) };
 
 const INTEGRITY: &[(&str, Integrity)] = &[
     ("auto", Integrity::Auto),
@@ -52,6 +53,45 @@ fn bucket(o: &mut Options<'_>, d: &mut Diagnostics) -> Option<String> {
 }
 
 fn build(o: &mut Options<'_>, context: &Context, d: &mut Diagnostics) -> Option<(Opener, Limits)> {
+    let (options, give_up_after) = read(o, context, d)?;
+    let (clock, limits) = (context.clock.clone(), options.limits());
+    let opener: Opener = Box::new(move || {
+        let (options, clock) = (options.clone(), clock.clone());
+        Box::pin(open(options, clock, give_up_after))
+    });
+    Some((opener, limits))
+}
+
+/// Other prefixes and buckets at the same service, with the same credentials.
+fn elsewhere(o: &mut Options<'_>, context: &Context) -> Option<Elsewhere> {
+    // What is wrong was reported by `build`.
+    let (options, give_up_after) = read(o, context, &mut Diagnostics::new())?;
+    let clock = context.clock.clone();
+    Some(Box::new(move |place: &Place| {
+        let mut options = options.clone();
+        place.prefix.trim_matches('/').clone_into(&mut options.prefix);
+        if let Some(bucket) = &place.bucket {
+            options.bucket.clone_from(bucket);
+        }
+        Box::pin(open(options, clock.clone(), give_up_after))
+    }))
+}
+
+async fn open(
+    options: S3Options,
+    clock: Arc<dyn Clock>,
+    give_up_after: Duration,
+) -> Result<Arc<dyn Store>, StoreError> {
+    let store: Arc<dyn Store> = Arc::new(S3Store::new(options, clock).await?);
+    Ok(Arc::new(Retry::new(store, RetryPolicy::new(give_up_after))))
+}
+
+/// The options, and how long a request is repeated.
+fn read(
+    o: &mut Options<'_>,
+    context: &Context,
+    d: &mut Diagnostics,
+) -> Option<(S3Options, Duration)> {
     let second = Duration::from_secs(1);
     let hour = Duration::from_hours(1);
     let bucket = bucket(o, d);
@@ -77,17 +117,7 @@ fn build(o: &mut Options<'_>, context: &Context, d: &mut Diagnostics) -> Option<
     options.storage_class = o.take::<String>("storage_class", d).map(|class| class.value);
     let give_up_after = o.take_in_or("give_up_after", second..=hour, GIVE_UP_AFTER, d);
     bucket?;
-    let (clock, limits) = (context.clock.clone(), options.limits());
-    let opener: Opener = Box::new(move || {
-        let (options, clock) = (options.clone(), clock.clone());
-        Box::pin(async move {
-            let store: Arc<dyn Store> = Arc::new(S3Store::new(options, clock).await?);
-            let store: Arc<dyn Store> =
-                Arc::new(Retry::new(store, RetryPolicy::new(give_up_after)));
-            Ok::<_, StoreError>(store)
-        })
-    });
-    Some((opener, limits))
+    Some((options, give_up_after))
 }
 
 /// Keys that stand in the configuration, a named profile, or what the AWS tools find by

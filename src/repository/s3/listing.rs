@@ -25,7 +25,8 @@ struct Walk<'a> {
 }
 
 enum Next {
-    First,
+    /// The first page; from behind a key as the store knows it.
+    First(Option<String>),
     Token(String),
     /// Nothing was found below the prefix: it may itself be an object's key.
     Itself(String),
@@ -33,16 +34,20 @@ enum Next {
 }
 
 impl Bucket {
-    /// Lists below `prefix` (whole segments).
-    pub(super) fn list_below(&self, prefix: &str) -> BoxStream<'_, Result<ObjectMeta, StoreError>> {
+    /// Lists below `prefix` (whole segments), from behind the key `after` where one is given.
+    pub(super) fn list_below(
+        &self,
+        prefix: &str,
+        after: Option<&str>,
+    ) -> BoxStream<'_, Result<ObjectMeta, StoreError>> {
         let bare = prefix.trim_matches('/');
         let walk = Walk {
             bucket: self,
             prefix: self.full(&if bare.is_empty() { String::new() } else { format!("{bare}/") }),
             doing: format!("list {}", if bare.is_empty() { &self.place } else { bare }),
             page: VecDeque::new(),
-            next: Next::First,
-            last: None,
+            next: Next::First(after.map(|after| self.full(after))),
+            last: after.map(str::to_owned),
         };
         let bare = bare.to_owned();
         stream::try_unfold(walk, move |mut walk| {
@@ -64,19 +69,21 @@ impl Bucket {
         &self,
         prefix: &str,
         token: Option<String>,
+        after: Option<String>,
         most: Option<i32>,
     ) -> Result<ListObjectsV2Output, Failure> {
         let request = self.client.list_objects_v2().bucket(&self.name).prefix(prefix);
-        let request = request.set_continuation_token(token).set_max_keys(most);
+        let request =
+            request.set_continuation_token(token).set_start_after(after).set_max_keys(most);
         Ok(request.customize().config_override(self.briefly()).send().await?)
     }
 }
 
 impl Walk<'_> {
     async fn turn(&mut self, bare: &str) -> Result<(), StoreError> {
-        let token = match std::mem::replace(&mut self.next, Next::End) {
-            Next::First => None,
-            Next::Token(token) => Some(token),
+        let (token, after) = match std::mem::replace(&mut self.next, Next::End) {
+            Next::First(after) => (None, after),
+            Next::Token(token) => (Some(token), None),
             Next::Itself(key) => {
                 let there = self.bucket.look(&key).await.map_err(|failure| self.error(failure))?;
                 self.page.extend(there.map(|there| there.meta));
@@ -84,8 +91,9 @@ impl Walk<'_> {
             }
             Next::End => return Ok(()),
         };
-        let first = token.is_none();
-        let page = self.bucket.page(&self.prefix, token, None).await;
+        // With a key to start from, an empty page says nothing of the prefix.
+        let first = token.is_none() && after.is_none();
+        let page = self.bucket.page(&self.prefix, token, after, None).await;
         let page = page.map_err(|failure| self.error(failure))?;
         self.next = match page.next_continuation_token() {
             Some(token) if page.is_truncated() == Some(true) => Next::Token(token.to_owned()),

@@ -47,7 +47,7 @@ impl S3Store {
     /// Asks the store for one key: shows whether address, bucket, region, credentials and clock
     /// are right, with the error that says which is not. (A HEAD has no error code.)
     pub async fn probe(&self) -> Result<(), StoreError> {
-        let asked = self.0.page(&self.0.prefix, None, Some(1)).await;
+        let asked = self.0.page(&self.0.prefix, None, None, Some(1)).await;
         let doing = || format!("look into {}", self.0.place);
         asked.map(drop).map_err(|failure| failure.into_error(doing(), StoreErrorKind::Unavailable))
     }
@@ -101,7 +101,15 @@ impl Store for S3Store {
     }
 
     fn list(&self, prefix: &str) -> BoxStream<'_, Result<ObjectMeta, StoreError>> {
-        self.0.list_below(prefix)
+        self.0.list_below(prefix, None)
+    }
+
+    fn list_after<'a>(
+        &'a self,
+        prefix: &str,
+        after: &str,
+    ) -> BoxStream<'a, Result<ObjectMeta, StoreError>> {
+        self.0.list_below(prefix, Some(after))
     }
 
     async fn delete(&self, key: &str) -> Result<(), StoreError> {

@@ -335,3 +335,17 @@ pub(super) async fn a_sweep_spares_what_lives_and_what_is_young(
     assert_eq!(meta.bytes, part.len() as u64 + 3);
     assert_eq!(keys(&store, &root).await, [format!("{root}/done"), format!("{root}/live")]);
 }
+
+pub(super) async fn a_listing_starts_after_any_key(store: Arc<dyn Store>, root: String) {
+    let all: Vec<String> = ["a/1", "a/2", "b", "c/1"].map(|key| format!("{root}/{key}")).into();
+    for key in &all {
+        store.put_new(key, Bytes::from_static(b"x")).await.unwrap();
+    }
+    // Keys that are there, that are not, and a folder.
+    for (after, left) in [("a/1", 3), ("a/11", 3), ("a", 4), ("a/2", 2), ("b", 1), ("z", 0)] {
+        let after = format!("{root}/{after}");
+        let listed = store.list_after(&root, &after).map_ok(|meta| meta.key);
+        let listed: Vec<String> = listed.try_collect().await.unwrap();
+        assert_eq!(listed, all[all.len() - left..], "after {after}");
+    }
+}
