@@ -298,7 +298,8 @@ impl Cluster {
             // Line 1 is the pid, line 8 the state: what pg_ctl reads (miscadmin.h, LOCK_FILE_LINE_*).
             let text = fs::read_to_string(&status).ok()?;
             let mut lines = text.lines();
-            (lines.next() == Some(&pid) && lines.nth(6)?.trim() == "ready").then_some(true)
+            let state = |text: &str| ["ready", "standby"].contains(&text.trim());
+            (lines.next() == Some(&pid) && lines.nth(6).is_some_and(state)).then_some(true)
         });
         if up {
             self.server = Some(server);
