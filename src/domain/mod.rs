@@ -15,5 +15,6 @@ pub mod run;
 pub mod schedule;
 pub mod units;
 pub mod vacuum;
+pub mod wal;
 
 pub use jiff::Timestamp;
