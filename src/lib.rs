@@ -9,6 +9,7 @@
 //! docs/ARCHITECTURE.md shows the house on one page.
 
 pub mod backup;
+pub mod checks;
 pub mod cli;
 pub mod codec;
 pub mod config;

@@ -8,6 +8,7 @@ mod dump;
 mod options;
 mod prune;
 mod vacuum;
+pub mod wal_check;
 
 use std::{
     cell::RefCell,
@@ -37,7 +38,7 @@ use crate::{
 };
 
 /// Every kind of job.
-pub const KINDS: &[&JobKind] = &[&dump::KIND, &prune::KIND, &vacuum::KIND];
+pub const KINDS: &[&JobKind] = &[&dump::KIND, &prune::KIND, &vacuum::KIND, &wal_check::KIND];
 
 /// One kind of job.
 #[derive(Debug)]

@@ -16,6 +16,7 @@ pub mod spec;
 pub mod tls;
 pub mod tools;
 pub mod vacuum;
+pub mod wal;
 mod x509;
 
 pub use error::PgError;

@@ -17,3 +17,4 @@ mod repositories;
 mod s3;
 mod telemetry;
 mod vacuum;
+mod wal_check;

@@ -1,0 +1,245 @@
+//! What an archive lacks, and what it should not have.
+
+use super::{ArchiveView, Check};
+use crate::{
+    checks::Found,
+    domain::{
+        finding::Severity,
+        wal::{SegmentName, SegmentSet, Span, Timeline},
+    },
+};
+
+/// The archive holds no WAL.
+pub(super) const EMPTY: Check<ArchiveView> = Check { name: "wal-archive-empty", look: empty };
+/// Segments are missing.
+pub(super) const GAP: Check<ArchiveView> = Check { name: "wal-archive-gap", look: gap };
+/// Segments that the server takes for archived are not there.
+pub(super) const LOST: Check<ArchiveView> = Check { name: "wal-archive-lost", look: lost };
+/// Segments have a length that none can have.
+pub(super) const SIZE: Check<ArchiveView> = Check { name: "wal-archive-size", look: wrong_size };
+/// Segments are there twice.
+pub(super) const DUPLICATES: Check<ArchiveView> =
+    Check { name: "wal-archive-duplicates", look: duplicates };
+/// A history file is missing or cannot be read.
+pub(super) const HISTORY: Check<ArchiveView> = Check { name: "wal-archive-history", look: history };
+/// Timelines do not hang together.
+pub(super) const TIMELINE: Check<ArchiveView> =
+    Check { name: "wal-archive-timeline", look: timeline };
+/// Base backups start before the archive does.
+pub(super) const START: Check<ArchiveView> = Check { name: "wal-archive-start", look: start };
+
+/// The finding that the archive cannot be read: there is no inventory then to look at.
+pub const UNREADABLE: &str = "wal-archive-unreadable";
+
+/// Ranges or timelines that a message names.
+const EXAMPLES: usize = 5;
+
+fn ranges(view: &ArchiveView, spans: &[Span]) -> String {
+    let size = view.seen.size();
+    let named = spans.iter().take(EXAMPLES).map(|span| span.names(size).to_string());
+    more(named.collect(), spans.len())
+}
+
+fn more(mut named: Vec<String>, all: usize) -> String {
+    if all > named.len() {
+        named.push(format!("and {} more", all - named.len()));
+    }
+    named.join(", ")
+}
+
+fn list(timelines: &[Timeline]) -> String {
+    let named = timelines.iter().take(EXAMPLES).map(ToString::to_string).collect();
+    more(named, timelines.len())
+}
+
+fn total(spans: &[Span]) -> u64 {
+    spans.iter().map(Span::count).sum()
+}
+
+fn empty(view: &ArchiveView) -> Vec<Found> {
+    if !view.seen.is_empty() {
+        return Vec::new();
+    }
+    let foreign = match view.seen.foreign + view.seen.misnamed {
+        0 => "nothing at all".to_owned(),
+        count => format!("only {count} files that are not WAL of this server"),
+    };
+    vec![Found::new(
+        Severity::Warning,
+        format!("{} holds no WAL, {foreign}", view.place),
+        "is this where archive_command puts it? Is the filesystem mounted?",
+    )]
+}
+
+fn gap(view: &ArchiveView) -> Vec<Found> {
+    let found = &view.continuity;
+    // What never arrived is told by its own check.
+    let mut recent = found.missing_recent.clone();
+    recent.retain(|span| Some(*span) != found.never_arrived);
+    let mut gaps = Vec::new();
+    if !recent.is_empty() {
+        let (since, hint) = match found.newest_backup {
+            Some(_) => (
+                "since the newest base backup",
+                "no recovery gets past it: make a base backup now. What is still in pg_wal of a \
+                 server or standby can be copied into the archive",
+            ),
+            None => (
+                "and no base backup is known that starts after it",
+                "no recovery gets past it: make a base backup now. If there is one whose .backup \
+                 file was not archived, set since to where it starts",
+            ),
+        };
+        gaps.push(Found::new(
+            Severity::Critical,
+            format!("{} segments are missing {since}: {}", total(&recent), ranges(view, &recent)),
+            hint,
+        ));
+    }
+    if !found.missing_old.is_empty() {
+        gaps.push(Found::new(
+            Severity::Warning,
+            format!(
+                "{} segments are missing before the newest base backup, or on another timeline: {}",
+                total(&found.missing_old),
+                ranges(view, &found.missing_old)
+            ),
+            "older base backups recover only up to it. If that is known and accepted, list it in \
+             known_losses",
+        ));
+    }
+    gaps
+}
+
+fn lost(view: &ArchiveView) -> Vec<Found> {
+    let each = view.continuity.never_arrived.iter().map(|span| {
+        Found::new(
+            Severity::Critical,
+            format!(
+                "the server takes {} segments for archived that are not in {}: {}",
+                span.count(),
+                view.place,
+                span.names(view.seen.size())
+            ),
+            "the archive command exits with 0 before the file is there, or puts it elsewhere: run \
+             it by hand. Make a base backup once it works",
+        )
+    });
+    each.collect()
+}
+
+fn first_of(view: &ArchiveView, set: &SegmentSet) -> String {
+    let size = view.seen.size();
+    let named = set.all().take(EXAMPLES).map(|span| span.names(size).to_string());
+    more(named.collect(), set.all().count())
+}
+
+fn wrong_size(view: &ArchiveView) -> Vec<Found> {
+    let wrong = &view.seen.wrong_size;
+    if wrong.is_empty() {
+        return Vec::new();
+    }
+    let recent = view.continuity.wrong_size_recent > 0;
+    let severity = if recent { Severity::Critical } else { Severity::Warning };
+    vec![Found::new(
+        severity,
+        format!(
+            "{} segments are empty or not of {} bytes: {}",
+            wrong.len(),
+            view.seen.size().bytes(),
+            first_of(view, wrong)
+        ),
+        "they were cut off while they were copied: copy what is still in pg_wal again, else make a \
+         base backup. If they are compressed or encrypted without an ending in their names, set \
+         archive_sizes = \"any\"",
+    )]
+}
+
+fn duplicates(view: &ArchiveView) -> Vec<Found> {
+    let twice = &view.seen.duplicates;
+    if twice.is_empty() {
+        return Vec::new();
+    }
+    vec![Found::new(
+        Severity::Warning,
+        format!("{} segments are there more than once: {}", twice.len(), first_of(view, twice)),
+        "do two servers archive here, or did a command copy a segment again in another form? Name \
+         the folder or prefix of one cluster",
+    )]
+}
+
+fn history(view: &ArchiveView) -> Vec<Found> {
+    let found = &view.continuity;
+    let mut missing = Vec::new();
+    if !found.no_history.is_empty() {
+        let head = view.continuity.window.map(|(_, last)| last.timeline);
+        let needed = found.no_history.iter().any(|timeline| Some(*timeline) == head);
+        let severity = if needed { Severity::Critical } else { Severity::Warning };
+        missing.push(Found::new(
+            severity,
+            format!("the history files of timelines {} are missing", list(&found.no_history)),
+            "no recovery finds its way onto these timelines: copy NNNNNNNN.history from pg_wal of \
+             the server into the archive",
+        ));
+    }
+    if let Some(timeline) = found.unread_history {
+        missing.push(Found::new(
+            Severity::Info,
+            format!(
+                "the history file of timeline {timeline} cannot be read here (compressed or \
+                 encrypted): whether earlier timelines lead up to it was not looked at"
+            ),
+            "what is on one timeline was looked at; the tool that wrote the archive has a check of \
+             its own for the rest",
+        ));
+    }
+    missing
+}
+
+fn timeline(view: &ArchiveView) -> Vec<Found> {
+    let found = &view.continuity;
+    let mut trouble = Vec::new();
+    if !found.newer.is_empty() {
+        trouble.push(Found::new(
+            Severity::Warning,
+            format!("timelines {} are newer than the server's", list(&found.newer)),
+            "another server was promoted and archives here as well (a restore that was tried?): a \
+             recovery to the latest timeline would follow it. Turn its archiving off, and move its \
+             files away",
+        ));
+    }
+    for (timeline, parent) in found.conflicting.iter().take(EXAMPLES) {
+        trouble.push(Found::new(
+            Severity::Warning,
+            format!(
+                "the history of timeline {timeline} does not continue that of its parent {parent}"
+            ),
+            "files of two clusters, or of two promotions of one, lie in one archive: separate them",
+        ));
+    }
+    if !found.abandoned.is_empty() {
+        trouble.push(Found::new(
+            Severity::Info,
+            format!("timelines {} do not lead to the server's", list(&found.abandoned)),
+            "they were left at a recovery or a promotion; keep them as long as you may want to \
+             recover to them",
+        ));
+    }
+    trouble
+}
+
+fn start(view: &ArchiveView) -> Vec<Found> {
+    let found = &view.continuity;
+    let count = found.backups_without_start;
+    if count == 0 {
+        return Vec::new();
+    }
+    let first = found.window.map_or_else(String::new, |(first, _): (SegmentName, SegmentName)| {
+        format!(" (the archive is looked at from {first} on)")
+    });
+    vec![Found::new(
+        Severity::Info,
+        format!("{count} base backups start before the oldest segment of the archive{first}"),
+        "if they are expired, their .backup files are left over; if not, they cannot be recovered",
+    )]
+}

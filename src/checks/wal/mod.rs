@@ -1,0 +1,159 @@
+//! Checks of archiving write-ahead log: what the server says of it, and what lies in the archive.
+//!
+//! The server's word is cheap and not enough: a command that exits with 0 and copies nothing is a
+//! success to it. Only the archive itself tells.
+
+mod archive;
+mod archiving;
+pub mod bucket;
+pub mod directory;
+pub mod listing;
+mod privilege;
+pub mod probe;
+mod queue;
+mod recovery_point;
+mod retained;
+pub mod space;
+pub mod state;
+#[cfg(test)]
+mod tests;
+
+use std::{sync::Arc, time::Duration};
+
+use jiff::Timestamp;
+
+use super::Check;
+use crate::{
+    domain::{
+        units::format_duration,
+        wal::{Continuity, Inventory, SegmentName, WalFile},
+    },
+    postgres::wal::{ArchiveMode, WalFacts},
+};
+
+use self::space::Space;
+pub use self::{archive::UNREADABLE, probe::END_TO_END};
+
+/// What the server's side is looked at with.
+#[derive(Debug)]
+pub struct ServerView {
+    /// What the server says.
+    pub facts: Arc<WalFacts>,
+    /// The filesystem of `pg_wal`, where it can be seen from here.
+    pub space: Option<Space>,
+    /// What is asked of it.
+    pub limits: ServerLimits,
+    /// Whether an archive was seen to hold segments.
+    pub archive_has_segments: bool,
+}
+
+/// What is asked of archiving.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServerLimits {
+    /// Whether the server is to archive at all. WAL that is streamed (pg_receivewal) is not.
+    pub expect_archiving: bool,
+    /// How long a file may wait to be archived.
+    pub max_ready_age: Duration,
+    /// How much may wait, in bytes; none: `max_wal_size`.
+    pub max_backlog: Option<u64>,
+}
+
+/// What an archive is looked at with.
+#[derive(Debug)]
+pub struct ArchiveView {
+    /// Where it lies, for messages.
+    pub place: String,
+    /// What was seen.
+    pub seen: Inventory,
+    /// What that means.
+    pub continuity: Continuity,
+}
+
+/// The checks of what a server says.
+pub const SERVER: &[&Check<ServerView>] = &[
+    &archiving::OFF,
+    &archiving::COMMAND_UNSET,
+    &archiving::NEVER_ARCHIVED,
+    &queue::FAILING,
+    &queue::STALLED,
+    &queue::BACKLOG,
+    &retained::RETAINED,
+    &retained::SLOT_LOST,
+    &recovery_point::RECOVERY_POINT,
+    &privilege::PRIVILEGE,
+];
+
+/// The checks of what lies in an archive.
+pub const ARCHIVE: &[&Check<ArchiveView>] = &[
+    &archive::EMPTY,
+    &archive::GAP,
+    &archive::LOST,
+    &archive::SIZE,
+    &archive::DUPLICATES,
+    &archive::HISTORY,
+    &archive::TIMELINE,
+    &archive::START,
+];
+
+impl ServerView {
+    /// Whether the server, in its present role, archives.
+    pub fn archives(&self) -> bool {
+        match self.facts.settings.archive_mode {
+            ArchiveMode::Off => false,
+            ArchiveMode::On => !self.facts.in_recovery,
+            ArchiveMode::Always => true,
+        }
+    }
+
+    /// How long ago something was, by the server's clock; zero for the future.
+    fn age(&self, at: Timestamp) -> Duration {
+        Duration::try_from(self.facts.at.duration_since(at)).unwrap_or_default()
+    }
+
+    /// How long the oldest file has been waiting to be archived.
+    fn oldest_ready(&self) -> Option<Duration> {
+        self.facts.ready.as_ref()?.oldest.map(|at| self.age(at))
+    }
+
+    /// Whether archiving is known to be in trouble: nothing more should be put into its queue.
+    pub fn is_stuck(&self) -> bool {
+        let waits = self.oldest_ready();
+        let fails = self.facts.archiver.is_failing() && waits.is_some();
+        fails || waits.is_some_and(|age| age > self.limits.max_ready_age)
+    }
+
+    /// Bytes of the segments that wait.
+    fn backlog(&self) -> u64 {
+        let waiting = self.facts.ready.as_ref().map_or(0, |ready| ready.segments);
+        waiting.saturating_mul(self.facts.segment_size.bytes())
+    }
+
+    /// How much may wait.
+    fn backlog_limit(&self) -> u64 {
+        self.limits.max_backlog.unwrap_or(self.facts.settings.max_wal_size)
+    }
+
+    /// The last whole segment that was archived, by the server's word.
+    fn last_archived_segment(&self) -> Option<SegmentName> {
+        match WalFile::parse(&self.facts.archiver.last_archived.as_ref()?.0)? {
+            WalFile::Segment(name) => Some(name),
+            _ => None,
+        }
+    }
+}
+
+/// A duration in a message: whole seconds, and no seconds above an hour.
+fn about(duration: Duration) -> String {
+    let seconds = duration.as_secs();
+    let rounded = if seconds >= 3600 { seconds / 60 * 60 } else { seconds };
+    format_duration(Duration::from_secs(rounded))
+}
+
+/// A size in a message.
+fn size(bytes: u64) -> String {
+    match bytes {
+        0..0x10_0000 => format!("{bytes} B"),
+        0x10_0000..0x2_8000_0000 => format!("{} MiB", bytes >> 20),
+        _ => format!("{} GiB", bytes >> 30),
+    }
+}

@@ -1,0 +1,28 @@
+//! What the role may not see, and what therefore nobody looks at.
+
+use super::{Check, ServerView};
+use crate::{checks::Found, domain::finding::Severity};
+
+/// Something is not measured.
+pub(super) const PRIVILEGE: Check<ServerView> = Check { name: "wal-unmeasured", look: privilege };
+
+fn privilege(view: &ServerView) -> Vec<Found> {
+    let each = view.facts.unmeasured.iter().map(|missing| {
+        let (severity, why, hint) = match &missing.grant {
+            Some(grant) => {
+                (Severity::Warning, "the role may not read", format!("as a superuser: {grant}"))
+            }
+            None => (
+                Severity::Info,
+                "this version of PostgreSQL has no",
+                "PostgreSQL 12 and newer tell; until then watch pg_stat_archiver".to_owned(),
+            ),
+        };
+        Found::new(
+            severity,
+            format!("{} is not measured: {why} {}", missing.what, missing.from),
+            hint,
+        )
+    });
+    each.collect()
+}

@@ -1,0 +1,154 @@
+//! The end-to-end probe: a segment is ended, and has to arrive.
+//!
+//! It writes: a record of some bytes, and the rest of a segment as padding, which then is archived. So
+//! it is asked for by name, seldom, and never put into a queue that is stuck.
+
+use std::time::Duration;
+
+use super::listing::{Archive, ListError, Resume};
+use crate::{
+    checks::Found,
+    domain::{
+        failure::{Class, Failure},
+        finding::{Finding, Severity},
+        units::format_duration,
+        wal::{SegmentName, WalFile},
+    },
+    postgres::{
+        PgError, Session,
+        wal::{self, WalFacts},
+    },
+    sys::task::Task,
+};
+
+/// The finding that a segment did not arrive, or that this cannot be tried.
+pub const END_TO_END: &str = "wal-end-to-end";
+
+const DOING: &str = "try WAL archiving from end to end";
+/// Between two questions to the server.
+const POLL: Duration = Duration::from_millis(250);
+/// Between two looks into the archive, which may be large.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// Where a segment is to arrive.
+#[derive(Debug, Clone, Copy)]
+pub struct Destination<'a> {
+    /// Whether the server says when it is archived.
+    pub by_archiver: bool,
+    /// The archive to look into, and from where on.
+    pub archive: Option<(&'a Archive, Option<&'a Resume>)>,
+}
+
+/// How a probe ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Probed {
+    /// The segment arrived.
+    Arrived(SegmentName),
+    /// It did not, within the time limit.
+    Late(SegmentName, Finding),
+    /// The role may not end a segment.
+    NotAllowed(Finding),
+}
+
+/// Ends the present segment and waits until it arrives.
+///
+/// # Errors
+/// When the server or the archive cannot be asked; when the run is cancelled.
+pub async fn probe(
+    session: &Session,
+    facts: &WalFacts,
+    to: Destination<'_>,
+    limit: Duration,
+    task: &Task,
+) -> Result<Probed, Failure> {
+    let fail = |error: PgError| error.into_failure(DOING);
+    let cancel = &task.cancel;
+    if !wal::may_execute(session, "pg_switch_wal()", cancel).await.map_err(fail)? {
+        return Ok(Probed::NotAllowed(finding(Found::new(
+            Severity::Warning,
+            "the role may not end a WAL segment: archiving is not tried from end to end",
+            "as a superuser: GRANT EXECUTE ON FUNCTION pg_switch_wal() TO the role of pgkeep",
+        ))));
+    }
+    let start = task.clock.now().mono;
+    let left = || limit.saturating_sub(task.clock.now().mono.saturating_sub(start));
+    let end = wal::switch_wal(session, cancel).await.map_err(fail)?;
+    let size = facts.segment_size;
+    let segment = SegmentName::new(facts.timeline, size.segment_before(end), size);
+    let mut said = !to.by_archiver;
+    while !said {
+        let archiver = wal::archiver(session, cancel).await.map_err(fail)?;
+        said = archiver.last_archived.is_some_and(|(name, _)| covers(&name, segment));
+        if !said {
+            if left().is_zero() {
+                let what = format!("{segment} was not archived within {}", format_duration(limit));
+                return Ok(late(segment, what));
+            }
+            wait(POLL.min(left()), task).await?;
+        }
+    }
+    let Some((archive, resume)) = to.archive else { return Ok(Probed::Arrived(segment)) };
+    loop {
+        match archive.holds(segment, resume, task).await {
+            Ok(true) => return Ok(Probed::Arrived(segment)),
+            Ok(false) => {}
+            // A finding of its own says so; the server's word is what is left.
+            Err(ListError::Unreadable { .. }) if to.by_archiver => {
+                return Ok(Probed::Arrived(segment));
+            }
+            Err(ListError::Unreadable { what, hint }) => {
+                return Err(Failure::new(Class::RepositoryRefused, DOING, what).hint(hint));
+            }
+            Err(ListError::Failed(failure)) => return Err(failure),
+        }
+        if left().is_zero() {
+            let by =
+                if to.by_archiver { "the server takes it for archived" } else { "it was ended" };
+            let (place, limit) = (archive.place(), format_duration(limit));
+            let what = format!("{segment} is not in {place} {limit} later, although {by}");
+            return Ok(late(segment, what));
+        }
+        wait(LOOK.min(left()).max(POLL), task).await?;
+    }
+}
+
+/// Whether the server, which archives in the order of names, is past a segment.
+fn covers(last: &str, segment: SegmentName) -> bool {
+    match WalFile::parse(last) {
+        Some(WalFile::Segment(name) | WalFile::Partial(name) | WalFile::Backup(name, _)) => {
+            name >= segment
+        }
+        Some(WalFile::History(_)) | None => false,
+    }
+}
+
+fn late(segment: SegmentName, what: String) -> Probed {
+    Probed::Late(
+        segment,
+        finding(Found::new(
+            Severity::Critical,
+            what,
+            "the server's log has what the archive command said; run it by hand as the server's \
+             user. If it is only slow, raise end_to_end_timeout",
+        )),
+    )
+}
+
+fn finding(found: Found) -> Finding {
+    Finding {
+        check: END_TO_END.to_owned(),
+        severity: found.severity,
+        what: found.what,
+        hint: Some(found.hint),
+    }
+}
+
+async fn wait(time: Duration, task: &Task) -> Result<(), Failure> {
+    tokio::select! {
+        biased;
+        () = task.cancel.cancelled() => {
+            Err(Failure::new(Class::Interrupted, DOING, "the run was cancelled"))
+        }
+        () = tokio::time::sleep(time) => Ok(()),
+    }
+}

@@ -1,0 +1,143 @@
+//! What is remembered between two runs: the last listing, and what it means; what the server took for
+//! archived and when; the last end-to-end probe.
+//!
+//! It lies in the state directory, is written atomically, and may be removed at any time: the next run
+//! then lists everything. What was found of another archive, or with other rules, is not used.
+
+use std::{path::Path, time::Duration};
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::listing::Resume;
+use crate::{
+    domain::{
+        finding::Finding,
+        wal::{Inventory, SegmentName},
+    },
+    sys::files::{self, FileError},
+};
+
+/// Of this form; another is passed over.
+const VERSION: u32 = 1;
+/// A state that is longer is not read again: everything is listed then.
+const STATE_MAX: u64 = 16 << 20;
+/// Claims that are kept; they are thinned out above.
+const CLAIMS_MAX: usize = 64;
+
+/// What is remembered.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct State {
+    version: u32,
+    /// Of what it speaks: server, archive, rules.
+    subject: String,
+    /// The last listing that reached its end.
+    pub listed: Option<Listing>,
+    /// What the server took for archived, and since when; in order.
+    claims: Vec<(Timestamp, SegmentName)>,
+    /// The last end-to-end probe.
+    pub probe: Option<Probe>,
+}
+
+/// A listing that reached its end.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Listing {
+    /// When it began.
+    pub at: Timestamp,
+    /// When the last one began that listed everything.
+    pub full_at: Timestamp,
+    /// What was seen.
+    pub seen: Inventory,
+    /// From where the next can go on.
+    pub resume: Option<Resume>,
+    /// What was found.
+    pub findings: Vec<Finding>,
+    /// Segments that are missing since the newest base backup.
+    pub missing_recent: u64,
+    /// Segments that are missing before it.
+    pub missing_old: u64,
+}
+
+/// An end-to-end probe.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Probe {
+    /// When it began.
+    pub at: Timestamp,
+    /// The segment that was to arrive.
+    pub segment: SegmentName,
+    /// When a probe last arrived.
+    pub arrived_at: Option<Timestamp>,
+    /// What was found.
+    pub finding: Option<Finding>,
+}
+
+impl State {
+    /// Nothing remembered.
+    pub fn new(subject: String) -> Self {
+        Self { version: VERSION, subject, listed: None, claims: Vec::new(), probe: None }
+    }
+
+    /// Reads what is remembered of `subject`; nothing where there is none, or it speaks of something
+    /// else, or cannot be read as such.
+    ///
+    /// # Errors
+    /// When the file is there and the system does not give it.
+    pub fn load(path: &Path, subject: &str) -> Result<Self, FileError> {
+        let fresh = || Self::new(subject.to_owned());
+        let bytes = match files::read_limited(path, STATE_MAX) {
+            Ok(bytes) => bytes,
+            Err(error) => {
+                return match error.source.kind() {
+                    std::io::ErrorKind::NotFound | std::io::ErrorKind::FileTooLarge => Ok(fresh()),
+                    _ => Err(error),
+                };
+            }
+        };
+        let read = serde_json::from_slice::<Self>(&bytes);
+        if let Err(error) = &read {
+            tracing::warn!(path = %path.display(), %error, "not read; everything is listed anew");
+        }
+        let known = read.ok().filter(|s| s.version == VERSION && s.subject == subject);
+        Ok(known.unwrap_or_else(fresh))
+    }
+
+    /// Writes it.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn save(&self, path: &Path) -> Result<(), FileError> {
+        if let Some(folder) = path.parent() {
+            files::create_private_dir_all(folder)?;
+        }
+        let bytes = serde_json::to_vec(self)
+            .map_err(|error| FileError::at("write", path)(std::io::Error::other(error)))?;
+        files::write_atomic(path, &bytes, 0o600)
+    }
+
+    /// Remembers what the server takes for archived. Only what is newer than the last counts.
+    pub fn claim(&mut self, at: Timestamp, segment: SegmentName) {
+        if self.claims.last().is_some_and(|(_, last)| *last == segment) {
+            return;
+        }
+        if self.claims.len() >= CLAIMS_MAX {
+            // Every other one: the oldest and the newest stay.
+            let mut index = 0;
+            self.claims.retain(|_| {
+                index += 1;
+                index % 2 == 1
+            });
+        }
+        self.claims.push((at, segment));
+    }
+
+    /// The newest segment that the server has taken for archived for at least `deadline` at `now`:
+    /// it has to be there. Older claims are forgotten.
+    pub fn due_claim(&mut self, now: Timestamp, deadline: Duration) -> Option<SegmentName> {
+        let is_due = |(at, _): &(Timestamp, SegmentName)| {
+            Duration::try_from(now.duration_since(*at)).is_ok_and(|age| age >= deadline)
+        };
+        let due = self.claims.iter().rposition(is_due)?;
+        self.claims.drain(..due);
+        self.claims.first().map(|(_, segment)| *segment)
+    }
+}

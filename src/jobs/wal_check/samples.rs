@@ -1,0 +1,153 @@
+//! The kind's metrics, and the numbers of a run for them.
+
+use jiff::Timestamp;
+
+use crate::{
+    checks::wal::{ServerView, state::Listing},
+    domain::{
+        metric::{MetricDesc, MetricKind},
+        name::ServerName,
+        report::Sample,
+    },
+};
+
+const BY_SERVER: &[&str] = &["server"];
+
+/// The metrics of the kind.
+pub(super) const METRICS: &[MetricDesc] = &[
+    MetricDesc {
+        name: "wal_ready_files",
+        help: "Files that wait to be archived, by what they are: segment, history, backup, \
+                   partial, other.",
+        kind: MetricKind::Gauge,
+        labels: &["server", "file"],
+    },
+    MetricDesc {
+        name: "wal_oldest_ready_timestamp_seconds",
+        help: "Since when the oldest file has been waiting to be archived; 0 if none waits, no \
+                   series for a server that archives nothing in its role.",
+        kind: MetricKind::Gauge,
+        labels: BY_SERVER,
+    },
+    MetricDesc {
+        name: "wal_directory_bytes",
+        help: "Bytes of the files in pg_wal.",
+        kind: MetricKind::Gauge,
+        labels: BY_SERVER,
+    },
+    MetricDesc {
+        name: "wal_archiver_last_archived_timestamp_seconds",
+        help: "When the server last archived a file, by its own word; no series if never since \
+                   its statistics were reset. A quiet server archives nothing.",
+        kind: MetricKind::Gauge,
+        labels: BY_SERVER,
+    },
+    MetricDesc {
+        name: "wal_archiver_last_failed_timestamp_seconds",
+        help: "When archiving a file last failed; no series if never since the server's \
+                   statistics were reset. It fails now if this is greater than the last archived.",
+        kind: MetricKind::Gauge,
+        labels: BY_SERVER,
+    },
+    MetricDesc {
+        name: "wal_replication_slot_retained_bytes",
+        help: "WAL that a replication slot keeps; of the 32 that keep most.",
+        kind: MetricKind::Gauge,
+        labels: &["server", "slot"],
+    },
+    MetricDesc {
+        name: "wal_archive_missing_segments",
+        help: "Segments that the last listing of the archive missed: since the newest base \
+                   backup (recent), or before it (old); no series where the archive cannot be read.",
+        kind: MetricKind::Covered,
+        labels: &["server", "window"],
+    },
+    MetricDesc {
+        name: "wal_archive_last_listed_timestamp_seconds",
+        help: "When the archive was last looked through to its end; 0 if never, no series \
+                   where none is named.",
+        kind: MetricKind::Covered,
+        labels: BY_SERVER,
+    },
+    MetricDesc {
+        name: "wal_last_end_to_end_timestamp_seconds",
+        help: "When a segment that was ended for that purpose last arrived in the archive; 0 if \
+                   never, no series where end_to_end is not set.",
+        kind: MetricKind::Covered,
+        labels: BY_SERVER,
+    },
+];
+
+/// Slots that have a series: one per slot of a busy cluster would be without bounds.
+const SLOTS_MAX: usize = 32;
+
+fn sample(metric: &str, server: &ServerName, label: Option<&str>, value: f64) -> Sample {
+    let mut labels = vec![server.to_string()];
+    labels.extend(label.map(str::to_owned));
+    Sample { metric: metric.to_owned(), labels, value }
+}
+
+fn seconds(at: Timestamp) -> f64 {
+    at.as_duration().as_secs_f64()
+}
+
+/// What the server says.
+pub(super) fn of_server(view: &ServerView, server: &ServerName) -> Vec<Sample> {
+    let facts = &view.facts;
+    let mut samples = Vec::new();
+    if let Some(ready) = &facts.ready {
+        for (file, count) in [
+            ("segment", ready.segments),
+            ("history", ready.histories),
+            ("backup", ready.backups),
+            ("partial", ready.partials),
+            ("other", ready.others),
+        ] {
+            samples.push(sample("wal_ready_files", server, Some(file), count as f64));
+        }
+        // What a standby keeps from its time as a primary is nobody's to archive.
+        if view.archives() {
+            let oldest = ready.oldest.map_or(0.0, seconds);
+            samples.push(sample("wal_oldest_ready_timestamp_seconds", server, None, oldest));
+        }
+    }
+    if let Some(directory) = facts.directory {
+        samples.push(sample("wal_directory_bytes", server, None, directory.bytes as f64));
+    }
+    for (metric, event) in [
+        ("wal_archiver_last_archived_timestamp_seconds", &facts.archiver.last_archived),
+        ("wal_archiver_last_failed_timestamp_seconds", &facts.archiver.last_failed),
+    ] {
+        samples.extend(event.iter().map(|(_, at)| sample(metric, server, None, seconds(*at))));
+    }
+    let kept = facts.slots.iter().filter_map(|slot| {
+        let bytes = facts.lsn.since(slot.restart_lsn?) as f64;
+        let name = Some(slot.name.as_str());
+        Some(sample("wal_replication_slot_retained_bytes", server, name, bytes))
+    });
+    samples.extend(kept.take(SLOTS_MAX));
+    samples
+}
+
+/// What the last listing of the archive brought. An archive that cannot be read now brings no counts.
+pub(super) fn of_archive(
+    listed: Option<&Listing>,
+    readable: bool,
+    server: &ServerName,
+) -> Vec<Sample> {
+    let at = listed.map_or(0.0, |listed| seconds(listed.at));
+    let mut samples = vec![sample("wal_archive_last_listed_timestamp_seconds", server, None, at)];
+    if let Some(listed) = listed.filter(|_| readable) {
+        for (window, count) in [("recent", listed.missing_recent), ("old", listed.missing_old)] {
+            let metric = "wal_archive_missing_segments";
+            samples.push(sample(metric, server, Some(window), count as f64));
+        }
+    }
+    samples
+}
+
+/// When a probe last arrived.
+pub(super) fn of_probe(arrived: Option<Timestamp>, server: &ServerName) -> Sample {
+    let at = arrived.map_or(0.0, seconds);
+    sample("wal_last_end_to_end_timestamp_seconds", server, None, at)
+}

@@ -1,0 +1,181 @@
+//! What a server says of its write-ahead log and of archiving it, on PostgreSQL 11 to 18.
+//!
+//! What the role may not see is named in [`WalFacts::unmeasured`] and has no value; everything else
+//! is an error. All of it is read in one session within milliseconds, but not in one snapshot: the
+//! server goes on meanwhile.
+
+mod read;
+
+use std::{path::PathBuf, time::Duration};
+
+use crate::domain::{
+    Timestamp,
+    wal::{Lsn, SegmentSize, Timeline},
+};
+
+pub use self::read::{archiver, may_execute, switch_wal, wal_facts};
+
+/// When WAL is archived.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ArchiveMode {
+    /// Never.
+    Off,
+    /// By a primary; a standby archives nothing.
+    On,
+    /// By a standby as well.
+    Always,
+}
+
+/// Settings that concern WAL.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WalSettings {
+    /// `archive_mode`
+    pub archive_mode: ArchiveMode,
+    /// Whether `archive_command` is set.
+    pub has_command: bool,
+    /// Whether `archive_library` (15+) is set.
+    pub has_library: bool,
+    /// `archive_timeout`; zero is none.
+    pub archive_timeout: Duration,
+    /// `wal_keep_size`, or `wal_keep_segments` before 13, in bytes.
+    pub keep_bytes: u64,
+    /// `max_wal_size` in bytes.
+    pub max_wal_size: u64,
+    /// `data_directory`, where the role may know it.
+    pub data_directory: Option<PathBuf>,
+}
+
+/// `pg_stat_archiver`. Failures stay in it after a recovery.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Archiver {
+    /// Files that were archived since the statistics were reset.
+    pub archived_count: u64,
+    /// The last file that was archived, and when.
+    pub last_archived: Option<(String, Timestamp)>,
+    /// Attempts that failed since the statistics were reset.
+    pub failed_count: u64,
+    /// The last file that could not be archived, and when.
+    pub last_failed: Option<(String, Timestamp)>,
+    /// Since when this is counted. A crash resets it too.
+    pub stats_reset: Option<Timestamp>,
+}
+
+impl Archiver {
+    /// Whether the last attempt failed. Counts and old failures say nothing.
+    pub fn is_failing(&self) -> bool {
+        match (&self.last_failed, &self.last_archived) {
+            (Some((_, failed)), Some((_, archived))) => failed > archived,
+            (Some(_), None) => true,
+            (None, _) => false,
+        }
+    }
+}
+
+/// What waits to be archived: the `.ready` files.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ReadyQueue {
+    /// Segments.
+    pub segments: u64,
+    /// Histories of timelines. They are archived before everything else.
+    pub histories: u64,
+    /// Labels of base backups.
+    pub backups: u64,
+    /// Partial segments.
+    pub partials: u64,
+    /// Files of no such name; nobody will archive them.
+    pub others: u64,
+    /// Since when the oldest has been waiting, to the second; none where nothing waits.
+    pub oldest: Option<Timestamp>,
+    /// What is archived next.
+    pub next: Option<String>,
+    /// The first segment that waits.
+    pub first_segment: Option<String>,
+}
+
+/// A replication slot.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Slot {
+    /// Its name.
+    pub name: String,
+    /// Whether somebody reads from it now.
+    pub active: bool,
+    /// The oldest byte that it keeps; none for a slot that keeps nothing.
+    pub restart_lsn: Option<Lsn>,
+    /// `reserved`, `extended`, `unreserved`, `lost` (13+).
+    pub wal_status: Option<String>,
+    /// Bytes that can be written before the slot is lost (13+, and only with
+    /// `max_slot_wal_keep_size`).
+    pub safe_wal_size: Option<i64>,
+}
+
+/// Files of `pg_wal`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct WalDirectory {
+    /// Their bytes.
+    pub bytes: u64,
+    /// How many there are.
+    pub files: u64,
+}
+
+/// Something that the role may not see.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unmeasured {
+    /// What is not measured.
+    pub what: &'static str,
+    /// What it is read from.
+    pub from: &'static str,
+    /// The statement that changes that; none where the server has no such thing.
+    pub grant: Option<String>,
+}
+
+/// What a server says of its WAL.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WalFacts {
+    /// The server's clock.
+    pub at: Timestamp,
+    /// Whether it is a standby.
+    pub in_recovery: bool,
+    /// `wal_segment_size`
+    pub segment_size: SegmentSize,
+    /// Its timeline. A standby may learn of a new one late.
+    pub timeline: Timeline,
+    /// What was written; on a standby what was received or replayed.
+    pub lsn: Lsn,
+    /// Where a recovery after a crash would start.
+    pub redo: Lsn,
+    /// When the last checkpoint (on a standby: restartpoint) was made.
+    pub checkpoint_at: Timestamp,
+    /// Its settings.
+    pub settings: WalSettings,
+    /// How archiving goes.
+    pub archiver: Archiver,
+    /// What waits to be archived.
+    pub ready: Option<ReadyQueue>,
+    /// What `pg_wal` holds.
+    pub directory: Option<WalDirectory>,
+    /// Replication slots, those that keep most first.
+    pub slots: Vec<Slot>,
+    /// What could not be seen.
+    pub unmeasured: Vec<Unmeasured>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn failing_is_now_and_not_once() {
+        let at = |second| Some(("x".to_owned(), Timestamp::from_second(second).unwrap()));
+        let archiver = |archived, failed| Archiver {
+            last_archived: archived,
+            last_failed: failed,
+            failed_count: 99,
+            ..Archiver::default()
+        };
+        assert!(archiver(at(1), at(2)).is_failing());
+        assert!(archiver(None, at(2)).is_failing());
+        assert!(!archiver(at(2), at(1)).is_failing());
+        assert!(!archiver(at(2), None).is_failing());
+        assert!(!archiver(None, None).is_failing());
+    }
+}
