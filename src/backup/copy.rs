@@ -70,6 +70,7 @@ pub async fn copy_backup(
     task: &Task,
 ) -> Result<Manifest, CopyError> {
     let doing = format!("copy {} {id} from {} to {}", series.subject, source.name(), target.name());
+    let _held = source.hold(series, id);
     let cancelled =
         || CopyError::Target(Failure::new(Class::Interrupted, &doing, "the run was cancelled"));
     let manifest = tokio::select! {

@@ -239,14 +239,20 @@ impl Copy {
         }
         let name = &*layout::stored_name(name, &self.recipients);
         let key = self.key(name);
-        self.touched.push(key.clone());
+        // The same bytes may lie there as part of another's copy of the same backup: a success, and
+        // all the same not ours to remove.
+        if self.store.head(&key).await?.is_none() {
+            self.touched.push(key.clone());
+        }
         let object = StoredObject {
             name: name.to_owned(),
             bytes: bytes.len() as u64,
             sha256: hex(&Sha256::digest(&bytes)),
         };
         if let Err(error) = self.store.put_new(&key, bytes).await {
-            self.not_ours(&error);
+            if self.touched.last() == Some(&key) {
+                self.not_ours(&error);
+            }
             return Err(error);
         }
         self.small.push(object.clone());

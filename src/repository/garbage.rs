@@ -19,6 +19,7 @@ use super::{
     repo::Repository,
     store::{StoreError, Swept},
 };
+use crate::domain::backup::{BackupId, Series};
 
 /// What is to happen to data without a manifest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -93,6 +94,17 @@ pub struct SweepReport {
     pub uploads: Swept,
 }
 
+/// What became of one folder.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Cleared {
+    /// It was garbage, and is gone.
+    Removed(Listed),
+    /// It stays, for this reason.
+    Spared(&'static str),
+    /// There was nothing.
+    Nothing,
+}
+
 impl Repository {
     /// Plans what a sweep would remove at `now`.
     pub async fn garbage(
@@ -119,9 +131,10 @@ impl Repository {
     pub async fn sweep(&self, plan: SweepPlan) -> Result<SweepReport, StoreError> {
         let mut report = SweepReport::default();
         for listed in plan.remove {
-            match self.remove_garbage(&listed, plan.min_age, plan.now).await {
-                Ok(Some(removed)) => report.removed.push(removed),
-                Ok(None) => {}
+            let (series, id) = (&listed.series, &listed.id);
+            match self.remove_garbage(series, id, plan.min_age, plan.now).await {
+                Ok(Cleared::Removed(removed)) => report.removed.push(removed),
+                Ok(Cleared::Nothing | Cleared::Spared(_)) => {}
                 Err(error) => report.failed.push((listed, error)),
             }
         }
@@ -129,21 +142,22 @@ impl Repository {
         Ok(report)
     }
 
-    async fn remove_garbage(
+    /// Looks at one backup, and removes it if it is garbage at `now`.
+    pub async fn remove_garbage(
         &self,
-        planned: &Listed,
+        series: &Series,
+        id: &BackupId,
         min_age: Duration,
         now: Timestamp,
-    ) -> Result<Option<Listed>, StoreError> {
-        let Some(listed) = self.look_at(&planned.series, &planned.id).await? else {
-            return Ok(None);
-        };
-        let is_live = self.is_live(&listed.series, &listed.id);
-        if judge(&listed, min_age, now, is_live) != Fate::Remove {
-            return Ok(None);
+    ) -> Result<Cleared, StoreError> {
+        let Some(listed) = self.look_at(series, id).await? else { return Ok(Cleared::Nothing) };
+        match judge(&listed, min_age, now, self.is_live(series, id)) {
+            Fate::Spare(reason) => Ok(Cleared::Spared(reason)),
+            Fate::Remove => {
+                self.remove_objects(&listed).await?;
+                Ok(Cleared::Removed(listed))
+            }
         }
-        self.remove_objects(&listed).await?;
-        Ok(Some(listed))
     }
 }
 

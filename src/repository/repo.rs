@@ -4,7 +4,7 @@
 //! removing goes the other way round. So at any moment, whatever has a manifest is whole.
 
 use std::{
-    collections::BTreeSet,
+    collections::BTreeMap,
     fmt,
     ops::Range,
     sync::{Arc, Mutex, PoisonError},
@@ -42,28 +42,74 @@ pub struct Repository {
     recipients: Recipients,
 }
 
-/// What this process is writing: ids of repositories and folders in them. Of the whole process,
-/// since a reload opens a repository anew while a run still writes through the old value.
-static LIVE: Mutex<BTreeSet<(Arc<str>, String)>> = Mutex::new(BTreeSet::new());
+/// What this process does with a backup.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Use {
+    Writing,
+    Reading,
+}
 
-/// Keeps a folder among those while it lives.
+/// How many write a backup, and how many read it.
+#[derive(Debug, Default)]
+struct Users {
+    writing: u32,
+    reading: u32,
+}
+
+impl Users {
+    const fn of(&mut self, what: Use) -> &mut u32 {
+        match what {
+            Use::Writing => &mut self.writing,
+            Use::Reading => &mut self.reading,
+        }
+    }
+}
+
+/// An id of a repository and a folder in it.
+type Place = (Arc<str>, String);
+
+/// What this process is writing and reading. Of the whole process, since a reload opens a repository
+/// anew while a run still works with the old value, and since jobs know nothing of each other.
+static IN_USE: Mutex<BTreeMap<Place, Users>> = Mutex::new(BTreeMap::new());
+
+/// Counts one use of a folder while it lives.
+#[derive(Debug)]
+struct InUse {
+    place: Place,
+    what: Use,
+}
+
+impl InUse {
+    fn new(repository: &Arc<str>, folder: String, what: Use) -> Self {
+        let place = (Arc::clone(repository), folder);
+        let mut all = IN_USE.lock().unwrap_or_else(PoisonError::into_inner);
+        *all.entry(place.clone()).or_default().of(what) += 1;
+        Self { place, what }
+    }
+}
+
+impl Drop for InUse {
+    fn drop(&mut self) {
+        let mut all = IN_USE.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(users) = all.get_mut(&self.place) else { return };
+        *users.of(self.what) = users.of(self.what).saturating_sub(1);
+        if users.writing == 0 && users.reading == 0 {
+            all.remove(&self.place);
+        }
+    }
+}
+
+/// A backup that is being written, while this lives.
 #[derive(Debug)]
 pub(super) struct Live {
-    key: (Arc<str>, String),
+    _use: InUse,
 }
 
-impl Live {
-    fn new(repository: &Arc<str>, folder: String) -> Self {
-        let key = (Arc::clone(repository), folder);
-        LIVE.lock().unwrap_or_else(PoisonError::into_inner).insert(key.clone());
-        Self { key }
-    }
-}
-
-impl Drop for Live {
-    fn drop(&mut self) {
-        LIVE.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.key);
-    }
+/// A backup that is being read, while this lives: [`Repository::delete_backup`] refuses it.
+#[derive(Debug)]
+#[must_use = "the backup may be deleted as soon as this is dropped"]
+pub struct Held {
+    _use: InUse,
 }
 
 /// Why a manifest could not be had.
@@ -146,19 +192,32 @@ impl Repository {
     }
 
     /// Begins a copy of backup `id`, whose volumes are called `stem`, `stem.001`, …, or `stem.age`,
-    /// `stem.age.001`, … where the repository has recipients. As long as the copy lives, sweeps by
-    /// this process spare it.
+    /// `stem.age.001`, … where the repository has recipients. As long as the copy lives, this process
+    /// neither sweeps nor deletes it.
     pub fn start_copy(&self, series: &Series, id: &BackupId, stem: &str) -> Copy {
-        let live = Live::new(&self.id, layout::folder(series, id));
+        let folder = layout::folder(series, id);
+        let live = Live { _use: InUse::new(&self.id, folder, Use::Writing) };
         let stem = layout::stored_name(stem, &self.recipients);
         let (store, recipients) = (Arc::clone(&self.store), self.recipients.clone());
         Copy::new(store, series.clone(), id.clone(), stem, recipients, live)
     }
 
+    /// Keeps this process from deleting the backup while the answer lives. It says nothing to other
+    /// hosts: what they delete is found missing.
+    pub fn hold(&self, series: &Series, id: &BackupId) -> Held {
+        Held { _use: InUse::new(&self.id, layout::folder(series, id), Use::Reading) }
+    }
+
     /// Whether this process is writing that backup.
-    pub(super) fn is_live(&self, series: &Series, id: &BackupId) -> bool {
-        let key = (Arc::clone(&self.id), layout::folder(series, id));
-        LIVE.lock().unwrap_or_else(PoisonError::into_inner).contains(&key)
+    pub fn is_live(&self, series: &Series, id: &BackupId) -> bool {
+        self.in_use(series, id) == Some(Use::Writing)
+    }
+
+    fn in_use(&self, series: &Series, id: &BackupId) -> Option<Use> {
+        let place = (Arc::clone(&self.id), layout::folder(series, id));
+        let all = IN_USE.lock().unwrap_or_else(PoisonError::into_inner);
+        let users = all.get(&place)?;
+        Some(if users.writing > 0 { Use::Writing } else { Use::Reading })
     }
 
     /// Lists backups, complete or not, and what is not ours. Memory is bounded by one backup.
@@ -212,18 +271,30 @@ impl Repository {
     /// Removes a backup: the manifest first, so that what is left after a break is garbage and no
     /// backup. Gives what it removed; `None` where nothing was there. Whether it may go is the
     /// caller's to know.
+    ///
+    /// # Errors
+    /// Refused while this process writes or reads it ([`Repository::hold`]); else the store's.
     pub async fn delete_backup(
         &self,
         series: &Series,
         id: &BackupId,
     ) -> Result<Option<Listed>, StoreError> {
-        if self.is_live(series, id) {
-            let doing = format!("delete {}", layout::folder(series, id));
-            return Err(StoreError::new(StoreErrorKind::Refused, doing, "it is being written"));
-        }
+        self.refuse_in_use(series, id)?;
         let Some(listed) = self.look_at(series, id).await? else { return Ok(None) };
+        // Somebody may have begun to read it while it was listed.
+        self.refuse_in_use(series, id)?;
         self.remove_objects(&listed).await?;
         Ok(Some(listed))
+    }
+
+    fn refuse_in_use(&self, series: &Series, id: &BackupId) -> Result<(), StoreError> {
+        let what = match self.in_use(series, id) {
+            None => return Ok(()),
+            Some(Use::Writing) => "it is being written",
+            Some(Use::Reading) => "it is being read",
+        };
+        let doing = format!("delete {}", layout::folder(series, id));
+        Err(StoreError::new(StoreErrorKind::Refused, doing, what))
     }
 
     /// Removes unfinished uploads of processes that have ended, older than `min_age` at `now`.

@@ -236,6 +236,45 @@ async fn what_is_being_written_is_not_deleted() {
     assert!(repository.delete_backup(&series(), &id).await.unwrap().is_none());
 }
 
+#[tokio::test]
+async fn what_is_being_read_is_not_deleted() {
+    let store = Arc::new(memory());
+    let repository = open(Arc::clone(&store) as Arc<dyn Store>).await;
+    let [id, other] = [new_id(), new_id()];
+    whole_copy(&repository, &id).await.unwrap();
+    whole_copy(&repository, &other).await.unwrap();
+    let [first, second] = [repository.hold(&series(), &id), repository.hold(&series(), &id)];
+    // Opened anew, as after a reload, it is the same repository.
+    let again = open(store).await;
+    for held in [first, second] {
+        let error = again.delete_backup(&series(), &id).await.unwrap_err();
+        assert_eq!(error.kind, StoreErrorKind::Refused);
+        assert!(error.what.contains("read"), "{error}");
+        assert!(!again.is_live(&series(), &id), "it is not being written");
+        drop(held);
+    }
+    assert!(again.delete_backup(&series(), &other).await.unwrap().is_some());
+    assert!(again.delete_backup(&series(), &id).await.unwrap().is_some());
+}
+
+#[tokio::test]
+async fn a_copy_that_comes_second_leaves_the_first_alone() {
+    let store = Arc::new(memory());
+    let repository = open(Arc::clone(&store) as Arc<dyn Store>).await;
+    let id = new_id();
+    let written = whole_copy(&repository, &id).await.unwrap();
+    let before = store.keys();
+    let mut second = repository.start_copy(&series(), &id, STEM);
+    feed(&mut second, events(&[9], repository.limits().part_bytes)).await.unwrap();
+    let index = second.put("index.json.zst", &b"index"[..]).await.unwrap();
+    let commit = second.commit(|objects| manifest(&id, objects, Some(index)));
+    let error = commit.await.unwrap_err();
+    assert_eq!(error.kind, StoreErrorKind::Exists, "{error}");
+    assert_eq!(store.keys(), before, "the index was the same, and still is another's");
+    let found = repository.look_at(&series(), &id).await.unwrap().unwrap();
+    assert_eq!(found.check_sizes(&written), []);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_abort_waits_for_parts_of_a_store_that_was_dropped() {
     let store = memory();
