@@ -252,20 +252,29 @@ pub(crate) mod tests {
 
     /// Puts a whole backup of a few bytes there.
     pub(crate) async fn backup(repository: &Repository, id: &BackupId) -> Manifest {
+        backup_of(repository, &series(), id).await
+    }
+
+    /// The same, of another series.
+    pub(crate) async fn backup_of(
+        repository: &Repository,
+        series: &Series,
+        id: &BackupId,
+    ) -> Manifest {
         let (sender, receiver) = mpsc::channel(2);
         let bytes = Bytes::from_static(b"bytes");
         let (length, sha256) = (bytes.len() as u64, hex(&Sha256::digest(&bytes)));
         sender.send(Sealed::Part { volume: 1, number: 1, bytes }).await.unwrap();
         sender.send(Sealed::VolumeEnd { volume: 1, bytes: length, sha256 }).await.unwrap();
         drop(sender);
-        let mut copy = repository.start_copy(&series(), id, "globals.sql.zst");
+        let mut copy = repository.start_copy(series, id, "globals.sql.zst");
         copy.store(receiver).await.unwrap();
         let at = id.time();
         let (text, wal) = (|text: &str| text.to_owned(), || "0/1".to_owned());
         let manifest = |objects| Manifest {
             format_version: FORMAT_VERSION,
             id: id.clone(),
-            series: series(),
+            series: series.clone(),
             owner: Owner { machine_id: "0".repeat(32), host: text("db1") },
             pgkeep_version: text("0.1.0"),
             server_version: text("15.18"),

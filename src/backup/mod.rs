@@ -9,3 +9,4 @@ pub mod owner;
 pub mod prune;
 pub mod restore_notes;
 pub mod stderr;
+pub mod transfer;

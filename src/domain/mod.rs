@@ -13,6 +13,7 @@ pub mod report;
 pub mod retention;
 pub mod run;
 pub mod schedule;
+pub mod transfer;
 pub mod units;
 pub mod vacuum;
 pub mod wal;

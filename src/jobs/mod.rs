@@ -4,6 +4,7 @@
 //! `postgres` or `checks`. Kinds know neither the scheduler nor Prometheus; nothing outside of
 //! this folder knows a kind's name.
 
+mod copy;
 mod dump;
 mod options;
 mod prune;
@@ -38,7 +39,8 @@ use crate::{
 };
 
 /// Every kind of job.
-pub const KINDS: &[&JobKind] = &[&dump::KIND, &prune::KIND, &vacuum::KIND, &wal_check::KIND];
+pub const KINDS: &[&JobKind] =
+    &[&dump::KIND, &copy::KIND, &prune::KIND, &vacuum::KIND, &wal_check::KIND];
 
 /// One kind of job.
 #[derive(Debug)]

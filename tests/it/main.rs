@@ -5,6 +5,7 @@ mod archive;
 mod cli;
 mod config;
 mod contract;
+mod copies;
 mod docs;
 mod dumps;
 mod harness;

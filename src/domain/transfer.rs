@@ -1,0 +1,254 @@
+//! Which backups of a series are brought to another repository, and in which order.
+//!
+//! The rule: what is missing there is brought, within the limits of the job. One exception keeps a
+//! retention that is shorter there from being undone each night: what was seen there before, and is
+//! gone although the target has a newer one of the series, was removed on purpose. Retention never
+//! removes the newest, so that a loss of the newest, or of all of a series, is made good.
+//!
+//! What can still go wrong: older backups that were lost there by accident look like removed ones.
+//! They are counted, and brought again once what was seen is forgotten.
+
+use std::{collections::BTreeSet, fmt, time::Duration};
+
+use jiff::{SignedDuration, Timestamp};
+
+use super::backup::BackupId;
+
+/// How much is brought of each series.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Limits {
+    /// Only so many of the newest that the source has; none: all.
+    pub newest: Option<usize>,
+    /// Only what is not older; none: whatever its age.
+    pub within: Option<Duration>,
+}
+
+/// What a target has of one series.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Holdings {
+    /// Backups that are complete there.
+    pub complete: BTreeSet<BackupId>,
+    /// Folders without a manifest.
+    pub incomplete: BTreeSet<BackupId>,
+    /// Backups that were complete there at some time.
+    pub seen: BTreeSet<BackupId>,
+}
+
+/// What is done with one backup, and why.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Decision {
+    /// It is brought: the target does not have it.
+    Missing,
+    /// It is brought: a break left data without a manifest there.
+    Unfinished,
+    /// It is brought: it was there, and what is left there is older.
+    Lost,
+    /// It is there.
+    Present,
+    /// There are `newest` newer ones.
+    NotAmongNewest,
+    /// It is older than `within`.
+    TooOld,
+    /// It was there and was removed.
+    Removed,
+}
+
+impl Decision {
+    /// Whether it is to be brought.
+    pub const fn brings(self) -> bool {
+        matches!(self, Self::Missing | Self::Unfinished | Self::Lost)
+    }
+}
+
+impl fmt::Display for Decision {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Missing => "it is missing there",
+            Self::Unfinished => "only data without a manifest lies there",
+            Self::Lost => "it was there and is gone, and nothing as new is left there",
+            Self::Present => "it is there already",
+            Self::NotAmongNewest => "there are enough newer ones (newest)",
+            Self::TooOld => "it is too old (within)",
+            Self::Removed => "it was there before and was removed, and a newer one is there",
+        })
+    }
+}
+
+/// What was decided about one backup.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Decided {
+    /// The backup.
+    pub id: BackupId,
+    /// How many newer ones of its series the source has.
+    pub rank: usize,
+    /// What is done with it.
+    pub decision: Decision,
+}
+
+/// Decides about the complete backups of one series, newest first. `source` is in order of time.
+pub fn decide(
+    source: &[BackupId],
+    target: &Holdings,
+    limits: &Limits,
+    now: Timestamp,
+) -> Vec<Decided> {
+    let newest_there = target.complete.last();
+    let decision = |rank: usize, id: &BackupId| {
+        if target.complete.contains(id) {
+            Decision::Present
+        } else if limits.newest.is_some_and(|newest| rank >= newest) {
+            Decision::NotAmongNewest
+        } else if limits.within.is_some_and(|within| is_older(id, within, now)) {
+            Decision::TooOld
+        } else if target.seen.contains(id) {
+            let newer_is_there = newest_there.is_some_and(|newest| newest > id);
+            if newer_is_there { Decision::Removed } else { Decision::Lost }
+        } else if target.incomplete.contains(id) {
+            Decision::Unfinished
+        } else {
+            Decision::Missing
+        }
+    };
+    let newest_first = source.iter().rev().enumerate();
+    newest_first
+        .map(|(rank, id)| Decided { id: id.clone(), rank, decision: decision(rank, id) })
+        .collect()
+}
+
+fn is_older(id: &BackupId, within: Duration, now: Timestamp) -> bool {
+    SignedDuration::try_from(within).is_ok_and(|within| now.duration_since(id.time()) > within)
+}
+
+/// Where a backup stands in the queue, the smallest first: the newest of every series before the
+/// second newest of any. So what the last run of a dump could not deliver comes before old gaps, and
+/// a series with a backup each hour does not keep one with a backup each day waiting.
+pub fn place(decided: &Decided) -> (usize, std::cmp::Reverse<BackupId>) {
+    (decided.rank, std::cmp::Reverse(decided.id.clone()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const NOW: &str = "2026-11-21T12:00:00Z";
+    const DAY: Duration = Duration::from_hours(24);
+
+    fn now() -> Timestamp {
+        NOW.parse().unwrap()
+    }
+
+    /// The backup of so many days ago.
+    fn day(ago: u32) -> BackupId {
+        BackupId::new(now().saturating_sub(DAY * ago).unwrap(), 7)
+    }
+
+    fn days(ago: &[u32]) -> BTreeSet<BackupId> {
+        ago.iter().map(|ago| day(*ago)).collect()
+    }
+
+    fn source(ago: &[u32]) -> Vec<BackupId> {
+        days(ago).into_iter().collect()
+    }
+
+    fn target(complete: &[u32], seen: &[u32]) -> Holdings {
+        Holdings { complete: days(complete), seen: days(seen), ..Holdings::default() }
+    }
+
+    /// Days ago of what is brought, in that order.
+    fn brought(source_days: &[u32], there: &Holdings, limits: Limits) -> Vec<u32> {
+        let decided = decide(&source(source_days), there, &limits, now());
+        let brings = decided.into_iter().filter(|decided| decided.decision.brings());
+        let ago = |id: &BackupId| (0..1000).find(|ago| day(*ago) == *id).unwrap();
+        brings.map(|decided| ago(&decided.id)).collect()
+    }
+
+    #[test]
+    fn what_is_missing_is_brought_newest_first_and_once() {
+        let all = [0, 1, 2, 3];
+        assert_eq!(brought(&all, &target(&[], &[]), Limits::default()), [0, 1, 2, 3]);
+        assert_eq!(brought(&all, &target(&[1, 2], &[1, 2]), Limits::default()), [0, 3]);
+        assert_eq!(brought(&all, &target(&all, &all), Limits::default()), [0; 0]);
+        // What only the target has is none of our business.
+        assert_eq!(brought(&[1], &target(&[0, 5], &[]), Limits::default()), [1]);
+    }
+
+    #[test]
+    fn limits_hold_whatever_is_there() {
+        let all = [0, 1, 2, 3, 4];
+        let newest = Limits { newest: Some(2), within: None };
+        assert_eq!(brought(&all, &target(&[], &[]), newest), [0, 1]);
+        assert_eq!(brought(&all, &target(&[0], &[]), newest), [1]);
+        let within = Limits { newest: None, within: Some(DAY * 3) };
+        assert_eq!(brought(&all, &target(&[], &[]), within), [0, 1, 2, 3]);
+        let both = Limits { newest: Some(4), within: Some(DAY) };
+        assert_eq!(brought(&all, &target(&[], &[]), both), [0, 1]);
+        let endless = Limits { newest: None, within: Some(Duration::MAX) };
+        assert_eq!(brought(&all, &target(&[], &[]), endless), all);
+    }
+
+    #[test]
+    fn what_retention_removed_there_stays_away() {
+        let all = [0, 1, 2, 3, 4, 5, 6];
+        // It keeps three, and thinned out what is older.
+        let thinned = target(&[1, 2, 3, 6], &[1, 2, 3, 4, 5, 6]);
+        assert_eq!(brought(&all, &thinned, Limits::default()), [0]);
+        let decided = decide(&source(&all), &thinned, &Limits::default(), now());
+        assert_eq!(decided.iter().filter(|d| d.decision == Decision::Removed).count(), 2);
+        // What an interrupted first run did not get to was never seen there.
+        assert_eq!(brought(&all, &target(&[0, 1], &[0, 1]), Limits::default()), [2, 3, 4, 5, 6]);
+    }
+
+    #[test]
+    fn what_retention_never_removes_was_lost_and_is_brought_again() {
+        let all = [0, 1, 2];
+        assert_eq!(brought(&all, &target(&[], &all), Limits::default()), all);
+        assert_eq!(brought(&all, &target(&[2], &all), Limits::default()), [0, 1]);
+        assert_eq!(brought(&all, &target(&[1], &all), Limits::default()), [0]);
+    }
+
+    #[test]
+    fn the_newest_of_every_series_comes_before_older_ones_of_any() {
+        let hourly = source(&[0, 1, 2, 3]);
+        let daily = source(&[2, 9]);
+        let of = |source: &[BackupId], there: &Holdings| {
+            let decided = decide(source, there, &Limits::default(), now());
+            decided.into_iter().filter(|d| d.decision.brings()).collect::<Vec<_>>()
+        };
+        // The newest of `hourly` is there: its gap is old, and waits for the newest of `daily`.
+        let mut queue = of(&hourly, &target(&[0], &[0]));
+        queue.extend(of(&daily, &target(&[], &[])));
+        queue.sort_by_key(place);
+        let ids: Vec<BackupId> = queue.into_iter().map(|decided| decided.id).collect();
+        assert_eq!(ids, [day(2), day(1), day(9), day(2), day(3)]);
+    }
+
+    proptest! {
+        /// A retention in the target, whatever it removes as long as it leaves the newest there, and
+        /// the copying come to rest: the second copy after it brings nothing.
+        #[test]
+        fn copying_and_pruning_come_to_rest(
+            have in proptest::collection::btree_set(0u32..40, 1..20),
+            keep in proptest::collection::vec(any::<bool>(), 40),
+            newest in proptest::option::of(1usize..10),
+        ) {
+            let source: Vec<BackupId> = source(&have.iter().copied().collect::<Vec<_>>());
+            let limits = Limits { newest, within: None };
+            let mut there = Holdings::default();
+            let copy = |there: &mut Holdings| {
+                let decided = decide(&source, there, &limits, now());
+                let brings = decided.into_iter().filter(|decided| decided.decision.brings());
+                let ids: Vec<BackupId> = brings.map(|decided| decided.id).collect();
+                there.complete.extend(ids.iter().cloned());
+                there.seen.extend(there.complete.iter().cloned());
+                ids.len()
+            };
+            prop_assert!(copy(&mut there) > 0);
+            prop_assert_eq!(copy(&mut there), 0);
+            let last = there.complete.last().cloned();
+            let mut keep = keep.iter();
+            there.complete.retain(|id| *keep.next().unwrap() || Some(id) == last.as_ref());
+            prop_assert_eq!(copy(&mut there), 0);
+        }
+    }
+}

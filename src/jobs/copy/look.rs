@@ -1,0 +1,128 @@
+//! A target before and after: what it has, and what was seen in it.
+
+use std::{collections::BTreeMap, future::Future, path::Path, sync::Arc};
+
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    backup::transfer::{
+        seen::Seen,
+        survey::{self, Selection, Stock},
+    },
+    domain::{
+        backup::Series,
+        failure::{Class, Failure},
+        finding::{Finding, Severity},
+        name::RepositoryName,
+        transfer::Holdings,
+    },
+    jobs::RunContext,
+    repository::{handle::Handle, repo::Repository, store::StoreError},
+};
+
+use super::report::Tallies;
+
+/// A target as it was before anything was done.
+pub(super) struct Looked {
+    /// None: nothing was ever stored there, and a dry run makes nothing.
+    pub(super) repository: Option<Arc<Repository>>,
+    pub(super) holdings: BTreeMap<Arc<Series>, Holdings>,
+    seen: Seen,
+    /// Why it is not known what was seen.
+    forgot: Option<Failure>,
+}
+
+impl Looked {
+    /// Opens and lists a target. A dry run makes no repository.
+    pub(super) async fn at(
+        handle: &Handle,
+        folder: &Path,
+        selection: &Selection,
+        stock: &Stock,
+        cx: &RunContext,
+    ) -> Result<Self, Failure> {
+        let doing = format!("open repository {}", handle.name());
+        let repository = if cx.dry_run {
+            unless_cancelled(cx, &doing, handle.open_existing()).await?
+        } else {
+            Some(unless_cancelled(cx, &doing, handle.open()).await?)
+        };
+        let id = repository.as_ref().map(|repository| repository.id().to_owned());
+        let id = id.unwrap_or_default();
+        let path = folder.join(handle.name().as_str());
+        let (mut seen, forgot) = match Seen::load(&path, &id) {
+            Ok(seen) => (seen, None),
+            Err(failure) => (Seen::empty(&path, &id), Some(failure)),
+        };
+        let mut holdings = BTreeMap::new();
+        if let Some(repository) = &repository {
+            let doing = format!("list repository {}", handle.name());
+            let listed = survey::holdings(repository, selection, stock);
+            holdings = unless_cancelled(cx, &doing, listed).await?;
+        }
+        seen.tell(stock, &mut holdings);
+        Ok(Looked { repository, holdings, seen, forgot })
+    }
+}
+
+/// Refuses a repository that is configured under two names: a backup would be copied onto itself.
+pub(super) fn twice(
+    name: &RepositoryName,
+    looked: Looked,
+    ids: &mut BTreeMap<String, RepositoryName>,
+) -> Result<Looked, Failure> {
+    let Some(repository) = &looked.repository else { return Ok(looked) };
+    if let Some(other) = ids.get(repository.id()) {
+        let what = format!("{name} and {other} are one repository ({})", repository.place());
+        let doing = format!("copy to repository {name}");
+        return Err(Failure::new(Class::Configuration, doing, what)
+            .hint("look at the paths, buckets and prefixes of both"));
+    }
+    ids.insert(repository.id().to_owned(), name.clone());
+    Ok(looked)
+}
+
+/// Writes down what is in a target now. That it cannot is a finding: nothing is lost by it but work.
+pub(super) fn remember(
+    name: &RepositoryName,
+    mut looked: Looked,
+    stock: &Stock,
+    tallies: &Tallies,
+) -> Option<Finding> {
+    for (series, ids) in stock {
+        let Some(holdings) = looked.holdings.get(series) else { continue };
+        let there = ids.iter().filter(|id| holdings.complete.contains(*id));
+        there.for_each(|id| looked.seen.add(series, id));
+    }
+    tallies.brought(name).for_each(|(series, id)| looked.seen.add(series, id));
+    let failure = match looked.seen.save() {
+        Err(failure) => failure,
+        Ok(()) => looked.forgot?,
+    };
+    Some(Finding {
+        check: "copy-state".to_owned(),
+        severity: Severity::Warning,
+        what: format!("what was seen in repository {name} is not known: {failure}"),
+        hint: Some(
+            "what was removed there may be copied again; the state directory must be writable for \
+             pgkeep's user"
+                .to_owned(),
+        ),
+    })
+}
+
+/// The result of work that may be given up at any time.
+pub(super) async fn unless_cancelled<T>(
+    cx: &RunContext,
+    doing: &str,
+    work: impl Future<Output = Result<T, StoreError>>,
+) -> Result<T, Failure> {
+    let cancel: &CancellationToken = &cx.task.cancel;
+    tokio::select! {
+        biased;
+        () = cancel.cancelled() => {
+            Err(Failure::new(Class::Interrupted, doing, "the run was cancelled"))
+        }
+        result = work => result.map_err(|error| error.into_failure(doing)),
+    }
+}
