@@ -6,6 +6,7 @@
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
 
 use tokio::sync::OwnedMutexGuard;
@@ -45,22 +46,44 @@ impl DatabaseGate {
         subject: &Subject,
         task: &Task,
     ) -> Result<Pass, Failure> {
-        let lock = {
-            let mut locks = self.locks.lock().unwrap_or_else(PoisonError::into_inner);
-            // Locks that nobody holds or waits for are forgotten, so that databases which come
-            // and go do not pile up.
-            locks.retain(|_, lock| Arc::strong_count(lock) > 1);
-            locks.entry((server.clone(), subject.clone())).or_default().clone()
-        };
         tokio::select! {
-            held = lock.lock_owned() => Ok(Pass { _held: held }),
-            () = task.cancel.cancelled() => Err(Failure::new(
-                Class::Interrupted,
-                format!("wait for another job on {subject}"),
-                "the run was cancelled",
-            )),
+            held = self.lock(server, subject).lock_owned() => Ok(Pass { _held: held }),
+            () = task.cancel.cancelled() => Err(interrupted(subject)),
         }
     }
+
+    /// As [`DatabaseGate::enter`], but not for longer than `limit`: none where another job still
+    /// works on the database then. For work that can be left for another day.
+    ///
+    /// # Errors
+    /// When the task is cancelled first.
+    pub async fn enter_within(
+        &self,
+        limit: Duration,
+        server: &ServerName,
+        subject: &Subject,
+        task: &Task,
+    ) -> Result<Option<Pass>, Failure> {
+        tokio::select! {
+            biased;
+            held = self.lock(server, subject).lock_owned() => Ok(Some(Pass { _held: held })),
+            () = task.cancel.cancelled() => Err(interrupted(subject)),
+            () = tokio::time::sleep(limit) => Ok(None),
+        }
+    }
+
+    fn lock(&self, server: &ServerName, subject: &Subject) -> Arc<tokio::sync::Mutex<()>> {
+        let mut locks = self.locks.lock().unwrap_or_else(PoisonError::into_inner);
+        // Locks that nobody holds or waits for are forgotten, so that databases which come and go
+        // do not pile up.
+        locks.retain(|_, lock| Arc::strong_count(lock) > 1);
+        locks.entry((server.clone(), subject.clone())).or_default().clone()
+    }
+}
+
+fn interrupted(subject: &Subject) -> Failure {
+    let doing = format!("wait for another job on {subject}");
+    Failure::new(Class::Interrupted, doing, "the run was cancelled")
 }
 
 #[cfg(test)]
@@ -79,8 +102,13 @@ mod tests {
         assert!(futures_util::poll!(&mut second).is_pending());
         let other = gate.enter(&"other".parse().unwrap(), &subject, &task).await;
         assert!(other.is_ok(), "another server's database is another database");
+        let limit = Duration::from_millis(1);
+        assert!(gate.enter_within(limit, &server, &subject, &task).await.unwrap().is_none());
         drop(first);
         drop(second.await.unwrap());
+        let free = gate.enter_within(Duration::ZERO, &server, &subject, &task).await.unwrap();
+        assert!(free.is_some(), "what is free is had at once");
+        drop(free);
         let third = gate.enter(&server, &subject, &task).await.unwrap();
         let waiting = gate.enter(&server, &subject, &task);
         task.cancel.cancel();

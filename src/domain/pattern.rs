@@ -54,6 +54,24 @@ impl Glob {
         chars.collect()
     }
 
+    /// The pattern as `LIKE` has it, for a server that is to look through many names.
+    pub fn like(&self) -> String {
+        let mut like = String::new();
+        for token in &self.tokens {
+            match token {
+                Token::Run => like.push('%'),
+                Token::One => like.push('_'),
+                Token::Char(c) => {
+                    if matches!(c, '%' | '_' | '\\') {
+                        like.push('\\');
+                    }
+                    like.push(*c);
+                }
+            }
+        }
+        like
+    }
+
     /// Whether the whole of `name` matches. Takes at most pattern × name steps.
     pub fn matches(&self, name: &str) -> bool {
         let name: Vec<char> = name.chars().collect();
@@ -308,6 +326,14 @@ mod tests {
         }
         assert_eq!("".parse::<Glob>(), Err(PatternError::Empty));
         assert!(r"a\".parse::<Glob>().is_err());
+    }
+
+    #[test]
+    fn a_pattern_is_written_for_like() {
+        let cases = [("a*", "a%"), ("a?b", "a_b"), (r"50%_\*\\", r"50\%\_*\\")];
+        for (pattern, like) in cases {
+            assert_eq!(pattern.parse::<Glob>().unwrap().like(), like);
+        }
     }
 
     #[test]

@@ -51,7 +51,7 @@ pub(super) fn patterns(o: &mut Options<'_>, d: &mut Diagnostics) -> Option<Datab
 }
 
 /// A list of patterns; each one that is wrong is reported at its place.
-fn globs(
+pub(super) fn globs(
     o: &mut Options<'_>,
     key: &'static str,
     default: &[&str],

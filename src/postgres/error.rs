@@ -178,6 +178,9 @@ fn class_of(code: &SqlState) -> Class {
         "55P03" | "40P01" => Class::Lock,
         // disk_full
         "53100" => Class::Space,
+        // invalid_sql_statement_name, duplicate_prepared_statement: what our session has prepared
+        // is in another backend, and so there is a pooler in between.
+        "26000" | "42P05" => Class::Configuration,
         // too_many_connections; admin_shutdown, crash_shutdown, cannot_connect_now, idle timeout
         "53300" | "57P01" | "57P02" | "57P03" | "57P05" => Class::Connection,
         code if code.starts_with("28") => Class::Authentication,
@@ -201,6 +204,10 @@ fn hint_for(code: &SqlState) -> Option<&'static str> {
         "57P01" | "57P02" => Some("the server ended the session: was it restarted?"),
         "55P03" => Some("another session holds the lock: look at pg_locks and pg_stat_activity"),
         "53100" => Some("the server's filesystem is full"),
+        "26000" | "42P05" => Some(
+            "is there a connection pooler in between? Connect to the server itself: host and port of \
+             PostgreSQL, not of the pooler",
+        ),
         _ => None,
     }
 }
@@ -262,6 +269,7 @@ mod tests {
             ("57P01", Class::Connection),
             ("55P03", Class::Lock),
             ("53100", Class::Space),
+            ("26000", Class::Configuration),
             ("42601", Class::Sql),
             ("57014", Class::Sql),
         ];
