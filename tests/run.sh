@@ -31,6 +31,8 @@ while [ $# -gt 0 ]; do
 done
 
 [ -n "${PGKEEP_TEST_PG_BINS:-}" ] || want_postgres
+# Debian puts it where a plain user's PATH does not look.
+[ -x /usr/sbin/pgbouncer ] || want pgbouncer pgbouncer
 want zstd zstd
 want age age
 want openssl openssl

@@ -7,6 +7,7 @@ pub mod gate;
 pub mod globals;
 pub mod owner;
 pub mod prune;
+pub mod reindex;
 pub mod restore_notes;
 pub mod stderr;
 pub mod transfer;

@@ -3,6 +3,7 @@
 pub mod backup;
 pub mod failure;
 pub mod finding;
+pub mod index;
 pub mod manifest;
 pub mod metric;
 pub mod name;

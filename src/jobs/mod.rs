@@ -8,6 +8,7 @@ mod copy;
 mod dump;
 mod options;
 mod prune;
+mod reindex;
 mod vacuum;
 pub mod wal_check;
 
@@ -40,7 +41,7 @@ use crate::{
 
 /// Every kind of job.
 pub const KINDS: &[&JobKind] =
-    &[&dump::KIND, &copy::KIND, &prune::KIND, &vacuum::KIND, &wal_check::KIND];
+    &[&dump::KIND, &copy::KIND, &prune::KIND, &reindex::KIND, &vacuum::KIND, &wal_check::KIND];
 
 /// One kind of job.
 #[derive(Debug)]

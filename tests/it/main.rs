@@ -14,6 +14,7 @@ mod layering;
 mod lifecycle;
 mod postgres;
 mod prune;
+mod reindex;
 mod repositories;
 mod s3;
 mod telemetry;

@@ -1,0 +1,141 @@
+//! The second look at a database: what is left of our own builds is dropped, records of builds that
+//! are clean are forgotten, and what remains is counted and told.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use crate::domain::{
+    backup::Subject,
+    failure::{Class, Failure},
+    finding::{Finding, Severity},
+    index::{Action, Index, Planned, debris, plan},
+    report::Figures,
+};
+
+use super::{End, View, Work, deadline::Deadline, look};
+
+/// Findings of one database: the rest is counted.
+const FINDINGS_MAX: usize = 50;
+
+impl Work<'_> {
+    /// Looks at the database once more: what is left is dropped, counted and told.
+    pub(super) async fn look_again(&mut self, doing: &str) {
+        let whole = self.target(None);
+        match self.try_look_again(doing).await {
+            Ok(()) if self.orders.only.is_some_and(|only| only.contains(&whole)) => {
+                self.push(whole, End::Tried(Ok(Figures::default())), Vec::new());
+            }
+            Ok(()) => {}
+            Err(failure) => self.push(whole, End::Tried(Err(failure)), Vec::new()),
+        }
+    }
+
+    async fn try_look_again(&mut self, doing: &str) -> Result<(), Failure> {
+        self.reconnect(doing, self.task).await?;
+        let mut view = look(self.orders, &self.session, doing, self.task).await?;
+        if self.drop_what_is_left(&view, doing).await? {
+            view = look(self.orders, &self.session, doing, self.task).await?;
+        }
+        self.forget(&view, doing)?;
+        let broken = |index: &&Index| !index.is_whole() && !view.activity.is_building(index.table);
+        self.looked.invalid = Some(view.indexes.iter().filter(broken).count());
+        self.findings(&view);
+        Ok(())
+    }
+
+    /// Drops what builds of this host have left behind, as far as it takes no longer than one lock
+    /// is waited for. Whether anything was tried.
+    async fn drop_what_is_left(&self, view: &View, doing: &str) -> Result<bool, Failure> {
+        let mut own = self.own_debris(view).peekable();
+        let (server, subject) = (self.orders.server.name(), Subject::Database(self.name.clone()));
+        let gate = self.orders.gate;
+        if own.peek().is_none() || self.busy {
+            return Ok(false);
+        }
+        let Some(_pass) = gate.enter_within(Duration::ZERO, server, &subject, self.task).await?
+        else {
+            return Ok(false);
+        };
+        let limit = self.orders.lock_timeout;
+        let deadline = Deadline::within(self.task, limit);
+        for index in own {
+            if let Err(failure) = self.drop_debris(index, limit, doing, &deadline.task).await {
+                // The build's own failure, or a finding, tells of what is left.
+                tracing::debug!("{failure}");
+            }
+        }
+        Ok(true)
+    }
+
+    /// What this host's builds left behind, where nothing hinders its drop.
+    fn own_debris<'v>(&self, view: &'v View) -> impl Iterator<Item = &'v Index> {
+        let policy = self.orders.wishes.debris;
+        view.indexes.iter().filter(move |index| {
+            view.activity.hindrance(index.table).is_none()
+                && debris(index, &view.indexes).is_some_and(|found| {
+                    view.builds.iter().any(|build| found.is_of(build))
+                        && found.may_be_dropped(policy, &view.builds).is_ok()
+                })
+        })
+    }
+
+    /// Forgets the builds of which nothing is left.
+    fn forget(&self, view: &View, doing: &str) -> Result<(), Failure> {
+        for build in &view.builds {
+            let left = view
+                .indexes
+                .iter()
+                .any(|index| debris(index, &view.indexes).is_some_and(|found| found.is_of(build)));
+            if !left && !view.activity.is_building(build.table) {
+                self.orders
+                    .ledger
+                    .remove(build)
+                    .map_err(|error| Failure::from_error(Class::State, doing, &error))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// What nobody was going to do anything about, and debris that could not be dropped. What has
+    /// failed or was left out has said so already.
+    fn findings(&mut self, view: &View) {
+        let told: BTreeSet<&str> = self
+            .looked
+            .done
+            .iter()
+            .filter(|done| !matches!(done.end, End::Tried(Ok(_))))
+            .filter_map(|done| done.target.object.as_deref())
+            .collect();
+        let planned = plan(self.orders.wishes, &view.indexes, &view.activity, &view.builds);
+        let finding = |it: &Planned<'_>| {
+            let base = debris(it.index, &view.indexes).and_then(|found| found.base);
+            let labels = [Some(it.index.label()), base.map(Index::label)];
+            if labels.iter().flatten().any(|label| told.contains(label.as_str())) {
+                return None;
+            }
+            let (check, hint) = match it.action {
+                Action::Report(check) => (check, it.hint.clone()),
+                Action::Drop => ("index-debris", Some("the next run tries to drop it".to_owned())),
+                _ => return None,
+            };
+            Some(Finding {
+                check: check.to_owned(),
+                severity: Severity::Warning,
+                what: format!(
+                    "index {} of database {}: {}",
+                    it.index.label(),
+                    self.name,
+                    it.reason
+                ),
+                hint,
+            })
+        };
+        let mut found: Vec<Finding> = planned.iter().filter_map(finding).collect();
+        if found.len() > FINDINGS_MAX {
+            let more = found.len() - FINDINGS_MAX;
+            found.truncate(FINDINGS_MAX);
+            let what = format!("database {}: {more} more such indexes", self.name);
+            found.extend(found.first().cloned().map(|first| Finding { what, ..first }));
+        }
+        self.looked.findings = found;
+    }
+}

@@ -1,0 +1,207 @@
+//! Indexes as the catalogue has them, what goes on round them, what a build leaves behind, and the
+//! plan of what is to be done with each. Pure: facts in, decisions out.
+
+mod debris;
+mod obstacle;
+mod plan;
+
+use std::collections::BTreeSet;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+pub use debris::{Debris, DropDebris, debris};
+pub use plan::{Action, Planned, Wishes, plan, refusal};
+
+/// An index.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "these are columns of pg_index")]
+pub struct Index {
+    /// `pg_class.oid`
+    pub oid: u32,
+    /// Its schema's name.
+    pub schema: String,
+    /// Its name.
+    pub name: String,
+    /// Its name as the definition writes it: in quotes only where it needs them.
+    pub written: String,
+    /// Its table.
+    pub table: u32,
+    /// The table's name with its schema, for people.
+    pub table_name: String,
+    /// Whether it is a partitioned index, which has no storage of its own.
+    pub partitioned: bool,
+    /// The partitioned index that it is a part of.
+    pub parent: Option<u32>,
+    /// `indisvalid`: queries may use it.
+    pub valid: bool,
+    /// `indisready`: writes keep it up to date.
+    pub ready: bool,
+    /// `indislive`: it is not being dropped.
+    pub live: bool,
+    /// `indisprimary`
+    pub primary: bool,
+    /// `indisexclusion`
+    pub exclusion: bool,
+    /// `indisreplident`
+    pub replica_identity: bool,
+    /// Whether its table is temporary.
+    pub temporary: bool,
+    /// Whether its table is a TOAST table.
+    pub toast: bool,
+    /// Whether its table is part of the system catalogue.
+    pub system: bool,
+    /// Whether our role may rebuild it.
+    pub permitted: bool,
+    /// Its size by the last VACUUM or ANALYZE, in bytes: reading the real one takes a lock.
+    pub bytes: u64,
+    /// `pg_get_indexdef()`; none where the index is just going away.
+    pub definition: Option<String>,
+}
+
+impl Index {
+    /// `schema.name`, for people and for patterns.
+    pub fn label(&self) -> String {
+        format!("{}.{}", self.schema, self.name)
+    }
+
+    /// The same for a statement that a person is to run.
+    pub fn sql_name(&self) -> String {
+        let quoted = |name: &str| format!("\"{}\"", name.replace('"', "\"\""));
+        format!("{}.{}", quoted(&self.schema), quoted(&self.name))
+    }
+
+    /// Whether it is whole: usable for queries, kept up to date, not being dropped.
+    pub fn is_whole(&self) -> bool {
+        self.valid && self.ready && self.live
+    }
+
+    /// The definition without the index's own name: two of the same shape index the same in the
+    /// same way.
+    pub fn shape(&self) -> Option<(bool, &str)> {
+        let definition = self.definition.as_deref()?;
+        let (unique, rest) = match definition.strip_prefix("CREATE UNIQUE INDEX ") {
+            Some(rest) => (true, rest),
+            None => (false, definition.strip_prefix("CREATE INDEX ")?),
+        };
+        Some((unique, rest.strip_prefix(self.written.as_str())?))
+    }
+}
+
+/// A build that this host started. Written down before it starts and forgotten once nothing of it
+/// is left: whoever finds debris can say whose it is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Build {
+    /// The cluster's system identifier.
+    pub system_id: u64,
+    /// The database's oid: names come again.
+    pub database: u32,
+    /// The table's oid.
+    pub table: u32,
+    /// The oid of the index before the build; `_ccold` keeps it.
+    pub index: u32,
+    /// The schema's name.
+    pub schema: String,
+    /// The index's name.
+    pub name: String,
+    /// The oids of all indexes that the table had before: none of these is the build's `_ccnew`.
+    pub known: BTreeSet<u32>,
+    /// When it was written down.
+    pub started_at: Timestamp,
+}
+
+/// What other sessions are doing in a database.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Activity {
+    /// Tables of which an index is being built, rebuilt or dropped, each with the process.
+    pub building: Vec<(u32, i32)>,
+    /// Tables that are being vacuumed against wraparound, each with the process.
+    pub wraparound: Vec<(u32, i32)>,
+    /// Who dumps the database.
+    pub dumps: Vec<String>,
+    /// Whether our role sees what the sessions of other roles do.
+    pub sees_all: bool,
+}
+
+impl Activity {
+    /// Whether an index of the table is being built, rebuilt or dropped.
+    pub fn is_building(&self, table: u32) -> bool {
+        self.building.iter().any(|(relation, _)| *relation == table)
+    }
+
+    /// Why a build on the table is better left for another time.
+    pub fn hindrance(&self, table: u32) -> Option<String> {
+        let on_table = |list: &[(u32, i32)]| {
+            list.iter().find(|(relation, _)| *relation == table).map(|(_, pid)| *pid)
+        };
+        if let Some(pid) = on_table(&self.building) {
+            return Some(format!(
+                "deferred: process {pid} builds, rebuilds or drops an index of the same table"
+            ));
+        }
+        if let Some(pid) = on_table(&self.wraparound) {
+            return Some(format!(
+                "deferred: process {pid} vacuums the table to prevent wraparound, and does not \
+                 give way"
+            ));
+        }
+        self.dumps.first().map(|who| {
+            format!("deferred: {who} dumps the database, and a build would wait for its snapshot")
+        })
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+
+    /// A whole index of table 1.
+    pub(in crate::domain) fn index(oid: u32, name: &str, rest: &str) -> Index {
+        Index {
+            oid,
+            schema: "public".to_owned(),
+            name: name.to_owned(),
+            written: name.to_owned(),
+            table: 1,
+            table_name: "public.t".to_owned(),
+            valid: true,
+            ready: true,
+            live: true,
+            permitted: true,
+            definition: Some(format!("CREATE INDEX {name} ON public.t USING btree ({rest})")),
+            ..Index::default()
+        }
+    }
+
+    /// The same, left behind before it was valid.
+    pub(in crate::domain) fn invalid(oid: u32, name: &str, rest: &str) -> Index {
+        Index { valid: false, ready: false, ..index(oid, name, rest) }
+    }
+
+    #[test]
+    fn the_shape_is_the_definition_without_the_name() {
+        let mut a = index(1, "a", "i");
+        assert_eq!(a.shape(), index(2, "b", "i").shape());
+        assert_ne!(a.shape(), index(2, "b", "j").shape());
+        a.definition = Some("CREATE UNIQUE INDEX a ON public.t USING btree (i)".to_owned());
+        assert_ne!(a.shape(), index(2, "b", "i").shape());
+        // What is not understood proves nothing.
+        a.written = "\"a\"".to_owned();
+        assert_eq!(a.shape(), None);
+        a.definition = None;
+        assert_eq!(a.shape(), None);
+    }
+
+    #[test]
+    fn what_others_do_with_the_table_hinders() {
+        let mut activity = Activity { sees_all: true, ..Activity::default() };
+        assert_eq!(activity.hindrance(1), None);
+        activity.building.push((2, 22));
+        activity.wraparound.push((3, 33));
+        assert_eq!(activity.hindrance(1), None);
+        assert!(activity.hindrance(2).unwrap().contains("22"));
+        assert!(activity.hindrance(3).unwrap().contains("wraparound"));
+        activity.dumps.push("process 44".to_owned());
+        assert!(activity.hindrance(1).unwrap().contains("process 44 dumps"));
+    }
+}

@@ -1,0 +1,313 @@
+//! The kind `reindex`: rebuilds indexes that are named, or invalid, one after the other.
+
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+
+use crate::{
+    backup::{
+        gate::DatabaseGate,
+        reindex::{self, Done, End, Ledger, Looked, Orders},
+    },
+    config::{Diagnostics, Options},
+    domain::{
+        backup::Subject,
+        failure::{Class, Failure},
+        finding::{Finding, Severity},
+        index::{DropDebris, Wishes, refusal},
+        metric::{MetricDesc, MetricKind},
+        name::{DatabaseName, ServerName},
+        pattern::{DatabasePatterns, Glob, Problem},
+        report::{Outcome, Report, Sample, Step, Target, TargetReport},
+    },
+    postgres::{
+        PgError, Server,
+        catalog::{self, Database, ServerFacts},
+    },
+};
+
+use super::{Job, JobKind, Resources, RunContext, options};
+
+const INVALID: &str = "indexes_invalid";
+const RECLAIMED: &str = "reindex_reclaimed_bytes_total";
+const BY_DATABASE: &[&str] = &["server", "datname"];
+
+/// The kind's row in the table.
+pub(super) const KIND: JobKind = JobKind {
+    name: "reindex",
+    summary: "Rebuilds indexes that are named or invalid, and clears away what builds left behind",
+    metrics: &[
+        MetricDesc {
+            name: INVALID,
+            help: "Invalid indexes that the last run left in the database, debris included; not \
+                   those that were being built.",
+            kind: MetricKind::Gauge,
+            labels: BY_DATABASE,
+        },
+        MetricDesc {
+            name: RECLAIMED,
+            help: "Bytes by which rebuilt indexes became smaller.",
+            kind: MetricKind::Counter,
+            labels: BY_DATABASE,
+        },
+    ],
+    build,
+};
+
+/// A concurrent build waits for every transaction that could use the index, and one that gives up
+/// leaves an invalid index behind: minutes, not seconds.
+const LOCK_CONCURRENTLY: Duration = Duration::from_mins(5);
+/// While a build that is not concurrent waits for its lock, everybody who comes after it waits too.
+const LOCK_EXCLUSIVE: Duration = Duration::from_secs(10);
+const LOCK_MIN: Duration = Duration::from_millis(100);
+const DAY: Duration = Duration::from_hours(24);
+/// Plans and reports of a database with as many indexes as are taken.
+const MEMORY: u64 = 16 << 20;
+
+struct Reindex {
+    server: Arc<Server>,
+    patterns: DatabasePatterns,
+    wishes: Wishes,
+    lock_timeout: Duration,
+    window: Option<Duration>,
+    gate: Arc<DatabaseGate>,
+    ledger: Ledger,
+}
+
+fn build(
+    o: &mut Options<'_>,
+    resources: &Resources<'_>,
+    d: &mut Diagnostics,
+) -> Option<Arc<dyn Job>> {
+    let server = o.require::<ServerName>("server", d);
+    let server = server.and_then(|name| resources.server(&name, d));
+    let patterns = options::patterns(o, d);
+    let named = options::globs(o, "indexes", &[], d);
+    let invalid = o.take_or("invalid", false, d);
+    if named.as_ref().is_some_and(Vec::is_empty) && !invalid {
+        d.error(o.span(), "the job has no indexes to rebuild")
+            .hint("name some, indexes = [\"public.orders_pkey\"], or set invalid = true");
+    }
+    let concurrently = o.take_or("concurrently", true, d);
+    let lock = if concurrently { LOCK_CONCURRENTLY } else { LOCK_EXCLUSIVE };
+    let lock_timeout = o.take_in_or("lock_timeout", LOCK_MIN..=DAY, lock, d);
+    let window = o.take_in("window", Duration::from_secs(1)..=DAY, d).map(|window| window.value);
+    let choices =
+        [("own", DropDebris::Own), ("matching", DropDebris::Matching), ("none", DropDebris::None)];
+    let debris = o.one_of("drop_debris", &choices, d).map(|choice| choice.value);
+    Some(Arc::new(Reindex {
+        server: server?,
+        patterns: patterns?,
+        wishes: Wishes { named: named?, invalid, concurrently, debris: debris.unwrap_or_default() },
+        lock_timeout,
+        window,
+        gate: resources.gate.clone(),
+        ledger: Ledger::new(&resources.children.state_dir),
+    }))
+}
+
+#[async_trait]
+impl Job for Reindex {
+    fn servers(&self) -> Vec<ServerName> {
+        vec![self.server.name().clone()]
+    }
+
+    fn memory(&self) -> u64 {
+        MEMORY
+    }
+
+    fn has_dry_run(&self) -> bool {
+        true
+    }
+
+    async fn run(&self, cx: &RunContext) -> Result<Report, Failure> {
+        let doing = format!("look at server {}", self.server.name());
+        let fail = |error: PgError| error.into_failure(&*doing);
+        let cancel = &cx.task.cancel;
+        // The window of a retry is that of its run.
+        let until = self.window.and_then(|window| cx.run.time().checked_add(window).ok());
+        cx.task.progress.set_stage(&*doing);
+        let maintenance = self.server.maintenance_database();
+        let session = self.server.connect_for_maintenance(maintenance, &doing, &cx.task).await?;
+        let facts = catalog::server_facts(&session, cancel).await.map_err(fail)?;
+        let databases = catalog::databases(&session, false, cancel).await.map_err(fail)?;
+        session.close().await;
+        self.fits(&facts, doing)?;
+        let candidates: Vec<_> = databases.iter().map(Database::candidate).collect();
+        let chosen = self.patterns.select(&candidates);
+        let mut report = Report::default();
+        for problem in &chosen.problems {
+            self.problem(problem, cx, &mut report)?;
+        }
+        let orders = Orders {
+            server: &self.server,
+            facts: &facts,
+            wishes: &self.wishes,
+            lock_timeout: self.lock_timeout,
+            until,
+            gate: &self.gate,
+            ledger: &self.ledger,
+            only: cx.only.as_ref(),
+            dry_run: cx.dry_run,
+        };
+        let mut seen = Seen { whole: chosen.problems.is_empty(), ..Seen::default() };
+        for name in &chosen.chosen {
+            if has_work(name, cx) {
+                let looked = reindex::database(&orders, name, &cx.task).await;
+                self.add(name, looked, &mut seen, cx, &mut report);
+            }
+            if cancel.is_cancelled() {
+                break;
+            }
+        }
+        self.missing(&seen, cx, &mut report);
+        report.findings.extend(seen.hidden.then(|| self.hidden()));
+        Ok(report)
+    }
+}
+
+/// Whether a target of the database is wanted.
+fn has_work(name: &DatabaseName, cx: &RunContext) -> bool {
+    let subject = Some(Subject::Database(name.clone()));
+    cx.only.as_ref().is_none_or(|only| only.iter().any(|target| target.subject == subject))
+}
+
+/// What was seen over all databases.
+#[derive(Default)]
+struct Seen {
+    labels: BTreeSet<String>,
+    whole: bool,
+    hidden: bool,
+}
+
+impl Reindex {
+    /// Whether the server can do what is asked for at all.
+    fn fits(&self, facts: &ServerFacts, doing: String) -> Result<(), Failure> {
+        if facts.in_recovery {
+            let failure = Failure::new(Class::Configuration, doing, "the server is a standby");
+            return Err(failure.hint("REINDEX runs on the primary; the standby follows it"));
+        }
+        match refusal(facts.version_num, self.wishes.concurrently) {
+            Some((what, hint)) => {
+                let what = format!("the server is PostgreSQL {}: {what}", facts.version);
+                Err(Failure::new(Class::Configuration, doing, what).hint(hint))
+            }
+            None => Ok(()),
+        }
+    }
+
+    fn target(&self, name: &DatabaseName) -> Target {
+        Target {
+            server: Some(self.server.name().clone()),
+            subject: Some(Subject::Database(name.clone())),
+            repository: None,
+            object: None,
+        }
+    }
+
+    /// Something that the patterns ask for and the server does not have.
+    ///
+    /// # Errors
+    /// When there is nothing to do at all.
+    fn problem(
+        &self,
+        problem: &Problem,
+        cx: &RunContext,
+        report: &mut Report,
+    ) -> Result<(), Failure> {
+        let class = match problem {
+            Problem::Missing(_) => Class::DatabaseGone,
+            Problem::Named(..) | Problem::NothingSelected => Class::Configuration,
+        };
+        let doing = format!("choose the databases of server {}", self.server.name());
+        let failure = Failure::new(class, doing, problem.to_string())
+            .hint("look at `databases` and `exclude` of the job, and at `psql -l`");
+        let name = match problem {
+            Problem::NothingSelected => None,
+            Problem::Missing(name) => name.parse().ok(),
+            Problem::Named(name, _) => Some(name.clone()),
+        };
+        // What cannot be a name is no target; it was asked for all the same.
+        let target = self.target(&name.ok_or_else(|| failure.clone())?);
+        if cx.wants(&target) {
+            report.targets.push(cx.ended(target, Err(failure)));
+        }
+        Ok(())
+    }
+
+    /// What came of one database.
+    fn add(
+        &self,
+        name: &DatabaseName,
+        looked: Result<Looked, Failure>,
+        seen: &mut Seen,
+        cx: &RunContext,
+        report: &mut Report,
+    ) {
+        let looked = match looked {
+            Ok(looked) => looked,
+            Err(failure) => {
+                seen.whole = false;
+                report.targets.push(cx.ended(self.target(name), Err(failure)));
+                return;
+            }
+        };
+        seen.labels.extend(looked.labels);
+        seen.hidden |= !looked.sees_all;
+        report.plan.extend(looked.plan);
+        report.findings.extend(looked.findings);
+        let invalid = looked.invalid.map(|count| (INVALID, count as f64));
+        let reclaimed = (looked.reclaimed > 0).then_some((RECLAIMED, looked.reclaimed as f64));
+        let datname = Subject::Database(name.clone()).label();
+        report.samples.extend(invalid.into_iter().chain(reclaimed).map(|(metric, value)| Sample {
+            metric: metric.to_owned(),
+            labels: vec![self.server.name().to_string(), datname.clone()],
+            value,
+        }));
+        for Done { target, end, output } in looked.done {
+            let ended = match end {
+                End::Tried(result) => cx.ended(target, result),
+                End::Skipped(why) => TargetReport::new(target, Outcome::Skipped(why)),
+            };
+            report.targets.push(TargetReport { output, ..ended });
+        }
+    }
+
+    /// Indexes that are named and that no database has.
+    fn missing(&self, seen: &Seen, cx: &RunContext, report: &mut Report) {
+        if !seen.whole || cx.only.is_some() || cx.task.cancel.is_cancelled() {
+            return;
+        }
+        let literal = self.wishes.named.iter().filter_map(Glob::literal);
+        for name in literal.filter(|name| !seen.labels.contains(name)) {
+            let what = "no database that the job works on has such an index";
+            let target = Target {
+                server: Some(self.server.name().clone()),
+                object: Some(name.clone()),
+                ..Target::default()
+            };
+            if cx.dry_run {
+                let (action, reason) = ("refuse".to_owned(), what.to_owned());
+                report.plan.push(Step { target, action, reason });
+                continue;
+            }
+            let failure = Failure::new(Class::Configuration, format!("rebuild index {name}"), what)
+                .hint("write it as schema.index, case and all, without quotation marks of SQL");
+            report.targets.push(cx.ended(target, Err(failure)));
+        }
+    }
+
+    fn hidden(&self) -> Finding {
+        Finding {
+            check: "hidden-sessions".to_owned(),
+            severity: Severity::Info,
+            what: format!(
+                "role {} of server {} does not see what other roles do: dumps of others do not \
+                 defer a build",
+                self.server.maintenance_role(),
+                self.server.name()
+            ),
+            hint: Some(format!("GRANT pg_read_all_stats TO {}", self.server.maintenance_role())),
+        }
+    }
+}

@@ -1,0 +1,217 @@
+//! Facts about indexes, and about what other sessions do with them. Read before anything is
+//! decided, so nothing here takes a lock on a table or an index but [`size`].
+
+use std::{collections::BTreeSet, time::Duration};
+
+use tokio_postgres::Row;
+use tokio_util::sync::CancellationToken;
+
+use crate::domain::{
+    failure::Class,
+    index::{Activity, Index},
+    pattern::Glob,
+};
+
+use super::{PgError, Session, catalog::get};
+
+/// Indexes that one database may bring: a plan stays in memory, and so does its report.
+pub const INDEXES_MAX: usize = 10_000;
+/// Sessions that are named in an error.
+const BLOCKERS_MAX: i64 = 3;
+/// `pg_stat_progress_create_index` came with PostgreSQL 12.
+const HAS_PROGRESS: u32 = 120_000;
+/// The privilege MAINTAIN came with PostgreSQL 17.
+const HAS_MAINTAIN: u32 = 170_000;
+/// FirstNormalObjectId (transam.h): what is below was made by initdb.
+const FIRST_NORMAL_OID: u32 = 16_384;
+
+/// Columns in the order of [`index`].
+const COLUMNS: &str = "c.oid, n.nspname::text, c.relname::text, quote_ident(c.relname), t.oid, \
+     tn.nspname || '.' || t.relname, c.relkind = 'I', h.inhparent, i.indisvalid, i.indisready, \
+     i.indislive, i.indisprimary, i.indisexclusion, i.indisreplident, c.relpersistence = 't', \
+     t.relkind = 't', greatest(c.relpages, 0)::bigint * current_setting('block_size')::bigint, \
+     pg_get_indexdef(c.oid)";
+const FROM: &str = "FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid \
+     JOIN pg_namespace n ON n.oid = c.relnamespace \
+     JOIN pg_class t ON t.oid = i.indrelid JOIN pg_namespace tn ON tn.oid = t.relnamespace \
+     LEFT JOIN pg_inherits h ON h.inhrelid = c.oid";
+const BROKEN: &str = "NOT (i.indisvalid AND i.indisready AND i.indislive)";
+
+/// The database's oid.
+pub async fn database_oid(session: &Session, cancel: &CancellationToken) -> Result<u32, PgError> {
+    let sql = "SELECT oid FROM pg_database WHERE datname = current_database()";
+    get(&session.query_one(sql, &[], cancel).await?, 0)
+}
+
+/// The indexes whose `schema.name` matches a pattern, with all parts of those that are partitioned;
+/// those that are not whole; and the others of their tables.
+///
+/// # Errors
+/// Also when they are more than [`INDEXES_MAX`].
+pub async fn indexes(
+    session: &Session,
+    version_num: u32,
+    named: &[Glob],
+    cancel: &CancellationToken,
+) -> Result<Vec<Index>, PgError> {
+    let likes: Vec<String> = named.iter().map(Glob::like).collect();
+    let sql = format!(
+        "WITH RECURSIVE named(oid) AS (
+           SELECT c.oid FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+           WHERE c.relkind IN ('i', 'I') AND n.nspname || '.' || c.relname LIKE ANY ($1)
+           UNION SELECT h.inhrelid FROM pg_inherits h JOIN named ON h.inhparent = named.oid)
+         SELECT {COLUMNS}, {may} {FROM}
+         WHERE c.oid IN (SELECT oid FROM named)
+           OR i.indrelid IN (SELECT i.indrelid FROM pg_index i WHERE {BROKEN})
+         ORDER BY n.nspname, c.relname LIMIT {limit}",
+        may = may_rebuild(version_num),
+        limit = INDEXES_MAX + 1,
+    );
+    let rows = session.query(&sql, &[&likes], cancel).await?;
+    if rows.len() > INDEXES_MAX {
+        let what = format!("the patterns match more than {INDEXES_MAX} indexes");
+        let error = PgError::new(Class::Configuration, what);
+        return Err(error.with_hint("make several jobs of it, with narrower patterns"));
+    }
+    rows.iter().map(index).collect()
+}
+
+/// All indexes of a table.
+pub async fn of_table(
+    session: &Session,
+    version_num: u32,
+    table: u32,
+    cancel: &CancellationToken,
+) -> Result<Vec<Index>, PgError> {
+    let may = may_rebuild(version_num);
+    let sql = format!("SELECT {COLUMNS}, {may} {FROM} WHERE i.indrelid = $1 ORDER BY c.relname");
+    session.query(&sql, &[&table], cancel).await?.iter().map(index).collect()
+}
+
+/// Who may REINDEX: the owner, and from 17 on whoever may MAINTAIN.
+fn may_rebuild(version_num: u32) -> &'static str {
+    if version_num >= HAS_MAINTAIN {
+        "pg_has_role(t.relowner, 'USAGE') OR has_table_privilege(t.oid, 'MAINTAIN')"
+    } else {
+        "pg_has_role(t.relowner, 'USAGE')"
+    }
+}
+
+fn index(row: &Row) -> Result<Index, PgError> {
+    let (table, bytes): (u32, i64) = (get(row, 4)?, get(row, 16)?);
+    Ok(Index {
+        oid: get(row, 0)?,
+        schema: get(row, 1)?,
+        name: get(row, 2)?,
+        written: get(row, 3)?,
+        table,
+        table_name: get(row, 5)?,
+        partitioned: get(row, 6)?,
+        parent: get(row, 7)?,
+        valid: get(row, 8)?,
+        ready: get(row, 9)?,
+        live: get(row, 10)?,
+        primary: get(row, 11)?,
+        exclusion: get(row, 12)?,
+        replica_identity: get(row, 13)?,
+        temporary: get(row, 14)?,
+        toast: get(row, 15)?,
+        system: table < FIRST_NORMAL_OID,
+        bytes: u64::try_from(bytes).unwrap_or(0),
+        definition: get(row, 17)?,
+        permitted: get(row, 18)?,
+    })
+}
+
+/// The size of an index in bytes, waiting for its lock; none where it is gone.
+pub async fn size(
+    session: &Session,
+    oid: u32,
+    cancel: &CancellationToken,
+) -> Result<Option<u64>, PgError> {
+    let sql = "SELECT pg_relation_size($1::oid::regclass)";
+    let bytes: Option<i64> = get(&session.query_one(sql, &[&oid], cancel).await?, 0)?;
+    Ok(bytes.and_then(|bytes| u64::try_from(bytes).ok()))
+}
+
+/// Locks of other sessions that conflict with a concurrent build, in this database. pg_locks shows
+/// them to every role.
+const LOCKS: &str = "WITH locks AS (
+    SELECT l.pid, l.relation, l.mode FROM pg_locks l
+    WHERE l.locktype = 'relation' AND l.granted AND l.pid <> pg_backend_pid()
+      AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+      AND l.mode IN ('ShareUpdateExclusiveLock', 'ShareLock', 'ShareRowExclusiveLock',
+        'ExclusiveLock', 'AccessExclusiveLock'))";
+
+/// What other sessions are doing in the database. Where the role does not see what others do, a
+/// vacuum against wraparound is recognised by the table's age, and dumps are not seen.
+pub async fn activity(
+    session: &Session,
+    version_num: u32,
+    cancel: &CancellationToken,
+) -> Result<Activity, PgError> {
+    // VACUUM and ANALYZE take weaker locks on indexes; who takes these changes them.
+    let by_progress = if version_num >= HAS_PROGRESS {
+        "UNION SELECT l.relation, l.pid FROM locks l
+           JOIN pg_stat_progress_create_index p ON p.pid = l.pid"
+    } else {
+        ""
+    };
+    let building = format!(
+        "{LOCKS} SELECT i.indrelid, l.pid FROM locks l JOIN pg_index i ON i.indexrelid = l.relation
+         {by_progress}"
+    );
+    let wraparound = format!(
+        "{LOCKS} SELECT DISTINCT l.relation, l.pid FROM locks l JOIN pg_class c ON c.oid = l.relation
+         LEFT JOIN pg_stat_activity a ON a.pid = l.pid
+         LEFT JOIN pg_stat_progress_vacuum v ON v.pid = l.pid
+         WHERE a.query LIKE 'autovacuum: VACUUM%(to prevent wraparound)' OR v.pid IS NOT NULL
+           AND (age(c.relfrozenxid) > current_setting('autovacuum_freeze_max_age')::int
+             OR mxid_age(c.relminmxid)
+               > current_setting('autovacuum_multixact_freeze_max_age')::int)"
+    );
+    // Our own dumps, and those of other hosts, hold their snapshot in a session that waits.
+    let dumps = "SELECT format('process %s of role %s', pid, usename) FROM pg_stat_activity
+        WHERE datname = current_database() AND pid <> pg_backend_pid() AND xact_start IS NOT NULL
+          AND (application_name = 'pg_dump'
+            OR application_name = 'pgkeep' AND state = 'idle in transaction')
+        ORDER BY xact_start LIMIT 1";
+    let sees_all = "SELECT pg_has_role('pg_read_all_stats', 'USAGE')";
+    let pairs = |rows: Vec<Row>| {
+        rows.iter().map(|row| Ok((get(row, 0)?, get(row, 1)?))).collect::<Result<Vec<_>, PgError>>()
+    };
+    Ok(Activity {
+        building: pairs(session.query(&building, &[], cancel).await?)?,
+        wraparound: pairs(session.query(&wraparound, &[], cancel).await?)?,
+        dumps: texts(&session.query(dumps, &[], cancel).await?)?,
+        sees_all: get(&session.query_one(sees_all, &[], cancel).await?, 0)?,
+    })
+}
+
+/// The oldest transactions of the database, of those that have been open for `at_least`: whom a
+/// build waited for.
+pub async fn blockers(
+    session: &Session,
+    at_least: Duration,
+    cancel: &CancellationToken,
+) -> Result<Vec<String>, PgError> {
+    let sql = "SELECT who FROM (
+        SELECT xact_start AS since, format('process %s of role %s, %s%s, its transaction open for %s s',
+          pid, coalesce(usename, '?'), coalesce(nullif(application_name, '') || ', ', ''),
+          coalesce(state, 'state unknown'),
+          floor(extract(epoch FROM clock_timestamp() - xact_start))) AS who
+        FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()
+        UNION ALL SELECT prepared, format('the prepared transaction %L of role %s', gid, owner)
+        FROM pg_prepared_xacts WHERE database = current_database()) AS open
+      WHERE since <= clock_timestamp() - make_interval(secs => $1) ORDER BY since LIMIT $2";
+    texts(&session.query(sql, &[&at_least.as_secs_f64(), &BLOCKERS_MAX], cancel).await?)
+}
+
+fn texts(rows: &[Row]) -> Result<Vec<String>, PgError> {
+    rows.iter().map(|row| get(row, 0)).collect()
+}
+
+/// The oids of indexes.
+pub fn oids(indexes: &[Index]) -> BTreeSet<u32> {
+    indexes.iter().map(|index| index.oid).collect()
+}
