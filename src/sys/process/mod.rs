@@ -3,8 +3,8 @@
 //! Every child leads a process group of its own, so that it can be ended together with whatever it
 //! started, and so that Ctrl-C reaches pgkeep first. A thread of its own spawns it, waits for it
 //! and reaps it: no async worker blocks, no zombie stays, and the priority that the thread has
-//! taken is the child's from its first instruction. The environment is cleared; stdin is null;
-//! stderr is drained all the time into bounded memory. When the leader ends, the rest of its group
+//! taken is the child's from its first instruction. The environment is cleared; stdin is null, or a
+//! few bytes in memory, so that nobody waits for a child that does not read them; stderr is drained all the time into bounded memory. When the leader ends, the rest of its group
 //! is killed before the leader is reaped: until then the group's id cannot be another's.
 //!
 //! I/O priority: Linux derives it from the nice value while none is set (ioprio_set(2): nice 19 is
@@ -22,6 +22,7 @@ use std::{
     ffi::OsString,
     fmt,
     fs::File,
+    io::{Seek as _, Write as _},
     os::unix::process::{CommandExt as _, ExitStatusExt as _},
     path::PathBuf,
     process::{Command, ExitStatus, Stdio},
@@ -30,7 +31,10 @@ use std::{
     time::Duration,
 };
 
-use rustix::process::Signal;
+use rustix::{
+    fs::{MemfdFlags, memfd_create},
+    process::Signal,
+};
 use tokio::sync::{oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -53,6 +57,8 @@ pub struct Spec {
     /// Its environment, besides `PATH`, `HOME`, `TZ` (ours) and `LC_MESSAGES=C`. Nothing else of
     /// our environment reaches it.
     pub env: Vec<(OsString, OsString)>,
+    /// What it can read from its standard input; nothing where it is empty.
+    pub stdin: Vec<u8>,
     /// Nice value, 0 to 19.
     pub nice: i32,
     /// The folder where it is recorded while it runs, for [`reap_leftovers`].
@@ -62,8 +68,8 @@ pub struct Spec {
 impl Spec {
     /// A program without arguments, at our own priority, not recorded.
     pub fn new(program: impl Into<PathBuf>) -> Self {
-        let (args, env) = (Vec::new(), Vec::new());
-        Self { program: program.into(), args, env, nice: 0, record_in: None }
+        let (args, env, stdin) = (Vec::new(), Vec::new(), Vec::new());
+        Self { program: program.into(), args, env, stdin, nice: 0, record_in: None }
     }
 
     /// Adds arguments.
@@ -84,7 +90,7 @@ impl Spec {
         self
     }
 
-    fn command(&self, stdout: Stdout) -> Command {
+    fn command(&self, stdout: Stdout) -> std::io::Result<Command> {
         let mut command = Command::new(&self.program);
         command.args(&self.args).env_clear().env("LC_MESSAGES", "C");
         command.env("PATH", std::env::var_os("PATH").unwrap_or_else(|| DEFAULT_PATH.into()));
@@ -94,12 +100,22 @@ impl Spec {
             }
         }
         command.envs(self.env.iter().map(|(name, value)| (name, value)));
-        command.process_group(0).stdin(Stdio::null()).stderr(Stdio::piped());
+        command.process_group(0).stdin(self.stdin()?).stderr(Stdio::piped());
         command.stdout(match stdout {
             Stdout::Null => Stdio::null(),
             Stdout::Pipe | Stdout::Capture(_) => Stdio::piped(),
         });
-        command
+        Ok(command)
+    }
+
+    fn stdin(&self) -> std::io::Result<Stdio> {
+        if self.stdin.is_empty() {
+            return Ok(Stdio::null());
+        }
+        let mut file = File::from(memfd_create("stdin", MemfdFlags::CLOEXEC)?);
+        file.write_all(&self.stdin)?;
+        file.rewind()?;
+        Ok(file.into())
     }
 }
 

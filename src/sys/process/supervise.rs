@@ -87,7 +87,7 @@ pub(super) fn supervise(spec: &Spec, stdout: Stdout, started: Started) {
 #[expect(clippy::disallowed_methods, reason = "this is the supervisor")]
 fn start(spec: &Spec, stdout: Stdout) -> std::io::Result<(std::process::Child, Arc<Group>)> {
     // `Command` goes out of scope here: it would keep the ends of pipes that it was given.
-    let mut process = spec.command(stdout).spawn()?;
+    let mut process = spec.command(stdout)?.spawn()?;
     if let Some(pid) = i32::try_from(process.id()).ok().and_then(Pid::from_raw) {
         return Ok((process, Arc::new(Group { pid, reaped: Mutex::new(false) })));
     }

@@ -48,6 +48,16 @@ async fn start_and_read(script: &str, lines: usize) -> (Child, Vec<String>, BufR
 }
 
 #[tokio::test]
+async fn what_a_child_does_not_read_holds_up_nobody() {
+    let stdin = vec![b'x'; 1 << 20];
+    let read = Spec { stdin: stdin.clone(), ..shell("wc -c; wc -c") };
+    let text = String::from_utf8(run(read).await.stdout.clone()).unwrap();
+    assert_eq!(text.split_whitespace().collect::<Vec<_>>(), ["1048576", "0"]);
+    assert!(run(Spec { stdin, ..shell("exit 0") }).await.success());
+    assert_eq!(run(shell("cat")).await.stdout, b"");
+}
+
+#[tokio::test]
 async fn exit_codes_and_signals_are_told_apart() {
     assert_eq!(run(shell("exit 3")).await.end, End::Code(3));
     assert_eq!(run(shell("kill -9 $$")).await.end, End::Signal(9));
