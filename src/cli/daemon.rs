@@ -21,7 +21,11 @@ pub(super) fn daemon(cli: &Cli) -> Outcome {
     let ground = cli.ground();
     let config = cli.config.clone();
     let start = Start { config, table, state, ground, clock: cli.clock.clone(), log };
-    runtime()?.block_on(serve::serve(start))?;
+    let runtime = runtime()?;
+    let served = runtime.block_on(serve::serve(start));
+    // All work has ended; the look-up of a name that nobody answers is not waited for.
+    runtime.shutdown_background();
+    served?;
     Ok(Exit::Done)
 }
 

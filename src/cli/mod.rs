@@ -5,6 +5,7 @@ mod check_config;
 mod daemon;
 pub mod exit;
 mod list;
+mod notify;
 mod output;
 mod reload;
 mod run;
@@ -58,6 +59,8 @@ enum Command {
     List(list::Arguments),
     /// Show one backup with its manifest, in every repository that has it.
     Show(show::Arguments),
+    /// Send a test to a receiver of notifications.
+    Notify(notify::Arguments),
     /// Have the daemon read its configuration again, and wait for the verdict.
     Reload,
     /// Look at schedules.
@@ -86,6 +89,7 @@ pub fn main(arguments: impl Iterator<Item = OsString>) -> Exit {
         Command::Status => status::status(&cli),
         Command::List(arguments) => list::list(&cli, &arguments),
         Command::Show(arguments) => show::show(&cli, &arguments),
+        Command::Notify(arguments) => notify::notify(&cli, &arguments),
         Command::Reload => reload::reload(&cli),
         Command::Schedule(command) => schedule::schedule(&cli, &command),
     };

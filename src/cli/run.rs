@@ -83,6 +83,8 @@ pub(super) fn run(cli: &Cli, arguments: &Arguments) -> Outcome {
         Some(client) => (runtime.block_on(through_daemon(client, job, &mut show))?, None),
         None => in_place(cli, &runtime, table, job, &mut show)?,
     };
+    // All work has ended; the look-up of a name that nobody answers is not waited for.
+    runtime.shutdown_background();
     show.end_line();
     match last {
         Some(Reply::Ended { run, verdict, report }) => {

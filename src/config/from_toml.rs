@@ -13,7 +13,7 @@ use super::{
     value::{Item, Value},
 };
 use crate::domain::{
-    name::{DatabaseName, JobName, RepositoryName, RetentionName, ServerName},
+    name::{DatabaseName, JobName, NotifyName, RepositoryName, RetentionName, ServerName},
     units::{ByteSize, UnitError, format_duration, parse_duration},
 };
 
@@ -270,6 +270,7 @@ names! {
     RepositoryName => "the name of a repository",
     RetentionName => "the name of a retention policy",
     JobName => "the name of a job",
+    NotifyName => "the name of a [notify.NAME]",
     DatabaseName => "the name of a database",
 }
 

@@ -15,7 +15,7 @@ use super::{
     diagnostic::{Diagnostics, Located, Span, class},
     section::Options,
 };
-use crate::domain::name::JobName;
+use crate::domain::name::{JobName, NotifyName};
 
 /// The longest wait between two attempts: waits double from `retry_backoff` up to this.
 pub const RETRY_BACKOFF_MAX: Duration = Duration::from_mins(15);
@@ -51,6 +51,8 @@ pub struct JobCommon {
     pub stall_timeout: Duration,
     /// An attempt that takes longer is stopped. `None`: it may take its time.
     pub time_limit: Option<Duration>,
+    /// Who is told of it. `None`: every `[notify.NAME]` that covers it.
+    pub notify: Option<Vec<NotifyName>>,
     /// Whether it runs at all.
     pub enabled: bool,
 }
@@ -86,6 +88,7 @@ impl JobCommon {
             retry_backoff: take(o, "retry_backoff", second, Duration::from_mins(1), d),
             stall_timeout: take(o, "stall_timeout", second, Duration::from_mins(10), d),
             time_limit: o.take_in("time_limit", second..=YEARS_TEN, d).map(|limit| limit.value),
+            notify: notify(o, config, d),
             enabled: o.take_or("enabled", true, d),
             kind: kind?,
         };
@@ -126,6 +129,19 @@ fn after(
         }
     }
     after
+}
+
+fn notify(o: &mut Options<'_>, config: &Config, d: &mut Diagnostics) -> Option<Vec<NotifyName>> {
+    let mut notifiers = Vec::new();
+    for name in o.take::<Vec<Located<NotifyName>>>("notify", d)?.value {
+        if notifiers.contains(&name.value) {
+            d.error(&name.span, format!("{} is named a second time", name.value))
+                .class(class::CONFLICT);
+        } else if config.notifier(&name, d).is_some() {
+            notifiers.push(name.value);
+        }
+    }
+    Some(notifiers)
 }
 
 /// Reports jobs that wait for each other in a circle, each circle once, and jobs that wait for one

@@ -23,8 +23,8 @@ use super::{
 use crate::domain::name::NameError;
 
 /// Tables that hold named tables.
-const NAMED: [&str; 4] = ["server", "repository", "retention", "job"];
-const TOP_LEVEL: [&str; 5] = ["daemon", "server", "repository", "retention", "job"];
+const NAMED: [&str; 5] = ["server", "repository", "retention", "notify", "job"];
+const TOP_LEVEL: [&str; 6] = ["daemon", "server", "repository", "retention", "notify", "job"];
 
 /// Reads `path` and then `conf.d/*.toml` beside it, in the order of their names.
 ///
@@ -253,6 +253,7 @@ impl Sections {
             servers: self.take("server", d),
             repositories: self.take("repository", d),
             retention: self.take("retention", d),
+            notify: self.take("notify", d),
             jobs: self.take("job", d),
             sources: d.sources().clone(),
         }
@@ -276,8 +277,8 @@ fn top_level_hint(key: &str) -> String {
     match suggest::nearest(key, TOP_LEVEL) {
         Some("daemon") => "did you mean [daemon]?".to_owned(),
         Some(near) => format!("did you mean [{near}.NAME]?"),
-        None => "the tables are [daemon], [server.NAME], [repository.NAME], [retention.NAME] and \
-                 [job.NAME]"
+        None => "the tables are [daemon], [server.NAME], [repository.NAME], [retention.NAME], \
+                 [notify.NAME] and [job.NAME]"
             .to_owned(),
     }
 }

@@ -14,6 +14,8 @@ const HARMLESS: &str = "role_passwords";
 const HARMLESS_ENDS: &[&str] = &["_file", "_credential", "_id", "passfile"];
 /// How a secret key of age begins. It may stand where its public half belongs.
 const AGE_SECRET: &str = "age-secret-key-";
+/// Schemes of addresses whose path may be a secret by itself, as webhooks have them.
+const WEB: [&str; 2] = ["http", "https"];
 
 /// A copy of a TOML file without its secrets.
 pub(super) fn mask_toml(text: &str) -> String {
@@ -71,7 +73,8 @@ fn mask_line(line: &str, start: usize, shown: &mut [u8]) -> Option<&'static str>
     None
 }
 
-/// Masks the password of `scheme://user:password@host`.
+/// Masks the password of `scheme://user:password@host`, and what follows the host in an address of
+/// the web.
 fn mask_addresses(line: &str, start: usize, shown: &mut [u8]) {
     for (at, mark) in line.match_indices("://") {
         let from = at + mark.len();
@@ -81,6 +84,10 @@ fn mask_addresses(line: &str, start: usize, shown: &mut [u8]) {
             && colon < end
         {
             hide(shown, start + from + colon + 1..start + from + end);
+        }
+        let is_web = WEB.iter().any(|scheme| line[..at].to_lowercase().ends_with(scheme));
+        if let (true, Some(path)) = (is_web, rest.find(['/', '?', '#'])) {
+            hide(shown, start + from + path + 1..start + from + rest.len());
         }
     }
 }
@@ -114,6 +121,10 @@ pub(super) fn is_secret(key: &str) -> bool {
     let key = key.to_lowercase().replace('-', "_");
     if key == HARMLESS || HARMLESS_ENDS.iter().any(|end| key.ends_with(end)) {
         return false;
+    }
+    if key == "url" {
+        // Whoever knows the address of a webhook may use it.
+        return true;
     }
     let near = |word: &&str| key.len() > 4 && strsim::damerau_levenshtein(&key, word) <= 2;
     SECRET_WORDS.iter().any(|word| key.contains(word))
@@ -160,6 +171,10 @@ mod tests {
             "password = \"${X:-hunter2}\"",
             "encrypt_to = [\"AGE-SECRET-KEY-1hunter2\"]",
             "  'age-secret-key-1hunter2', # AGE-SECRET-KEY-1hunter2",
+            "url = \"https://hooks.example.org/hunter2\"",
+            "ulr = 'HTTP://hooks.example.org?key=hunter2'",
+            "url = \"hooks.example.org/hunter2\"",
+            "url = \"https://me@hooks.example.org/a/hunter2",
         ] {
             let shown = mask_toml(text);
             assert!(!shown.contains("hunter2"), "{shown}");

@@ -15,6 +15,7 @@ mod from_toml;
 mod job;
 mod load;
 mod mask;
+mod program;
 mod retention;
 mod secret;
 mod section;
@@ -40,7 +41,7 @@ pub use self::{
     suggest::{listed, nearest},
     value::{Entry, Item, Table, Value},
 };
-use crate::domain::name::{JobName, RepositoryName, RetentionName, ServerName};
+use crate::domain::name::{JobName, NotifyName, RepositoryName, RetentionName, ServerName};
 
 /// What the files say, table by table.
 #[derive(Debug)]
@@ -53,6 +54,8 @@ pub struct Config {
     pub repositories: BTreeMap<RepositoryName, Section>,
     /// `[retention.NAME]`.
     pub retention: BTreeMap<RetentionName, Section>,
+    /// `[notify.NAME]`.
+    pub notify: BTreeMap<NotifyName, Section>,
     /// `[job.NAME]`.
     pub jobs: BTreeMap<JobName, Section>,
     /// The files, in the order in which they were read.
@@ -89,6 +92,10 @@ impl Config {
     reference!(
         /// The retention policy of that name; one that is not configured is reported.
         retention, retention, RetentionName, "retention"
+    );
+    reference!(
+        /// The receiver of notifications of that name; one that is not configured is reported.
+        notifier, notify, NotifyName, "notify"
     );
     reference!(
         /// The job of that name; one that is not configured is reported.

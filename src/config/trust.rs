@@ -18,6 +18,7 @@ const WRITE_OTHERS: u32 = 0o002;
 const READ_OTHERS: u32 = 0o004;
 const READ_GROUP_OTHERS: u32 = 0o044;
 const STICKY: u32 = 0o1000;
+const EXECUTE: u32 = 0o111;
 
 /// Why a file is not to be used.
 #[derive(Debug, thiserror::Error)]
@@ -47,6 +48,12 @@ pub enum Untrusted {
         path: PathBuf,
         /// Its permissions.
         mode: u32,
+    },
+    /// It cannot be run.
+    #[error("{} is not executable", path.display())]
+    NotExecutable {
+        /// The file.
+        path: PathBuf,
     },
     /// It is larger than such a file ever is.
     #[error("{} is larger than {limit} bytes", path.display())]
@@ -87,6 +94,7 @@ impl Untrusted {
             Self::Readable { path, .. } => format!("run: chmod o-rwx {}", path.display()),
             Self::TooLarge { .. } => "name the right file".to_owned(),
             Self::NotAFile { .. } => "name a file".to_owned(),
+            Self::NotExecutable { path } => format!("run: chmod +x {}", path.display()),
             Self::NotText { .. } => "save the file as UTF-8".to_owned(),
             Self::Unreadable { source, .. } if source.kind() == io::ErrorKind::NotFound => {
                 "check the path".to_owned()
@@ -160,6 +168,25 @@ pub fn check_folder(path: &Path) -> Result<(), Untrusted> {
     Ok(())
 }
 
+/// Whether a file can be run, and only root and the current user can change it or put another one in
+/// its place. A link is followed; the folders that both of them lie in count.
+pub fn check_program(path: &Path) -> Result<(), Untrusted> {
+    let unreadable = |source| Untrusted::Unreadable { path: path.to_owned(), source };
+    let real = fs::canonicalize(path).map_err(unreadable)?;
+    let metadata = fs::metadata(&real).map_err(unreadable)?;
+    if !metadata.is_file() {
+        return Err(Untrusted::NotAFile { path: path.to_owned() });
+    }
+    check_own(&real, &metadata)?;
+    for folder in [path, &real].into_iter().filter_map(Path::parent) {
+        check_folder(folder)?;
+    }
+    if metadata.mode() & EXECUTE == 0 {
+        return Err(Untrusted::NotExecutable { path: path.to_owned() });
+    }
+    Ok(())
+}
+
 /// Whether a file that was made for one secret is closed to others.
 pub fn check_secret(path: &Path, metadata: &Metadata) -> Result<(), Untrusted> {
     let mode = metadata.mode() & 0o7777;
@@ -207,6 +234,27 @@ mod tests {
         chmod(&inner, 0o777);
         std::os::unix::fs::symlink(&inner, &link).unwrap();
         assert!(check_folder(&link).is_err(), "a link is followed");
+    }
+
+    #[test]
+    fn programs_that_others_may_change_are_refused() {
+        let root = tempfile::tempdir().unwrap();
+        let (path, open) = (root.path().join("p"), root.path().join("open"));
+        fs::write(&path, "#!/bin/sh\n").unwrap();
+        chmod(&path, 0o644);
+        assert!(matches!(check_program(&path), Err(Untrusted::NotExecutable { .. })));
+        chmod(&path, 0o755);
+        check_program(&path).unwrap();
+        chmod(&path, 0o775);
+        assert!(matches!(check_program(&path), Err(Untrusted::Writable { mode: 0o775, .. })));
+        chmod(&path, 0o755);
+        fs::create_dir(&open).unwrap();
+        chmod(&open, 0o777);
+        let link = open.join("link");
+        std::os::unix::fs::symlink(&path, &link).unwrap();
+        assert!(check_program(&link).is_err(), "others may turn the link elsewhere");
+        assert!(matches!(check_program(root.path()), Err(Untrusted::NotAFile { .. })));
+        assert!(matches!(check_program(&root.path().join("x")), Err(Untrusted::Unreadable { .. })));
     }
 
     #[test]

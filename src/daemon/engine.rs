@@ -33,7 +33,8 @@ use crate::{
 
 use super::{
     control::{Reply, ReplySender},
-    journal::{Journal, RunEnd, RunStart},
+    journal::{Journal, RunEnd, RunRecord, RunStart},
+    notices::{Ended, Notices},
     planner::{Action, EndCause, Event, JobSpec, JobStatus, Planner, Remembered},
     runner::{self, Attempt},
     table::{Configured, Table},
@@ -90,6 +91,7 @@ pub struct Engine {
     table: Arc<Table>,
     journal: Journal,
     metrics: Arc<Metrics>,
+    notices: Notices,
     clock: Arc<dyn Clock>,
     all: CancellationToken,
     runs: BTreeMap<RunId, Open>,
@@ -140,6 +142,7 @@ impl Engine {
             planner,
             table,
             journal,
+            notices: Notices::new(metrics.clone(), clock.clone()),
             metrics,
             clock,
             all: CancellationToken::new(),
@@ -300,6 +303,7 @@ impl Engine {
             log_failure(&failure, "cannot record the start of a run");
         }
         self.metrics.run_started(&job.common.name, now.wall);
+        self.notices.started(&self.table, job, run.as_str(), now.wall);
     }
 
     fn scratch_root(&self) -> PathBuf {
@@ -339,6 +343,9 @@ impl Engine {
             report: open.report.clone(),
             abridged: false,
         };
+        let previous = self.journal.job(job).last_verdict;
+        let ended = Ended { run: run.as_str(), started: open.started.wall, end: &end, previous };
+        self.notices.ended(&self.table, &self.journal, &open.job, &ended);
         if let Err(failure) = self.journal.end(job, run.as_str(), end) {
             log_failure(&failure, "cannot record the end of a run");
         }
@@ -426,6 +433,17 @@ impl Engine {
         if let Err(failure) = self.journal.flush() {
             log_failure(&failure, "cannot write the journal");
         }
+        self.notices.settle(&self.journal);
+    }
+
+    /// Tells of runs that a killed process left behind.
+    pub fn tell_interrupted(&self, runs: &[RunRecord]) {
+        self.notices.interrupted(&self.table, &self.journal, runs);
+    }
+
+    /// Sends the notifications that wait, for a few seconds at most.
+    pub async fn close_notices(&self) {
+        self.notices.close(&self.journal).await;
     }
 }
 

@@ -14,13 +14,15 @@ use crate::{
     },
 };
 
-use super::journal::{Journal, JournalSettings};
+use super::journal::{Journal, JournalSettings, RunRecord};
 
 /// A state directory that is ours until this is dropped.
 #[derive(Debug)]
 pub struct StateDir {
     /// What outcomes were kept in.
     pub journal: Journal,
+    /// Runs that a killed process left behind: they are over.
+    pub interrupted: Vec<RunRecord>,
     /// Held while this lives.
     pub lock: StateLock,
 }
@@ -81,7 +83,7 @@ impl StateDir {
         for run in &opened.interrupted {
             tracing::warn!(job = %run.job, run = run.run, "a run was interrupted: the process ended in the middle of it");
         }
-        Ok(Self { journal, lock })
+        Ok(Self { journal, interrupted: opened.interrupted, lock })
     }
 }
 

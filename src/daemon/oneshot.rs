@@ -52,12 +52,13 @@ pub async fn run(
         seed,
     };
     let (mut engine, mut ended) = Engine::new(parts, Some(job));
+    engine.tell_interrupted(&state.interrupted);
     let (sender, mut replies) = ReplySender::channel();
     engine.trigger(job.clone(), sender);
     let mut progress = tokio::time::interval(PROGRESS_INTERVAL);
     let mut last = None;
     let mut stopped_by = None;
-    loop {
+    let ran = loop {
         let wake =
             engine.wake().map_or(PROGRESS_INTERVAL, |at| at.saturating_sub(clock.now().mono));
         tokio::select! {
@@ -67,7 +68,7 @@ pub async fn run(
                 let over = reply.is_last();
                 last = Some(reply);
                 if over {
-                    return Ok((last, stopped_by));
+                    break (last, stopped_by);
                 }
             }
             signal = signals.next() => if signal.is_some_and(|signal| signal.exit_status().is_some()) {
@@ -78,7 +79,9 @@ pub async fn run(
             () = tokio::time::sleep(wake) => engine.handle(Event::Tick),
         }
         if engine.is_done() && replies.is_empty() {
-            return Ok((last, stopped_by));
+            break (last, stopped_by);
         }
-    }
+    };
+    engine.close_notices().await;
+    Ok(ran)
 }

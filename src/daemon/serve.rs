@@ -104,11 +104,12 @@ pub async fn serve(start: Start) -> Result<(), Failure> {
     let (heartbeat, mut beats) = Heartbeat::start()
         .await
         .map_err(|error| Failure::from_error(Class::Internal, "start the heartbeat", &error))?;
-    let StateDir { journal, lock: _lock, .. } = state;
+    let StateDir { journal, interrupted, lock: _lock } = state;
     let seed = host::random_u64().unwrap_or_default();
     let table = Arc::new(table);
     let parts = Parts { table, journal, metrics: metrics.clone(), clock: clock.clone(), seed };
     let (engine, mut ended) = Engine::new(parts, None);
+    engine.tell_interrupted(&interrupted);
     let mut daemon = Daemon {
         config,
         ground,
@@ -138,6 +139,7 @@ pub async fn serve(start: Start) -> Result<(), Failure> {
     stop.cancel();
     while servers.join_next().await.is_some() {}
     daemon.watch.stop().await;
+    daemon.engine.close_notices().await;
     daemon.engine.flush();
     tracing::info!("stopped");
     result
@@ -250,6 +252,7 @@ fn configure(metrics: &Metrics, table: &Table, journal: &Journal, now: Timestamp
     let repositories: Vec<RepositoryName> = table.repositories.keys().cloned().collect();
     metrics.configure(&series, &repositories);
     metrics.configure_servers(&protection::names(table));
+    metrics.configure_notifiers(table.notifiers.keys());
     for name in table.jobs.keys() {
         restore(metrics, journal, name);
     }

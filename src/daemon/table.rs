@@ -19,7 +19,7 @@ use crate::{
         class,
     },
     domain::{
-        name::{JobName, RepositoryName, ServerName},
+        name::{JobName, NotifyName, RepositoryName, ServerName},
         schedule::Schedule,
     },
     jobs::{self, ChildSettings, Job, JobKind, Policies, Resources},
@@ -31,6 +31,7 @@ use crate::{
 use super::{
     control::SOCKET_NAME,
     planner::{JobSpec, Limits},
+    receivers::{self, Notifiers},
 };
 
 /// Everything that the daemon runs on, built from one state of the configuration.
@@ -42,6 +43,8 @@ pub struct Table {
     pub jobs: BTreeMap<JobName, Arc<Configured>>,
     /// The repositories by name.
     pub repositories: BTreeMap<RepositoryName, Arc<Handle>>,
+    /// Who is told, by name.
+    pub notifiers: Notifiers,
 }
 
 /// One job, ready to run.
@@ -56,6 +59,8 @@ pub struct Configured {
     pub schedule: Option<Schedule>,
     /// The age of the last success that is too old; none where nothing tells.
     pub max_age: Option<Duration>,
+    /// Who is told of its runs.
+    pub notify: Vec<NotifyName>,
 }
 
 impl std::fmt::Debug for Configured {
@@ -134,9 +139,11 @@ fn build(config: &Config, ground: &Ground, d: &mut Diagnostics) -> Table {
         gate: ground.gate.clone(),
         retention: Policies::read(config, d),
     };
-    let jobs = build_jobs(&resources, ground.now, d);
+    let notifiers = receivers::build(config, &resources.children, d);
+    let jobs = build_jobs(&resources, &notifiers, ground.now, d);
     resources.retention.report_unused(config, d);
-    Table { daemon, jobs, repositories: resources.repositories }
+    receivers::check(config, &notifiers, &jobs, d);
+    Table { daemon, jobs, repositories: resources.repositories, notifiers }
 }
 
 fn build_servers(
@@ -177,6 +184,7 @@ fn build_repositories(
 
 fn build_jobs(
     resources: &Resources<'_>,
+    notifiers: &Notifiers,
     now: Timestamp,
     d: &mut Diagnostics,
 ) -> BTreeMap<JobName, Arc<Configured>> {
@@ -192,6 +200,9 @@ fn build_jobs(
     }
     config::check_order(&commons, d);
     inherit_max_age(&mut jobs);
+    for job in jobs.values_mut() {
+        job.notify = receivers::of(&job.common, notifiers);
+    }
     jobs.into_iter().map(|(name, job)| (name, Arc::new(job))).collect()
 }
 
@@ -257,7 +268,7 @@ fn build_job(
     let job = job?;
     let max_age =
         common.max_age.or_else(|| schedule.as_ref().and_then(|s| default_max_age(s, now)));
-    Some(Configured { common, kind, job, schedule, max_age })
+    Some(Configured { common, kind, job, schedule, max_age, notify: Vec::new() })
 }
 
 fn parse_schedule(

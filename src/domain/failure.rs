@@ -76,6 +76,8 @@ classes! {
     Configuration = "configuration",
     /// A file of the state directory cannot be read or written.
     State = "state",
+    /// A notification could not be delivered.
+    Notification = "notification",
     /// pgkeep was stopped while the run was under way.
     Interrupted = "interrupted",
     /// A defect in pgkeep itself: please report it.

@@ -7,6 +7,7 @@ pub mod index;
 pub mod manifest;
 pub mod metric;
 pub mod name;
+pub mod notice;
 pub mod pattern;
 pub mod recipients;
 pub mod relation;

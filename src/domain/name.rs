@@ -111,6 +111,11 @@ name!(
     check_configured
 );
 name!(
+    /// The name of a `[notify.NAME]`.
+    NotifyName,
+    check_configured
+);
+name!(
     /// The name of a database, as `pg_database.datname` has it.
     DatabaseName,
     check_database

@@ -12,6 +12,7 @@ mod harness;
 mod harness_self;
 mod layering;
 mod lifecycle;
+mod notify;
 mod postgres;
 mod prune;
 mod reindex;

@@ -38,7 +38,8 @@ pub use self::{
 use crate::domain::{
     failure::{Class, Failure, chain},
     metric::MetricKind,
-    name::JobName,
+    name::{JobName, NotifyName},
+    notice::Memory,
 };
 
 /// Runs kept per job, unless the configuration says otherwise.
@@ -135,6 +136,22 @@ impl Journal {
     /// Keeps the scheduler's memory of a job: an opaque value.
     pub fn remember(&self, name: &JobName, memory: Value) -> Result<(), Failure> {
         self.change(name, |state| state.memory = Some(memory))
+    }
+
+    /// Keeps what a receiver of notifications was told of a job.
+    pub fn told(
+        &self,
+        name: &JobName,
+        notify: &NotifyName,
+        memory: &Memory,
+    ) -> Result<(), Failure> {
+        self.change(name, |state| {
+            if *memory == Memory::default() {
+                state.told.remove(notify);
+            } else {
+                state.told.insert(notify.clone(), memory.clone());
+            }
+        })
     }
 
     /// Keeps since when a job has been configured, unless that is known; returns what is known.

@@ -11,7 +11,8 @@ use serde_json::Value;
 
 use crate::domain::{
     metric::{MetricKind, carry_over},
-    name::JobName,
+    name::{JobName, NotifyName},
+    notice::Memory,
     report::{Outcome, Report, Sample, TargetReport, Verdict},
 };
 
@@ -192,6 +193,9 @@ pub struct JobState {
     /// The samples that the job is remembered by.
     #[serde(deserialize_with = "lenient")]
     pub samples: Vec<Sample>,
+    /// What each receiver of notifications was told of the job.
+    #[serde(deserialize_with = "lenient")]
+    pub told: BTreeMap<NotifyName, Memory>,
 }
 
 impl JobState {

@@ -79,6 +79,13 @@ core! {
     DATABASES_UNPROTECTED = Gauge "databases_unprotected" ["server"]
         "Databases that no job backs up or excludes by name or pattern; no series where the server \
          could not be asked.";
+    NOTIFICATIONS = Counter "notifications_total" ["notify", "outcome"]
+        "Notifications by what became of them: sent, failed (given up after its attempts), dropped \
+         (too many waited).";
+    NOTIFY_LAST_SUCCESS = Gauge "notify_last_success_timestamp_seconds" ["notify"]
+        "When a notification last arrived; 0 if never since the process started.";
+    NOTIFY_LAST_FAILURE = Gauge "notify_last_failure_timestamp_seconds" ["notify"]
+        "When a notification was last given up or dropped; 0 if never since the process started.";
     DROPPED_SERIES = Counter "databases_dropped_series_total" []
         "Samples left out since a metric had reached the limit of series with a datname.";
 }

@@ -12,10 +12,11 @@ pub mod core;
 mod document;
 mod family;
 mod jobs;
+mod notify;
 mod servers;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{PoisonError, RwLock},
 };
 
@@ -26,6 +27,7 @@ pub use self::{
     backups::{RepositoryFacts, StoredBackups, datname_label},
     document::markdown,
     jobs::{JobPast, JobSeries, RunEnded},
+    notify::Notified,
 };
 use self::{
     core::CORE,
@@ -33,7 +35,7 @@ use self::{
 };
 use crate::domain::{
     metric::{MetricDesc, MetricKind},
-    name::JobName,
+    name::{JobName, NotifyName},
 };
 
 /// Prefix of every metric but `process_*`.
@@ -83,6 +85,8 @@ pub struct Metrics {
     skip_reasons: &'static [&'static str],
     /// Written by whoever changes several series at once, read by the scrape.
     jobs: RwLock<BTreeMap<JobName, JobSeries>>,
+    /// The receivers of notifications that have series.
+    notifiers: RwLock<BTreeSet<NotifyName>>,
 }
 
 impl Metrics {
@@ -109,7 +113,8 @@ impl Metrics {
         let process = Registry::new();
         process.register(Box::new(ProcessCollector::for_self()))?;
         let skip_reasons = setup.skip_reasons;
-        let metrics = Self { process, families, declared, skip_reasons, jobs: RwLock::default() };
+        let (jobs, notifiers) = (RwLock::default(), RwLock::default());
+        let metrics = Self { process, families, declared, skip_reasons, jobs, notifiers };
         metrics.set(&core::BUILD_INFO, vec![setup.version.to_owned()], 1.0);
         for desc in CORE.iter().filter(|desc| desc.labels.is_empty()) {
             metrics.ensure(desc, Vec::new());

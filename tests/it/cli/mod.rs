@@ -1,7 +1,7 @@
 //! The command line as scripts see it: exit codes, JSON, help, and pipes that are closed.
 
 mod exit;
-mod shape;
+pub(crate) mod shape;
 
 use std::{fmt::Write as _, process::Stdio};
 

@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// Every key with its way from the root; entries of lists count as one.
-fn shape(value: &Value) -> BTreeSet<String> {
+pub(crate) fn shape(value: &Value) -> BTreeSet<String> {
     fn walk(value: &Value, at: &str, found: &mut BTreeSet<String>) {
         match value {
             Value::Object(fields) => {
@@ -50,7 +50,7 @@ fn documented(command: &str) -> Value {
 }
 
 #[track_caller]
-fn assert_documented(command: &str, said: &Value) {
+pub(crate) fn assert_documented(command: &str, said: &Value) {
     let (there, page) = (shape(said), shape(&documented(command)));
     let unknown: Vec<_> = there.difference(&page).collect();
     let missing: Vec<_> = page.difference(&there).collect();

@@ -12,6 +12,7 @@ pub(crate) mod http;
 pub(crate) mod pgkeep;
 pub(crate) mod postgres;
 pub(crate) mod process;
+pub(crate) mod receiver;
 pub(crate) mod s3;
 pub(crate) mod template;
 pub(crate) mod wait;

@@ -1,0 +1,168 @@
+//! Who is told of what: between the engine, the journal that remembers what was told, and the
+//! receivers.
+//!
+//! What a receiver was told is kept in the journal once it has arrived, not before: a notice that was
+//! given up, or was under way when the process died, is told again after the job's next run.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use jiff::Timestamp;
+
+use crate::{
+    domain::{
+        name::{JobName, NotifyName},
+        notice::{Event, Memory, Notice, Subject, decide},
+        report::Verdict,
+    },
+    sys::{clock::Clock, host},
+    telemetry::{
+        metrics::Metrics,
+        notify::{Letter, Notifier, Post, Told},
+    },
+};
+
+use super::{
+    journal::{Journal, RunEnd, RunRecord},
+    table::{Configured, Table},
+};
+
+/// How long the end of the process waits for what is still to be sent.
+const CLOSE_LIMIT: Duration = Duration::from_secs(5);
+
+/// See the module's head.
+#[derive(Debug)]
+pub(super) struct Notices {
+    post: Arc<Post>,
+    host: String,
+    /// What was decided to be told, whether it has arrived or not.
+    decided: Mutex<HashMap<(JobName, NotifyName), Memory>>,
+}
+
+/// A run and how it ended.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Ended<'a> {
+    /// Its id.
+    pub(super) run: &'a str,
+    /// When it was started.
+    pub(super) started: Timestamp,
+    /// How it ended.
+    pub(super) end: &'a RunEnd,
+    /// How the run before ended.
+    pub(super) previous: Option<Verdict>,
+}
+
+/// The receivers of a job, as they are configured now.
+fn receivers<'a>(table: &'a Table, job: &'a Configured) -> impl Iterator<Item = &'a Arc<Notifier>> {
+    job.notify.iter().filter_map(|name| table.notifiers.get(name))
+}
+
+impl Notices {
+    pub(super) fn new(metrics: Arc<Metrics>, clock: Arc<dyn Clock>) -> Self {
+        let (host, decided) = (host::hostname(), Mutex::default());
+        Self { post: Post::new(metrics, clock), host, decided }
+    }
+
+    fn subject(&self, job: &Configured, run: &str, started: Timestamp) -> Subject {
+        Subject {
+            host: self.host.clone(),
+            job: job.common.name.clone(),
+            kind: job.kind.name.to_owned(),
+            servers: job.job.servers(),
+            run: run.to_owned(),
+            started,
+        }
+    }
+
+    /// A run was started.
+    pub(super) fn started(&self, table: &Table, job: &Configured, run: &str, at: Timestamp) {
+        for notifier in receivers(table, job).filter(|to| to.rules().on.contains(&Event::Start)) {
+            let notice = Notice::start(&self.subject(job, run, at));
+            let name = job.common.name.clone();
+            notifier.send(&self.post, Letter { notice, job: name, told: None });
+        }
+    }
+
+    /// A run ended.
+    pub(super) fn ended(
+        &self,
+        table: &Table,
+        journal: &Journal,
+        job: &Configured,
+        ended: &Ended<'_>,
+    ) {
+        self.settle(journal);
+        let Ended { run, started, end, previous } = *ended;
+        let name = &job.common.name;
+        for notifier in receivers(table, job) {
+            let rules = notifier.rules();
+            let before = self.memory(journal, name, notifier.name());
+            let decision = decide(&before, end.verdict, &end.report, rules, end.ended);
+            let after = decision.memory;
+            self.decide(name, notifier.name(), after.clone());
+            let Some(event) = decision.event else {
+                if after != before {
+                    keep(journal, name, notifier.name(), &after);
+                }
+                continue;
+            };
+            let subject = self.subject(job, run, started);
+            let took = Duration::from_millis(end.duration_ms);
+            let notice = Notice::end(event, &subject, &end.report, end.verdict, rules.min_severity)
+                .at(end.ended, took, end.attempts, previous);
+            let told = (after != before).then_some(Told { before, after });
+            notifier.send(&self.post, Letter { notice, job: name.clone(), told });
+        }
+    }
+
+    /// Runs that the process before did not live to see the end of.
+    pub(super) fn interrupted(&self, table: &Table, journal: &Journal, runs: &[RunRecord]) {
+        for record in runs {
+            let (Some(job), Some(end)) = (table.jobs.get(&record.job), record.end()) else {
+                continue;
+            };
+            let earlier = journal.runs(&record.job, 2).into_iter().nth(1);
+            let previous = earlier.and_then(|earlier| earlier.end().map(|end| end.verdict));
+            let ended = Ended { run: &record.run, started: record.started, end, previous };
+            self.ended(table, journal, job, &ended);
+        }
+    }
+
+    fn memory(&self, journal: &Journal, job: &JobName, notify: &NotifyName) -> Memory {
+        let decided = self.decided.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = decided.get(&(job.clone(), notify.clone())).cloned();
+        known.unwrap_or_else(|| journal.job(job).told.remove(notify).unwrap_or_default())
+    }
+
+    fn decide(&self, job: &JobName, notify: &NotifyName, memory: Memory) {
+        let mut decided = self.decided.lock().unwrap_or_else(PoisonError::into_inner);
+        decided.insert((job.clone(), notify.clone()), memory);
+    }
+
+    /// Keeps what has arrived, and takes back what has not.
+    pub(super) fn settle(&self, journal: &Journal) {
+        for sent in self.post.take_sent() {
+            let Some(told) = sent.letter.told else { continue };
+            if sent.delivered {
+                keep(journal, &sent.letter.job, &sent.notify, &told.after);
+            } else {
+                self.decide(&sent.letter.job, &sent.notify, told.before);
+            }
+        }
+    }
+
+    /// Sends what waits, for a short time; what is left is logged.
+    pub(super) async fn close(&self, journal: &Journal) {
+        self.post.close(CLOSE_LIMIT).await;
+        self.settle(journal);
+    }
+}
+
+fn keep(journal: &Journal, job: &JobName, notify: &NotifyName, memory: &Memory) {
+    if let Err(failure) = journal.told(job, notify, memory) {
+        tracing::error!(class = %failure.class, "cannot keep what {notify} was told: {failure}");
+    }
+}

@@ -1,0 +1,60 @@
+//! Who is told of which job, from the configuration.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use crate::{
+    config::{Config, Diagnostics, JobCommon},
+    domain::name::{JobName, NotifyName},
+    jobs::ChildSettings,
+    telemetry::notify::{self, Notifier},
+};
+
+use super::table::Configured;
+
+/// Receivers of notifications by name.
+pub type Notifiers = BTreeMap<NotifyName, Arc<Notifier>>;
+
+/// Those who are told of a job: whom it names, or else all that cover it.
+pub(super) fn of(job: &JobCommon, notifiers: &Notifiers) -> Vec<NotifyName> {
+    job.notify.clone().unwrap_or_else(|| {
+        let covering = notifiers.values().filter(|notifier| notifier.covers(&job.name));
+        covering.map(|notifier| notifier.name().clone()).collect()
+    })
+}
+
+/// Reads every `[notify.NAME]`.
+pub(super) fn build(config: &Config, children: &ChildSettings, d: &mut Diagnostics) -> Notifiers {
+    let context = notify::Context { children: children.clone() };
+    let mut notifiers = BTreeMap::new();
+    for (name, section) in &config.notify {
+        if let Some(notifier) = notify::build(name, section, config, &context, d) {
+            notifiers.insert(name.clone(), Arc::new(notifier));
+        }
+    }
+    notifiers
+}
+
+/// Warns of what cannot have been meant.
+pub(super) fn check(
+    config: &Config,
+    notifiers: &Notifiers,
+    jobs: &BTreeMap<JobName, Arc<Configured>>,
+    d: &mut Diagnostics,
+) {
+    for (name, notifier) in notifiers {
+        let told = jobs.values().filter(|job| job.notify.contains(name));
+        let told: Vec<&JobName> = told.map(|job| &job.common.name).collect();
+        for named in notifier.jobs().into_iter().flatten().filter(|job| !told.contains(&&job.value))
+        {
+            let what = format!("[job.{}] has a `notify` of its own, without {name}", named.value);
+            d.warning(&named.span, what).hint("what stands in the job counts");
+        }
+        if let (true, Some(section)) =
+            (notifier.kind().counts_runs && told.len() > 1, config.notify.get(name))
+        {
+            let what =
+                format!("{} jobs tell [notify.{name}], which can follow only one", told.len());
+            d.warning(section.span(), what).hint(format!("name the job: jobs = [\"{}\"]", told[0]));
+        }
+    }
+}

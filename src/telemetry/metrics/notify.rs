@@ -1,0 +1,63 @@
+//! The series of those who are told: `[notify.NAME]`.
+
+use std::sync::PoisonError;
+
+use jiff::Timestamp;
+
+use super::{Metrics, core, seconds};
+use crate::domain::name::NotifyName;
+
+/// What became of a notification.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Notified {
+    /// It arrived.
+    Sent,
+    /// It was given up.
+    Failed,
+    /// It had to make room.
+    Dropped,
+}
+
+impl Notified {
+    const ALL: [Self; 3] = [Self::Sent, Self::Failed, Self::Dropped];
+
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Sent => "sent",
+            Self::Failed => "failed",
+            Self::Dropped => "dropped",
+        }
+    }
+}
+
+impl Metrics {
+    /// Makes the series of those who are told now, and removes those of all others.
+    pub fn configure_notifiers<'a>(&self, names: impl Iterator<Item = &'a NotifyName>) {
+        let mut known = self.notifiers.write().unwrap_or_else(PoisonError::into_inner);
+        *known = names.cloned().collect();
+        for desc in [&core::NOTIFICATIONS, &core::NOTIFY_LAST_SUCCESS, &core::NOTIFY_LAST_FAILURE] {
+            self.retain(desc.name, |labels| known.contains(labels[0].as_str()));
+        }
+        for name in known.iter().map(ToString::to_string) {
+            for outcome in Notified::ALL {
+                self.ensure(&core::NOTIFICATIONS, vec![name.clone(), outcome.as_str().to_owned()]);
+            }
+            self.ensure(&core::NOTIFY_LAST_SUCCESS, vec![name.clone()]);
+            self.ensure(&core::NOTIFY_LAST_FAILURE, vec![name]);
+        }
+    }
+
+    /// A notification was sent or given up; counts nothing for one that is no longer configured.
+    pub fn notified(&self, name: &NotifyName, outcome: Notified, at: Timestamp) {
+        let known = self.notifiers.read().unwrap_or_else(PoisonError::into_inner);
+        if !known.contains(name) {
+            return;
+        }
+        let last = match outcome {
+            Notified::Sent => &core::NOTIFY_LAST_SUCCESS,
+            Notified::Failed | Notified::Dropped => &core::NOTIFY_LAST_FAILURE,
+        };
+        self.add(&core::NOTIFICATIONS, vec![name.to_string(), outcome.as_str().to_owned()], 1.0);
+        self.set(last, vec![name.to_string()], seconds(at));
+    }
+}
