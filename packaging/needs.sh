@@ -2,6 +2,8 @@
 # What the demo and the tests need from the system. Sourced by packaging/demo.sh and tests/run.sh.
 
 missing=
+# Packages whose services are not to run.
+silent=
 
 # want PACKAGE COMMAND: notes the package where there is no such command.
 want() {
@@ -22,12 +24,48 @@ want_postgres() {
     [ -n "$(postgres_bin)" ] || missing="$missing postgresql postgresql-client"
 }
 
+# Prometheus and Alertmanager, for their programs alone: as services, Debian's packages would listen on
+# ports that are open to the network.
+want_monitoring() {
+    for program in prometheus promtool; do
+        command -v "$program" >/dev/null 2>&1 || silent=" prometheus"
+    done
+    for program in prometheus-alertmanager alertmanager; do
+        command -v "$program" >/dev/null 2>&1 && return 0
+    done
+    silent="$silent prometheus-alertmanager"
+}
+
+# apt_install PACKAGES: as root.
+apt_install() {
+    # Split on purpose: a list of packages, and a command with its option.
+    # shellcheck disable=SC2086
+    $as_root env DEBIAN_FRONTEND=noninteractive apt-get -q -o DPkg::Lock::Timeout=300 \
+        install -y --no-install-recommends $1 >/dev/null
+}
+
+# apt_install_silent PACKAGES: as root; their services are neither started now (policy-rc.d is what
+# Debian's packages ask, 101 means no) nor at the next boot.
+apt_install_silent() (
+    policy=/usr/sbin/policy-rc.d
+    if [ ! -e "$policy" ]; then
+        trap '$as_root rm -f "$policy"' EXIT
+        trap 'exit 130' HUP INT TERM
+        printf '#!/bin/sh\nexit 101\n' | $as_root tee "$policy" >/dev/null
+        $as_root chmod 755 "$policy"
+    fi
+    apt_install "$1" || exit 1
+    # Without systemd as the first process there is nothing to disable.
+    # shellcheck disable=SC2086
+    $as_root systemctl disable $1 >/dev/null 2>&1 || true
+)
+
 # Installs what was noted, or says what to do and fails.
 install_missing() {
-    [ -n "$missing" ] || return 0
-    by_hand="apt-get install -y --no-install-recommends$missing"
+    [ -n "$missing$silent" ] || return 0
+    by_hand="apt-get install -y --no-install-recommends$missing$silent"
     if ! command -v apt-get >/dev/null 2>&1; then
-        echo "missing:$missing; install these (the names are Debian's), then run this again" >&2
+        echo "missing:$missing$silent; install these (the names are Debian's), then run this again" >&2
         return 1
     fi
     if [ "$(id -u)" -eq 0 ]; then
@@ -36,22 +74,21 @@ install_missing() {
         # Without a terminal nobody can type a password: fail instead of hanging.
         if [ -t 0 ]; then as_root=sudo; else as_root="sudo -n"; fi
     else
-        echo "missing:$missing; run as root: $by_hand" >&2
+        echo "missing:$missing$silent; run as root: $by_hand" >&2
         return 1
     fi
-    echo "installing:$missing"
-    # Split on purpose: a list of packages, and a command with its option.
-    # shellcheck disable=SC2086
+    echo "installing:$missing$silent"
+    # One broken source among several is no reason to give up; the installation tells.
+    $as_root apt-get -q -o DPkg::Lock::Timeout=300 update >/dev/null || true
     {
-        # One broken source among several is no reason to give up; the installation tells.
-        $as_root apt-get -q -o DPkg::Lock::Timeout=300 update >/dev/null || true
-        $as_root env DEBIAN_FRONTEND=noninteractive apt-get -q -o DPkg::Lock::Timeout=300 \
-            install -y --no-install-recommends $missing >/dev/null
+        { [ -z "$missing" ] || apt_install "$missing"; } &&
+            { [ -z "$silent" ] || apt_install_silent "$silent"; }
     } || {
         echo "that failed; run as root: $by_hand" >&2
         return 1
     }
     missing=
+    silent=
 }
 
 # A Rust toolchain, also where the shell's profile was not read; fails with a message without one.

@@ -39,6 +39,7 @@ want openssl openssl
 want curl curl
 want jq jq
 want build-essential cc
+want_monitoring
 install_missing
 find_rust
 

@@ -27,7 +27,10 @@ fn sections(page: &str) -> Vec<(String, String)> {
 
 #[test]
 fn every_class_of_errors_has_its_section_and_says_what_it_means() {
-    let documented = sections(&page("docs/ERRORS.md"));
+    // The runbooks of the alerts stand behind the classes.
+    let page = page("docs/ERRORS.md");
+    let (classes, _) = page.split_once("\n# Alerts\n").unwrap();
+    let documented = sections(classes);
     let classes: Vec<(String, String)> = Class::ALL
         .iter()
         .map(|class| (class.as_str().to_owned(), class.meaning().to_owned()))

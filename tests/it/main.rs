@@ -1,6 +1,7 @@
 //! The one integration-test binary.
 #![allow(clippy::unwrap_used, reason = "in a test an unwrap is an assertion")]
 
+mod alerts;
 mod archive;
 mod cli;
 mod config;

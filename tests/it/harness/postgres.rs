@@ -352,6 +352,7 @@ pub(crate) fn conninfo(database: &str) -> String {
     format!("dbname='{}'", database.replace('\\', "\\\\").replace('\'', "\\'"))
 }
 
-fn free_port() -> u16 {
+/// A port of 127.0.0.1 that nobody has right now.
+pub(crate) fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
