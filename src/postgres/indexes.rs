@@ -1,5 +1,6 @@
 //! Facts about indexes, and about what other sessions do with them. Read before anything is
-//! decided, so nothing here takes a lock on a table or an index but [`size`].
+//! decided, so nothing here takes a lock on a table or an index but [`size`]: pg_get_indexdef and
+//! pg_get_expr do.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -20,17 +21,24 @@ pub const INDEXES_MAX: usize = 10_000;
 const BLOCKERS_MAX: i64 = 3;
 /// `pg_stat_progress_create_index` came with PostgreSQL 12.
 const HAS_PROGRESS: u32 = 120_000;
+/// `NULLS NOT DISTINCT` came with PostgreSQL 15.
+const HAS_NULLS_NOT_DISTINCT: u32 = 150_000;
 /// The privilege MAINTAIN came with PostgreSQL 17.
 const HAS_MAINTAIN: u32 = 170_000;
 /// FirstNormalObjectId (transam.h): what is below was made by initdb.
 const FIRST_NORMAL_OID: u32 = 16_384;
 
 /// Columns in the order of [`index`].
-const COLUMNS: &str = "c.oid, n.nspname::text, c.relname::text, quote_ident(c.relname), t.oid, \
+const COLUMNS: &str = "c.oid, n.nspname::text, c.relname::text, t.oid, \
      tn.nspname || '.' || t.relname, c.relkind = 'I', h.inhparent, i.indisvalid, i.indisready, \
      i.indislive, i.indisprimary, i.indisexclusion, i.indisreplident, c.relpersistence = 't', \
-     t.relkind = 't', greatest(c.relpages, 0)::bigint * current_setting('block_size')::bigint, \
-     pg_get_indexdef(c.oid)";
+     t.relkind = 't', greatest(c.relpages, 0)::bigint * current_setting('block_size')::bigint";
+/// What is indexed and how. A copy of an expression differs from it in nothing but the places in
+/// the statement that it came from.
+const DEFINITION: &str = "concat_ws(' ', c.relam, c.reltablespace, c.reloptions, i.indisunique, \
+     i.indnkeyatts, i.indkey, i.indclass, i.indcollation, i.indoption, \
+     regexp_replace(i.indexprs::text, ':location -?[0-9]+', '', 'g'), '/', \
+     regexp_replace(i.indpred::text, ':location -?[0-9]+', '', 'g'))";
 const FROM: &str = "FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid \
      JOIN pg_namespace n ON n.oid = c.relnamespace \
      JOIN pg_class t ON t.oid = i.indrelid JOIN pg_namespace tn ON tn.oid = t.relnamespace \
@@ -60,11 +68,11 @@ pub async fn indexes(
            SELECT c.oid FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
            WHERE c.relkind IN ('i', 'I') AND n.nspname || '.' || c.relname LIKE ANY ($1)
            UNION SELECT h.inhrelid FROM pg_inherits h JOIN named ON h.inhparent = named.oid)
-         SELECT {COLUMNS}, {may} {FROM}
+         SELECT {COLUMNS}, {rest} {FROM}
          WHERE c.oid IN (SELECT oid FROM named)
            OR i.indrelid IN (SELECT i.indrelid FROM pg_index i WHERE {BROKEN})
          ORDER BY n.nspname, c.relname LIMIT {limit}",
-        may = may_rebuild(version_num),
+        rest = by_version(version_num),
         limit = INDEXES_MAX + 1,
     );
     let rows = session.query(&sql, &[&likes], cancel).await?;
@@ -83,43 +91,42 @@ pub async fn of_table(
     table: u32,
     cancel: &CancellationToken,
 ) -> Result<Vec<Index>, PgError> {
-    let may = may_rebuild(version_num);
-    let sql = format!("SELECT {COLUMNS}, {may} {FROM} WHERE i.indrelid = $1 ORDER BY c.relname");
+    let rest = by_version(version_num);
+    let sql = format!("SELECT {COLUMNS}, {rest} {FROM} WHERE i.indrelid = $1 ORDER BY c.relname");
     session.query(&sql, &[&table], cancel).await?.iter().map(index).collect()
 }
 
-/// Who may REINDEX: the owner, and from 17 on whoever may MAINTAIN.
-fn may_rebuild(version_num: u32) -> &'static str {
-    if version_num >= HAS_MAINTAIN {
-        "pg_has_role(t.relowner, 'USAGE') OR has_table_privilege(t.oid, 'MAINTAIN')"
-    } else {
-        "pg_has_role(t.relowner, 'USAGE')"
-    }
+/// The definition, and who may REINDEX: the owner, and from 17 on whoever may MAINTAIN.
+fn by_version(version_num: u32) -> String {
+    let nulls =
+        if version_num >= HAS_NULLS_NOT_DISTINCT { "i.indnullsnotdistinct" } else { "false" };
+    let may =
+        if version_num >= HAS_MAINTAIN { "OR has_table_privilege(t.oid, 'MAINTAIN')" } else { "" };
+    format!("concat({DEFINITION}, ' ', {nulls}), pg_has_role(t.relowner, 'USAGE') {may}")
 }
 
 fn index(row: &Row) -> Result<Index, PgError> {
-    let (table, bytes): (u32, i64) = (get(row, 4)?, get(row, 16)?);
+    let (table, bytes): (u32, i64) = (get(row, 3)?, get(row, 15)?);
     Ok(Index {
         oid: get(row, 0)?,
         schema: get(row, 1)?,
         name: get(row, 2)?,
-        written: get(row, 3)?,
         table,
-        table_name: get(row, 5)?,
-        partitioned: get(row, 6)?,
-        parent: get(row, 7)?,
-        valid: get(row, 8)?,
-        ready: get(row, 9)?,
-        live: get(row, 10)?,
-        primary: get(row, 11)?,
-        exclusion: get(row, 12)?,
-        replica_identity: get(row, 13)?,
-        temporary: get(row, 14)?,
-        toast: get(row, 15)?,
+        table_name: get(row, 4)?,
+        partitioned: get(row, 5)?,
+        parent: get(row, 6)?,
+        valid: get(row, 7)?,
+        ready: get(row, 8)?,
+        live: get(row, 9)?,
+        primary: get(row, 10)?,
+        exclusion: get(row, 11)?,
+        replica_identity: get(row, 12)?,
+        temporary: get(row, 13)?,
+        toast: get(row, 14)?,
         system: table < FIRST_NORMAL_OID,
         bytes: u64::try_from(bytes).unwrap_or(0),
-        definition: get(row, 17)?,
-        permitted: get(row, 18)?,
+        definition: get(row, 16)?,
+        permitted: get(row, 17)?,
     })
 }
 

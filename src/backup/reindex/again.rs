@@ -7,7 +7,7 @@ use crate::domain::{
     backup::Subject,
     failure::{Class, Failure},
     finding::{Finding, Severity},
-    index::{Action, Index, Planned, debris, plan},
+    index::{Action, DEBRIS, Index, Planned, debris, plan},
     report::Figures,
 };
 
@@ -106,30 +106,31 @@ impl Work<'_> {
             .filter_map(|done| done.target.object.as_deref())
             .collect();
         let planned = plan(self.orders.wishes, &view.indexes, &view.activity, &view.builds);
-        let finding = |it: &Planned<'_>| {
-            let base = debris(it.index, &view.indexes).and_then(|found| found.base);
-            let labels = [Some(it.index.label()), base.map(Index::label)];
-            if labels.iter().flatten().any(|label| told.contains(label.as_str())) {
-                return None;
-            }
-            let (check, hint) = match it.action {
-                Action::Report(check) => (check, it.hint.clone()),
-                Action::Drop => ("index-debris", Some("the next run tries to drop it".to_owned())),
-                _ => return None,
-            };
-            Some(Finding {
+        let finding = |index: &Index, (check, reason, hint): (&str, &str, Option<String>)| {
+            let base = debris(index, &view.indexes).and_then(|found| found.base);
+            let labels = [Some(index.label()), base.map(Index::label)];
+            let known = labels.iter().flatten().any(|label| told.contains(label.as_str()));
+            (!known).then(|| Finding {
                 check: check.to_owned(),
                 severity: Severity::Warning,
-                what: format!(
-                    "index {} of database {}: {}",
-                    it.index.label(),
-                    self.name,
-                    it.reason
-                ),
+                what: format!("index {} of database {}: {reason}", index.label(), self.name),
                 hint,
             })
         };
-        let mut found: Vec<Finding> = planned.iter().filter_map(finding).collect();
+        let left = |index: &Index| {
+            let reason = "it is left behind by a build and could not be dropped yet";
+            finding(index, (DEBRIS, reason, Some("the next run tries again".to_owned())))
+        };
+        let of = |it: &Planned<'_>| -> Vec<Finding> {
+            match it.action {
+                Action::Report(check) => {
+                    finding(it.index, (check, &it.reason, it.hint.clone())).into_iter().collect()
+                }
+                Action::Drop => left(it.index).into_iter().collect(),
+                _ => it.debris.iter().copied().filter_map(left).collect(),
+            }
+        };
+        let mut found: Vec<Finding> = planned.iter().flat_map(of).collect();
         if found.len() > FINDINGS_MAX {
             let more = found.len() - FINDINGS_MAX;
             found.truncate(FINDINGS_MAX);

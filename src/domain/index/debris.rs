@@ -58,7 +58,7 @@ pub fn debris<'a>(index: &'a Index, all: &'a [Index]) -> Option<Debris<'a>> {
             && (base.table, &base.schema) == (index.table, &index.schema)
             && (half == Half::New || base.is_whole())
             && comes_from(&index.name, &base.name)
-            && base.shape().is_some_and(|shape| index.shape() == Some(shape))
+            && base.definition == index.definition
     };
     Some(Debris { index, base: all.iter().find(is_base), half })
 }

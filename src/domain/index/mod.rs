@@ -11,7 +11,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 pub use debris::{Debris, DropDebris, debris};
-pub use plan::{Action, Planned, Wishes, plan, refusal};
+pub use plan::{Action, DEBRIS, Planned, Wishes, plan, refusal};
 
 /// An index.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -23,8 +23,6 @@ pub struct Index {
     pub schema: String,
     /// Its name.
     pub name: String,
-    /// Its name as the definition writes it: in quotes only where it needs them.
-    pub written: String,
     /// Its table.
     pub table: u32,
     /// The table's name with its schema, for people.
@@ -55,8 +53,9 @@ pub struct Index {
     pub permitted: bool,
     /// Its size by the last VACUUM or ANALYZE, in bytes: reading the real one takes a lock.
     pub bytes: u64,
-    /// `pg_get_indexdef()`; none where the index is just going away.
-    pub definition: Option<String>,
+    /// What it indexes and how, as the catalogue has it, without any name: two of the same
+    /// definition index the same in the same way.
+    pub definition: String,
 }
 
 impl Index {
@@ -74,17 +73,6 @@ impl Index {
     /// Whether it is whole: usable for queries, kept up to date, not being dropped.
     pub fn is_whole(&self) -> bool {
         self.valid && self.ready && self.live
-    }
-
-    /// The definition without the index's own name: two of the same shape index the same in the
-    /// same way.
-    pub fn shape(&self) -> Option<(bool, &str)> {
-        let definition = self.definition.as_deref()?;
-        let (unique, rest) = match definition.strip_prefix("CREATE UNIQUE INDEX ") {
-            Some(rest) => (true, rest),
-            None => (false, definition.strip_prefix("CREATE INDEX ")?),
-        };
-        Some((unique, rest.strip_prefix(self.written.as_str())?))
     }
 }
 
@@ -156,40 +144,25 @@ pub(super) mod tests {
     use super::*;
 
     /// A whole index of table 1.
-    pub(in crate::domain) fn index(oid: u32, name: &str, rest: &str) -> Index {
+    pub(in crate::domain) fn index(oid: u32, name: &str, definition: &str) -> Index {
         Index {
             oid,
             schema: "public".to_owned(),
             name: name.to_owned(),
-            written: name.to_owned(),
             table: 1,
             table_name: "public.t".to_owned(),
             valid: true,
             ready: true,
             live: true,
             permitted: true,
-            definition: Some(format!("CREATE INDEX {name} ON public.t USING btree ({rest})")),
+            definition: definition.to_owned(),
             ..Index::default()
         }
     }
 
     /// The same, left behind before it was valid.
-    pub(in crate::domain) fn invalid(oid: u32, name: &str, rest: &str) -> Index {
-        Index { valid: false, ready: false, ..index(oid, name, rest) }
-    }
-
-    #[test]
-    fn the_shape_is_the_definition_without_the_name() {
-        let mut a = index(1, "a", "i");
-        assert_eq!(a.shape(), index(2, "b", "i").shape());
-        assert_ne!(a.shape(), index(2, "b", "j").shape());
-        a.definition = Some("CREATE UNIQUE INDEX a ON public.t USING btree (i)".to_owned());
-        assert_ne!(a.shape(), index(2, "b", "i").shape());
-        // What is not understood proves nothing.
-        a.written = "\"a\"".to_owned();
-        assert_eq!(a.shape(), None);
-        a.definition = None;
-        assert_eq!(a.shape(), None);
+    pub(in crate::domain) fn invalid(oid: u32, name: &str, definition: &str) -> Index {
+        Index { valid: false, ready: false, ..index(oid, name, definition) }
     }
 
     #[test]

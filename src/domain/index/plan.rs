@@ -6,9 +6,10 @@ use crate::domain::{failure::Class, pattern::Glob};
 
 use super::{Activity, Build, Debris, DropDebris, Index, debris, obstacle::obstacle};
 
-/// Findings about what nobody asked to have rebuilt.
+/// The finding about an index that nobody asked to have rebuilt.
 const INVALID: &str = "invalid-index";
-const DEBRIS: &str = "index-debris";
+/// The finding about what a build has left behind.
+pub const DEBRIS: &str = "index-debris";
 /// REINDEX CONCURRENTLY came with PostgreSQL 12.
 const CONCURRENTLY: u32 = 120_000;
 /// 14.0 to 14.3 could corrupt an index while building it CONCURRENTLY (release notes of 14.4).

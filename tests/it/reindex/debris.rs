@@ -10,15 +10,15 @@ use crate::harness::client::Client;
 #[test]
 fn reindex_tells_of_foreign_debris_and_drops_it_only_when_told_to() {
     let cluster = shop();
+    cluster.psql(DB, "CREATE INDEX items_item ON items (item)");
     let reader = Holder::reader(&cluster, "orders");
     rebuild_in_vain(&cluster, "orders_pkey");
     reader.release();
     let writer = Holder::writer(&cluster, "items");
     rebuild_in_vain(&cluster, "items_id");
-    // The same name, another definition; and a whole index that is called so.
-    cluster.psql(DB, "CREATE INDEX items_item ON items (item)");
     rebuild_in_vain(&cluster, "items_item");
     writer.release();
+    // The same name, another definition; and a whole index that is called so.
     cluster.psql(
         DB,
         "DROP INDEX items_item; CREATE INDEX items_item ON items (item, id);

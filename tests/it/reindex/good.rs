@@ -66,7 +66,7 @@ fn reindex_reaches_hostile_names_in_every_database() {
     let odd = ODD.replace('"', "\"\"");
     cluster.psql("postgres", &format!("CREATE DATABASE \"{odd}\""));
     cluster.psql(ODD, SCHEMA);
-    let long = format!("{} \"; DROP TABLE orders --", "🐘".repeat(10));
+    let long = format!("{} \"; DROP TABLE orders --", "🐘".repeat(9));
     let quoted = long.replace('"', "\"\"");
     cluster.psql(
         ODD,
