@@ -23,6 +23,7 @@ use crate::{
         self,
         survey::{self, Selection, Stock},
     },
+    codec::encrypt::Encrypt,
     config::{Diagnostics, Located, Options, class},
     domain::{
         backup::Series,
@@ -173,7 +174,12 @@ impl Job for CopyJob {
 
     fn memory(&self) -> u64 {
         let limits: Vec<store::Limits> = self.to.iter().map(|handle| handle.limits()).collect();
-        transfer::memory(&limits, self.parallel) + LISTING_BYTES
+        let encrypting = if self.to.iter().any(|to| !to.recipients().is_empty()) {
+            self.parallel as u64 * Encrypt::BYTES
+        } else {
+            0
+        };
+        transfer::memory(&limits, self.parallel) + encrypting + LISTING_BYTES
     }
 
     fn has_dry_run(&self) -> bool {

@@ -66,8 +66,7 @@ impl Handle {
     /// own in the state directory.
     pub fn new(name: RepositoryName, opener: Opener, limits: Limits, memory: PathBuf) -> Self {
         let recipients = Recipients::default();
-        let opened = Mutex::default();
-        Self { name, opener, elsewhere: None, limits, recipients, memory, opened }
+        Self { name, opener, elsewhere: None, limits, recipients, memory, opened: Mutex::default() }
     }
 
     /// The same, with everything that is written encrypted to these.

@@ -17,6 +17,7 @@ use pgkeep::{
         Timestamp,
         backup::{BackupId, Series},
         manifest::{FORMAT_VERSION, Manifest, Owner, Plain, Snapshot, StoredObject, Tool, Totals},
+        recipients::Recipients,
     },
     sys::{
         clock::{Clock as _, SystemClock},
@@ -147,6 +148,7 @@ fn plant(root: &Path, series: &str, at: &str, owner: &Owner) -> BackupId {
         left_out: vec![],
         plain: Plain { format: text("custom 1.14"), bytes: 1, sha256: "0".repeat(64) },
         codec: vec![text("zstd")],
+        recipients: Recipients::default(),
         objects: vec![object("app.dump.zst")],
         index: Some(object("index.json.zst")),
         totals: Totals::default(),
