@@ -136,7 +136,9 @@ fn archive_of(cluster: &Cluster) -> PathBuf {
 
 fn copying(archive: &Path) -> String {
     let to = format!("{}/%f", archive.display());
-    format!("test ! -f {to} && cp %p {to}")
+    // A segment that is there already, the same, is a success: a standby that is promoted archives
+    // again what came with its base backup.
+    format!("cmp -s %p {to} || (test ! -f {to} && cp %p {to})")
 }
 
 fn set_command(cluster: &Cluster, command: &str) {
