@@ -38,6 +38,10 @@ done
 root=$(cd -- "$(dirname -- "$0")/.." && pwd)
 # shellcheck source=packaging/needs.sh
 . "$root/packaging/needs.sh"
+# shellcheck source=packaging/demo/jobs.sh
+. "$root/packaging/demo/jobs.sh"
+# shellcheck source=packaging/demo/alerts.sh
+. "$root/packaging/demo/alerts.sh"
 
 # What others of the machine's environment must not decide.
 unset PGHOST PGHOSTADDR PGPORT PGUSER PGPASSWORD PGDATABASE PGSERVICE PGOPTIONS PGSSLMODE \
@@ -136,13 +140,14 @@ clean_up() {
     trap '' INT TERM HUP
     set +e
     if [ "$code" -ne 0 ] && [ "$code" -lt 129 ] && [ -n "$run" ]; then
-        for log in daemon s3-server postgres/server; do
+        for log in daemon s3-server postgres/server prometheus; do
             if [ -s "$dir/$log.log" ]; then
                 printf -- '--- the end of %s.log\n' "$log" >&2
                 tail -n 40 "$dir/$log.log" >&2
             fi
         done
     fi
+    [ -z "$prometheus" ] || stop "$prometheus" 20
     [ -z "$daemon" ] || stop "$daemon" 60
     [ -z "$s3_server" ] || stop "$s3_server" 10
     if $cluster_started; then
@@ -337,7 +342,7 @@ newest() {
 }
 
 # unpack ROOT ID PLAIN: finds a backup by its manifest, checks what is stored and what comes out
-# of it, and writes the plain bytes. Needs find, jq, sha256sum and zstd; no pgkeep.
+# of it, and writes the plain bytes. Needs find, jq, sha256sum, zstd and age; no pgkeep.
 unpack() {
     folder=$(find "$1" -type d -name "$2")
     [ -f "$folder/manifest.json" ] || fail "there is no manifest of $2 below $1"
@@ -347,6 +352,12 @@ unpack() {
             sha256sum --check --quiet - >&2
         jq -r '.objects[].name' manifest.json | while IFS= read -r name; do cat "./$name"; done
     ) >"$3.zst"
+    if jq -e '.codec | index("age")' "$folder/manifest.json" >/dev/null; then
+        mv "$3.zst" "$3.zst.age"
+        age -d -i "$dir/restored/vault.key" -o "$3.zst" "$3.zst.age"
+        rm "$3.zst.age"
+        say "$2 was encrypted; it is decrypted with age and the key that is not on the host"
+    fi
     zstd -dcq "$3.zst" >"$3"
     rm "$3.zst"
     [ "$(sha256sum <"$3" | cut -d ' ' -f 1)" = "$(jq -r .plain.sha256 "$folder/manifest.json")" ] ||
@@ -416,8 +427,9 @@ accepted_reload() {
 # The story
 
 want_postgres
-for program in zstd jq curl openssl; do want "$program" "$program"; done
+for program in zstd jq curl openssl age; do want "$program" "$program"; done
 want build-essential cc
+want_monitoring
 install_missing
 find_rust
 bin=$(postgres_bin)
@@ -446,8 +458,10 @@ step "An S3 server"
 start_s3
 say "$s3_url, bucket $bucket"
 
-step "The configuration"
+step "The configuration: a job of each kind"
+make_keys
 write_config
+more_config
 indent <"$config"
 show check-config
 
@@ -472,13 +486,28 @@ restore "$dir/restored/hostile.dump" restored_hostile
 same_data "$hostile" restored_hostile
 
 step "Restore the shop from what lies in the bucket with standard tools"
-unpack "$dir/s3/$bucket" "$offsite_id" "$dir/restored/app.dump"
+unpack "$dir/s3/$bucket/db1" "$offsite_id" "$dir/restored/app.dump"
 restore "$dir/restored/app.dump" restored_app
 same_data "$app" restored_app
 globals_id=$(newest offsite @globals)
-unpack "$dir/s3/$bucket" "$globals_id" "$dir/restored/globals.sql"
+unpack "$dir/s3/$bucket/db1" "$globals_id" "$dir/restored/globals.sql"
 grep -q '^CREATE ROLE shop_owner;' "$dir/restored/globals.sql" || fail "the globals lack a role"
 say "the globals hold $(grep -c '^CREATE ROLE' "$dir/restored/globals.sql") roles"
+
+step "Copy the backups to a vault, encrypted on the way; decrypt and restore one"
+copies
+
+step "Retention: say what would go and why, then let it go"
+retention
+
+step "VACUUM where it is needed, and an index that is left behind invalid"
+maintenance
+
+step "WAL archive checks, and a segment that disappears"
+wal_archive
+
+step "Prometheus with the shipped alert rules"
+alerts
 
 step "What is coming up"
 show schedule next
@@ -497,6 +526,9 @@ grep -q '^pgkeep_backup_last_success_timestamp_seconds{' "$dir/metrics.txt" ||
 
 step "What the daemon warned of (a refused reload is on purpose)"
 grep -E '(^|[ "])(WARN|ERROR)[ "]' "$dir/daemon.log" | indent
+
+step "The state of the alerts"
+alert_table
 
 if $once; then
     step "The end: the daemon stops in order"
