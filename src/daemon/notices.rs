@@ -39,7 +39,17 @@ pub(super) struct Notices {
     post: Arc<Post>,
     host: String,
     /// What was decided to be told, whether it has arrived or not.
-    decided: Mutex<HashMap<(JobName, NotifyName), Memory>>,
+    decided: Mutex<HashMap<(JobName, NotifyName), Decided>>,
+}
+
+/// What a receiver is taken to know of a job.
+#[derive(Debug, Default)]
+struct Decided {
+    memory: Memory,
+    /// Letters on their way that change what it knows.
+    under_way: usize,
+    /// What it knew before the first of them that was lost; a later one that arrives makes up for it.
+    untold: Option<Memory>,
 }
 
 /// A run and how it ended.
@@ -102,7 +112,8 @@ impl Notices {
             let before = self.memory(journal, name, notifier.name());
             let decision = decide(&before, end.verdict, &end.report, rules, end.ended);
             let after = decision.memory;
-            self.decide(name, notifier.name(), after.clone());
+            let told = decision.event.is_some() && after != before;
+            self.decide(name, notifier.name(), after.clone(), told);
             let Some(event) = decision.event else {
                 if after != before {
                     keep(journal, name, notifier.name(), &after);
@@ -113,7 +124,7 @@ impl Notices {
             let took = Duration::from_millis(end.duration_ms);
             let notice = Notice::end(event, &subject, &end.report, end.verdict, rules.min_severity)
                 .at(end.ended, took, end.attempts, previous);
-            let told = (after != before).then_some(Told { before, after });
+            let told = told.then_some(Told { before, after });
             notifier.send(&self.post, Letter { notice, job: name.clone(), told });
         }
     }
@@ -133,13 +144,30 @@ impl Notices {
 
     fn memory(&self, journal: &Journal, job: &JobName, notify: &NotifyName) -> Memory {
         let decided = self.decided.lock().unwrap_or_else(PoisonError::into_inner);
-        let known = decided.get(&(job.clone(), notify.clone())).cloned();
+        let known = decided.get(&(job.clone(), notify.clone())).map(|known| known.memory.clone());
         known.unwrap_or_else(|| journal.job(job).told.remove(notify).unwrap_or_default())
     }
 
-    fn decide(&self, job: &JobName, notify: &NotifyName, memory: Memory) {
+    /// `told`: a letter goes out that tells it.
+    fn decide(&self, job: &JobName, notify: &NotifyName, memory: Memory, told: bool) {
         let mut decided = self.decided.lock().unwrap_or_else(PoisonError::into_inner);
-        decided.insert((job.clone(), notify.clone()), memory);
+        let known = decided.entry((job.clone(), notify.clone())).or_default();
+        known.memory = memory;
+        known.under_way += usize::from(told);
+    }
+
+    /// A letter arrived, or was lost. What was lost is taken back once nothing is on its way any more:
+    /// a later letter tells of how things are by then.
+    fn settled(&self, job: &JobName, notify: &NotifyName, delivered: bool, before: Memory) {
+        let mut decided = self.decided.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = decided.entry((job.clone(), notify.clone())).or_default();
+        known.under_way = known.under_way.saturating_sub(1);
+        known.untold = if delivered { None } else { known.untold.take().or(Some(before)) };
+        if known.under_way == 0
+            && let Some(untold) = known.untold.take()
+        {
+            known.memory = untold;
+        }
     }
 
     /// Keeps what has arrived, and takes back what has not.
@@ -148,9 +176,8 @@ impl Notices {
             let Some(told) = sent.letter.told else { continue };
             if sent.delivered {
                 keep(journal, &sent.letter.job, &sent.notify, &told.after);
-            } else {
-                self.decide(&sent.letter.job, &sent.notify, told.before);
             }
+            self.settled(&sent.letter.job, &sent.notify, sent.delivered, told.before);
         }
     }
 

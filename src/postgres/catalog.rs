@@ -163,8 +163,9 @@ pub async fn databases(
 fn database_sql(version_num: u32, size: &str) -> String {
     let collation =
         if version_num >= HAS_COLLATION_VERSION { "d.datcollversion" } else { "NULL::text" };
+    // -2: half dropped (DROP DATABASE was interrupted, 11.21 and newer): nobody can connect to it.
     format!(
-        "SELECT d.datname::text, d.datistemplate, d.datallowconn, \
+        "SELECT d.datname::text, d.datistemplate, d.datallowconn AND d.datconnlimit <> -2, \
          pg_get_userbyid(d.datdba)::text, pg_encoding_to_char(d.encoding)::text, \
          d.datcollate::text, d.datctype::text, {collation}, {size} \
          FROM pg_database d"

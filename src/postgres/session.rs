@@ -57,8 +57,7 @@ impl Default for Limits {
 }
 
 /// What every session sets for itself, whatever the role's and the database's own settings are. A
-/// setting that the server's version does not have is passed over. Names are looked up in
-/// pg_catalog only: a function in a hostile database's public schema is not called by accident.
+/// setting that the server's version does not have is passed over.
 /// Warnings are always sent: VACUUM says only there that it left a table out.
 const SETTINGS: &str = "SELECT set_config(name, CASE name
       WHEN 'statement_timeout' THEN $1 WHEN 'lock_timeout' THEN $2
@@ -68,6 +67,12 @@ const SETTINGS: &str = "SELECT set_config(name, CASE name
     WHERE name IN ('statement_timeout', 'lock_timeout', 'idle_in_transaction_session_timeout',
       'idle_session_timeout', 'transaction_timeout', 'search_path', 'DateStyle',
       'client_min_messages')";
+
+/// Goes before [`SETTINGS`], and as a command: it calls no function and no operator. The owner of a
+/// database may have set a search_path for it in which a schema of theirs stands before pg_catalog;
+/// their `set_config()`, or their `=`, would then run with our rights. From here on names are looked
+/// up in pg_catalog only.
+const SEARCH_PATH: &str = "SET search_path = pg_catalog";
 
 /// A session on a server.
 #[derive(Debug)]
@@ -167,6 +172,7 @@ impl Session {
     ) -> Result<(), PgError> {
         let millis = |limit: Duration| limit.as_millis().min(i32::MAX as u128).to_string();
         let (statement, lock) = (millis(limits.statement), millis(limits.lock));
+        self.execute(SEARCH_PATH, cancel).await?;
         self.query(SETTINGS, &[&statement, &lock], cancel).await.map(drop)
     }
 

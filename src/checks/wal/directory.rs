@@ -5,8 +5,10 @@
 //! filesystem; none is kept.
 
 use std::{
+    collections::BTreeMap,
     fs, io,
     path::{Path, PathBuf},
+    sync::{Mutex, PoisonError},
 };
 
 use jiff::{SignedDuration, Timestamp};
@@ -29,6 +31,9 @@ const STEP: u64 = 4096;
 /// A file that is too short and was written less than so many seconds ago may still grow: it is not
 /// there yet.
 const BEING_WRITTEN: i64 = 120;
+/// Walks of one folder at a time. A network filesystem without its server holds each of them for good,
+/// and what else runs where it may block (names of hosts, local repositories) needs threads, too.
+const WALKS_MAX: usize = 4;
 /// The folder of every ext filesystem that only root may enter.
 const LOST_AND_FOUND: &str = "lost+found";
 
@@ -173,16 +178,53 @@ impl Walk {
     }
 }
 
+/// Walks under way, by their folder: also those that nobody waits for any more.
+static WALKS: Mutex<BTreeMap<PathBuf, usize>> = Mutex::new(BTreeMap::new());
+
+/// Held by a walk until its thread has ended.
+struct Turn(PathBuf);
+
+impl Turn {
+    fn take(root: &Path) -> Option<Self> {
+        let mut walks = WALKS.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = walks.entry(root.to_owned()).or_default();
+        if *count >= WALKS_MAX {
+            return None;
+        }
+        *count += 1;
+        Some(Self(root.to_owned()))
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        let mut walks = WALKS.lock().unwrap_or_else(PoisonError::into_inner);
+        let left = walks.remove(&self.0).unwrap_or_default().saturating_sub(1);
+        if left > 0 {
+            walks.insert(self.0.clone(), left);
+        }
+    }
+}
+
 /// Runs a walk where it may block. Its silence counts towards the stall limit.
 async fn in_background<T: Send + 'static>(
     root: &Path,
     task: &Task,
     work: impl FnOnce(&Walk) -> Result<T, Trouble> + Send + 'static,
 ) -> Result<T, ListError> {
+    let doing = format!("list the WAL archive {}", root.display());
+    let Some(turn) = Turn::take(root) else {
+        let what = format!("{WALKS_MAX} earlier looks at it have not ended: its filesystem hangs");
+        let failure = Failure::new(Class::RepositoryUnavailable, doing, what)
+            .hint("the filesystem has trouble: look at the kernel's log");
+        return Err(ListError::Failed(failure));
+    };
     let (alive, mut signs) = mpsc::channel(1);
     let walk = Walk { root: root.to_owned(), cancel: task.cancel.clone(), alive };
-    let mut running = tokio::task::spawn_blocking(move || work(&walk));
-    let doing = format!("list the WAL archive {}", root.display());
+    let mut running = tokio::task::spawn_blocking(move || {
+        let _turn = turn;
+        work(&walk)
+    });
     let cancelled =
         || ListError::Failed(Failure::new(Class::Interrupted, &*doing, "the run was cancelled"));
     loop {

@@ -259,8 +259,8 @@ async fn slots(
         "NULL::text, NULL::bigint"
     };
     let sql = format!(
-        "SELECT slot_name::text, active, restart_lsn::text, {status} FROM pg_replication_slots \
-         ORDER BY restart_lsn NULLS LAST, slot_name LIMIT {SLOTS_MAX}"
+        "SELECT slot_name::text, active, restart_lsn::text, {status} FROM pg_replication_slots s \
+         ORDER BY s.restart_lsn NULLS LAST, s.slot_name LIMIT {SLOTS_MAX}"
     );
     let rows = session.query(&sql, &[], cancel).await?;
     let slot = |row: &Row| {
@@ -312,8 +312,10 @@ async fn monitor(session: &Session, cancel: &CancellationToken) -> Result<String
 pub async fn switch_wal(session: &Session, cancel: &CancellationToken) -> Result<Lsn, PgError> {
     // A server that wrote nothing since the last switch switches nothing.
     let emits: bool = get(&session.query_one(MAY_EMIT, &[], cancel).await?, 0)?;
+    // Not as part of a transaction: its commit would wait for synchronous standbys, for ever where
+    // there is none, and no statement_timeout ends that wait.
     let write = if emits {
-        "SELECT pg_logical_emit_message(true, 'pgkeep', 'end-to-end check of WAL archiving')::text"
+        "SELECT pg_logical_emit_message(false, 'pgkeep', 'end-to-end check of WAL archiving')::text"
     } else {
         // A transaction that has an id leaves the record of its commit.
         "SELECT txid_current()::text"
