@@ -213,10 +213,14 @@ impl Work<'_> {
         let target = self.job.target(ARCHIVE_TARGET);
         let last = self.state.listed.as_ref().map(|listed| listed.at);
         let due = is_due(last, self.now(), options.interval);
-        let mut readable = true;
+        // A retry that does not look at the archive again knows what the first attempt found.
+        let mut readable = !self.cx.earlier.findings.iter().any(|found| found.check == UNREADABLE);
         if due && self.cx.wants(&target) {
             match self.list(options).await {
-                Ok(figures) => self.ended(ARCHIVE_TARGET, Ok(figures)),
+                Ok(figures) => {
+                    readable = true;
+                    self.ended(ARCHIVE_TARGET, Ok(figures));
+                }
                 Err(ListError::Failed(failure)) => self.ended(ARCHIVE_TARGET, Err(failure)),
                 Err(ListError::Unreadable { what, hint }) => {
                     readable = false;
@@ -234,6 +238,8 @@ impl Work<'_> {
         let server = self.job.server.name();
         let listed = self.state.listed.as_ref();
         self.report.samples.extend(samples::of_archive(listed, readable, server));
+        let max_age = samples::archive_max_age(options.interval, self.cx.max_age, server);
+        self.report.samples.push(max_age);
         if let Some(listed) = listed.filter(|_| readable) {
             self.report.findings.extend(listed.findings.iter().cloned());
         }

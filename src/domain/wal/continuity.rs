@@ -240,7 +240,8 @@ fn start(
         }
         Since::NewestBackup => newest.or(first_seen),
         Since::Lsn(lsn) => Some(size.segment_of(lsn)),
-        Since::Segment(name) => name.number(size),
+        // A name of another segment size says nothing: better all of it than nothing.
+        Since::Segment(name) => name.number(size).or(first_seen),
     }
 }
 

@@ -13,10 +13,7 @@ use crate::{
         units::format_duration,
         vacuum as rules,
     },
-    postgres::{
-        PgError,
-        vacuum::{self, Done},
-    },
+    postgres::vacuum::{self, Done},
 };
 
 use super::{super::RunContext, Vacuum};
@@ -94,11 +91,14 @@ impl Vacuum {
         let database = self.server.maintenance_database();
         let session = match self.server.connect_for_maintenance(database, &doing, &cx.task).await {
             Ok(session) => session,
-            Err(failure) => return tracing::debug!(%failure, "not measured"),
+            Err(failure) => return report.findings.push(unmeasured(&failure)),
         };
         let server = self.server.name().to_string();
         let cancel = &cx.task.cancel;
-        let ages = vacuum::ages(&session, cancel).await.unwrap_or_else(|error| unmeasured(&error));
+        let ages = vacuum::ages(&session, cancel).await.unwrap_or_else(|error| {
+            report.findings.push(unmeasured(&error));
+            Vec::new()
+        });
         report.findings.extend(rules::wraparound(&ages));
         report.samples.extend(ages.iter().map(|age| Sample {
             metric: "vacuum_oldest_xid_age".to_owned(),
@@ -113,15 +113,20 @@ impl Vacuum {
                 let found = holder.and_then(|holder| rules::horizon(&holder, self.xmin_held_for));
                 report.findings.extend(found);
             }
-            Err(error) => unmeasured(&error),
+            Err(error) => report.findings.push(unmeasured(&error)),
         }
         session.close().await;
     }
 }
 
-fn unmeasured<T: Default>(error: &PgError) -> T {
-    tracing::debug!(%error, "not measured");
-    T::default()
+/// What was found before must not seem to be over, only because nobody could look.
+fn unmeasured(error: &impl std::fmt::Display) -> Finding {
+    Finding {
+        check: "vacuum-unmeasured".to_owned(),
+        severity: Severity::Warning,
+        what: format!("ages and the xmin horizon could not be measured: {error}"),
+        hint: Some("whether a wraparound is near is not known: see the server's log".to_owned()),
+    }
 }
 
 fn label(name: &str) -> String {

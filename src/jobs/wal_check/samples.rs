@@ -1,5 +1,7 @@
 //! The kind's metrics, and the numbers of a run for them.
 
+use std::time::Duration;
+
 use jiff::Timestamp;
 
 use crate::{
@@ -70,6 +72,19 @@ pub(super) const METRICS: &[MetricDesc] = &[
         labels: BY_SERVER,
     },
     MetricDesc {
+        name: "wal_max_ready_age_seconds",
+        help: "How long a file may wait to be archived: the job's own limit.",
+        kind: MetricKind::Covered,
+        labels: BY_SERVER,
+    },
+    MetricDesc {
+        name: "wal_archive_max_age_seconds",
+        help: "How old the last listing of the archive may become: a quarter more than its \
+                   interval, and the job's own objective; no series where no archive is named.",
+        kind: MetricKind::Covered,
+        labels: BY_SERVER,
+    },
+    MetricDesc {
         name: "wal_last_end_to_end_timestamp_seconds",
         help: "When a segment that was ended for that purpose last arrived in the archive; 0 if \
                    never, no series where end_to_end is not set.",
@@ -94,7 +109,8 @@ fn seconds(at: Timestamp) -> f64 {
 /// What the server says.
 pub(super) fn of_server(view: &ServerView, server: &ServerName) -> Vec<Sample> {
     let facts = &view.facts;
-    let mut samples = Vec::new();
+    let limit = view.limits.max_ready_age.as_secs_f64();
+    let mut samples = vec![sample("wal_max_ready_age_seconds", server, None, limit)];
     if let Some(ready) = &facts.ready {
         for (file, count) in [
             ("segment", ready.segments),
@@ -144,6 +160,20 @@ pub(super) fn of_archive(
         }
     }
     samples
+}
+
+/// Without an objective a job runs by hand: its archive then has a day.
+const MAX_AGE_BY_HAND: Duration = Duration::from_hours(24);
+
+/// How old the last listing may become. `max_age` is the objective of the job, which lists when it
+/// runs and the interval is over.
+pub(super) fn archive_max_age(
+    interval: Duration,
+    max_age: Option<Duration>,
+    server: &ServerName,
+) -> Sample {
+    let age = interval + interval / 4 + max_age.unwrap_or(MAX_AGE_BY_HAND);
+    sample("wal_archive_max_age_seconds", server, None, age.as_secs_f64())
 }
 
 /// When a probe last arrived.

@@ -130,3 +130,29 @@ fn vacuum_names_who_holds_back_the_horizon() {
     drop(holder);
     assert_eq!(run_job(&home, 0).finding("xmin-horizon"), None);
 }
+
+/// Whoever owns a database may set a search_path for it, and put functions of theirs before those of
+/// the server: none of them may run with our rights.
+#[test]
+fn vacuum_runs_no_function_of_a_database_s_owner() {
+    let cluster = Cluster::start();
+    let trap = "CREATE SCHEMA evil AUTHORIZATION mallory; SET ROLE mallory;
+        CREATE FUNCTION evil.set_config(text, text, boolean) RETURNS text LANGUAGE plpgsql AS
+            'BEGIN ALTER ROLE mallory SUPERUSER; RETURN $2; END';
+        CREATE FUNCTION evil.eq(text, text) RETURNS boolean LANGUAGE plpgsql AS
+            'BEGIN ALTER ROLE mallory SUPERUSER; RETURN true; END';
+        CREATE OPERATOR evil.= (LEFTARG = text, RIGHTARG = text, FUNCTION = evil.eq);
+        CREATE TABLE public.t (i int);
+        ALTER DATABASE victim SET search_path = evil, pg_catalog;";
+    cluster.psql("postgres", "CREATE ROLE mallory LOGIN");
+    cluster.psql("postgres", "CREATE DATABASE victim OWNER mallory");
+    cluster.psql("victim", trap);
+    let job = job("databases = [\"victim\"]\ntables = [\"public.*\"]", "attempts = 1");
+    let home = Pgkeep::new().server("main", &cluster).toml(&job);
+    run_job(&home, 0);
+    let sql = "SELECT rolsuper FROM pg_roles WHERE rolname = 'mallory'";
+    assert_eq!(cluster.psql("postgres", sql), "f");
+    // The trap is one: it would have closed for somebody who walks into it.
+    cluster.psql("victim", "SELECT evil.set_config('a', 'b', false)");
+    assert_eq!(cluster.psql("postgres", sql), "t");
+}
