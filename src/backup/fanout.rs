@@ -13,6 +13,7 @@ mod commit;
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs::File,
+    io::ErrorKind,
     sync::Arc,
     time::Duration,
 };
@@ -39,7 +40,7 @@ use crate::{
         store::{Limits, StoreError},
     },
     sys::{
-        process::{self, Child, End, Exit},
+        process::{self, Child, End, Exit, SpawnError},
         task::Task,
     },
 };
@@ -203,11 +204,22 @@ impl Fanout<'_> {
     async fn spawn(&self, command: process::Spec) -> Result<(Child, File), Failure> {
         let mut child = Child::spawn(command, process::Stdout::Pipe)
             .await
-            .map_err(|error| Failure::from_error(Class::ToolMissing, &self.doing, &error))?;
+            .map_err(|error| self.spawn_failure(&error))?;
         match child.take_stdout() {
             Some(output) => Ok((child, output)),
             None => Err(Failure::new(Class::Internal, &self.doing, "the program has no output")),
         }
+    }
+
+    /// A host that has no process or memory left may have them soon; a program that is not there
+    /// does not come by itself.
+    fn spawn_failure(&self, error: &SpawnError) -> Failure {
+        if matches!(error.source.kind(), ErrorKind::WouldBlock | ErrorKind::OutOfMemory) {
+            return Failure::from_error(Class::ToolFailed, &self.doing, error).hint(
+                "the host has no memory or no process left (TasksMax= and MemoryMax= of the unit)",
+            );
+        }
+        Failure::from_error(Class::ToolMissing, &self.doing, error)
     }
 
     fn encode(&self) -> Result<Encode, Failure> {

@@ -3,7 +3,8 @@
 //! Each manifest names the host that wrote it. A clone of that host, made with its configuration,
 //! would go on in the same series, of another database by now, and prune the backups of the host
 //! that it was made from. So the newest backup of a series says whose the series is, and whoever is
-//! not its owner only reads it, until `adopt` in `[daemon]` says that it takes over.
+//! not its owner only reads it, until `adopt` in `[daemon]` says that it takes over. A copy changes no
+//! owner: any host may bring a series to where it belongs to the same host as in the source.
 //!
 //! What can still go wrong: a clone that kept its original's `/etc/machine-id` is not known as one.
 
@@ -90,16 +91,41 @@ pub async fn check(
         owner = newest(repository, series) => owner,
     };
     match owner {
-        Ok(Some(owner)) if !owners.include(&owner) => {
-            let Owner { machine_id, host } = &owner;
-            let what = format!(
-                "the backups there belong to another host: {host} (machine id {machine_id})"
-            );
-            Err(Failure::new(Class::Configuration, doing, what).hint(hint(&owner)))
-        }
+        Ok(Some(owner)) if !owners.include(&owner) => Err(refusal(&owner, doing)),
         Ok(_) => Ok(()),
         Err(error) => Err(error.into_failure(doing)),
     }
+}
+
+/// Why nothing is added to a series of `owner`.
+pub fn refusal(owner: &Owner, doing: String) -> Failure {
+    let Owner { machine_id, host } = owner;
+    let what =
+        format!("the backups there belong to another host: {host} (machine id {machine_id})");
+    Failure::new(Class::Configuration, doing, what).hint(hint(owner))
+}
+
+/// Whose a series is in `target`, where it may not be copied there: neither this host's nor that of
+/// whoever writes it in `source`. `ids` and `there` are the backups that each of them has, in order
+/// of time. It costs at least one manifest, where the series is another host's two.
+///
+/// # Errors
+/// When a repository cannot be read.
+pub async fn stranger_in(
+    owners: &Owners,
+    (source, ids): (&Repository, &[BackupId]),
+    (target, there): (&Repository, &BTreeSet<BackupId>),
+    series: &Series,
+) -> Result<Option<Owner>, StoreError> {
+    let Some(owner) = of_newest(target, series, there.iter().rev()).await? else {
+        return Ok(None);
+    };
+    if owners.include(&owner) {
+        return Ok(None);
+    }
+    let from = of_newest(source, series, ids.iter().rev()).await?;
+    let is_other = from.is_some_and(|from| from.machine_id != owner.machine_id);
+    Ok(is_other.then_some(owner))
 }
 
 /// Who wrote the newest backup of a series; none where there is no backup of which that can be
@@ -117,7 +143,16 @@ async fn newest(repository: &Repository, series: &Series) -> Result<Option<Owner
             newest.pop_front();
         }
     }
-    for id in newest.iter().rev() {
+    of_newest(repository, series, newest.iter().rev()).await
+}
+
+/// Who wrote the first of these of which that can be read.
+async fn of_newest<'a>(
+    repository: &Repository,
+    series: &Series,
+    newest_first: impl Iterator<Item = &'a BackupId> + Send,
+) -> Result<Option<Owner>, StoreError> {
+    for id in newest_first.take(TRIED_MAX) {
         match repository.manifest(series, id).await {
             Ok(manifest) => return Ok(Some(manifest.owner)),
             Err(ManifestProblem::Store(error)) => return Err(error),

@@ -6,15 +6,20 @@
 //! against the listing: one that is damaged, or names what is not there, does not count, and the
 //! next older one is looked at. Older ones are counted by their names.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
 
+use futures_util::TryStreamExt as _;
 use jiff::Timestamp;
 
 use crate::{
     domain::{backup::Series, failure::chain, name::RepositoryName},
     repository::{
         handle::Handle,
-        listing::{Listed, Listing, Within},
+        listing::{Entry, Listed, Within},
         repo::{ManifestProblem, Repository},
         store::StoreError,
     },
@@ -67,63 +72,94 @@ async fn look(handle: &Handle, clock: &dyn Clock) -> Result<RepositoryFacts, Sto
     let Some(repository) = handle.open_existing().await? else {
         return Ok(RepositoryFacts::default());
     };
-    let listing = repository.listing(&Within::All).await?;
-    facts(&repository, &listing, clock.now().wall).await
+    facts(&repository, clock.now().wall).await
 }
 
-async fn facts(
-    repository: &Repository,
-    listing: &Listing,
-    now: Timestamp,
-) -> Result<RepositoryFacts, StoreError> {
+/// Counts what lies there, series by series: memory does not grow with the number of backups.
+async fn facts(repository: &Repository, now: Timestamp) -> Result<RepositoryFacts, StoreError> {
     let latest = now.saturating_add(CLOCK_SKEW).unwrap_or(Timestamp::MAX);
-    let mut series: BTreeMap<&Series, Vec<&Listed>> = BTreeMap::new();
     let mut facts = RepositoryFacts::default();
-    for listed in &listing.backups {
-        if listed.complete && listed.id.time() > latest {
+    let mut open: Option<Open> = None;
+    let mut entries = repository.list(&Within::All);
+    while let Some(entry) = entries.try_next().await? {
+        let Entry::Backup(listed) = entry else { continue };
+        if !listed.complete {
+            facts.incomplete += 1;
+            continue;
+        }
+        if listed.id.time() > latest {
             let (name, path, id) = (repository.name(), listed.series.path(), &listed.id);
             tracing::warn!(
                 repository = %name, series = path, %id, hint = "was the clock wrong when it was made?",
                 "a backup is from the future and does not count"
             );
-        } else if listed.complete {
-            series.entry(&listed.series).or_default().push(listed);
-        } else {
-            facts.incomplete += 1;
+            continue;
+        }
+        // A listing comes in order: one series after the other.
+        match &mut open {
+            Some(open) if open.series == listed.series => open.take(listed),
+            _ => {
+                if let Some(whole) = open.replace(Open::new(listed)) {
+                    facts.backups.extend(whole.close(repository).await?);
+                }
+            }
         }
     }
-    for (series, mut backups) in series {
-        backups.sort_by(|a, b| a.id.cmp(&b.id));
-        drop_damaged(repository, &mut backups).await?;
-        let Some(newest) = backups.last() else { continue };
-        facts.backups.push(StoredBackups {
-            server: series.server.clone(),
-            subject: series.subject.clone(),
-            newest: newest.id.time(),
-            stored: backups.len() as u64,
-            bytes: backups.iter().map(|listed| listed.bytes()).sum(),
-        });
+    if let Some(whole) = open {
+        facts.backups.extend(whole.close(repository).await?);
     }
     Ok(facts)
 }
 
-/// Takes backups that cannot be counted on from the end, until the newest is one that can.
-async fn drop_damaged(
-    repository: &Repository,
-    backups: &mut Vec<&Listed>,
-) -> Result<(), StoreError> {
-    for _ in 0..DAMAGED_MAX {
-        let Some(newest) = backups.last() else { return Ok(()) };
-        let Some(problem) = problem(repository, newest).await? else { return Ok(()) };
-        let (name, series, id) = (repository.name(), newest.series.path(), &newest.id);
-        tracing::warn!(
-            repository = %name, series, %id, hint = "look at it with `pgkeep show`",
-            "a backup is damaged and cannot be counted on: {problem}"
-        );
-        backups.pop();
+/// The series that is being listed.
+struct Open {
+    series: Series,
+    stored: u64,
+    bytes: u64,
+    /// Its newest backups, the newest last.
+    newest: VecDeque<Listed>,
+}
+
+impl Open {
+    fn new(first: Listed) -> Self {
+        let series = first.series.clone();
+        let mut open = Self { series, stored: 0, bytes: 0, newest: VecDeque::new() };
+        open.take(first);
+        open
     }
-    backups.clear();
-    Ok(())
+
+    fn take(&mut self, listed: Listed) {
+        self.stored += 1;
+        self.bytes += listed.bytes();
+        self.newest.push_back(listed);
+        if self.newest.len() > DAMAGED_MAX {
+            self.newest.pop_front();
+        }
+    }
+
+    /// Leaves out backups that cannot be counted on, from the newest on to one that can; none where
+    /// there is none.
+    async fn close(mut self, repository: &Repository) -> Result<Option<StoredBackups>, StoreError> {
+        while let Some(newest) = self.newest.pop_back() {
+            let Some(problem) = problem(repository, &newest).await? else {
+                return Ok(Some(StoredBackups {
+                    server: self.series.server,
+                    subject: self.series.subject,
+                    newest: newest.id.time(),
+                    stored: self.stored,
+                    bytes: self.bytes,
+                }));
+            };
+            let (name, series, id) = (repository.name(), newest.series.path(), &newest.id);
+            tracing::warn!(
+                repository = %name, series, %id, hint = "look at it with `pgkeep show`",
+                "a backup is damaged and cannot be counted on: {problem}"
+            );
+            self.stored -= 1;
+            self.bytes -= newest.bytes();
+        }
+        Ok(None)
+    }
 }
 
 /// What is wrong with a backup as far as manifest and sizes tell.
@@ -133,7 +169,7 @@ async fn problem(repository: &Repository, listed: &Listed) -> Result<Option<Stri
             let problems = listed.check_sizes(&manifest);
             Ok(problems.first().map(ToString::to_string))
         }
-        Err(ManifestProblem::Store(error)) => Err(error),
+        Err(ManifestProblem::Store(error)) if error.kind.is_worth_a_retry() => Err(error),
         Err(problem) => Ok(Some(chain(&problem))),
     }
 }
@@ -190,8 +226,7 @@ mod tests {
         for at in [now.saturating_sub(day).unwrap(), now.saturating_add(day).unwrap()] {
             backup(&repository, &BackupId::new(at, 1)).await;
         }
-        let listing = repository.listing(&Within::All).await.unwrap();
-        let facts = facts(&repository, &listing, now).await.unwrap();
+        let facts = facts(&repository, now).await.unwrap();
         let [counted] = &facts.backups[..] else { panic!("{facts:?}") };
         assert_eq!(counted.stored, 1);
         assert!(counted.newest < now, "{}", counted.newest);

@@ -3,7 +3,12 @@
 //! The rule: what is missing there is brought, within the limits of the job. One exception keeps a
 //! retention that is shorter there from being undone each night: what was seen there before, and is
 //! gone although the target has a newer one of the series, was removed on purpose. Retention never
-//! removes the newest, so that a loss of the newest, or of all of a series, is made good.
+//! removes the newest, so that a loss of the newest, or of all of a series, is made good. Whoever keeps
+//! what was seen forgets what is [`Decision::Lost`] before it is brought: behind the first that is there
+//! again, the rest would look like removed ones.
+//!
+//! A backup from the future (a clock was wrong) is brought like any other, and pushes none out: it is
+//! neither one of the `newest` nor a newer one that is there.
 //!
 //! What can still go wrong: older backups that were lost there by accident look like removed ones.
 //! They are counted, and brought again once what was seen is forgotten.
@@ -79,7 +84,7 @@ impl fmt::Display for Decision {
 pub struct Decided {
     /// The backup.
     pub id: BackupId,
-    /// How many newer ones of its series the source has.
+    /// How many newer ones of its series the source has, without those from the future.
     pub rank: usize,
     /// What is done with it.
     pub decision: Decision,
@@ -92,7 +97,7 @@ pub fn decide(
     limits: &Limits,
     now: Timestamp,
 ) -> Vec<Decided> {
-    let newest_there = target.complete.last();
+    let newest_there = target.complete.iter().rev().find(|id| id.time() <= now);
     let decision = |rank: usize, id: &BackupId| {
         if target.complete.contains(id) {
             Decision::Present
@@ -109,9 +114,14 @@ pub fn decide(
             Decision::Missing
         }
     };
-    let newest_first = source.iter().rev().enumerate();
+    let mut newer = 0;
+    let newest_first = source.iter().rev();
     newest_first
-        .map(|(rank, id)| Decided { id: id.clone(), rank, decision: decision(rank, id) })
+        .map(|id| {
+            let rank = newer;
+            newer += usize::from(id.time() <= now);
+            Decided { id: id.clone(), rank, decision: decision(rank, id) }
+        })
         .collect()
 }
 
@@ -221,6 +231,24 @@ mod tests {
         queue.sort_by_key(place);
         let ids: Vec<BackupId> = queue.into_iter().map(|decided| decided.id).collect();
         assert_eq!(ids, [day(2), day(1), day(9), day(2), day(3)]);
+    }
+
+    #[test]
+    fn what_is_from_the_future_pushes_nothing_out() {
+        let future = BackupId::new(now().saturating_add(DAY * 400).unwrap(), 7);
+        let mut all = source(&[0, 1, 2]);
+        all.push(future.clone());
+        let ids = |there: &Holdings, limits: &Limits| {
+            let decided = decide(&all, there, limits, now()).into_iter();
+            let brings = decided.filter(|decided| decided.decision.brings());
+            brings.map(|decided| decided.id).collect::<Vec<BackupId>>()
+        };
+        let newest = Limits { newest: Some(1), within: None };
+        assert_eq!(ids(&Holdings::default(), &newest), [future.clone(), day(0)]);
+        // The newest that counts was lost there.
+        let mut there = target(&[1, 2], &[0, 1, 2]);
+        there.complete.insert(future.clone());
+        assert_eq!(ids(&there, &Limits::default()), [day(0)]);
     }
 
     proptest! {

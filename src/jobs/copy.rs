@@ -19,9 +19,12 @@ use async_trait::async_trait;
 use futures_util::future::join_all;
 
 use crate::{
-    backup::transfer::{
-        self,
-        survey::{self, Selection, Stock},
+    backup::{
+        owner::Owners,
+        transfer::{
+            self,
+            survey::{self, Selection, Stock},
+        },
     },
     codec::encrypt::Encrypt,
     config::{Diagnostics, Located, Options, class},
@@ -33,7 +36,7 @@ use crate::{
         name::{RepositoryName, ServerName},
         pattern::Glob,
         report::{Report, Step, Target, TargetReport},
-        transfer::{Holdings, Limits, decide},
+        transfer::{Decision, Holdings, Limits, decide},
     },
     repository::{handle::Handle, store},
 };
@@ -96,6 +99,9 @@ struct CopyJob {
     parallel: usize,
     /// The folder where it is kept what was seen in the targets.
     seen: PathBuf,
+    /// Who this host is may have to be kept there.
+    state_dir: PathBuf,
+    adopted: BTreeSet<String>,
 }
 
 fn build(
@@ -123,6 +129,8 @@ fn build(
         limits: Limits { newest, within },
         parallel,
         seen: resources.children.state_dir.join("copied").join(name),
+        state_dir: resources.children.state_dir.clone(),
+        adopted: resources.config.daemon.adopt.clone(),
     }))
 }
 
@@ -187,6 +195,7 @@ impl Job for CopyJob {
     }
 
     async fn run(&self, cx: &RunContext) -> Result<Report, Failure> {
+        let owners = Owners::new(&self.state_dir, self.adopted.clone())?;
         let from = self.from.name();
         let mut report = Report::default();
         cx.task.progress.set_stage(format!("list repository {from}"));
@@ -208,8 +217,14 @@ impl Job for CopyJob {
         ids.extend(source_id.map(|id| (id, from.clone())));
         for (name, looked) in self.look(&stock, cx).await {
             match looked.and_then(|looked| twice(&name, looked, &mut ids)) {
-                Ok(looked) => {
-                    self.plan(&name, &looked, &stock, cx, &mut tallies, &mut plan);
+                Ok(mut looked) => {
+                    if let Some(source) = &source {
+                        looked.find_strangers(source, &stock, &owners, cx).await;
+                    }
+                    self.plan(&name, &mut looked, &stock, cx, &mut tallies, &mut plan);
+                    if !cx.dry_run {
+                        looked.keep_losses();
+                    }
                     opened.push((name, looked));
                 }
                 Err(failure) if stock.is_empty() => report.failure = Some(failure),
@@ -254,7 +269,7 @@ impl CopyJob {
     fn plan(
         &self,
         name: &RepositoryName,
-        looked: &Looked,
+        looked: &mut Looked,
         stock: &Stock,
         cx: &RunContext,
         tallies: &mut Tallies,
@@ -266,10 +281,19 @@ impl CopyJob {
             let holdings = looked.holdings.get(series).unwrap_or(&none);
             let wanted = cx.wants(&report::target(name, series));
             tallies.open(name, series, wanted);
+            let refused = looked.refused.get(series);
+            if let Some(failure) = refused {
+                tallies.refused(name, series, failure);
+                let (target, reason) = (report::target(name, series), failure.what.clone());
+                plan.leave(Step { target, action: "leave".into(), reason });
+            }
             let mut left: BTreeMap<_, usize> = BTreeMap::new();
             for decided in decide(ids, holdings, &self.limits, now) {
                 tallies.decided(name, series, &decided);
-                if !wanted {
+                if decided.decision == Decision::Lost && refused.is_none() {
+                    looked.seen.forget(series, &decided.id);
+                }
+                if !wanted || (refused.is_some() && decided.decision.brings()) {
                     continue;
                 }
                 if decided.decision.brings() {

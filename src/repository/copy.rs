@@ -9,6 +9,9 @@
 //! A repository with recipients takes nothing that is not encrypted, whoever hands it in: each form
 //! is looked at where it begins, and the manifest has to name the same recipients.
 //!
+//! Two that write the same copy at once have its index in common, so that the second leaves it where
+//! it finds something of the first.
+//!
 //! What can still go wrong: a put of the manifest whose answer never came may take effect after
 //! all, once the data is gone; comparing sizes ([`super::listing::Listed::check_sizes`]) shows it.
 
@@ -69,6 +72,21 @@ struct Volume {
     is_short: bool,
     /// SHA-256, once it is whole.
     sha256: Option<String>,
+}
+
+/// What another has of the same backup.
+#[derive(Debug, Default)]
+struct Others {
+    /// Its commit record: all that it names stays.
+    has_manifest: bool,
+    /// Keys of volumes, where it has one of them: what we touched beside them may be named by it.
+    ours: Vec<String>,
+}
+
+impl Others {
+    fn may_need(&self, key: &str) -> bool {
+        self.has_manifest || (!self.ours.is_empty() && !self.ours.iter().any(|it| it == key))
+    }
 }
 
 impl Copy {
@@ -378,6 +396,28 @@ impl Copy {
         }
     }
 
+    /// Looks for another's copy of the same backup, which was faster. What lies beside the volumes is
+    /// the same in both, so that it is theirs as well, whoever put it there.
+    async fn others(&self) -> Others {
+        if self.touched.is_empty() {
+            return Others::default();
+        }
+        if self.is_there(&self.key(MANIFEST_NAME)).await {
+            return Others { has_manifest: true, ours: Vec::new() };
+        }
+        let volumes: Vec<String> = self.volumes.iter().map(|it| self.key(&it.name)).collect();
+        for key in volumes.iter().filter(|key| !self.touched.contains(key)) {
+            if self.is_there(key).await {
+                return Others { has_manifest: false, ours: volumes };
+            }
+        }
+        Others::default()
+    }
+
+    async fn is_there(&self, key: &str) -> bool {
+        matches!(self.store.head(key).await, Ok(Some(_)))
+    }
+
     /// Aborts what is not committed and removes what is; goes on after an error and gives the
     /// first.
     async fn discard(&mut self) -> Result<(), StoreError> {
@@ -391,7 +431,8 @@ impl Copy {
             for volume in &self.volumes {
                 first = first.and(volume.upload.abort().await);
             }
-            for key in &self.touched {
+            let others = self.others().await;
+            for key in self.touched.iter().filter(|key| !others.may_need(key)) {
                 first = first.and(self.store.delete(key).await);
             }
             first

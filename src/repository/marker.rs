@@ -74,7 +74,7 @@ fn parse(bytes: &[u8], doing: &str) -> Result<String, StoreError> {
     let damaged = |what: String| {
         let what = format!("{MARKER_KEY} is damaged: {what}");
         StoreError::new(StoreErrorKind::Damaged, doing, what).hint(format!(
-            "If the backups beside it are as they should be, remove {MARKER_KEY}: the next run that writes makes a new one."
+            "If the backups beside it are as they should be, remove {MARKER_KEY}, and on each host that knows it the file repositories/NAME in the state directory: the next run that writes makes a new one."
         ))
     };
     let version: VersionOnly =

@@ -127,7 +127,11 @@ pub(super) struct Examined {
     pub(super) problem: Option<String>,
 }
 
-/// Holds a backup's manifest against its listing.
+/// Holds a backup's manifest against its listing. One that the store has and does not give (moved to
+/// an archive class, not to be read by us) is a problem of that backup.
+///
+/// # Errors
+/// Where the repository does not answer.
 pub(super) async fn examine(
     repository: &Repository,
     listed: &Listed,
@@ -137,7 +141,7 @@ pub(super) async fn examine(
             let problem = listed.check_sizes(&manifest).first().map(ToString::to_string);
             Ok(Examined { owner: Some(manifest.owner), problem })
         }
-        Err(ManifestProblem::Store(error)) => Err(error),
+        Err(ManifestProblem::Store(error)) if error.kind.is_worth_a_retry() => Err(error),
         Err(problem) => Ok(Examined { owner: None, problem: Some(chain(&problem)) }),
     }
 }

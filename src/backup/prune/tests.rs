@@ -5,7 +5,7 @@ use jiff::{SignedDuration, tz::TimeZone};
 use super::*;
 use crate::{
     backup::{
-        copy::tests::{backup, repository},
+        copy::tests::{backup, backup_of, repository},
         owner::tests::{OTHER, owners},
     },
     domain::{
@@ -148,6 +148,24 @@ async fn a_damaged_newest_backup_stands_in_for_nothing() {
     bench.store.lose(&bench.key(2, "globals.sql.zst")).unwrap();
     let (plan, _) = bench.plan().await;
     assert_eq!((plan.held, plan.remove.len()), (Some(Held::NoneWhole), 0));
+}
+
+#[tokio::test]
+async fn a_manifest_that_the_store_does_not_give_stops_no_other_series() {
+    let bench = Bench::new(3).await;
+    let other = Series::from_path("main/7/other/all").unwrap();
+    for id in &bench.ids {
+        backup_of(&bench.repository, &other, id).await;
+    }
+    // Opening, the listing, and the newest manifest of the first series.
+    let at = Some((2, When::Before, Act::Fail(StoreErrorKind::Refused)));
+    let faults = Faults { at, ..Faults::default() };
+    let store = Faulty::new(Arc::clone(&bench.store) as Arc<dyn Store>, faults);
+    let repository = Repository::open("local".parse().unwrap(), store, false).await.unwrap();
+    let survey = bench.survey(&repository).await.unwrap();
+    assert_eq!(checks(&survey), [("backup-damaged", Severity::Critical)]);
+    let floors: Vec<_> = survey.series.iter().map(|plan| plan.floor.clone().unwrap()).collect();
+    assert_eq!(floors, [bench.ids[1].clone(), bench.ids[2].clone()]);
 }
 
 #[tokio::test]

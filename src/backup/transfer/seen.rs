@@ -93,6 +93,14 @@ impl Seen {
         self.changed |= ids.insert(id.clone());
     }
 
+    /// It was there and was lost: until it is there again, it counts as never seen. Else what a run
+    /// that breaks off did not bring back would look like removed ones to the next, behind a newer
+    /// one that it did bring.
+    pub fn forget(&mut self, series: &Series, id: &BackupId) {
+        let Some(ids) = self.stored.seen.get_mut(&series.path()) else { return };
+        self.changed |= ids.remove(id);
+    }
+
     /// Writes down what has changed.
     ///
     /// # Errors
@@ -152,5 +160,23 @@ mod tests {
         assert!(!text.contains("gone") && !text.contains(id(1).as_str()), "{text}");
         std::fs::write(&path, "{").unwrap();
         assert_eq!(Seen::load(&path, "one").unwrap_err().class, Class::State);
+    }
+
+    #[test]
+    fn what_was_lost_is_forgotten() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("offsite");
+        let mut seen = Seen::empty(&path, "one");
+        for second in [1, 2] {
+            seen.add(&series("app"), &id(second));
+        }
+        seen.save().unwrap();
+        seen.forget(&series("app"), &id(1));
+        seen.forget(&series("other"), &id(1));
+        seen.save().unwrap();
+        let stock = Stock::from([(series("app"), vec![id(1), id(2)])]);
+        let mut holdings = BTreeMap::new();
+        Seen::load(&path, "one").unwrap().tell(&stock, &mut holdings);
+        assert_eq!(holdings[&series("app")].seen, BTreeSet::from([id(2)]));
     }
 }

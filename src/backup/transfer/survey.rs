@@ -5,6 +5,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use futures_util::TryStreamExt as _;
+use jiff::Timestamp;
 
 use crate::{
     domain::{
@@ -64,11 +65,13 @@ pub async fn stock(source: &Repository, selection: &Selection) -> Result<Stock, 
     Ok(stock)
 }
 
-/// Lists what a target has of the stock, and of each series its newest, whoever brought it.
+/// Lists what a target has of the stock, and of each series its newest that is not from the future
+/// at `now`, whoever brought it.
 pub async fn holdings(
     target: &Repository,
     selection: &Selection,
     stock: &Stock,
+    now: Timestamp,
 ) -> Result<BTreeMap<Arc<Series>, Holdings>, StoreError> {
     let mut all: BTreeMap<Arc<Series>, Holdings> = BTreeMap::new();
     let mut newest: BTreeMap<Arc<Series>, BackupId> = BTreeMap::new();
@@ -77,7 +80,8 @@ pub async fn holdings(
         while let Some(entry) = entries.try_next().await? {
             let Entry::Backup(Listed { series, id, complete, .. }) = entry else { continue };
             let Some((series, ids)) = stock.get_key_value(&series) else { continue };
-            if complete && newest.get(series).is_none_or(|newest| *newest < id) {
+            let counts = complete && id.time() <= now;
+            if counts && newest.get(series).is_none_or(|newest| *newest < id) {
                 newest.insert(Arc::clone(series), id.clone());
             }
             if ids.binary_search(&id).is_ok() {

@@ -2,12 +2,16 @@
 
 use std::{collections::BTreeMap, future::Future, path::Path, sync::Arc};
 
+use futures_util::future::join_all;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    backup::transfer::{
-        seen::Seen,
-        survey::{self, Selection, Stock},
+    backup::{
+        owner::{self, Owners},
+        transfer::{
+            seen::Seen,
+            survey::{self, Selection, Stock},
+        },
     },
     domain::{
         backup::Series,
@@ -20,14 +24,19 @@ use crate::{
     repository::{handle::Handle, repo::Repository, store::StoreError},
 };
 
-use super::report::Tallies;
+use super::report::{self, Tallies};
+
+/// Series of which is asked at once whose they are.
+const ASKED_AT_ONCE: usize = 8;
 
 /// A target as it was before anything was done.
 pub(super) struct Looked {
     /// None: nothing was ever stored there, and a dry run makes nothing.
     pub(super) repository: Option<Arc<Repository>>,
     pub(super) holdings: BTreeMap<Arc<Series>, Holdings>,
-    seen: Seen,
+    pub(super) seen: Seen,
+    /// Series that are another host's there, or of which that could not be found out.
+    pub(super) refused: BTreeMap<Arc<Series>, Failure>,
     /// Why it is not known what was seen.
     forgot: Option<Failure>,
 }
@@ -57,11 +66,56 @@ impl Looked {
         let mut holdings = BTreeMap::new();
         if let Some(repository) = &repository {
             let doing = format!("list repository {}", handle.name());
-            let listed = survey::holdings(repository, selection, stock);
+            let now = cx.task.clock.now().wall;
+            let listed = survey::holdings(repository, selection, stock, now);
             holdings = unless_cancelled(cx, &doing, listed).await?;
         }
         seen.tell(stock, &mut holdings);
-        Ok(Looked { repository, holdings, seen, forgot })
+        Ok(Looked { repository, holdings, seen, refused: BTreeMap::new(), forgot })
+    }
+}
+
+impl Looked {
+    /// Finds out to which series nothing may be added, of those that have something missing.
+    pub(super) async fn find_strangers(
+        &mut self,
+        source: &Repository,
+        stock: &Stock,
+        owners: &Owners,
+        cx: &RunContext,
+    ) {
+        let Some(target) = self.repository.clone() else { return };
+        let (target, holdings) = (&*target, &self.holdings);
+        let asked: Vec<_> = stock
+            .iter()
+            .filter(|(series, _)| cx.wants(&report::target(target.name(), series)))
+            .filter_map(|(series, ids)| Some((series, ids, &holdings.get(series)?.complete)))
+            .filter(|(_, ids, there)| !ids.iter().all(|id| there.contains(id)))
+            .collect();
+        let mut refused = BTreeMap::new();
+        for some in asked.chunks(ASKED_AT_ONCE) {
+            let answers = some.iter().map(|(series, ids, there)| async move {
+                let (from, to) = (source.name(), target.name());
+                let doing = format!("copy {} from {from} to {to}", series.subject);
+                let asked = owner::stranger_in(owners, (source, ids), (target, there), series);
+                let failure = match unless_cancelled(cx, &doing, asked).await {
+                    Ok(None) => return None,
+                    Ok(Some(stranger)) => owner::refusal(&stranger, doing),
+                    Err(failure) => failure,
+                };
+                Some((Arc::clone(series), failure))
+            });
+            refused.extend(join_all(answers).await.into_iter().flatten());
+        }
+        self.refused = refused;
+    }
+
+    /// Writes down what was lost, before anything is brought: a run that is killed does not come to
+    /// [`remember`]. That it cannot is said there.
+    pub(super) fn keep_losses(&mut self) {
+        if let Err(failure) = self.seen.save() {
+            self.forgot.get_or_insert(failure);
+        }
     }
 }
 

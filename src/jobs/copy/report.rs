@@ -139,6 +139,18 @@ impl Tallies {
         self.targets.entry(target(repository, series)).or_default().wanted = wanted;
     }
 
+    /// Nothing may be added to the series there, or the run was cancelled before that was known.
+    pub(super) fn refused(
+        &mut self,
+        repository: &RepositoryName,
+        series: &Series,
+        failure: &Failure,
+    ) {
+        let tally = self.targets.entry(target(repository, series)).or_default();
+        tally.cancelled |= failure.class == Class::Interrupted;
+        tally.keep(failure.clone());
+    }
+
     /// What was decided about a backup.
     pub(super) fn decided(
         &mut self,

@@ -84,6 +84,8 @@ impl Bench {
             limits: Limits::default(),
             parallel: 2,
             seen: self.state.path().join("copied/job"),
+            state_dir: self.state.path().to_owned(),
+            adopted: BTreeSet::new(),
         }
     }
 
@@ -206,6 +208,55 @@ async fn what_was_removed_there_is_not_copied_again_but_a_loss_is() {
     std::fs::remove_dir_all(&job.seen).unwrap();
     let report = job.run(&bench.context()).await.unwrap();
     assert_eq!(count(&report, "copied"), 1);
+}
+
+#[tokio::test]
+async fn a_loss_is_made_good_although_the_first_try_breaks_off() {
+    let mut was_partial = false;
+    for step in 0..24 {
+        let bench = Bench::new();
+        bench.fill("app", 1..=5).await;
+        bench.job().run(&bench.context()).await.unwrap();
+        for key in bench.offsite.keys().iter().filter(|key| *key != layout::MARKER_KEY) {
+            bench.offsite.lose(key).unwrap();
+        }
+        let at = Some((step, When::Before, Act::Fail(StoreErrorKind::Unavailable)));
+        let store: Arc<dyn Store> = bench.offsite.clone();
+        let faulty = Faulty::new(store, Faults { at, ..Faults::default() });
+        let mut job = bench.job_to(&[("offsite", faulty)]);
+        job.parallel = 1;
+        let broken = job.run(&bench.context()).await.unwrap();
+        was_partial |= (1..5).contains(&count(&broken, "copied"));
+        let report = bench.job().run(&bench.context()).await.unwrap();
+        assert_eq!(report.verdict(), Verdict::Succeeded, "step {step}: {report:?}");
+        assert_eq!(bench.offsite().await, 5, "step {step}: {report:?}");
+    }
+    assert!(was_partial, "no run brought some and not all");
+}
+
+#[tokio::test]
+async fn nothing_is_added_to_a_series_of_another_host_until_it_is_adopted() {
+    let bench = Bench::new();
+    bench.fill("app", [2]).await;
+    bench.fill("shop", [2]).await;
+    let mut job = bench.job();
+    job.run(&bench.context()).await.unwrap();
+    let is_app = |key: &&String| key.contains("/app/") && key.ends_with("manifest.json");
+    let key = bench.offsite.keys().iter().find(is_app).unwrap().clone();
+    let manifest = String::from_utf8(bench.offsite.lose(&key).unwrap().to_vec()).unwrap();
+    let other = "2".repeat(32);
+    bench.offsite.plant(&key, manifest.replace(&"0".repeat(32), &other), now());
+    bench.fill("app", [1]).await;
+    bench.fill("shop", [1]).await;
+    let report = job.run(&bench.context()).await.unwrap();
+    assert_eq!((report.verdict(), bench.offsite().await), (Verdict::Partial, 3));
+    let (_, failure) = report.failed().next().unwrap();
+    assert_eq!(failure.class, Class::Configuration, "{failure}");
+    assert!(failure.hint.as_ref().unwrap().contains(&other), "{failure:?}");
+    assert_eq!(sample(&report, "copy_pending"), Some(1.0));
+    job.adopted.insert(other);
+    let report = job.run(&bench.context()).await.unwrap();
+    assert_eq!((report.verdict(), bench.offsite().await), (Verdict::Succeeded, 4));
 }
 
 #[tokio::test]

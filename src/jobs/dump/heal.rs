@@ -14,8 +14,9 @@ use crate::{
         fanout::Delivered,
     },
     domain::{
-        backup::{BackupId, Subject},
+        backup::{BackupId, Series, Subject},
         failure::{Class, Failure},
+        manifest::Manifest,
         report::{Outcome, Report},
     },
     repository::repo::Repository,
@@ -55,7 +56,8 @@ impl Work<'_> {
                 match copy::copy_backup(source, &target, &series, id, &self.cx.task).await {
                     Ok(manifest) => delivered.push((target.name().clone(), Ok(manifest))),
                     Err(CopyError::Target(failure)) => {
-                        delivered.push((target.name().clone(), Err(failure)));
+                        let there = self.whole_in(&target, &series, id).await;
+                        delivered.push((target.name().clone(), there.ok_or(failure)));
                     }
                     Err(CopyError::Source(failure)) => {
                         self.lost(subject, source, failure, report);
@@ -67,6 +69,22 @@ impl Work<'_> {
             }
         }
         delivered
+    }
+
+    /// The backup as it lies whole in a target that does not take it: an earlier attempt put its
+    /// manifest there, and lost the answer.
+    async fn whole_in(
+        &self,
+        target: &Repository,
+        series: &Series,
+        id: &BackupId,
+    ) -> Option<Manifest> {
+        if self.cx.task.cancel.is_cancelled() {
+            return None;
+        }
+        let manifest = target.manifest(series, id).await.ok()?;
+        let listed = target.look_at(series, id).await.ok()??;
+        listed.check_sizes(&manifest).is_empty().then_some(manifest)
     }
 
     /// A source that did not serve.

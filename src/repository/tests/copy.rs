@@ -275,6 +275,22 @@ async fn a_copy_that_comes_second_leaves_the_first_alone() {
     assert_eq!(found.check_sizes(&written), []);
 }
 
+#[tokio::test]
+async fn a_copy_that_is_overtaken_leaves_the_index_that_both_put() {
+    let store = Arc::new(memory());
+    let repository = open(Arc::clone(&store) as Arc<dyn Store>).await;
+    let id = new_id();
+    let mut slow = repository.start_copy(&series(), &id, STEM);
+    feed(&mut slow, events(&[9], repository.limits().part_bytes)).await.unwrap();
+    let index = slow.put("index.json.zst", &b"index"[..]).await.unwrap();
+    let written = whole_copy(&repository, &id).await.unwrap();
+    let commit = slow.commit(|objects| manifest(&id, objects, Some(index)));
+    let error = commit.await.unwrap_err();
+    assert_eq!(error.kind, StoreErrorKind::Exists, "{error}");
+    let found = repository.look_at(&series(), &id).await.unwrap().unwrap();
+    assert_eq!(found.check_sizes(&written), []);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_abort_waits_for_parts_of_a_store_that_was_dropped() {
     let store = memory();
