@@ -30,6 +30,13 @@ pub(super) fn cancel(cli: &Cli, arguments: &Arguments) -> Outcome {
     let job = &arguments.job;
     let doing = format!("cancel {job}");
     let loaded = cli.load();
+    if let Some(table) = &loaded.table
+        && !table.jobs.contains_key(job)
+    {
+        let what = format!("there is no job {job}");
+        let failure = Failure::new(Class::Configuration, "look up the job", what);
+        return Err(Stop::Failed(Exit::NotFound, failure));
+    }
     let Some(runtime_dir) = loaded.runtime_dir.clone() else {
         return Err(Stop::Configuration(loaded.render()));
     };

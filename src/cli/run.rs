@@ -239,7 +239,10 @@ fn print_plan(job: &JobName, report: &Report) -> Result<(), Stop> {
         rows.push([step.action.clone(), target, output::printable(&step.reason)]);
     }
     if rows.is_empty() {
-        output::line(&format!("job {job}: nothing to do"))?;
+        // Only where everything could be looked at.
+        if report.verdict() == Verdict::Succeeded {
+            output::line(&format!("job {job}: nothing to do"))?;
+        }
     } else {
         output::table(["ACTION", "TARGET", "WHY"], &rows)?;
     }
@@ -271,7 +274,7 @@ fn print_report(job: &JobName, report: &Report) -> Result<(), Stop> {
             TargetOutcome::Cancelled => output::line(&format!("  cancelled  {name}"))?,
             TargetOutcome::Succeeded => {
                 let figures = figures(&target.figures);
-                output::line(&format!("  done       {name}  {figures}"))?;
+                output::line(format!("  done       {name}  {figures}").trim_end())?;
             }
         }
     }
@@ -290,9 +293,14 @@ fn print_report(job: &JobName, report: &Report) -> Result<(), Stop> {
 
 /// Of a backup its id and what it takes; of anything else all that was counted.
 fn figures(figures: &Figures) -> String {
-    let count = |(name, value): (&String, &u64)| match name.strip_suffix("_bytes") {
-        Some(what) => format!("{} {what}", output::bytes(*value)),
-        None => format!("{value} {name}"),
+    let count = |(name, value): (&String, &u64)| {
+        if let Some(what) = name.strip_suffix("_bytes") {
+            format!("{} {}", output::bytes(*value), what.replace('_', " "))
+        } else if let Some(what) = name.strip_prefix("bytes_") {
+            format!("{} {}", output::bytes(*value), what.replace('_', " "))
+        } else {
+            format!("{value} {}", name.replace('_', " "))
+        }
     };
     let Some(id) = &figures.backup else {
         return figures.counts.iter().map(count).collect::<Vec<_>>().join(", ");

@@ -129,7 +129,11 @@ async fn look(handle: &Handle, listed: Listed) -> Result<Shown, Failure> {
 fn print(shown: &Shown) -> Result<(), Stop> {
     output::line(&format!("repository    {}", shown.repository))?;
     output::line(&format!("folder        {}/{}", shown.place, shown.folder))?;
-    let state = if shown.complete { "complete" } else { "incomplete" };
+    let state = match (shown.complete, shown.problems.is_empty()) {
+        (true, true) => "complete",
+        (true, false) => "DAMAGED",
+        (false, _) => "incomplete",
+    };
     output::line(&format!("state         {state}"))?;
     for problem in &shown.problems {
         output::line(&format!("PROBLEM       {}", output::printable(problem)))?;

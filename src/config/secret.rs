@@ -75,7 +75,10 @@ pub(super) fn report_exposed(key: &str, file: usize, span: &Span, d: &mut Diagno
     let path = d.sources().get(file).map(|s| s.path.display().to_string()).unwrap_or_default();
     d.error(span, format!("`{key}` is a secret in a file that others may read"))
         .class(class::PERMISSIONS)
-        .hint(format!("run: chmod 600 {path}; or keep it elsewhere: `{key}_file`, a variable"));
+        .hint(format!(
+            "run: chmod 600 {path}, or, where it belongs to root, chgrp pgkeep {path} && chmod 640 \
+             {path}; or keep it elsewhere: `{key}_file`, a variable"
+        ));
 }
 
 fn secret_file(path: &Path, span: &Span, d: &mut Diagnostics) -> Option<SecretString> {

@@ -44,8 +44,10 @@ pub(super) fn check(
     for (name, notifier) in notifiers {
         let told = jobs.values().filter(|job| job.notify.contains(name));
         let told: Vec<&JobName> = told.map(|job| &job.common.name).collect();
-        for named in notifier.jobs().into_iter().flatten().filter(|job| !told.contains(&&job.value))
-        {
+        for named in notifier.jobs().into_iter().flatten().filter(|job| {
+            // A job that could not be built has an error of its own, and nothing to say here.
+            jobs.contains_key(&job.value) && !told.contains(&&job.value)
+        }) {
             let what = format!("[job.{}] has a `notify` of its own, without {name}", named.value);
             d.warning(&named.span, what).hint("what stands in the job counts");
         }

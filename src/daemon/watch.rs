@@ -58,6 +58,7 @@ impl Watch {
     /// The configuration changed: all is to be looked at again.
     pub fn everything(&mut self) {
         self.next = Duration::ZERO;
+        self.unprotected.clear();
     }
 
     /// The databases that no job backs up.

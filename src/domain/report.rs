@@ -41,6 +41,7 @@ impl fmt::Display for Target {
         parts.extend(self.object.clone());
         f.write_str(&parts.join("/"))?;
         match &self.repository {
+            Some(repository) if parts.is_empty() => write!(f, "repository {repository}"),
             Some(repository) => write!(f, " -> {repository}"),
             None => Ok(()),
         }

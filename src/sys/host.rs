@@ -97,9 +97,9 @@ mod tests {
     fn the_machines_own_id_comes_first() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("etc");
-        std::fs::write(&file, "3d1219c7c4c5404aaa1f6d2a48adfda4\n").unwrap();
+        std::fs::write(&file, "0f1e2d3c4b5a69788796a5b4c3d2e1f0\n").unwrap();
         let id = machine_id(&[dir.path().join("none"), file], dir.path()).unwrap();
-        assert_eq!(id, "3d1219c7c4c5404aaa1f6d2a48adfda4");
+        assert_eq!(id, "0f1e2d3c4b5a69788796a5b4c3d2e1f0");
         assert!(!dir.path().join(OWN_MACHINE_ID).exists());
     }
 

@@ -253,7 +253,8 @@ fn explain(doing: &str, root: &Path, path: &Path, error: &io::Error) -> ListErro
     let hint = match error.kind() {
         io::ErrorKind::PermissionDenied => format!(
             "let the user that pgkeep runs as read it: setfacl -R -m u:pgkeep:rX -m d:u:pgkeep:rX \
-             {root} (and x on the folders above it), or put the user into the group that owns \
+             {root} (and x on the folders above it), with `&& chmod g+r {root}/%f` at the end of \
+             archive_command for what comes later, or put the user into the group that owns \
              {path} and give that group r-x. The tool that writes the archive may have a check of \
              its own (pgbackrest check, barman check)"
         ),

@@ -81,7 +81,8 @@ impl Root {
     }
 
     fn missing(&self, doing: &str) -> StoreError {
-        let what = format!("{} is not a folder", self.path.display());
+        let problem = if self.path.exists() { "is not a folder" } else { "is not there" };
+        let what = format!("{} {problem}", self.path.display());
         StoreError::new(StoreErrorKind::Refused, doing, what)
             .hint("Mount its filesystem, or make the folder for the user that pgkeep runs as.")
     }

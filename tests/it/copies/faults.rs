@@ -113,3 +113,30 @@ async fn copy_to_the_same_folder_under_another_name_is_refused() {
     expect_failed(&report, "mirror", "configuration", "one repository", "look at the paths");
     assert_eq!(bench.ids(DISK), [id]);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn copy_and_prune_of_the_same_series_do_not_disturb_each_other() {
+    let tidy = format!(
+        "[retention.short]\nkeep_last = 1\n[job.tidy]\nkind = \"prune\"\nattempts = 1\n\
+         repositories = [\"{DISK}\", \"{CLOUD}\"]\nretention = \"short\""
+    );
+    let bench = Bench::new(PATIENT, "attempts = 1\nparallel = 1").await.job(&tidy);
+    let ids = [bench.dump(), bench.dump(), bench.dump()];
+    let mut daemon = bench.home.ready_daemon();
+    bench.chaos.next(1, "PUT", PART, Fault::Delay(std::time::Duration::from_secs(5)));
+    let client = Client::start(&bench.home, &["run", "upload", "--json"]);
+    bench.wait_parts(1);
+    // The newest is being read here and written there: it stays, and nothing there is a backup yet.
+    bench.run("tidy", 0);
+    assert_eq!(bench.ids(DISK), [ids[2].clone()]);
+    assert_eq!(bench.ids(CLOUD), [""; 0], "the copy is still under way");
+    let report = client.end().expect_code(0).json()["report"].clone();
+    assert_eq!(count(&report, CLOUD, "copied"), 1, "{report:#}");
+    assert_eq!(count(&report, CLOUD, "vanished"), 2, "{report:#}");
+    bench.assert_has(CLOUD, &[&ids[2]]);
+    bench.assert_has(DISK, &[&ids[2]]);
+    bench.run("tidy", 0);
+    bench.assert_has(CLOUD, &[&ids[2]]);
+    daemon.stop();
+    daemon.assert_log_clean(&[]);
+}

@@ -103,6 +103,7 @@ fn a_run_is_cancelled_by_name() {
     let home = &bench.home;
     let mut daemon = home.ready_daemon();
     home.run(&["cancel", "nightly"]).expect_code(6);
+    home.run(&["cancel", "nihgtly"]).expect_code(5);
     let client = Client::start(home, &["run", "nightly"]);
     bench.fake.wait_stopped();
     let said = home.run(&["cancel", "nightly"]).expect_code(0);

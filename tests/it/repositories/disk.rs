@@ -114,7 +114,7 @@ async fn a_missing_folder_is_refused_and_not_made() {
     fs::remove_dir(&folder).unwrap();
     let mut daemon = bench.home.ready_daemon();
     let trouble = bench.run_partial(&daemon, DISK);
-    trouble.expect("repository-refused", "is not a folder", "make the folder");
+    trouble.expect("repository-refused", "is not there", "make the folder");
     assert!(!folder.exists());
     let listed = bench.home.run(&["list"]).expect_code(4);
     assert!(listed.stderr.contains("[repository-refused]"), "{}", listed.stderr);
