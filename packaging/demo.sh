@@ -416,11 +416,11 @@ TOML
 }
 
 accepted_reload() {
-    sed 's/^schedule  .*/schedule     = "45 3 * * *"/' "$dir/etc/good" >"$config"
+    sed 's/"15 2 \* \* \*"/"45 3 * * *"/' "$dir/etc/good" >"$config"
     grep -q '"45 3 ' "$config" || fail "the schedule was not changed"
     show reload
     [ "$(metric pgkeep_config_last_reload_successful)" = 1 ] || fail "the metrics call it a failure"
-    show schedule next
+    show schedule next -n 1
 }
 
 # ---------------------------------------------------------------------------------------------
@@ -510,7 +510,7 @@ step "Prometheus with the shipped alert rules"
 alerts
 
 step "What is coming up"
-show schedule next
+show schedule next -n 1
 
 step "A reload that is refused"
 refused_reload

@@ -34,7 +34,7 @@ YAML
 }
 
 ask_prometheus() {
-    curl -sS --fail --max-time 10 --noproxy '*' "$prometheus_url/api/v1/$1"
+    curl -s --fail --max-time 10 --noproxy '*' "$prometheus_url/api/v1/$1"
 }
 
 # It is ready and has scraped, or it has ended.
