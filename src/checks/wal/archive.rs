@@ -186,13 +186,12 @@ fn history(view: &ArchiveView) -> Vec<Found> {
         missing.push(Found::new(
             Severity::Info,
             format!(
-                "the history file of timeline {timeline} cannot be read here (compressed, \
-                 encrypted, or closed to this user): whether earlier timelines lead up to it, and \
-                 whether they have gaps, was not looked at"
+                "the history file of timeline {timeline} cannot be read here (compressed or \
+                 encrypted): whether earlier timelines lead up to it, and whether they have gaps, \
+                 was not looked at"
             ),
-            "where the file has mode 0600, chmod g+r it and let archive_command do so: the mode \
-             masks an ACL. What is on one timeline was looked at; the tool that wrote the archive \
-             has a check of its own for the rest",
+            "what is on one timeline was looked at; the tool that wrote the archive has a check of \
+             its own for the rest",
         ));
     }
     missing

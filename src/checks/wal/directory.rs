@@ -91,13 +91,21 @@ fn note(seen: &mut Inventory, path: &Path, name: &str, now: Timestamp) -> Result
             Err(error) => return Err(Trouble::Io(path.to_owned(), error)),
         },
     };
-    if let Noted::History(timeline) = seen.add(name, bytes)
-        && let Ok(bytes) = files::read_limited(path, HISTORY_MAX)
-        && let Some(history) = read_history(name, &bytes)
-    {
-        seen.add_history(timeline, history);
+    let Noted::History(timeline) = seen.add(name, bytes) else { return Ok(()) };
+    match files::read_limited(path, HISTORY_MAX) {
+        Ok(bytes) => {
+            if let Some(history) = read_history(name, &bytes) {
+                seen.add_history(timeline, history);
+            }
+            Ok(())
+        }
+        // Only histories are opened, and only they tell how timelines hang together: where they are
+        // closed to us, the archive is. `cp` keeps mode 0600, which masks an ACL.
+        Err(error) if error.source.kind() == io::ErrorKind::PermissionDenied => {
+            Err(Trouble::Io(path.to_owned(), error.source))
+        }
+        Err(_) => Ok(()),
     }
-    Ok(())
 }
 
 /// Whether a file was written just now: a plain `cp` may still be at it. A clock that goes after ours

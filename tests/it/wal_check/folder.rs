@@ -168,6 +168,16 @@ fn an_archive_that_cannot_be_read_is_a_finding_and_brings_no_numbers() {
     // The server's part went on.
     assert_eq!(ran.target("archiving").outcome, Outcome::Succeeded);
 
+    // Names can be listed, and what hangs them together cannot be read.
+    let history = archive.join("00000002.history");
+    fs::write(&history, "1\t0/3000000\tx\n").unwrap();
+    run(command("chmod").arg("0000").arg(&history), "").expect_code(0);
+    let ran = Ran::of(run(&mut plainly(&home, &args), ""), 0);
+    let found = ran.one("wal-archive-unreadable", Severity::Critical);
+    assert!(found.what.contains("00000002.history"), "{found:#?}");
+    assert!(found.hint.as_ref().unwrap().contains("chmod g+r"), "{found:#?}");
+    assert_eq!(ran.missing("recent"), None);
+
     let gone = job_with(Pgkeep::new().server("main", &cluster), &archive.join("none"), "");
     let found = check(&gone);
     let found = found.one("wal-archive-unreadable", Severity::Critical);
