@@ -2,16 +2,11 @@
 
 use std::fs;
 
-use pgkeep::{
-    domain::backup::BackupId,
-    sys::clock::{Clock as _, SystemClock},
-};
-
 use crate::harness::{
     pgkeep::Pgkeep,
     postgres::{APP, Cluster},
     process::Output,
-    wait::{PATIENCE, eventually},
+    wait::a_later_second_than,
 };
 
 const DISK: &str = "disk";
@@ -53,12 +48,7 @@ fn a_dump_into_a_series_of_another_host_is_refused_until_it_is_adopted() {
     assert!(hint.contains(&format!("adopt = [\"{other}\"] in [daemon]")), "{hint}");
     assert_eq!(fs::read_dir(&series).unwrap().count(), 1);
 
-    // Ids sort by the second: the next backup is to be the newer one.
-    let made_at = id.parse::<BackupId>().unwrap().time();
-    eventually("a later second", PATIENCE, || {
-        let age = SystemClock::new().now().wall.duration_since(made_at);
-        (age.as_secs() >= 1).then_some(())
-    });
+    a_later_second_than(&id);
     let adopting =
         home.config().replacen("[daemon]\n", &format!("[daemon]\nadopt = [\"{other}\"]\n"), 1);
     home.rewrite(&adopting);

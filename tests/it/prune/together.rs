@@ -8,6 +8,7 @@ use crate::harness::{
     pgkeep::{Pgkeep, quote},
     postgres::{APP, Cluster},
     process::Output,
+    wait::{PATIENCE, a_later_second_than, eventually},
 };
 
 const DISK: &str = "disk";
@@ -62,6 +63,7 @@ fn a_dump_and_a_prune_do_not_disturb_each_other() {
     let real = quote(cluster.bin_dir().to_string_lossy());
     first.rewrite(&first.config().replace(&real, &quote(programs.to_string_lossy())));
     let mut daemon = first.ready_daemon();
+    a_later_second_than(&id);
     let second = std::thread::scope(|scope| {
         let dump = scope.spawn(|| first.run(&["run", "nightly", "--json"]));
         fake.wait_stopped();
@@ -71,11 +73,9 @@ fn a_dump_and_a_prune_do_not_disturb_each_other() {
         made(&dump.join().unwrap().expect_code(0))
     });
     // It runs after the dump by itself.
-    crate::harness::wait::eventually(
-        "the prune after the dump",
-        crate::harness::wait::PATIENCE,
-        || (stored(&root, &series) == [[second.clone()].into(), names([])]).then_some(()),
-    );
+    eventually("the prune after the dump", PATIENCE, || {
+        (stored(&root, &series) == [[second.clone()].into(), names([])]).then_some(())
+    });
     daemon.stop();
     daemon.assert_log_clean(&[]);
 }
