@@ -19,7 +19,6 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     domain::{
         failure::{Class, Failure},
-        finding::Severity,
         name::{JobName, RepositoryName},
         report::{Report, Target, Verdict},
         run::{RequestId, RunId, Trigger},
@@ -32,6 +31,7 @@ use crate::{
 };
 
 use super::{
+    account,
     control::{Reply, ReplySender},
     journal::{Journal, RunEnd, RunRecord, RunStart},
     notices::{Ended, Notices},
@@ -39,9 +39,6 @@ use super::{
     runner::{self, Attempt},
     table::{Configured, Table},
 };
-
-/// Failures of one run that are logged one by one; the report has all.
-const LOGGED_FAILURES: usize = 20;
 
 /// The end of one attempt.
 #[derive(Debug)]
@@ -178,7 +175,7 @@ impl Engine {
     /// Takes the end of an attempt.
     pub fn ended(&mut self, ended: AttemptEnded) {
         let Some(open) = self.runs.get_mut(&ended.run) else { return };
-        log_attempt(&open.job, open.attempts, &ended.report);
+        account::attempt(&open.job, open.attempts, &ended.report);
         open.report.merge(ended.report);
         let retry_worth = open.report.failures().any(|failure| failure.class.is_worth_a_retry());
         let failed: BTreeSet<Target> = if open.report.failure.is_some() {
@@ -218,7 +215,7 @@ impl Engine {
             Action::Remember { job, memory } => self.remember(&job, &memory),
             Action::Forget { job } => {
                 if let Err(failure) = self.journal.remember(&job, serde_json::Value::Null) {
-                    log_failure(&failure, "cannot keep the schedule's state");
+                    account::failure(&failure, "cannot keep the schedule's state");
                 }
             }
             Action::CancelAll => self.all.cancel(),
@@ -241,7 +238,7 @@ impl Engine {
             .map_err(|error| Failure::from_error(Class::Internal, "remember a schedule", &error))
             .and_then(|memory| self.journal.remember(job, memory));
         if let Err(failure) = stored {
-            log_failure(&failure, "cannot keep the schedule's state");
+            account::failure(&failure, "cannot keep the schedule's state");
         }
     }
 
@@ -300,7 +297,7 @@ impl Engine {
         };
         // A backup is worth more than its line in the journal: the run goes on.
         if let Err(failure) = self.journal.start(start) {
-            log_failure(&failure, "cannot record the start of a run");
+            account::failure(&failure, "cannot record the start of a run");
         }
         self.metrics.run_started(&job.common.name, now.wall);
         self.notices.started(&self.table, job, run.as_str(), now.wall);
@@ -327,7 +324,7 @@ impl Engine {
     fn close(&mut self, run: &RunId, open: Open, verdict: Verdict, now: Now) -> Report {
         let job = &open.job.common.name;
         let duration = now.mono.saturating_sub(open.started.mono);
-        log_end(job, run, verdict, &open.report, duration);
+        account::end(job, run, verdict, &open.report, duration);
         self.metrics.run_ended(&RunEnded {
             job,
             verdict,
@@ -347,7 +344,7 @@ impl Engine {
         let ended = Ended { run: run.as_str(), started: open.started.wall, end: &end, previous };
         self.notices.ended(&self.table, &self.journal, &open.job, &ended);
         if let Err(failure) = self.journal.end(job, run.as_str(), end) {
-            log_failure(&failure, "cannot record the end of a run");
+            account::failure(&failure, "cannot record the end of a run");
         }
         open.report
     }
@@ -431,7 +428,7 @@ impl Engine {
     /// Tries again to write what the disk did not take.
     pub fn flush(&self) {
         if let Err(failure) = self.journal.flush() {
-            log_failure(&failure, "cannot write the journal");
+            account::failure(&failure, "cannot write the journal");
         }
         self.notices.settle(&self.journal);
     }
@@ -464,46 +461,4 @@ fn remembered(journal: &Journal, specs: &[JobSpec]) -> BTreeMap<JobName, Remembe
         }
     }
     remembered
-}
-
-fn log_failure(failure: &Failure, what: &str) {
-    let hint = failure.hint.as_deref();
-    tracing::error!(class = %failure.class, hint, "{what}: {failure}");
-}
-
-fn log_attempt(job: &Configured, attempt: u32, report: &Report) {
-    let name = &job.common.name;
-    // One cause often fails many targets: it is said once.
-    let mut causes: Vec<&Failure> = Vec::new();
-    for failure in report.failures() {
-        if !causes.contains(&failure) {
-            causes.push(failure);
-        }
-    }
-    for failure in causes.iter().take(LOGGED_FAILURES) {
-        let hint = failure.hint.as_deref();
-        tracing::error!(job = %name, attempt, class = %failure.class, hint, "failed: {failure}");
-    }
-    let more = causes.len().saturating_sub(LOGGED_FAILURES);
-    if more > 0 {
-        tracing::error!(job = %name, attempt, more, "more failures: see the run's report");
-    }
-    for finding in &report.findings {
-        let hint = finding.hint.as_deref();
-        if finding.severity == Severity::Info {
-            tracing::info!(job = %name, check = finding.check, hint, "{}", finding.what);
-        } else {
-            tracing::warn!(job = %name, check = finding.check, hint, "{}", finding.what);
-        }
-    }
-}
-
-fn log_end(job: &JobName, run: &RunId, verdict: Verdict, report: &Report, took: Duration) {
-    let (done, failed) = (report.count("succeeded"), report.count("failed"));
-    let seconds = took.as_secs_f64();
-    if verdict == Verdict::Succeeded {
-        tracing::info!(%job, %run, done, seconds, "succeeded");
-    } else {
-        tracing::warn!(%job, %run, %verdict, done, failed, seconds, "ended");
-    }
 }

@@ -1,6 +1,7 @@
 //! The daemon: wiring, the pure planner, the engine that carries out its decisions, and the one
 //! select loop.
 
+mod account;
 pub mod control;
 pub mod engine;
 pub mod ground;

@@ -40,11 +40,6 @@ impl Unprotected {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Forgets what was seen under another configuration.
-    pub fn clear(&self) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clear();
-    }
-
     /// Takes what was seen. Says whether it is news.
     fn put(&self, server: &ServerName, found: Option<Vec<DatabaseName>>) -> bool {
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);

@@ -30,6 +30,7 @@ pub struct Watch {
     touched: BTreeSet<RepositoryName>,
     next: Duration,
     next_sweep: Duration,
+    servers_due: bool,
     repositories: Option<JoinHandle<()>>,
     servers: Option<JoinHandle<()>>,
 }
@@ -45,6 +46,7 @@ impl Watch {
             touched: BTreeSet::new(),
             next: Duration::ZERO,
             next_sweep: Duration::ZERO,
+            servers_due: true,
             repositories: None,
             servers: None,
         }
@@ -55,10 +57,12 @@ impl Watch {
         self.touched.extend(repositories);
     }
 
-    /// The configuration changed: all is to be looked at again.
+    /// The configuration changed: all is to be looked at again. What is still under way looks with
+    /// the old one: what it sees is not taken.
     pub fn everything(&mut self) {
         self.next = Duration::ZERO;
-        self.unprotected.clear();
+        self.servers_due = true;
+        self.unprotected = Unprotected::default();
     }
 
     /// The databases that no job backs up.
@@ -66,8 +70,16 @@ impl Watch {
         &self.unprotected
     }
 
-    /// Starts a look if one is due at monotonic time `now` and none is under way.
+    /// Starts what is due at monotonic time `now`, unless a look of its sort is still under way.
     pub fn tick(&mut self, now: Duration, table: &Table) {
+        self.look_at_repositories(now, table);
+        if self.servers_due && !is_busy(self.servers.as_ref()) {
+            self.servers_due = false;
+            self.look_at_servers(table);
+        }
+    }
+
+    fn look_at_repositories(&mut self, now: Duration, table: &Table) {
         if is_busy(self.repositories.as_ref()) {
             return;
         }
@@ -79,7 +91,7 @@ impl Watch {
         let mut repositories = table.repositories.clone();
         if all || sweep {
             self.next = now + probe::INTERVAL;
-            self.look_at_servers(table);
+            self.servers_due = true;
         } else {
             repositories.retain(|name, _| touched.contains(name));
         }
@@ -96,9 +108,6 @@ impl Watch {
     }
 
     fn look_at_servers(&mut self, table: &Table) {
-        if is_busy(self.servers.as_ref()) {
-            return;
-        }
         let task = Task { cancel: self.cancel.child_token(), ..Task::new(self.clock.clone()) };
         let (metrics, seen) = (self.metrics.clone(), self.unprotected.clone());
         let servers = protection::protected(table);

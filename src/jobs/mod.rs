@@ -4,6 +4,7 @@
 //! `postgres` or `checks`. Kinds know neither the scheduler nor Prometheus; nothing outside of
 //! this folder knows a kind's name.
 
+mod choose;
 mod copy;
 mod dump;
 mod options;

@@ -17,16 +17,16 @@ use crate::{
         index::{DropDebris, Wishes, refusal},
         metric::{MetricDesc, MetricKind},
         name::{DatabaseName, ServerName},
-        pattern::{DatabasePatterns, Glob, Problem},
+        pattern::{DatabasePatterns, Glob},
         report::{Outcome, Report, Sample, Step, Target, TargetReport},
     },
     postgres::{
         PgError, Server,
-        catalog::{self, Database, ServerFacts},
+        catalog::{self, ServerFacts},
     },
 };
 
-use super::{Job, JobKind, Resources, RunContext, options};
+use super::{Job, JobKind, Resources, RunContext, choose, options};
 
 const INVALID: &str = "indexes_invalid";
 const RECLAIMED: &str = "reindex_reclaimed_bytes_total";
@@ -133,11 +133,14 @@ impl Job for Reindex {
         let databases = catalog::databases(&session, false, cancel).await.map_err(fail)?;
         session.close().await;
         self.fits(&facts, doing)?;
-        let candidates: Vec<_> = databases.iter().map(Database::candidate).collect();
-        let chosen = self.patterns.select(&candidates);
+        let chosen = choose::databases(&self.patterns, &databases);
         let mut report = Report::default();
         for problem in &chosen.problems {
-            self.problem(problem, cx, &mut report)?;
+            let (name, failure) = choose::refused(problem, self.server.name())?;
+            let target = self.target(&name);
+            if cx.wants(&target) {
+                report.targets.push(cx.ended(target, Err(failure)));
+            }
         }
         let orders = Orders {
             server: &self.server,
@@ -203,36 +206,6 @@ impl Reindex {
             repository: None,
             object: None,
         }
-    }
-
-    /// Something that the patterns ask for and the server does not have.
-    ///
-    /// # Errors
-    /// When there is nothing to do at all.
-    fn problem(
-        &self,
-        problem: &Problem,
-        cx: &RunContext,
-        report: &mut Report,
-    ) -> Result<(), Failure> {
-        let class = match problem {
-            Problem::Missing(_) => Class::DatabaseGone,
-            Problem::Named(..) | Problem::NothingSelected => Class::Configuration,
-        };
-        let doing = format!("choose the databases of server {}", self.server.name());
-        let failure = Failure::new(class, doing, problem.to_string())
-            .hint("look at `databases` and `exclude` of the job, and at `psql -l`");
-        let name = match problem {
-            Problem::NothingSelected => None,
-            Problem::Missing(name) => name.parse().ok(),
-            Problem::Named(name, _) => Some(name.clone()),
-        };
-        // What cannot be a name is no target; it was asked for all the same.
-        let target = self.target(&name.ok_or_else(|| failure.clone())?);
-        if cx.wants(&target) {
-            report.targets.push(cx.ended(target, Err(failure)));
-        }
-        Ok(())
     }
 
     /// What came of one database.

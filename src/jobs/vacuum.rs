@@ -18,7 +18,7 @@ use crate::{
         failure::{Class, Failure},
         metric::{MetricDesc, MetricKind},
         name::{DatabaseName, ServerName},
-        pattern::{DatabasePatterns, Problem, Selection},
+        pattern::{DatabasePatterns, Selection},
         relation::{RelationPattern, RelationPatterns},
         report::{Outcome, Report, TargetReport},
         units::ByteSize,
@@ -30,7 +30,7 @@ use crate::{
     },
 };
 
-use super::{Job, JobKind, Resources, RunContext, options};
+use super::{Job, JobKind, Resources, RunContext, choose, options};
 
 /// The kind's row in the table.
 pub(super) const KIND: JobKind = JobKind {
@@ -250,7 +250,11 @@ impl Job for Vacuum {
         let selection = self.look(cx).await?;
         let mut report = Report::default();
         for problem in &selection.problems {
-            self.problem(problem, cx, &mut report)?;
+            let (name, failure) = choose::refused(problem, self.server.name())?;
+            let target = self.target(&name, None);
+            if cx.wants(&target) {
+                report.targets.push(cx.ended(target, Err(failure)));
+            }
         }
         self.plan_databases(&selection, &mut report);
         let mut totals = conclude::Totals {
@@ -294,39 +298,7 @@ impl Vacuum {
         }
         let databases = catalog::databases(&session, false, cancel).await.map_err(fail)?;
         session.close().await;
-        let candidates: Vec<_> = databases.iter().map(catalog::Database::candidate).collect();
-        Ok(self.databases.select(&candidates))
-    }
-
-    /// A database that is asked for and cannot be had.
-    ///
-    /// # Errors
-    /// When there is nothing to do at all.
-    fn problem(
-        &self,
-        problem: &Problem,
-        cx: &RunContext,
-        report: &mut Report,
-    ) -> Result<(), Failure> {
-        let class = match problem {
-            Problem::Missing(_) => Class::DatabaseGone,
-            Problem::Named(..) | Problem::NothingSelected => Class::Configuration,
-        };
-        let doing = format!("choose the databases of server {}", self.server.name());
-        let hint = "look at `databases` and `exclude` of the job, and at `psql -l`";
-        let failure = Failure::new(class, doing, problem.to_string()).hint(hint);
-        let name = match problem {
-            Problem::NothingSelected => None,
-            Problem::Missing(name) => name.parse().ok(),
-            Problem::Named(name, _) => Some(name.clone()),
-        };
-        // What cannot be a name is no target; it was asked for all the same.
-        let Some(name) = name else { return Err(failure) };
-        let target = self.target(&name, None);
-        if cx.wants(&target) {
-            report.targets.push(cx.ended(target, Err(failure)));
-        }
-        Ok(())
+        Ok(choose::databases(&self.databases, &databases))
     }
 
     /// One database, unless a retry is about others.

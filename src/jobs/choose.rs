@@ -1,0 +1,40 @@
+//! Which databases of a server a run works on, and what to say of one that is asked for and
+//! cannot be had. The kinds that take patterns share it.
+
+use crate::{
+    domain::{
+        failure::{Class, Failure},
+        name::{DatabaseName, ServerName},
+        pattern::{DatabasePatterns, Problem, Selection},
+    },
+    postgres::catalog::Database,
+};
+
+/// The databases that the patterns choose among those of a server.
+pub(super) fn databases(patterns: &DatabasePatterns, known: &[Database]) -> Selection {
+    let candidates: Vec<_> = known.iter().map(Database::candidate).collect();
+    patterns.select(&candidates)
+}
+
+/// Something that the patterns ask for and the server does not have: the database, as a target
+/// that failed.
+///
+/// # Errors
+/// When there is nothing to do at all, or what is asked for cannot be a name and so is no target.
+pub(super) fn refused(
+    problem: &Problem,
+    server: &ServerName,
+) -> Result<(DatabaseName, Failure), Failure> {
+    let (class, name) = match problem {
+        Problem::Missing(name) => (Class::DatabaseGone, name.parse().ok()),
+        Problem::Named(name, _) => (Class::Configuration, Some(name.clone())),
+        Problem::NothingSelected => (Class::Configuration, None),
+    };
+    let doing = format!("choose the databases of server {server}");
+    let hint = "look at `databases` and `exclude` of the job, and at `psql -l`";
+    let failure = Failure::new(class, doing, problem.to_string()).hint(hint);
+    match name {
+        Some(name) => Ok((name, failure)),
+        None => Err(failure),
+    }
+}

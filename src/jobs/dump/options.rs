@@ -1,0 +1,54 @@
+//! The options of the kind.
+
+use std::{sync::Arc, time::Duration};
+
+use crate::{
+    backup::fanout::Compression,
+    config::{Diagnostics, Options},
+    domain::name::ServerName,
+    sys::host,
+};
+
+use super::{
+    super::{Job, Resources, options},
+    Dump,
+};
+
+/// Highest level of zstd that may be asked for (zstd.h, ZSTD_maxCLevel without
+/// `--ultra`).
+const LEVEL_MAX: i32 = 19;
+/// pg_dump takes whole milliseconds; 0 would mean no limit.
+const LOCK_WAIT_MIN: Duration = Duration::from_millis(1);
+/// While pg_dump waits for a lock, everybody who comes after it in the queue waits too.
+const LOCK_WAIT_MAX: Duration = Duration::from_hours(1);
+const LOCK_WAIT_DEFAULT: Duration = Duration::from_mins(1);
+
+/// Reads them and makes the job.
+pub(super) fn build(
+    o: &mut Options<'_>,
+    resources: &Resources<'_>,
+    d: &mut Diagnostics,
+) -> Option<Arc<dyn Job>> {
+    let server = o.require::<ServerName>("server", d);
+    let server = server.and_then(|name| resources.server(&name, d));
+    let repositories = options::repositories(o, "repositories", resources, d);
+    let patterns = options::patterns(o, d);
+    let globals = o.take_or("globals", true, d);
+    let role_passwords = o.take_or("role_passwords", true, d);
+    let level = o.take_in_or("compression_level", 1..=LEVEL_MAX, 3, d);
+    let workers = o.take_in_or("workers", 1..=64, host::default_workers(), d);
+    let lock_wait =
+        o.take_in_or("lock_wait_timeout", LOCK_WAIT_MIN..=LOCK_WAIT_MAX, LOCK_WAIT_DEFAULT, d);
+    Some(Arc::new(Dump {
+        server: server?,
+        patterns: patterns?,
+        globals,
+        role_passwords,
+        repositories: repositories?,
+        compression: Compression { level, workers },
+        lock_wait,
+        children: resources.children.clone(),
+        gate: resources.gate.clone(),
+        adopted: resources.config.daemon.adopt.clone(),
+    }))
+}

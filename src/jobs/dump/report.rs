@@ -1,0 +1,83 @@
+//! What a run of the kind tells: samples, figures, and what is odd about its tools.
+
+use crate::{
+    domain::{
+        backup::Subject,
+        finding::{Finding, Severity},
+        manifest::Manifest,
+        name::RepositoryName,
+        report::{Figures, Report, Sample},
+    },
+    postgres::{catalog::ServerFacts, tools::Installed},
+};
+
+use super::{super::RunContext, Dump};
+
+impl Dump {
+    /// How old the newest backup of the subject may become, in each repository.
+    pub(super) fn objective(&self, subject: &Subject, cx: &RunContext, report: &mut Report) {
+        let Some(max_age) = cx.max_age else { return };
+        let (server, subject) = (self.server.name().to_string(), subject.label());
+        let samples = self.repositories.iter().map(|handle| Sample {
+            metric: "backup_max_age_seconds".to_owned(),
+            labels: vec![server.clone(), subject.clone(), handle.name().to_string()],
+            value: max_age.as_secs_f64(),
+        });
+        report.samples.extend(samples);
+    }
+
+    /// What is measured of a backup that was made.
+    pub(super) fn samples(
+        &self,
+        subject: &Subject,
+        repository: &RepositoryName,
+        manifest: &Manifest,
+        report: &mut Report,
+    ) {
+        let at = manifest.snapshot.at.as_duration().as_secs_f64();
+        let values = [
+            ("backup_last_success_timestamp_seconds", at),
+            ("backup_last_size_bytes", manifest.stored_bytes() as f64),
+            ("backup_last_plain_bytes", manifest.plain.bytes as f64),
+            ("backup_last_rows", manifest.totals.rows as f64),
+        ];
+        let server = self.server.name().to_string();
+        let labels = vec![server, subject.label(), repository.to_string()];
+        report.samples.extend(values.map(|(metric, value)| Sample {
+            metric: metric.to_owned(),
+            labels: labels.clone(),
+            value,
+        }));
+    }
+}
+
+/// pg_dump of a newer major version can read the server; what it writes may not restore into one
+/// of the server's own version.
+pub(super) fn newer_tools(tools: &Installed, facts: &ServerFacts) -> Option<Finding> {
+    let (tool, server) = (tools.version.major, facts.major());
+    (tool > server).then(|| Finding {
+        check: "tool-version".to_owned(),
+        severity: Severity::Warning,
+        what: format!(
+            "PostgreSQL {server} is dumped with the pg_dump of {tool}: restoring needs {tool}"
+        ),
+        hint: Some(format!("install the client programs of PostgreSQL {server}, or set bin_dir")),
+    })
+}
+
+/// What is counted of a backup that was made.
+pub(super) fn figures(manifest: &Manifest) -> Figures {
+    let taken = manifest.finished_at.duration_since(manifest.started_at).as_millis();
+    let counts = [
+        ("plain_bytes", manifest.plain.bytes),
+        ("stored_bytes", manifest.stored_bytes()),
+        ("rows", manifest.totals.rows),
+        ("tables", manifest.totals.tables),
+        ("large_objects", manifest.totals.large_objects),
+        ("milliseconds", u64::try_from(taken).unwrap_or(0)),
+    ];
+    Figures {
+        backup: Some(manifest.id.clone()),
+        counts: counts.into_iter().map(|(name, count)| (name.to_owned(), count)).collect(),
+    }
+}
