@@ -8,20 +8,27 @@
 #      and its peak memory           /  that of aws                                  promise <  0.50
 #   4. peak memory of the daemon     in MiB                          promise <= memory_budget (128)
 #
-# sh benches/dump.sh [--gb N] [--rounds N] [--dir DIR]
+# With --levels also a dump at compression_level -5 (about as fast as lz4), 1, 3 and 9 against the
+# same zstd behind pg_dump, with the sizes. With --encrypt row 1 again, to an encrypted repository.
+# Beside the times stands the processor time that each took, servers included: on a machine that
+# does other work as well it says more.
+#
+# sh benches/dump.sh [--gb N] [--rounds N] [--levels] [--encrypt] [--dir DIR]
 #
 # Needs PostgreSQL's server and client, zstd and the AWS command line (Debian: awscli); installs
 # nothing. Peer and pgkeep take turns, so that a machine whose speed drifts does not favour one; the
 # median of the rounds is printed.
 set -eu
 
-gb=2 rounds=3 dir='' timed=''
+gb=2 rounds=3 dir='' timed='' levels='' encrypt=''
 while [ $# -gt 0 ]; do
     case $1 in
         --gb) gb=$2; shift 2 ;;
         --rounds) rounds=$2; shift 2 ;;
         --dir) dir=$2; shift 2 ;;
-        *) echo "usage: sh benches/dump.sh [--gb N] [--rounds N] [--dir DIR]" >&2; exit 2 ;;
+        --levels) levels='-5 1 3 9'; shift ;;
+        --encrypt) encrypt=yes; shift ;;
+        *) echo "usage: sh benches/dump.sh [--gb N] [--rounds N] [--levels] [--encrypt] [--dir DIR]" >&2; exit 2 ;;
     esac
 done
 
@@ -142,6 +149,38 @@ attempts = 1
 repositories = ["s3"]
 workers = 2
 CONF
+for level in $levels; do
+    cat >>"$dir/pgkeep.toml" <<CONF
+[job.level$level]
+kind = "dump"
+server = "bench"
+databases = ["bench"]
+globals = false
+attempts = 1
+repositories = ["local"]
+workers = 2
+compression_level = $level
+CONF
+done
+if [ -n "$encrypt" ]; then
+    command -v age-keygen >/dev/null || { echo "bench: age is missing" >&2; exit 1; }
+    mkdir "$dir/sealed"
+    cat >>"$dir/pgkeep.toml" <<CONF
+[repository.sealed]
+kind = "local"
+path = "$dir/sealed"
+min_free = "1MiB"
+encrypt_to = ["$(age-keygen 2>/dev/null | sed -n 's/^# public key: //p')"]
+[job.sealed]
+kind = "dump"
+server = "bench"
+databases = ["bench"]
+globals = false
+attempts = 1
+repositories = ["sealed"]
+workers = 2
+CONF
+fi
 chmod 600 "$dir/pgkeep.toml"
 # As in systemd/pgkeep.service.
 MALLOC_ARENA_MAX=2 MALLOC_MMAP_THRESHOLD_=1048576 "$pgkeep" daemon --config "$dir/pgkeep.toml" 2>"$dir/daemon.log" &
@@ -153,6 +192,10 @@ export AWS_EC2_METADATA_DISABLED=true
 dump() { "$bin/pg_dump" -Fc -Z0 -d bench; }
 peer_zstd() { dump | zstd -q -T2 -3 -c >/dev/null; }
 peer_none() { dump >/dev/null; }
+# zstd has its negative levels under another name.
+zstd_level() { case $1 in -*) echo "--fast=${1#-}" ;; *) echo "-$1" ;; esac; }
+peer_level() { dump | zstd -q -T2 "$(zstd_level "$1")" -c | wc -c >"$dir/bytes.peer$1"; }
+ours_level() { ours "level$1"; find "$dir/repository/bench" -name '*.dump.zst*' -printf '%s\n' >"$dir/bytes.ours$1"; }
 # pg_dump compresses with zstd itself where it can (16 and newer); else zstd does beside it.
 if "$bin/pg_dump" --help | grep -q 'METHOD\[:DETAIL\]'; then
     s3_dump() { "$bin/pg_dump" -Fc -Z zstd:3 -d bench; }
@@ -169,12 +212,25 @@ measured_aws() {
 }
 ours() { "$pgkeep" run "$1" --config "$dir/pgkeep.toml" >"$dir/run.log" 2>&1 || { cat "$dir/run.log" >&2; exit 1; }; }
 
+# Processor time of everything that took part, in ms: what this shell waited for, the daemon with
+# its children, the S3 server, and PostgreSQL with the backends that it has seen end.
+processor() {
+    postmaster=$(head -n 1 "$dir/pg/data/postmaster.pid")
+    for pid in $$ "$daemon_pid" "$s3_pid" "$postmaster"; do
+        sed 's/.*) //' "/proc/$pid/stat"
+    done | awk -v hz="$(getconf CLK_TCK)" '{sum += $12 + $13 + $14 + $15} END {printf "%d\n", sum * 1000 / hz}'
+}
 seconds() {
+    busy=$(processor)
     begin=$(date +%s%N)
     "$@"
     end=$(date +%s%N)
+    # The backend may end a moment after its client.
+    sleep 0.2
+    echo $(($(processor) - busy)) >>"$dir/processor.$timed"
     echo $(((end - begin) / 1000000)) >>"$dir/times.$timed"
     rm -rf "$dir/repository/bench" "$dir/s3/bench/pgkeep/bench" "$dir/s3/bench/peer.zst"
+    rm -rf "$dir/sealed/bench"
 }
 round() {
     timed=peer_zstd seconds peer_zstd
@@ -182,6 +238,11 @@ round() {
     timed=local seconds ours local
     timed=peer_aws seconds peer_aws
     timed=s3 seconds ours s3
+    [ -z "$encrypt" ] || timed=sealed seconds ours sealed
+    for level in $levels; do
+        timed=peer_level$level seconds peer_level "$level"
+        timed=level$level seconds ours_level "$level"
+    done
 }
 echo "== warm-up"
 seconds_warm() { timed=warm seconds "$@"; }
@@ -192,23 +253,32 @@ for i in $(seq "$rounds"); do
     round
 done
 
-median() { sort -n "$dir/times.$1" | awk '{v[NR] = $1} END {print (NR % 2) ? v[(NR + 1) / 2] : (v[NR / 2] + v[NR / 2 + 1]) / 2}'; }
+median_of() { sort -n "$dir/$1" | awk '{v[NR] = $1} END {print (NR % 2) ? v[(NR + 1) / 2] : (v[NR / 2] + v[NR / 2 + 1]) / 2}'; }
+median() { median_of "times.$1"; }
 ratio() { awk -v a="$(median "$1")" -v b="$(median "$2")" 'BEGIN {printf "%.2f", a / b}'; }
+# The same of the processor time.
+share() { awk -v a="$(median_of "processor.$1")" -v b="$(median_of "processor.$2")" 'BEGIN {printf "%.2f", a / b}'; }
 peak=$(awk '/VmHWM/ {printf "%.0f", $2 / 1024}' "/proc/$daemon_pid/status")
 cores=$(nproc)
 echo
-echo "on $cores cores, PostgreSQL $("$bin/postgres" --version | sed 's/[^0-9]*//'), medians of $rounds rounds (ms):"
-for name in peer_zstd peer_none local peer_aws s3; do echo "  $name: $(median $name)"; done
+echo "on $cores cores, PostgreSQL $("$bin/postgres" --version | sed 's/[^0-9]*//'), medians of $rounds rounds (ms, and ms of processor):"
+for name in peer_zstd peer_none local peer_aws s3; do echo "  $name: $(median $name)  $(median_of "processor.$name")"; done
 echo
-echo "1. local / (pg_dump -Z0 | zstd -T2 -3)     $(ratio local peer_zstd)   promise <= 1.05"
+echo "                                            time  processor"
+echo "1. local / (pg_dump -Z0 | zstd -T2 -3)     $(ratio local peer_zstd)   $(share local peer_zstd)   promise <= 1.05"
 note=''
 [ "$cores" -ge 4 ] || note='   (no verdict: the promise is for 4 cores or more)'
-echo "2. local / (pg_dump -Z0)                   $(ratio local peer_none)   promise <= 1.10$note"
-echo "3. S3 / (pg_dump, zstd | aws s3 cp -)      $(ratio s3 peer_aws)   promise <= 0.90"
+echo "2. local / (pg_dump -Z0)                   $(ratio local peer_none)   $(share local peer_none)   promise <= 1.10$note"
+echo "3. S3 / (pg_dump, zstd | aws s3 cp -)      $(ratio s3 peer_aws)   $(share s3 peer_aws)   promise <= 0.90"
 if [ -s "$dir/aws.rss" ]; then
     rss=$(sort -n "$dir/aws.rss" | awk '{v[NR] = $1} END {printf "%.0f", v[int((NR + 1) / 2)] / 1024}')
-    echo "   peak memory, daemon / aws               $(awk -v a="$peak" -v b="$rss" 'BEGIN {printf "%.2f", a / b}')   promise <  0.50  (aws $rss MiB)"
+    echo "   peak memory, daemon / aws               $(awk -v a="$peak" -v b="$rss" 'BEGIN {printf "%.2f", a / b}')          promise <  0.50  (aws $rss MiB)"
 else
     echo "   peak memory of aws: not measured (GNU time is missing)"
 fi
 echo "4. peak memory of the daemon, MiB          $peak   promise <= 128"
+[ -z "$encrypt" ] || echo "   encrypted / (pg_dump -Z0 | zstd -T2 -3) $(ratio sealed peer_zstd)   $(share sealed peer_zstd)"
+for level in $levels; do
+    size=$(awk -v a="$(awk '{s += $1} END {print s}' "$dir/bytes.ours$level")" -v b="$(cat "$dir/bytes.peer$level")" 'BEGIN {printf "%.3f", a / b}')
+    echo "   local at level $level / zstd -T2 $(zstd_level "$level")  $(ratio "level$level" "peer_level$level")   $(share "level$level" "peer_level$level")   size $size, $(median "level$level") ms"
+done

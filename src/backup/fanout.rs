@@ -55,7 +55,7 @@ const EXIT_LIMIT: Duration = Duration::from_mins(1);
 /// How the bytes are compressed.
 #[derive(Debug, Clone, Copy)]
 pub struct Compression {
-    /// zstd's level, 1 to 19.
+    /// zstd's level, -7 to 19.
     pub level: i32,
     /// Threads that compress.
     pub workers: usize,

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use crate::domain::report::Verdict;
+use crate::{daemon::signals::Signal, domain::report::Verdict};
 
 /// The exit codes of pgkeep.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,6 +43,14 @@ impl Exit {
             Self::Findings => 7,
             Self::Interrupted => 130,
             Self::Terminated => 143,
+        }
+    }
+
+    /// The exit code of a command that such a signal ended.
+    pub const fn of_signal(signal: Signal) -> Self {
+        match signal {
+            Signal::Terminate => Self::Terminated,
+            _ => Self::Interrupted,
         }
     }
 

@@ -14,7 +14,7 @@ use crate::{
     daemon::{
         control::{CallError, ConnectError, ControlClient, Reply, Request, SOCKET_NAME},
         oneshot, rehearsal,
-        signals::Signal,
+        signals::{Signal, SignalStream},
         table::Table,
     },
     domain::{
@@ -80,7 +80,18 @@ pub(super) fn run(cli: &Cli, arguments: &Arguments) -> Outcome {
     let runtime = runtime()?;
     let daemon = runtime.block_on(connect(&table.daemon.runtime_dir))?;
     let (last, stopped_by) = match daemon {
-        Some(client) => (runtime.block_on(through_daemon(client, job, &mut show))?, None),
+        Some(client) => {
+            let followed = runtime.block_on(through_daemon(client, job, &mut show))?;
+            if let Followed::Left(signal) = followed {
+                runtime.shutdown_background();
+                show.end_line();
+                output::say(&format!(
+                    "the run goes on in the daemon: `pgkeep cancel {job}` stops it\n"
+                ));
+                return Ok(Exit::of_signal(signal));
+            }
+            (followed.reply(), None)
+        }
         None => in_place(cli, &runtime, table, job, &mut show)?,
     };
     // All work has ended; the look-up of a name that nobody answers is not waited for.
@@ -155,22 +166,54 @@ pub(super) fn refused(doing: &str, reason: &str) -> Stop {
     Stop::Failed(Exit::Refused, Failure::new(Class::State, doing, reason))
 }
 
+/// How following a run in the daemon ended.
+enum Followed {
+    /// With the daemon's last reply.
+    Ended(Option<Reply>),
+    /// A signal told us to go; the run goes on.
+    Left(Signal),
+}
+
+impl Followed {
+    fn reply(self) -> Option<Reply> {
+        match self {
+            Self::Ended(reply) => reply,
+            Self::Left(_) => None,
+        }
+    }
+}
+
 async fn through_daemon(
     client: ControlClient,
     job: &JobName,
     show: &mut Show,
-) -> Result<Option<Reply>, Stop> {
+) -> Result<Followed, Stop> {
     let fail = |error: CallError| {
         Failure::from_error(Class::State, format!("run {job} through the daemon"), &error)
             .hint("`pgkeep status` shows how the run ended")
     };
+    let mut signals = SignalStream::new()
+        .map_err(|error| Failure::from_error(Class::State, "take signals", &error))?;
     let mut replies = client.call(&Request::Run { job: job.clone() }).await.map_err(fail)?;
-    let mut last = None;
-    while let Some(reply) = replies.next().await.map_err(fail)? {
-        show.reply(&reply);
-        last = Some(reply);
+    let follow = async {
+        let mut last = None;
+        while let Some(reply) = replies.next().await.map_err(fail)? {
+            show.reply(&reply);
+            last = Some(reply);
+        }
+        Ok(Followed::Ended(last))
+    };
+    tokio::pin!(follow);
+    loop {
+        tokio::select! {
+            ended = &mut follow => return ended,
+            signal = signals.next() => {
+                if let Some(signal) = signal.filter(|signal| signal.exit_status().is_some()) {
+                    return Ok(Followed::Left(signal));
+                }
+            }
+        }
     }
-    Ok(last)
 }
 
 fn in_place(
@@ -258,10 +301,17 @@ fn print_report(job: &JobName, report: &Report) -> Result<(), Stop> {
     if let Some(failure) = &report.failure {
         output::say_failure(&format!("job {job} failed"), failure);
     }
+    // One cause often fails many targets: it is said once.
+    let mut causes: Vec<(&Failure, String)> = Vec::new();
     for target in &report.targets {
         let name = output::printable(&target.target.to_string());
         match &target.outcome {
             TargetOutcome::Failed(failure) => {
+                if let Some((_, first)) = causes.iter().find(|(known, _)| *known == failure) {
+                    output::line(&format!("  failed     {name}: as {first}"))?;
+                    continue;
+                }
+                causes.push((failure, name.clone()));
                 let text = output::printable(&failure.to_string());
                 output::line(&format!("  failed     {name} [{}]: {text}", failure.class))?;
                 if let Some(hint) = &failure.hint {

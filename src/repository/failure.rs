@@ -19,9 +19,12 @@ impl StoreErrorKind {
 }
 
 impl StoreError {
-    /// The failure of an operation that was doing `doing`: `copy backup … to offsite`.
+    /// The failure of an operation that was doing `doing`: `copy backup … to offsite`. What both
+    /// were doing is said once.
     pub fn into_failure(self, doing: impl Into<String>) -> Failure {
-        let failure = Failure::new(self.kind.class(), doing, self.to_string());
+        let doing = doing.into();
+        let what = if self.doing == doing { self.what } else { self.to_string() };
+        let failure = Failure::new(self.kind.class(), doing, what);
         match self.hint {
             Some(hint) => failure.hint(hint),
             None => failure,
@@ -41,5 +44,8 @@ mod tests {
         assert_eq!(failure.to_string(), "dump database app: write a/b: no room");
         assert_eq!(failure.class, Class::Space);
         assert_eq!(failure.hint.as_deref(), Some("Free some."));
+        let error = StoreError::new(StoreErrorKind::Refused, "open repository a", "it is gone");
+        let failure = error.into_failure("open repository a");
+        assert_eq!(failure.to_string(), "open repository a: it is gone");
     }
 }

@@ -14,9 +14,10 @@ use super::{
     Dump,
 };
 
-/// Highest level of zstd that may be asked for (zstd.h, ZSTD_maxCLevel without
-/// `--ultra`).
-const LEVEL_MAX: i32 = 19;
+/// Lowest and highest level of zstd that may be asked for: `zstd --fast=7`, beyond which little
+/// time is left to win, and `ZSTD_maxCLevel` without `--ultra` (zstd.h). 0 would mean zstd's
+/// default.
+const LEVELS: std::ops::RangeInclusive<i32> = -7..=19;
 /// pg_dump takes whole milliseconds; 0 would mean no limit.
 const LOCK_WAIT_MIN: Duration = Duration::from_millis(1);
 /// While pg_dump waits for a lock, everybody who comes after it in the queue waits too.
@@ -35,7 +36,7 @@ pub(super) fn build(
     let patterns = options::patterns(o, d);
     let globals = o.take_or("globals", true, d);
     let role_passwords = o.take_or("role_passwords", true, d);
-    let level = o.take_in_or("compression_level", 1..=LEVEL_MAX, 3, d);
+    let level = o.take_in_or("compression_level", LEVELS, 3, d);
     let workers = o.take_in_or("workers", 1..=64, host::default_workers(), d);
     let lock_wait =
         o.take_in_or("lock_wait_timeout", LOCK_WAIT_MIN..=LOCK_WAIT_MAX, LOCK_WAIT_DEFAULT, d);

@@ -150,14 +150,15 @@ fn a_run_in_place_ends_at_a_signal_and_leaves_nothing() {
 }
 
 #[test]
-fn a_run_through_the_daemon_goes_on_when_its_client_is_killed() {
+fn a_run_through_the_daemon_goes_on_when_its_client_is_stopped() {
     let bench = Bench::new(Fake::Gated);
     let home = &bench.home;
     let mut daemon = home.ready_daemon();
     let client = Client::start(home, &["run", "nightly"]);
     bench.fake.wait_stopped();
-    client.signal(Signal::KILL);
-    client.end().expect_code(137);
+    client.signal(Signal::INT);
+    let left = client.end().expect_code(130);
+    assert!(left.stderr.contains("goes on") && left.stderr.contains("pgkeep cancel nightly"));
     assert_eq!(status_of(home, "nightly")["state"], "running");
     bench.fake.release();
     eventually("the end of the run", PATIENCE, || {
