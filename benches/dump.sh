@@ -11,16 +11,17 @@
 # With --levels also a dump at compression_level -5 (about as fast as lz4), 1, 3 and 9 against the
 # same zstd behind pg_dump, with the sizes. With --encrypt row 1 again, to an encrypted repository.
 # Beside the times stands the processor time that each took, servers included: on a machine that
-# does other work as well it says more.
+# does other work as well it says more. With --profile one more dump to local and one to S3 under
+# `perf`, and where their processor time goes, by thread and by function.
 #
-# sh benches/dump.sh [--gb N] [--rounds N] [--levels] [--encrypt] [--dir DIR]
+# sh benches/dump.sh [--gb N] [--rounds N] [--levels] [--encrypt] [--profile] [--dir DIR]
 #
 # Needs PostgreSQL's server and client, zstd and the AWS command line (Debian: awscli); installs
 # nothing. Peer and pgkeep take turns, so that a machine whose speed drifts does not favour one; the
 # median of the rounds is printed.
 set -eu
 
-gb=2 rounds=3 dir='' timed='' levels='' encrypt=''
+gb=2 rounds=3 dir='' timed='' levels='' encrypt='' profile=''
 while [ $# -gt 0 ]; do
     case $1 in
         --gb) gb=$2; shift 2 ;;
@@ -28,7 +29,8 @@ while [ $# -gt 0 ]; do
         --dir) dir=$2; shift 2 ;;
         --levels) levels='-5 1 3 9'; shift ;;
         --encrypt) encrypt=yes; shift ;;
-        *) echo "usage: sh benches/dump.sh [--gb N] [--rounds N] [--levels] [--encrypt] [--dir DIR]" >&2; exit 2 ;;
+        --profile) profile=yes; shift ;;
+        *) echo "usage: sh benches/dump.sh [--gb N] [--rounds N] [--levels] [--encrypt] [--profile] [--dir DIR]" >&2; exit 2 ;;
     esac
 done
 
@@ -36,6 +38,7 @@ cd "$(dirname "$0")/.."
 for tool in zstd aws psql cargo; do
     command -v "$tool" >/dev/null || { echo "bench: $tool is missing" >&2; exit 1; }
 done
+[ -z "$profile" ] || command -v perf >/dev/null || { echo "bench: perf is missing" >&2; exit 1; }
 bin=$(find /usr/lib/postgresql /usr/pgsql-* -name initdb -printf '%h\n' 2>/dev/null | sort -V | tail -n 1)
 [ -n "$bin" ] || { echo "bench: no PostgreSQL server is installed" >&2; exit 1; }
 [ -n "$dir" ] || { dir=$(mktemp -d "${TMPDIR:-/tmp}/pgkeep-bench.XXXXXX"); made=yes; }
@@ -281,4 +284,15 @@ echo "4. peak memory of the daemon, MiB          $peak   promise <= 128"
 for level in $levels; do
     size=$(awk -v a="$(awk '{s += $1} END {print s}' "$dir/bytes.ours$level")" -v b="$(cat "$dir/bytes.peer$level")" 'BEGIN {printf "%.3f", a / b}')
     echo "   local at level $level / zstd -T2 $(zstd_level "$level")  $(ratio "level$level" "peer_level$level")   $(share "level$level" "peer_level$level")   size $size, $(median "level$level") ms"
+done
+# What took part: the daemon with its threads, pg_dump, the server's backends, the S3 server.
+comms=pgkeep,pgkeep-read,pgkeep-zstd,pgkeep-seal,pgkeep-stream,tokio-rt-worker,pg_dump,postgres,s3-server
+for job in ${profile:+local s3}; do
+    perf record -q -a -e cpu-clock -F 499 -o "$dir/perf.data" -- "$pgkeep" run "$job" --config "$dir/pgkeep.toml" >"$dir/run.log" 2>&1
+    echo
+    echo "where the processor time of a dump to $job goes, % of all that took part:"
+    perf report -q -i "$dir/perf.data" --comms "$comms" --percentage relative --sort comm --stdio 2>/dev/null | sed '/^$/d; s/^/  /'
+    echo "  ..."
+    perf report -q -i "$dir/perf.data" --comms "$comms" --percentage relative --sort comm,symbol --stdio 2>/dev/null | sed '/^$/d; s/^/  /' | head -n 30
+    rm -rf "$dir/repository/bench" "$dir/s3/bench/pgkeep/bench"
 done
