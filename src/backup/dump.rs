@@ -13,6 +13,7 @@ use crate::{
     codec::archive::ArchiveProof,
     domain::{
         backup::{BackupId, Series, Subject},
+        blocking::Held,
         failure::{Class, Failure},
         finding::Finding,
         manifest::{self, DatabaseFacts, LeftOut, Manifest, Owner, Snapshot, StoredObject, Tool},
@@ -23,6 +24,7 @@ use crate::{
         PgError, Server,
         catalog::{self, ServerFacts},
         command::{Contents, Dump},
+        server::application,
         snapshot::export_snapshot,
         spec::ChildEnv,
         tools::Installed,
@@ -32,6 +34,7 @@ use crate::{
 };
 
 use super::{
+    courtesy::{Courtesy, Seen, Watch},
     fanout::{Compression, Delivered, Fanout, Lost, Stored},
     restore_notes, stderr,
 };
@@ -58,6 +61,8 @@ pub struct Source<'a> {
     pub volume_parts: u32,
     /// How long pg_dump waits for a lock.
     pub lock_wait: std::time::Duration,
+    /// What is done for others meanwhile.
+    pub courtesy: Courtesy,
     /// Nice value of children.
     pub nice: i32,
     /// Time between SIGTERM and SIGKILL.
@@ -75,6 +80,8 @@ pub struct Dumped {
     pub delivered: Vec<Delivered>,
     /// What was noticed.
     pub findings: Vec<Finding>,
+    /// What it held up meanwhile; none where that was not seen.
+    pub held: Option<Held>,
 }
 
 impl Dumped {
@@ -85,8 +92,29 @@ impl Dumped {
     pub(super) fn none(lost: Lost) -> Result<Self, Failure> {
         match lost {
             Lost::All(failure) => Err(failure),
-            Lost::Each(delivered) => Ok(Self { delivered, findings: Vec::new() }),
+            Lost::Each(delivered) => Ok(Self { delivered, findings: Vec::new(), held: None }),
         }
+    }
+
+    /// Nothing came of it, and something was seen meanwhile.
+    fn lost(lost: Lost, source: &Source<'_>, seen: &Seen, task: &Task) -> Self {
+        let delivered = match lost {
+            Lost::All(failure) => {
+                let explained = !task.cancel.is_cancelled();
+                let failure =
+                    if explained { seen.explain(failure, source.courtesy) } else { failure };
+                let names = source.repositories.iter().map(|it| it.name().clone());
+                names.map(|name| (name, Err(failure.clone()))).collect()
+            }
+            Lost::Each(delivered) => delivered,
+        };
+        Self { delivered, findings: Vec::new(), held: None }
+    }
+
+    fn with(self, seen: &Seen, name: &DatabaseName, source: &Source<'_>) -> Self {
+        let mut findings = self.findings;
+        findings.extend(seen.findings(name.as_str(), source.courtesy));
+        Self { findings, held: seen.held(), ..self }
     }
 }
 
@@ -103,9 +131,10 @@ pub async fn database(
     let fail = |error: PgError| error.into_failure(&*doing);
     let session = source.server.connect(name.as_str(), &doing, task).await?;
     let facts = catalog::database_facts(&session, &task.cancel).await.map_err(fail)?;
-    let env = source.server.child_env(&session, source.scratch)?;
-    let snapshot = export_snapshot(session, &task.cancel).await.map_err(fail)?;
     let id = new_id(task)?;
+    let application = application(&id);
+    let env = source.server.child_env_as(&session, &application, source.scratch)?;
+    let snapshot = export_snapshot(session, &task.cancel).await.map_err(fail)?;
     let started_at = task.clock.now().wall;
     let series = series(source, Subject::Database(name.clone()));
     let dump = Dump {
@@ -132,6 +161,15 @@ pub async fn database(
     };
     let spec = source.child(&command, &env);
     let moment = snapshot.facts.clone();
+    let watch = Watch {
+        server: source.server,
+        application: &application,
+        exporter: snapshot.pid,
+        courtesy: source.courtesy,
+        database: name.as_str(),
+    };
+    // Cancelled alone where the backup gives way.
+    let backup = task.child();
     // Once pg_dump is done with the snapshot and its password file, they go: a repository that
     // still takes parts must not hold back VACUUM.
     let close = async {
@@ -139,18 +177,22 @@ pub async fn database(
         snapshot.close().await;
         drop(env);
     };
-    let stream = fanout.stream(spec, Box::new(ArchiveProof::new()), task);
-    let (stored, ()) = tokio::join!(stream, close);
+    let stream = fanout.stream(spec, Box::new(ArchiveProof::new()), &backup);
+    let (stored, (), mut seen) = tokio::join!(stream, close, watch.follow(&backup, &exited));
+    watch.name(&mut seen, task).await;
     let stored = match stored {
         Ok(stored) => stored,
-        Err(lost) => return Dumped::none(lost),
+        Err(lost) => {
+            return Ok(Dumped::lost(lost, source, &seen, task).with(&seen, name, source));
+        }
     };
     let findings = stderr::findings("pg_dump", name.as_str(), &stored.stderr);
     let tool = source.tool("pg_dump", command);
     let draft = Draft { source, id: &id, series: &series, started_at, tool };
     let left_out = left_out(&moment);
     let delivered = draft.commit(stored, (Some(facts), &moment, left_out), task).await;
-    Ok(Dumped { delivered, findings: findings.into_iter().collect() })
+    let dumped = Dumped { delivered, findings: findings.into_iter().collect(), held: None };
+    Ok(dumped.with(&seen, name, source))
 }
 
 /// The name of the first volume, where it is not encrypted: for people who look into the folder. A long name would only make

@@ -78,5 +78,5 @@ pub async fn globals(
     let tool = source.tool("pg_dumpall", command);
     let draft = Draft { source, id: &id, series: &series, started_at, tool };
     let delivered = draft.commit(stored, (None, &snapshot, left_out(role_passwords)), task).await;
-    Ok(Dumped { delivered, findings: findings.into_iter().collect() })
+    Ok(Dumped { delivered, findings: findings.into_iter().collect(), held: None })
 }

@@ -1,6 +1,7 @@
 //! The operations, each a linear story. What jobs and commands share.
 
 pub mod copy;
+pub mod courtesy;
 pub mod dump;
 pub mod fanout;
 pub mod gate;

@@ -17,7 +17,7 @@ use futures_util::future::join_all;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    backup::{fanout::Compression, gate::DatabaseGate, owner::Owners},
+    backup::{courtesy::Courtesy, fanout::Compression, gate::DatabaseGate, owner::Owners},
     domain::{
         backup::Subject,
         failure::{Class, Failure},
@@ -34,6 +34,8 @@ use super::{ChildSettings, Job, JobKind, Protects, RunContext, choose};
 use work::Work;
 
 const BY_DATABASE: &[&str] = &["server", "datname", "repository"];
+/// What concerns the server alone, wherever the backup goes.
+const AT_THE_SERVER: &[&str] = &["server", "datname"];
 
 /// The kind's row in the table.
 pub(super) const KIND: JobKind = JobKind {
@@ -71,6 +73,32 @@ pub(super) const KIND: JobKind = JobKind {
             kind: MetricKind::Covered,
             labels: BY_DATABASE,
         },
+        MetricDesc {
+            name: "backup_last_blocked_sessions",
+            help: "Greatest number of sessions that waited at once behind the locks of the last run's \
+                   backup, directly or behind others; no series where nobody looked.",
+            kind: MetricKind::Gauge,
+            labels: AT_THE_SERVER,
+        },
+        MetricDesc {
+            name: "backup_last_blocked_seconds",
+            help: "Longest wait of a session behind the locks of the last run's backup.",
+            kind: MetricKind::Gauge,
+            labels: AT_THE_SERVER,
+        },
+        MetricDesc {
+            name: "backup_last_xmin_age_transactions",
+            help: "Greatest age, in transactions, of the xmin that the last run's backup held: dead rows \
+                   younger than that stayed.",
+            kind: MetricKind::Gauge,
+            labels: AT_THE_SERVER,
+        },
+        MetricDesc {
+            name: "backup_last_snapshot_seconds",
+            help: "How long the last run's backup held its snapshot, and with it the xmin.",
+            kind: MetricKind::Gauge,
+            labels: AT_THE_SERVER,
+        },
     ],
     build: options::build,
 };
@@ -83,6 +111,7 @@ struct Dump {
     repositories: Vec<Arc<Handle>>,
     compression: Compression,
     lock_wait: Duration,
+    courtesy: Courtesy,
     children: ChildSettings,
     gate: Arc<DatabaseGate>,
     adopted: BTreeSet<String>,

@@ -180,7 +180,7 @@ pub async fn activity(
     // Our own dumps, and those of other hosts, hold their snapshot in a session that waits.
     let dumps = "SELECT format('process %s of role %s', pid, usename) FROM pg_stat_activity
         WHERE datname = current_database() AND pid <> pg_backend_pid() AND xact_start IS NOT NULL
-          AND (application_name = 'pg_dump'
+          AND (application_name = 'pg_dump' OR application_name LIKE 'pgkeep %'
             OR application_name = 'pgkeep' AND state = 'idle in transaction')
         ORDER BY xact_start LIMIT 1";
     let sees_all = "SELECT pg_has_role('pg_read_all_stats', 'USAGE')";

@@ -1,6 +1,7 @@
 //! PostgreSQL: how to connect (as libpq would), sessions whose statements can be cancelled, facts
 //! from the catalogue, and the client programs with their command lines.
 
+pub mod blocking;
 pub mod catalog;
 pub mod command;
 pub mod error;

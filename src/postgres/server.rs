@@ -8,6 +8,7 @@ use std::{
 use crate::{
     config::ServerConfig,
     domain::{
+        backup::BackupId,
         failure::{Class, Failure},
         name::ServerName,
     },
@@ -24,6 +25,12 @@ use super::{
 
 /// `application_name` of our own sessions.
 const APPLICATION: &str = "pgkeep";
+
+/// The `application_name` of programs that work on the backup `id`, by which they are found among the
+/// server's sessions: `pgkeep 20261121T021500Z-k3f9q2x7`. The server keeps 63 bytes of it.
+pub fn application(id: &BackupId) -> String {
+    format!("{APPLICATION} {id}")
+}
 
 /// One `[server.NAME]`.
 #[derive(Debug)]
@@ -143,10 +150,23 @@ impl Server {
     /// The environment of a client program that connects to where `session` is.
     ///
     /// # Errors
-    /// When a password file cannot be read, or the program's own cannot be written to `scratch`.
+    /// As [`Server::child_env_as`].
     pub fn child_env(&self, session: &Session, scratch: &Path) -> Result<ChildEnv, Failure> {
+        self.child_env_as(session, APPLICATION, scratch)
+    }
+
+    /// The same, with an `application_name` of its own; see [`application`].
+    ///
+    /// # Errors
+    /// When a password file cannot be read, or the program's own cannot be written to `scratch`.
+    pub fn child_env_as(
+        &self,
+        session: &Session,
+        application: &str,
+        scratch: &Path,
+    ) -> Result<ChildEnv, Failure> {
         self.spec
-            .child_env(session.endpoint(), session.dbname(), APPLICATION, scratch)
+            .child_env(session.endpoint(), session.dbname(), application, scratch)
             .map_err(|error| Failure::from_error(Class::State, "prepare a client program", &error))
     }
 }

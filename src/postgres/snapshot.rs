@@ -26,6 +26,8 @@ pub struct ExportedSnapshot {
     pub id: String,
     /// The moment, for the manifest.
     pub facts: Snapshot,
+    /// The backend that holds it.
+    pub pid: i32,
     session: Session,
 }
 
@@ -39,12 +41,13 @@ pub async fn export_snapshot(
     let lsn_before = get(&session.query_one(LSN, &[], cancel).await?, 0)?;
     session.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY", cancel).await?;
     let sql = "SELECT pg_export_snapshot(), pg_is_in_recovery(), \
-               (extract(epoch FROM clock_timestamp()) * 1000000)::bigint";
+               (extract(epoch FROM clock_timestamp()) * 1000000)::bigint, pg_backend_pid()";
     let row = session.query_one(sql, &[], cancel).await?;
     let (id, standby, at) = (get(&row, 0)?, get(&row, 1)?, timestamp(get(&row, 2)?)?);
+    let pid = get(&row, 3)?;
     let lsn_after = get(&session.query_one(LSN, &[], cancel).await?, 0)?;
     let facts = Snapshot { at, lsn_before, lsn_after, standby };
-    Ok(ExportedSnapshot { id, facts, session })
+    Ok(ExportedSnapshot { id, facts, pid, session })
 }
 
 /// The moment of a dump that takes no snapshot: of the globals.

@@ -3,9 +3,9 @@
 use std::{sync::Arc, time::Duration};
 
 use crate::{
-    backup::fanout::Compression,
+    backup::{courtesy::Courtesy, fanout::Compression},
     config::{Diagnostics, Options},
-    domain::name::ServerName,
+    domain::{blocking::WhenBlocking, name::ServerName},
     sys::host,
 };
 
@@ -48,8 +48,25 @@ pub(super) fn build(
         repositories: repositories?,
         compression: Compression { level, workers },
         lock_wait,
+        courtesy: courtesy(o, d),
         children: resources.children.clone(),
         gate: resources.gate.clone(),
         adopted: resources.config.daemon.adopt.clone(),
     }))
+}
+
+/// Transaction ids are compared modulo 2^32: no age is greater than half of that.
+const XMIN_AGE_MAX: u64 = i32::MAX as u64;
+
+fn courtesy(o: &mut Options<'_>, d: &mut Diagnostics) -> Courtesy {
+    let policy = o.take::<String>("when_blocking", d).and_then(|text| {
+        text.value
+            .parse::<WhenBlocking>()
+            .map_err(|error| {
+                d.error(&text.span, format!("`when_blocking`: {error}")).hint(error.hint);
+            })
+            .ok()
+    });
+    let max_xmin_age = o.take_in("max_xmin_age", 1..=XMIN_AGE_MAX, d).map(|age| age.value);
+    Courtesy { when_blocking: policy.unwrap_or_default(), max_xmin_age }
 }

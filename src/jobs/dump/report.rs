@@ -3,6 +3,7 @@
 use crate::{
     domain::{
         backup::Subject,
+        blocking::Held,
         finding::{Finding, Severity},
         manifest::Manifest,
         name::RepositoryName,
@@ -11,7 +12,7 @@ use crate::{
     postgres::{catalog::ServerFacts, tools::Installed},
 };
 
-use super::{super::RunContext, Dump};
+use super::{super::RunContext, Dump, Work};
 
 impl Dump {
     /// How old the newest backup of the subject may become, in each repository.
@@ -48,6 +49,28 @@ impl Dump {
             labels: labels.clone(),
             value,
         }));
+    }
+}
+
+impl Work<'_> {
+    /// What the backup held up; where an earlier attempt held up more, that is the run's.
+    pub(super) fn held(&self, subject: &Subject, held: Option<Held>, report: &mut Report) {
+        let Some(held) = held else { return };
+        let labels = vec![self.job.server.name().to_string(), subject.label()];
+        let values = [
+            ("backup_last_blocked_sessions", Some(held.sessions as f64)),
+            ("backup_last_blocked_seconds", Some(held.longest.as_secs_f64())),
+            ("backup_last_xmin_age_transactions", held.xmin_age.map(|age| age as f64)),
+            ("backup_last_snapshot_seconds", Some(held.snapshot.as_secs_f64())),
+        ];
+        for (metric, value) in values {
+            let Some(value) = value else { continue };
+            let earlier = self.cx.earlier.samples.iter();
+            let same = earlier.filter(|it| it.metric == metric && it.labels == labels);
+            let value = same.map(|sample| sample.value).fold(value, f64::max);
+            let (metric, labels) = (metric.to_owned(), labels.clone());
+            report.samples.push(Sample { metric, labels, value });
+        }
     }
 }
 

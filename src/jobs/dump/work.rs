@@ -57,6 +57,7 @@ impl Work<'_> {
             match self.dump(subject, &wanted).await {
                 Ok(dumped) => {
                     report.findings.extend(dumped.findings);
+                    self.held(subject, dumped.held, report);
                     delivered.extend(dumped.delivered);
                 }
                 Err(failure) => {
@@ -115,6 +116,7 @@ impl Work<'_> {
             compression: job.compression,
             volume_parts: self.job.volume_parts(),
             lock_wait: job.lock_wait,
+            courtesy: job.courtesy,
             nice: job.children.nice,
             grace: job.children.grace,
             records: &job.children.records,

@@ -1,0 +1,190 @@
+//! What a backup does to others while it runs: who waits behind its locks, and how much of the xmin
+//! horizon it holds back. A session of its own looks each second; by policy the backup gives way.
+//!
+//! What can still go wrong: there is no connection left for that session. The backup goes on then,
+//! nobody is seen, and a finding says so; where it was to give way, that is a warning.
+
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    domain::{
+        blocking::{Held, Ledger, Names, WhenBlocking},
+        failure::{Class, Failure},
+        finding::{Finding, Severity},
+    },
+    postgres::{
+        Server,
+        blocking::{Watcher, names},
+    },
+    sys::task::Task,
+};
+
+/// Between two looks.
+const INTERVAL: Duration = Duration::from_secs(1);
+/// Between two attempts at the session that looks.
+const AGAIN: Duration = Duration::from_secs(5);
+
+/// What is done for others.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Courtesy {
+    /// About sessions that wait behind the backup.
+    pub when_blocking: WhenBlocking,
+    /// Transactions by which the xmin may be held back before that is a finding.
+    pub max_xmin_age: Option<u64>,
+}
+
+/// What is watched.
+#[derive(Debug)]
+pub(super) struct Watch<'a> {
+    pub server: &'a Server,
+    /// `application_name` of the program's sessions: no other run has the same.
+    pub application: &'a str,
+    /// The backend that holds the snapshot.
+    pub exporter: i32,
+    pub courtesy: Courtesy,
+    /// The database.
+    pub database: &'a str,
+}
+
+/// What was seen.
+#[derive(Debug)]
+pub(super) struct Seen {
+    pub ledger: Ledger,
+    /// The backup was cancelled for those who waited.
+    pub gave_way: bool,
+    /// Why there was no look at some time.
+    trouble: Option<Failure>,
+    /// How long the snapshot was held.
+    snapshot: Duration,
+    /// What the relations are called that somebody waited for.
+    names: Names,
+}
+
+impl Watch<'_> {
+    /// Looks until `done`, and cancels `backup` where the policy says so.
+    pub(super) async fn follow(&self, backup: &Task, done: &CancellationToken) -> Seen {
+        let started = backup.clock.now().mono;
+        let held = || backup.clock.now().mono.saturating_sub(started);
+        let stage = backup.progress.stage();
+        let mut seen = Seen {
+            ledger: Ledger::default(),
+            gave_way: false,
+            trouble: None,
+            snapshot: Duration::ZERO,
+            names: Names::new(),
+        };
+        while !done.is_cancelled() {
+            if let Err(failure) = self.look_on(&mut seen, &stage, &held, backup, done).await
+                && !done.is_cancelled()
+            {
+                tracing::debug!(%failure, "nobody looks who waits behind the backup");
+                seen.trouble = Some(failure);
+                tokio::select! {
+                    () = done.cancelled() => {}
+                    () = tokio::time::sleep(AGAIN) => {}
+                }
+            }
+        }
+        seen.snapshot = held();
+        backup.progress.set_stage(stage);
+        seen
+    }
+
+    async fn look_on(
+        &self,
+        seen: &mut Seen,
+        stage: &str,
+        held: &(dyn Fn() -> Duration + Sync),
+        backup: &Task,
+        done: &CancellationToken,
+    ) -> Result<(), Failure> {
+        let doing = "look who waits behind the backup";
+        // The first look is made in any case: a backup may be over before it.
+        let first = !seen.ledger.has_looked();
+        let cancel = if first { CancellationToken::new() } else { done.clone() };
+        let opening = Task { cancel, ..backup.clone() };
+        let watcher = Watcher::open(self.server, doing, &opening).await?;
+        let result = loop {
+            match watcher.look(self.exporter, self.application, &opening.cancel).await {
+                Ok(look) => seen.ledger.heed(look),
+                Err(error) => break Err(error.into_failure(doing)),
+            }
+            if done.is_cancelled() {
+                break Ok(());
+            }
+            backup.progress.set_stage(format!("{stage} ({})", seen.ledger.live(held())));
+            if !seen.gave_way && seen.ledger.gives_way(self.courtesy.when_blocking) {
+                seen.gave_way = true;
+                backup.cancel.cancel();
+            }
+            tokio::select! {
+                () = done.cancelled() => break Ok(()),
+                () = tokio::time::sleep(INTERVAL) => {}
+            }
+        };
+        watcher.close().await;
+        result
+    }
+
+    /// Asks what the relations are called, in a session in their database. Without an answer they
+    /// go by their oids.
+    pub(super) async fn name(&self, seen: &mut Seen, task: &Task) {
+        let relations = seen.ledger.relations();
+        if relations.is_empty() {
+            return;
+        }
+        let doing = "look up the names of relations";
+        let Ok(session) = self.server.connect(self.database, doing, task).await else { return };
+        match names(&session, &relations, &task.cancel).await {
+            Ok(names) => seen.names = names,
+            Err(error) => tracing::debug!(%error, "relations go by their oids"),
+        }
+        session.close().await;
+    }
+}
+
+impl Seen {
+    /// For metrics.
+    pub(super) fn held(&self) -> Option<Held> {
+        self.ledger.held(self.snapshot)
+    }
+
+    /// What is found of the backup of `subject`.
+    pub(super) fn findings(&self, subject: &str, courtesy: Courtesy) -> Vec<Finding> {
+        let mut found =
+            self.ledger.findings(subject, self.snapshot, courtesy.max_xmin_age, &self.names);
+        found.extend(self.trouble.as_ref().map(|failure| Finding {
+            check: "not-watched".to_owned(),
+            severity: match courtesy.when_blocking {
+                WhenBlocking::Report => Severity::Info,
+                WhenBlocking::CancelAfter(_) => Severity::Warning,
+            },
+            what: format!(
+                "nobody looked all the time who waited behind the backup of {subject}: {failure}"
+            ),
+            hint: failure.hint.clone(),
+        }));
+        found
+    }
+
+    /// The failure of the backup, as far as locks explain it.
+    pub(super) fn explain(&self, failure: Failure, courtesy: Courtesy) -> Failure {
+        if self.gave_way {
+            let waited = self.ledger.waited(&self.names).unwrap_or_default();
+            let what = format!("it gave way to those behind its locks: {waited}");
+            return Failure::new(Class::Lock, failure.doing, what).hint(format!(
+                "it is tried again; when_blocking = \"{}\" sets how long others may wait",
+                courtesy.when_blocking
+            ));
+        }
+        if failure.class == Class::Lock
+            && let Some(who) = self.ledger.in_the_way(&self.names)
+        {
+            let what = format!("{}; {who}", failure.what);
+            return Failure { what, ..failure };
+        }
+        failure
+    }
+}

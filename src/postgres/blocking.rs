@@ -1,0 +1,191 @@
+//! Who waits behind a backup, asked in a session of its own.
+//!
+//! `pg_blocking_pids()` takes the lock manager's partitions for a moment, so that it is asked only of
+//! backends that wait for a lock. Which do is in `pg_stat_activity` for a role that sees all of
+//! it, at no cost; others look through `pg_locks`, which copies all locks of the server. The session is
+//! in the maintenance database: it holds nothing in the database that is dumped.
+//!
+//! What can still go wrong: a role without `pg_read_all_stats` does not see the statements of others.
+//! Before PostgreSQL 14 the server does not tell since when somebody waits: it counts from the first
+//! look.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use tokio_postgres::Row;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    domain::{
+        blocking::{Look, Names, Party, Wanted, first_words},
+        failure::Failure,
+    },
+    sys::task::Task,
+};
+
+use super::{
+    PgError, Server, Session,
+    catalog::{get, timestamp, version_and_role},
+    session::Limits,
+};
+
+/// `pg_locks.waitstart` came with PostgreSQL 14.
+const HAS_WAIT_START: u32 = 140_000;
+/// Sessions that a look describes; all are counted.
+const DESCRIBED: i64 = 20;
+/// No look and no question for names may take longer.
+const LIMITS: Limits = Limits { statement: Duration::from_secs(10), lock: Duration::from_secs(2) };
+
+/// The session that looks.
+#[derive(Debug)]
+pub struct Watcher {
+    session: Session,
+    sql: String,
+}
+
+/// Both forms give the backends that wait for a lock, with those in their way.
+fn sql(version: u32, sees_all: bool) -> String {
+    let waiting = if sees_all {
+        "SELECT pid, pg_blocking_pids(pid) FROM pg_stat_activity
+           WHERE wait_event_type = 'Lock' AND pid <> pg_backend_pid()"
+    } else {
+        "SELECT pid, pg_blocking_pids(pid)
+           FROM (SELECT DISTINCT pid FROM pg_locks WHERE NOT granted) AS stuck"
+    };
+    let since = if version >= HAS_WAIT_START { "waitstart" } else { "NULL::timestamptz" };
+    format!(
+        "WITH RECURSIVE ours AS (
+          SELECT pid, greatest(age(backend_xmin), age(backend_xid))::bigint AS held
+          FROM pg_stat_activity
+          WHERE pid = $1 OR (application_name = $2 AND usename = session_user)
+        ), waiting (pid, by) AS (
+          {waiting}
+        ), behind (pid) AS (
+          SELECT w.pid FROM waiting w JOIN ours o ON o.pid = ANY (w.by)
+          UNION
+          SELECT w.pid FROM waiting w JOIN behind b ON b.pid = ANY (w.by)
+        ), ahead (pid, waits) AS (
+          SELECT DISTINCT unnest(w.by), w.pid FROM waiting w JOIN ours o ON o.pid = w.pid
+        ), asked (sort, pid, waits) AS (
+          SELECT 'ahead', pid, waits FROM ahead
+          UNION ALL
+          SELECT 'behind', pid, pid FROM behind WHERE pid NOT IN (SELECT pid FROM ours)
+        ), wanted AS (
+          SELECT pid, mode, database, relation, {since} AS since FROM pg_locks WHERE NOT granted
+        )
+        SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint,
+          (SELECT max(held) FROM ours),
+          (SELECT count(*) FROM asked WHERE sort = 'behind'),
+          s.sort, a.pid, a.datname::text, a.usename::text, a.application_name, a.state,
+          left(a.query, 300), l.mode, l.database::bigint, l.relation::bigint,
+          (extract(epoch FROM CASE s.sort WHEN 'ahead' THEN a.xact_start ELSE l.since END)
+            * 1000000)::bigint
+        FROM (SELECT 1) AS one LEFT JOIN (asked s JOIN pg_stat_activity a ON a.pid = s.pid
+          LEFT JOIN wanted l ON l.pid = s.waits) ON true
+        ORDER BY s.sort, l.since LIMIT {DESCRIBED}"
+    )
+}
+
+impl Watcher {
+    /// Opens the session.
+    ///
+    /// # Errors
+    /// When there is no connection to be had, or the server does not answer.
+    pub async fn open(server: &Server, doing: &str, task: &Task) -> Result<Self, Failure> {
+        let session = server.connect(server.maintenance_database(), doing, task).await?;
+        let prepared = async {
+            session.set_limits(LIMITS, &task.cancel).await?;
+            let (version, _) = version_and_role(&session, &task.cancel).await?;
+            let sees_all = "SELECT pg_has_role(session_user, 'pg_read_all_stats', 'USAGE')";
+            let row = session.query_one(sees_all, &[], &task.cancel).await?;
+            Ok(sql(version, get(&row, 0)?))
+        };
+        match prepared.await {
+            Ok(sql) => Ok(Self { session, sql }),
+            Err(error) => {
+                session.close().await;
+                Err(PgError::into_failure(error, doing))
+            }
+        }
+    }
+
+    /// Looks once at what waits behind the backend `pid`, and behind those of the application.
+    pub async fn look(
+        &self,
+        pid: i32,
+        application: &str,
+        cancel: &CancellationToken,
+    ) -> Result<Look, PgError> {
+        let rows = self.session.query(&self.sql, &[&pid, &application], cancel).await?;
+        let Some(first) = rows.first() else {
+            return Err(PgError::new(crate::domain::failure::Class::Internal, "a look has no row"));
+        };
+        let number = |value: i64| usize::try_from(value).unwrap_or(0);
+        let mut look = Look {
+            at: timestamp(get(first, 0)?)?,
+            xmin_age: get::<Option<i64>>(first, 1)?.and_then(|age| u64::try_from(age).ok()),
+            count: number(get(first, 2)?),
+            behind: Vec::new(),
+            ahead: Vec::new(),
+        };
+        for row in &rows {
+            match get::<Option<String>>(row, 3)?.as_deref() {
+                Some("ahead") => look.ahead.push(party(row)?),
+                Some(_) => look.behind.push(party(row)?),
+                None => {}
+            }
+        }
+        Ok(look)
+    }
+
+    /// Ends the session.
+    pub async fn close(self) {
+        self.session.close().await;
+    }
+}
+
+fn party(row: &Row) -> Result<Party, PgError> {
+    let oid = |column| -> Result<Option<u32>, PgError> {
+        Ok(get::<Option<i64>>(row, column)?.and_then(|oid| u32::try_from(oid).ok()))
+    };
+    let relation = oid(11)?.zip(oid(12)?);
+    let mode: Option<String> = get(row, 10)?;
+    let since: Option<i64> = get(row, 13)?;
+    Ok(Party {
+        pid: get(row, 4)?,
+        database: get(row, 5)?,
+        role: get(row, 6)?,
+        application: get(row, 7)?,
+        state: get(row, 8)?,
+        statement: get::<Option<String>>(row, 9)?.map(|sql| first_words(&sql)),
+        wanted: mode.map(|mode| Wanted { mode, relation }),
+        since: since.map(timestamp).transpose()?,
+    })
+}
+
+/// The names of relations of the session's database; of what is gone, or lies in another
+/// database, there is none.
+///
+/// # Errors
+/// When the server does not answer in time.
+pub async fn names(
+    session: &Session,
+    relations: &[(u32, u32)],
+    cancel: &CancellationToken,
+) -> Result<Names, PgError> {
+    session.set_limits(LIMITS, cancel).await?;
+    let sql = "SELECT d.oid::bigint, c.oid::bigint, format('%I.%I', n.nspname, c.relname)
+        FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace, pg_database d
+        WHERE d.datname = current_database() AND c.oid::bigint = ANY ($1)";
+    let oids: Vec<i64> = relations.iter().map(|(_, relation)| i64::from(*relation)).collect();
+    let mut names = BTreeMap::new();
+    for row in session.query(sql, &[&oids], cancel).await? {
+        let oid = |column| Ok::<_, PgError>(u32::try_from(get::<i64>(&row, column)?).unwrap_or(0));
+        let (database, relation) = (oid(0)?, oid(1)?);
+        // A shared catalogue counts to no database.
+        let keys = [(database, relation), (0, relation)];
+        for key in keys.into_iter().filter(|key| relations.contains(key)) {
+            names.insert(key, get(&row, 2)?);
+        }
+    }
+    Ok(names)
+}

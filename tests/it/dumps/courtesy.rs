@@ -1,0 +1,218 @@
+//! What a dump does to others: who waits behind its locks is seen, told and, by policy, let through.
+
+use std::process::{Child, Command, Stdio};
+
+use pgkeep::domain::{failure::Class, finding::Finding, report::Verdict};
+
+use super::{
+    DISK, ONCE, Ran, Running, assert_gone, assert_listed, bin_dir, disk, failures, status,
+    stop_after_failures, whole_status,
+};
+use crate::harness::{
+    fakes::{Fake, FakeBin, fake_bin_dir},
+    pgkeep::Pgkeep,
+    postgres::{APP, Cluster, SUPERUSER},
+    process::spawn,
+    wait::{PATIENCE, eventually},
+};
+
+/// More than the pipes and sockets between the server and pgkeep hold.
+const BIG_SQL: &str = "CREATE TABLE big AS SELECT i, repeat(md5(i::text), 30) AS text \
+    FROM generate_series(1, 20000) AS i";
+/// Takes ACCESS EXCLUSIVE and changes nothing.
+const ALTER: &str = "ALTER TABLE big ALTER i DROP DEFAULT /* 'secret' */";
+
+/// A psql under way; killed when dropped.
+struct Psql(Child);
+
+impl Psql {
+    fn start(cluster: &Cluster, sql: &str) -> Self {
+        let mut psql: Command = cluster.tool("psql");
+        psql.args(["-XqAt", "-d", APP, "-c", sql]).env("PGAPPNAME", "deploy");
+        psql.stdin(Stdio::null()).stdout(Stdio::null());
+        Self(spawn(&mut psql))
+    }
+
+    fn wait(&mut self) {
+        assert!(self.0.wait().unwrap().success());
+    }
+}
+
+impl Drop for Psql {
+    fn drop(&mut self) {
+        drop(self.0.kill());
+        drop(self.0.wait());
+    }
+}
+
+/// A dump that is held in the middle of its work.
+fn midway(lines: &str) -> (Cluster, FakeBin, Pgkeep) {
+    let cluster = Cluster::start();
+    cluster.psql(APP, BIG_SQL);
+    let fake = fake_bin_dir(Fake::Midway, cluster.bin_dir());
+    let home = Pgkeep::new().server_with("main", &cluster, &bin_dir(fake.path())).local(DISK).dump(
+        "nightly",
+        "main",
+        &[APP],
+        &[DISK],
+        lines,
+    );
+    (cluster, fake, home)
+}
+
+/// Waits until `status` says so of the run under way.
+fn wait_stage(home: &Pgkeep, text: &str) -> String {
+    eventually(&format!("a stage with {text:?}"), PATIENCE, || {
+        let running = whole_status(home).running;
+        running.into_iter().map(|run| run.stage).find(|stage| stage.contains(text))
+    })
+}
+
+fn finding<'a>(ran: &'a Ran, check: &str) -> Option<&'a Finding> {
+    ran.report.findings.iter().find(|finding| finding.check == check)
+}
+
+fn wait_for_lock(cluster: &Cluster, count: u32) {
+    let sql = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'deploy' \
+               AND wait_event_type = 'Lock'";
+    eventually("sessions that wait for a lock", PATIENCE, || {
+        (cluster.psql("postgres", sql) == count.to_string()).then_some(())
+    });
+}
+
+#[test]
+fn dump_tells_who_waits_behind_its_locks() {
+    let (cluster, fake, home) = midway(ONCE);
+    let mut daemon = home.ready_daemon();
+    let running = Running::start(&home, "nightly");
+    fake.wait_stopped();
+    let mut alter = Psql::start(&cluster, ALTER);
+    wait_for_lock(&cluster, 1);
+    // Behind the ALTER TABLE, and so behind the dump.
+    let mut select = Psql::start(&cluster, "SELECT 'secret', count(*) FROM big");
+    wait_for_lock(&cluster, 2);
+    let stage = wait_stage(&home, "2 sessions wait behind it");
+    assert!(stage.starts_with("dump app ("), "{stage}");
+    fake.release();
+    let ran = running.end(0);
+    alter.wait();
+    select.wait();
+    let found = &finding(&ran, "sessions-blocked").expect("a finding").what;
+    for text in [
+        "2 sessions waited",
+        "ALTER TABLE big ALTER (process",
+        &format!("role {SUPERUSER}, deploy"),
+        "AccessExclusiveLock on public.big",
+        "SELECT (process",
+    ] {
+        assert!(found.contains(text), "{text}: {found}");
+    }
+    assert!(!found.contains("secret"), "{found}");
+    let metrics = daemon.metrics();
+    let value = |name: &str| metrics.value(name, &[("server", "main"), ("datname", APP)]);
+    assert_eq!(value("pgkeep_backup_last_blocked_sessions"), Some(2.0));
+    assert!(value("pgkeep_backup_last_blocked_seconds").unwrap() > 0.0);
+    assert!(value("pgkeep_backup_last_snapshot_seconds").unwrap() > 0.0);
+    assert_listed(&home, &cluster, &disk(&home), &["app -> disk"]);
+
+    // The next one is in nobody's way.
+    super::run_job(&home, "nightly", 0);
+    let metrics = daemon.metrics();
+    let labels = [("server", "main"), ("datname", APP)];
+    assert_eq!(metrics.value("pgkeep_backup_last_blocked_sessions", &labels), Some(0.0));
+    daemon.stop();
+    daemon.assert_log_clean(&[]);
+}
+
+#[test]
+fn dump_gives_way_and_is_tried_again() {
+    let lines = "when_blocking = \"cancel-after 1s\"\nattempts = 2\nretry_backoff = \"1s\"\n\
+                 globals = false\nworkers = 1";
+    let (cluster, fake, home) = midway(lines);
+    let mut daemon = home.ready_daemon();
+    let running = Running::start(&home, "nightly");
+    fake.wait_stopped();
+    let mut alter = Psql::start(&cluster, ALTER);
+    // It gets through while the dump has never been let go on.
+    alter.wait();
+    assert_gone(fake.pids()[0]);
+    let line = daemon.wait_log("failed: ");
+    assert!(line.contains("class=lock") && line.contains("it gave way"), "{line}");
+    assert!(line.contains("ALTER TABLE big ALTER") && !line.contains("secret"), "{line}");
+    fake.release();
+    let ran = running.end(0);
+    assert_eq!(ran.verdict, Verdict::Succeeded);
+    assert_eq!(status(&home, "nightly").last.unwrap().attempts, 2);
+    let metrics = daemon.metrics();
+    let labels = [("server", "main"), ("datname", APP)];
+    let blocked = metrics.value("pgkeep_backup_last_blocked_seconds", &labels);
+    assert!(blocked.unwrap() >= 1.0, "the longest wait of the run, not of its last attempt");
+    assert_eq!(failures(&metrics, "nightly", Class::Lock), None, "it succeeded after all");
+    assert_listed(&home, &cluster, &disk(&home), &["app -> disk"]);
+    stop_after_failures(&mut daemon);
+}
+
+#[test]
+fn dump_that_gave_way_leaves_nothing_and_says_who_waited() {
+    let lines = format!("when_blocking = \"cancel-after 1s\"\n{ONCE}");
+    let (cluster, fake, home) = midway(&lines);
+    let running = Running::start(&home, "nightly");
+    fake.wait_stopped();
+    let mut alter = Psql::start(&cluster, ALTER);
+    let ran = running.end(1);
+    alter.wait();
+    let failure = ran.failed(APP, DISK, Class::Lock);
+    assert!(failure.what.contains("on public.big") && failure.hint.is_some(), "{failure:?}");
+    assert!(finding(&ran, "sessions-blocked").is_some());
+    assert_listed(&home, &cluster, &disk(&home), &[]);
+    let sql = "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'pgkeep%'";
+    eventually("a server without our sessions", PATIENCE, || {
+        (cluster.psql("postgres", sql) == "0").then_some(())
+    });
+}
+
+#[test]
+fn dump_tells_how_much_of_the_horizon_it_holds_back() {
+    let (cluster, fake, home) = midway(&format!("max_xmin_age = 20\n{ONCE}"));
+    let mut daemon = home.ready_daemon();
+    let running = Running::start(&home, "nightly");
+    fake.wait_stopped();
+    cluster.psql(APP, &"SELECT txid_current();\n".repeat(30));
+    wait_stage(&home, "xmin 3");
+    fake.release();
+    let ran = running.end(0);
+    let found = &finding(&ran, "xmin-age").expect("a finding").what;
+    assert!(found.contains("more than 20"), "{found}");
+    let labels = [("server", "main"), ("datname", APP)];
+    let age = daemon.metrics().value("pgkeep_backup_last_xmin_age_transactions", &labels);
+    assert!((30.0..40.0).contains(&age.unwrap()), "{age:?}");
+    daemon.stop();
+    daemon.assert_log_clean(&["xmin-age"]);
+}
+
+#[test]
+fn dump_that_gets_no_lock_says_who_has_it() {
+    let cluster = Cluster::start();
+    let lines = format!("lock_wait_timeout = \"3s\"\n{ONCE}");
+    let home = Pgkeep::new().server("main", &cluster).local(DISK).dump(
+        "nightly",
+        "main",
+        &[APP],
+        &[DISK],
+        &lines,
+    );
+    let _holder = Psql::start(&cluster, "LOCK TABLE shop.orders; SELECT pg_sleep(600), 'secret'");
+    let held = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'";
+    eventually("a lock that is held", PATIENCE, || {
+        (cluster.psql("postgres", held) == "1").then_some(())
+    });
+    let ran = super::run_job(&home, "nightly", 1);
+    let failure = ran.failed(APP, DISK, Class::Lock);
+    for text in
+        ["the lock on shop.orders was held", "role postgres, deploy", "LOCK TABLE shop.orders"]
+    {
+        assert!(failure.what.contains(text), "{text}: {failure:?}");
+    }
+    assert!(!failure.what.contains("secret"), "{failure:?}");
+    assert!(failure.hint.as_ref().unwrap().contains("lock_wait_timeout"), "{failure:?}");
+}
