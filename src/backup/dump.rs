@@ -21,11 +21,11 @@ use crate::{
         recipients::Recipients,
     },
     postgres::{
-        PgError, Server,
+        PgError, Server, Session,
         catalog::{self, ServerFacts},
         command::{Contents, Dump},
         server::application,
-        snapshot::export_snapshot,
+        snapshot::{ExportedSnapshot, export_snapshot},
         spec::ChildEnv,
         tools::Installed,
     },
@@ -61,6 +61,8 @@ pub struct Source<'a> {
     pub volume_parts: u32,
     /// How long pg_dump waits for a lock.
     pub lock_wait: std::time::Duration,
+    /// How long to wait for a safe snapshot; none: the first snapshot will do.
+    pub deferrable: Option<std::time::Duration>,
     /// What is done for others meanwhile.
     pub courtesy: Courtesy,
     /// Nice value of children.
@@ -134,7 +136,7 @@ pub async fn database(
     let id = new_id(task)?;
     let application = application(&id);
     let env = source.server.child_env_as(&session, &application, source.scratch)?;
-    let snapshot = export_snapshot(session, &task.cancel).await.map_err(fail)?;
+    let snapshot = export(session, source, task).await.map_err(fail)?;
     let started_at = task.clock.now().wall;
     let series = series(source, Subject::Database(name.clone()));
     let dump = Dump {
@@ -174,15 +176,19 @@ pub async fn database(
     // still takes parts must not hold back VACUUM.
     let close = async {
         exited.cancelled().await;
+        let lost = snapshot.lost();
         snapshot.close().await;
         drop(env);
+        lost
     };
     let stream = fanout.stream(spec, Box::new(ArchiveProof::new()), &backup);
-    let (stored, (), mut seen) = tokio::join!(stream, close, watch.follow(&backup, &exited));
+    let (stored, snapshot_lost, mut seen) =
+        tokio::join!(stream, close, watch.follow(&backup, &exited));
     watch.name(&mut seen, task).await;
     let stored = match stored {
         Ok(stored) => stored,
         Err(lost) => {
+            let lost = without_snapshot(lost, snapshot_lost);
             return Ok(Dumped::lost(lost, source, &seen, task).with(&seen, name, source));
         }
     };
@@ -193,6 +199,33 @@ pub async fn database(
     let delivered = draft.commit(stored, (Some(facts), &moment, left_out), task).await;
     let dumped = Dumped { delivered, findings: findings.into_iter().collect(), held: None };
     Ok(dumped.with(&seen, name, source))
+}
+
+/// Exports the snapshot; `status` tells where that takes its time.
+async fn export(
+    session: Session,
+    source: &Source<'_>,
+    task: &Task,
+) -> Result<ExportedSnapshot, PgError> {
+    let stage = task.progress.stage();
+    if source.deferrable.is_some() {
+        task.progress.set_stage(format!("{stage} (waits for a safe snapshot)"));
+    }
+    let snapshot = export_snapshot(session, source.deferrable, &task.cancel).await;
+    task.progress.set_stage(stage);
+    snapshot
+}
+
+/// Where the snapshot was gone before pg_dump could read in it, pg_dump only says that there is none.
+fn without_snapshot(lost: Lost, why: Option<PgError>) -> Lost {
+    match (lost, why) {
+        (Lost::All(failure), Some(error)) if failure.class == Class::ToolFailed => {
+            let what =
+                format!("the session that held the snapshot ended: {error}; {}", failure.what);
+            Lost::All(Failure { what, ..error.into_failure(failure.doing) })
+        }
+        (lost, _) => lost,
+    }
 }
 
 /// The name of the first volume, where it is not encrypted: for people who look into the folder. A long name would only make

@@ -111,6 +111,7 @@ struct Dump {
     repositories: Vec<Arc<Handle>>,
     compression: Compression,
     lock_wait: Duration,
+    deferrable: Option<Duration>,
     courtesy: Courtesy,
     children: ChildSettings,
     gate: Arc<DatabaseGate>,

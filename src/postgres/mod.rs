@@ -16,6 +16,7 @@ pub mod service;
 pub mod session;
 pub mod snapshot;
 pub mod spec;
+pub mod startup;
 pub mod tls;
 pub mod tools;
 pub mod vacuum;

@@ -25,6 +25,7 @@ use super::{
     error::PgError,
     notice::{Notice, Notices},
     spec::{ConnSpec, Endpoint},
+    startup::is_refusal,
     tls::SslMode,
 };
 
@@ -134,18 +135,28 @@ impl Session {
         task: &Task,
     ) -> Result<Self, PgError> {
         let attempt = async {
-            let session = find(spec, dbname, application_name).await?;
-            let limits = session.set_limits(Limits::default(), &task.cancel);
-            match timeout(spec.connect_timeout, limits).await {
-                Ok(set) => set?,
-                Err(_) => return Err(timed_out(&session.endpoint, spec.connect_timeout)),
+            let (session, outdated) = find(spec, dbname, application_name).await?;
+            let Err(error) = session.settle(spec, task).await else { return Ok(session) };
+            if !outdated {
+                return Err(error);
             }
-            Ok(session)
+            // Only now is it known what the server can be told at the start: see `startup`.
+            let (session, _) = find(spec, dbname, application_name).await?;
+            session.settle(spec, task).await.map(|()| session)
         };
         tokio::select! {
             biased;
             () = task.cancel.cancelled() => Err(PgError::Cancelled),
             result = attempt => result,
+        }
+    }
+
+    /// Makes the settings of a session that was just opened.
+    async fn settle(&self, spec: &ConnSpec, task: &Task) -> Result<(), PgError> {
+        let limits = self.set_limits(Limits::default(), &task.cancel);
+        match timeout(spec.connect_timeout, limits).await {
+            Ok(set) => set,
+            Err(_) => Err(timed_out(&self.endpoint, spec.connect_timeout)),
         }
     }
 
@@ -162,6 +173,11 @@ impl Session {
     /// Whether the connection is gone.
     pub fn is_closed(&self) -> bool {
         self.client.is_closed()
+    }
+
+    /// Why the connection is gone, where the server said it.
+    pub fn broken(&self) -> Option<PgError> {
+        self.broken.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Sets the session's limits, and its other settings once more.
@@ -289,8 +305,11 @@ fn timed_out(at: &Endpoint, limit: Duration) -> PgError {
     .with_hint("the host does not answer: check the address, the network and firewalls")
 }
 
+/// A session, and whether the next one on the server is opened with other settings.
+type Opened = (Session, bool);
+
 /// Tries the endpoints in their order.
-async fn find(spec: &ConnSpec, dbname: &str, application_name: &str) -> Result<Session, PgError> {
+async fn find(spec: &ConnSpec, dbname: &str, application_name: &str) -> Result<Opened, PgError> {
     let tls = spec.tls.connector()?;
     let mut last = PgError::new(Class::Configuration, "there is no host to connect to");
     for configured in &spec.endpoints {
@@ -345,7 +364,7 @@ async fn try_modes(
     dbname: &str,
     application_name: &str,
     tls: &MakeRustlsConnect,
-) -> Result<Session, PgError> {
+) -> Result<Opened, PgError> {
     let modes: &[SslMode] = match spec.tls.mode {
         SslMode::Allow if !at.is_socket() => &[SslMode::Disable, SslMode::Require],
         SslMode::Prefer if !at.is_socket() => &[SslMode::Prefer, SslMode::Disable],
@@ -353,8 +372,15 @@ async fn try_modes(
     };
     let mut first = None;
     for mode in modes {
-        match open(spec, at, dbname, application_name, tls, *mode).await {
-            Ok(session) => return Ok(session),
+        let mut opened = open(spec, at, dbname, application_name, tls, *mode).await;
+        if let Err(error) = &opened
+            && is_refusal(&error.to_string())
+            && spec.startup.refuse()
+        {
+            opened = open(spec, at, dbname, application_name, tls, *mode).await;
+        }
+        match opened {
+            Ok(opened) => return Ok(opened),
             Err(error) if refuses_encryption(&error) => {
                 first.get_or_insert(error);
             }
@@ -377,7 +403,7 @@ async fn open(
     application_name: &str,
     tls: &MakeRustlsConnect,
     mode: SslMode,
-) -> Result<Session, PgError> {
+) -> Result<Opened, PgError> {
     let config = spec.client_config(at, dbname, application_name, mode)?;
     // tokio-postgres applies its limit to the connection alone, not to what is said on it.
     let (client, mut connection) =
@@ -386,6 +412,8 @@ async fn open(
             Ok(Err(error)) => return Err(PgError::of_connect(&error, at, &spec.user)),
             Err(_) => return Err(timed_out(at, spec.connect_timeout)),
         };
+    let outdated =
+        connection.parameter("server_version").is_some_and(|version| spec.startup.learn(version));
     let broken = Arc::new(Mutex::new(None));
     let cause = Arc::clone(&broken);
     let notices = Notices::default();
@@ -405,5 +433,5 @@ async fn open(
     });
     let stop = Stop { token: client.cancel_token(), tls: tls.clone() };
     let (endpoint, dbname) = (at.clone(), dbname.to_owned());
-    Ok(Session { client, endpoint, dbname, stop, connection, broken, notices })
+    Ok((Session { client, endpoint, dbname, stop, connection, broken, notices }, outdated))
 }

@@ -3,10 +3,21 @@
 //! The transaction that exports it must stay open until the dump has taken it over and done its
 //! work. It is read-only and idle, but it holds back the xmin horizon as long as it lives, like the
 //! dump itself.
+//!
+//! **Isolation.** The transaction is REPEATABLE READ; where it is asked for, SERIALIZABLE READ ONLY
+//! DEFERRABLE, which waits until no serializable transaction that is under way can make what it sees
+//! impossible in any order of transactions (README-SSI, "safe snapshots"). pg_dump reads in it with
+//! `--snapshot`, in a REPEATABLE READ transaction of its own: it would set SERIALIZABLE, READ ONLY, DEFERRABLE with
+//! `--serializable-deferrable` (setup_connection in pg_dump.c), and the server refuses to import a
+//! snapshot into that ("a snapshot-importing transaction must not be READ ONLY DEFERRABLE",
+//! predicate.c). A safe snapshot stays safe at whatever level it is read, and pg_dump's own parallel workers
+//! do the same, by the comment there.
+
+use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use crate::domain::manifest::Snapshot;
+use crate::domain::{failure::Class, manifest::Snapshot, units::format_duration};
 
 use super::{
     PgError, Session,
@@ -32,22 +43,53 @@ pub struct ExportedSnapshot {
 }
 
 /// Opens a transaction in the session's database and exports its snapshot. The session is the
-/// snapshot's from then on.
+/// snapshot's from then on. With `deferrable` it waits for a safe snapshot, for so long.
+///
+/// # Errors
+/// When there is no safe snapshot in time, on a standby, or the server does not answer.
 pub async fn export_snapshot(
     session: Session,
+    deferrable: Option<Duration>,
     cancel: &CancellationToken,
 ) -> Result<ExportedSnapshot, PgError> {
     // Outside of the transaction: its first statement takes the snapshot.
     let lsn_before = get(&session.query_one(LSN, &[], cancel).await?, 0)?;
-    session.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY", cancel).await?;
+    let begin = match deferrable {
+        None => "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY".to_owned(),
+        Some(limit) => format!(
+            "BEGIN ISOLATION LEVEL SERIALIZABLE READ ONLY DEFERRABLE; SET LOCAL statement_timeout = {}",
+            limit.as_millis().clamp(1, i32::MAX as u128)
+        ),
+    };
+    session.execute(&begin, cancel).await?;
     let sql = "SELECT pg_export_snapshot(), pg_is_in_recovery(), \
                (extract(epoch FROM clock_timestamp()) * 1000000)::bigint, pg_backend_pid()";
-    let row = session.query_one(sql, &[], cancel).await?;
+    let row = match (session.query_one(sql, &[], cancel).await, deferrable) {
+        (Err(error), Some(limit)) if error.sqlstate() == Some(QUERY_CANCELED) => {
+            return Err(no_safe_snapshot(limit));
+        }
+        (row, _) => row?,
+    };
     let (id, standby, at) = (get(&row, 0)?, get(&row, 1)?, timestamp(get(&row, 2)?)?);
     let pid = get(&row, 3)?;
     let lsn_after = get(&session.query_one(LSN, &[], cancel).await?, 0)?;
     let facts = Snapshot { at, lsn_before, lsn_after, standby };
     Ok(ExportedSnapshot { id, facts, pid, session })
+}
+
+/// `query_canceled`: what a statement_timeout ends with.
+const QUERY_CANCELED: &str = "57014";
+
+fn no_safe_snapshot(limit: Duration) -> PgError {
+    let limit = format_duration(limit);
+    let what = format!(
+        "there was no safe snapshot within {limit}: serializable transactions that write were under \
+         way all the time"
+    );
+    PgError::new(Class::Lock, what).with_hint(
+        "look for a long one in pg_locks (mode SIReadLock) and pg_stat_activity, raise \
+         deferrable_timeout, or do without deferrable",
+    )
 }
 
 /// The moment of a dump that takes no snapshot: of the globals.
@@ -69,6 +111,11 @@ impl ExportedSnapshot {
     /// Whether the connection that holds it is gone, and the snapshot with it.
     pub fn is_lost(&self) -> bool {
         self.session.is_closed()
+    }
+
+    /// Why it was lost, where the server said it.
+    pub fn lost(&self) -> Option<PgError> {
+        self.session.broken()
     }
 
     /// Ends the transaction and the session.

@@ -9,6 +9,7 @@ use std::{
     fmt,
     net::IpAddr,
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
@@ -19,6 +20,7 @@ use super::{
     params::{Params, SpecError},
     passfile::{PassFile, Wanted, lookup},
     service::Environment,
+    startup::Startup,
     tls::{Roots, SslMode, TlsSpec},
 };
 
@@ -122,6 +124,8 @@ pub struct ConnSpec {
     /// When a silent connection counts as broken.
     pub keepalives: Keepalives,
     options: Option<String>,
+    /// What the server takes at the start of a session; known from the first one on.
+    pub(super) startup: Arc<Startup>,
     channel_binding: ChannelBinding,
     negotiation: SslNegotiation,
     target: TargetSessionAttrs,
@@ -207,6 +211,7 @@ impl ConnSpec {
             },
             keepalives: resolve::keepalives(&params)?,
             options: params.get("options").map(str::to_owned),
+            startup: Arc::default(),
             channel_binding: resolve::channel_binding(&params)?,
             negotiation: resolve::negotiation(&params)?,
             target: resolve::target(&params)?,
@@ -273,7 +278,7 @@ impl ConnSpec {
         if let Some(password) = self.password(at, dbname)? {
             config.password(password.expose_secret());
         }
-        if let Some(options) = &self.options {
+        if let Some(options) = self.startup.options(self.options.as_deref()) {
             config.options(options);
         }
         // There is no TLS on Unix sockets; libpq ignores the mode there, tokio-postgres fails.
@@ -315,7 +320,7 @@ impl ConnSpec {
         // Whole seconds, at least 2: libpq before 17 reads 1 as 2, and 0 is for ever.
         env.set("PGCONNECT_TIMEOUT", self.connect_timeout.as_secs().max(2).to_string());
         self.tls_env(&mut env)?;
-        if let Some(options) = &self.options {
+        if let Some(options) = self.startup.options(self.options.as_deref()) {
             env.set("PGOPTIONS", options);
         }
         match self.channel_binding {

@@ -591,7 +591,7 @@ async fn hostile_names_are_listed_dumped_and_restored_from_one_snapshot() {
         let session = cluster.session(name).await;
         session.execute("CREATE TABLE public.t AS SELECT 1 AS id", &never()).await.unwrap();
         let writer = cluster.session(name).await;
-        let snapshot = export_snapshot(session, &never()).await.unwrap();
+        let snapshot = export_snapshot(session, None, &never()).await.unwrap();
         assert!(snapshot.facts.lsn_before <= snapshot.facts.lsn_after && !snapshot.facts.standby);
         writer.execute("INSERT INTO public.t VALUES (2)", &never()).await.unwrap();
 
@@ -692,7 +692,7 @@ async fn a_standby_exports_snapshots_too() {
     );
     assert!(here.in_recovery && !there.in_recovery);
     assert_eq!(here.system_id, there.system_id);
-    let snapshot = export_snapshot(session, &never()).await.unwrap();
+    let snapshot = export_snapshot(session, None, &never()).await.unwrap();
     assert!(snapshot.facts.standby && snapshot.facts.lsn_before != "0/0", "{:?}", snapshot.facts);
     let spec = standby.spec();
     let dump = Dump {

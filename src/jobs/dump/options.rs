@@ -23,6 +23,9 @@ const LOCK_WAIT_MIN: Duration = Duration::from_millis(1);
 /// While pg_dump waits for a lock, everybody who comes after it in the queue waits too.
 const LOCK_WAIT_MAX: Duration = Duration::from_hours(1);
 const LOCK_WAIT_DEFAULT: Duration = Duration::from_mins(1);
+/// A safe snapshot may be a day away, where somebody keeps serializable transactions open.
+const DEFERRABLE_MAX: Duration = Duration::from_hours(24);
+const DEFERRABLE_DEFAULT: Duration = Duration::from_mins(10);
 
 /// Reads them and makes the job.
 pub(super) fn build(
@@ -48,11 +51,22 @@ pub(super) fn build(
         repositories: repositories?,
         compression: Compression { level, workers },
         lock_wait,
+        deferrable: deferrable(o, d),
         courtesy: courtesy(o, d),
         children: resources.children.clone(),
         gate: resources.gate.clone(),
         adopted: resources.config.daemon.adopt.clone(),
     }))
+}
+
+fn deferrable(o: &mut Options<'_>, d: &mut Diagnostics) -> Option<Duration> {
+    let wanted = o.take_or("deferrable", false, d);
+    let limits = Duration::from_secs(1)..=DEFERRABLE_MAX;
+    let limit = o.take_in_or("deferrable_timeout", limits, DEFERRABLE_DEFAULT, d);
+    if let Some(alone) = o.given("deferrable_timeout").filter(|_| !wanted) {
+        d.warning(&alone, "`deferrable_timeout` does nothing without `deferrable = true`");
+    }
+    wanted.then_some(limit)
 }
 
 /// Transaction ids are compared modulo 2^32: no age is greater than half of that.

@@ -116,6 +116,7 @@ impl Work<'_> {
             compression: job.compression,
             volume_parts: self.job.volume_parts(),
             lock_wait: job.lock_wait,
+            deferrable: job.deferrable,
             courtesy: job.courtesy,
             nice: job.children.nice,
             grace: job.children.grace,

@@ -91,7 +91,7 @@ fn a_password_never_reaches_debug_or_the_environment_of_a_child() {
     };
     assert_eq!(get("PGHOST").as_deref(), Some("h"));
     assert_eq!(get("PGDATABASE").as_deref(), Some("app"));
-    assert_eq!(get("PGOPTIONS").as_deref(), Some("-c x=y"));
+    assert!(get("PGOPTIONS").unwrap().ends_with(" -c x=y"));
     assert_eq!(get("PGPASSWORD"), None);
     let file = get("PGPASSFILE").unwrap();
     assert!(fs::read_to_string(&file).unwrap().contains("hunter2"));

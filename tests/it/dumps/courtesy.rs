@@ -202,10 +202,7 @@ fn dump_that_gets_no_lock_says_who_has_it() {
         &lines,
     );
     let _holder = Psql::start(&cluster, "LOCK TABLE shop.orders; SELECT pg_sleep(600), 'secret'");
-    let held = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'";
-    eventually("a lock that is held", PATIENCE, || {
-        (cluster.psql("postgres", held) == "1").then_some(())
-    });
+    wait_for_sleep(&cluster);
     let ran = super::run_job(&home, "nightly", 1);
     let failure = ran.failed(APP, DISK, Class::Lock);
     for text in
@@ -215,4 +212,91 @@ fn dump_that_gets_no_lock_says_who_has_it() {
     }
     assert!(!failure.what.contains("secret"), "{failure:?}");
     assert!(failure.hint.as_ref().unwrap().contains("lock_wait_timeout"), "{failure:?}");
+}
+
+/// Every limit that a role can have, far too short, and the worst defaults for transactions.
+const HASTY: &str = "CREATE ROLE hasty SUPERUSER LOGIN;
+    ALTER ROLE hasty SET statement_timeout = '1ms';
+    ALTER ROLE hasty SET lock_timeout = '1ms';
+    ALTER ROLE hasty SET idle_in_transaction_session_timeout = '1ms';
+    ALTER ROLE hasty SET default_transaction_isolation = 'serializable';
+    ALTER ROLE hasty SET default_transaction_deferrable = on;
+    ALTER ROLE hasty SET default_transaction_read_only = on;
+    SELECT format('ALTER ROLE hasty SET %I = %L', name, '1ms') FROM pg_settings
+      WHERE name IN ('idle_session_timeout', 'transaction_timeout') \\gexec";
+
+#[test]
+fn dump_is_not_ended_by_the_limits_of_its_role() {
+    let cluster = Cluster::start();
+    cluster.psql(APP, BIG_SQL);
+    cluster.psql("postgres", HASTY);
+    // Serializable transactions that write, so that a deferrable one would wait.
+    let _busy = Psql::start(&cluster, SERIALIZABLE);
+    wait_for_sleep(&cluster);
+    let fake = fake_bin_dir(Fake::Midway, cluster.bin_dir());
+    let host = crate::harness::pgkeep::quote(cluster.socket_dir().to_string_lossy());
+    let server = format!(
+        "[server.main]\nhost = {host}\nport = {}\nuser = \"hasty\"\noptions = \"-c work_mem=5MB\"\n{}",
+        cluster.port(),
+        bin_dir(fake.path())
+    );
+    let home = Pgkeep::new().toml(&server).local(DISK).dump(
+        "nightly",
+        "main",
+        &[APP],
+        &[DISK],
+        "attempts = 1\nlock_wait_timeout = \"10s\"",
+    );
+    let running = Running::start(&home, "nightly");
+    fake.wait_stopped();
+    // Both sessions outlive their limits a thousand times, and have what is configured.
+    let old = "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'pgkeep%' \
+               AND datname = 'app' AND xact_start < clock_timestamp() - interval '1 s'";
+    eventually("old transactions", PATIENCE, || {
+        (cluster.psql("postgres", old) == "2").then_some(())
+    });
+    fake.release();
+    running.end(0);
+    assert_listed(&home, &cluster, &disk(&home), &["@globals -> disk", "app -> disk"]);
+}
+
+const SERIALIZABLE: &str = "BEGIN ISOLATION LEVEL SERIALIZABLE; SELECT count(*) FROM shop.orders; \
+                            SELECT pg_sleep(600)";
+
+fn wait_for_sleep(cluster: &Cluster) {
+    let sql = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'";
+    eventually("a session that sleeps", PATIENCE, || {
+        (cluster.psql("postgres", sql) == "1").then_some(())
+    });
+}
+
+#[test]
+fn dump_waits_for_a_safe_snapshot_and_says_why_there_is_none() {
+    let cluster = Cluster::start();
+    let lines = format!("deferrable = true\ndeferrable_timeout = \"1s\"\n{ONCE}");
+    let home = Pgkeep::new()
+        .server("main", &cluster)
+        .local(DISK)
+        .dump("hasty", "main", &[APP], &[DISK], &lines)
+        .dump("patient", "main", &[APP], &[DISK], &format!("deferrable = true\n{ONCE}"));
+    let mut daemon = home.ready_daemon();
+    let busy = Psql::start(&cluster, SERIALIZABLE);
+    wait_for_sleep(&cluster);
+    let ran = super::run_job(&home, "hasty", 1);
+    let failure = ran.failed(APP, DISK, Class::Lock);
+    assert!(failure.what.contains("no safe snapshot within 1s"), "{failure:?}");
+    assert!(failure.hint.as_ref().unwrap().contains("deferrable_timeout"), "{failure:?}");
+    assert_listed(&home, &cluster, &disk(&home), &[]);
+
+    let running = Running::start(&home, "patient");
+    wait_stage(&home, "waits for a safe snapshot");
+    cluster.psql(
+        "postgres",
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
+                              WHERE wait_event = 'PgSleep'",
+    );
+    running.end(0);
+    drop(busy);
+    assert_listed(&home, &cluster, &disk(&home), &["app -> disk"]);
+    stop_after_failures(&mut daemon);
 }

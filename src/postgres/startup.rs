@@ -1,0 +1,103 @@
+//! Settings that a session has from its first moment, so that what is set for the role or the database
+//! does not end it before it can say a word: with `ALTER ROLE … SET statement_timeout = '1ms'` the first
+//! statement already fails, and with `default_transaction_isolation = serializable` each one does on
+//! a standby.
+//!
+//! They go into the start-up packet (`options`), which stands above the role's and the database's
+//! settings. A server refuses a session for a setting that it does not know, and tells its version
+//! only then: what came with newer versions is sent once one session has told it. What the configuration has as
+//! `options` comes behind ours, and so wins.
+//!
+//! What can still go wrong: a connection pooler that takes no `options` (PgBouncer without
+//! `ignore_startup_parameters = options`). They are then left out for that server.
+
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+
+/// Settings, and the major version that brought them; 0: they are older than what is supported. A
+/// space in a value is escaped as `pg_split_opts` reads it (postinit.c).
+const SETTINGS: &[(&str, &str, u32)] = &[
+    ("statement_timeout", "0", 0),
+    ("lock_timeout", "0", 0),
+    ("idle_in_transaction_session_timeout", "0", 0),
+    ("idle_session_timeout", "0", 14),
+    ("transaction_timeout", "0", 17),
+    ("default_transaction_isolation", r"read\ committed", 0),
+    ("default_transaction_deferrable", "off", 0),
+];
+
+/// What is known of the server that sessions are opened on. Shared by all who connect to it.
+#[derive(Debug, Default)]
+pub struct Startup {
+    /// The major version; 0: not known yet.
+    major: AtomicU32,
+    refused: AtomicBool,
+}
+
+impl Startup {
+    /// `options` of a session; `own` are the configuration's.
+    pub(super) fn options(&self, own: Option<&str>) -> Option<String> {
+        if self.refused.load(Ordering::Relaxed) {
+            return own.map(str::to_owned);
+        }
+        let major = self.major.load(Ordering::Relaxed);
+        let known = SETTINGS.iter().filter(|(_, _, since)| *since <= major);
+        let ours = known.map(|(name, value, _)| format!("-c {name}={value}"));
+        let all: Vec<String> = ours.chain(own.map(str::to_owned)).collect();
+        Some(all.join(" "))
+    }
+
+    /// Notes the version as a session told it (`server_version`: `15.18 (Debian …)`, `18beta1`). Says
+    /// whether the next session is opened in another way than this one was.
+    pub(super) fn learn(&self, server_version: &str) -> bool {
+        let end = server_version.find(|c: char| !c.is_ascii_digit());
+        let digits = &server_version[..end.unwrap_or(server_version.len())];
+        let Ok(major) = digits.parse::<u32>() else { return false };
+        let before = self.major.swap(major, Ordering::Relaxed);
+        let newer = |since: u32| since > before && since <= major;
+        !self.refused.load(Ordering::Relaxed) && SETTINGS.iter().any(|(_, _, since)| newer(*since))
+    }
+
+    /// Leaves ours out from now on. Says whether they had been in.
+    pub(super) fn refuse(&self) -> bool {
+        !self.refused.swap(true, Ordering::Relaxed)
+    }
+}
+
+/// Whether somebody in between does not take the settings.
+pub(super) fn is_refusal(message: &str) -> bool {
+    message.contains("startup parameter")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn settings_are_those_that_the_version_has() {
+        let startup = Startup::default();
+        let has = |name: &str| startup.options(None).unwrap().contains(name);
+        assert!(has("-c statement_timeout=0 ") && has(r"isolation=read\ committed "));
+        assert!(!has("idle_session_timeout"), "the version is not known");
+        assert!(!startup.learn("13.21"));
+        assert!(!has("idle_session_timeout"));
+        assert!(startup.learn("15.18 (Debian 15.18-0+deb12u1)"));
+        assert!(has("-c idle_session_timeout=0 ") && !has("transaction_timeout"));
+        assert!(!startup.learn("15.18"));
+        // The server was upgraded, or is another one by now.
+        assert!(startup.learn("18beta1") && has("-c transaction_timeout=0 "));
+        assert!(!startup.learn("11.22") && !has("idle_session_timeout"));
+        assert!(!startup.learn("none"));
+    }
+
+    #[test]
+    fn what_is_configured_comes_last_and_stays_alone_behind_a_pooler() {
+        let startup = Startup::default();
+        let own = Some("-c statement_timeout=9s");
+        assert!(startup.options(own).unwrap().ends_with(" -c statement_timeout=9s"));
+        assert!(is_refusal("FATAL: unsupported startup parameter: options"));
+        assert!(startup.refuse() && !startup.refuse());
+        assert_eq!(startup.options(own).as_deref(), own);
+        assert_eq!(startup.options(None), None);
+        assert!(!startup.learn("17.2"), "nothing changes any more");
+    }
+}
