@@ -13,10 +13,16 @@ const QUOTE_MAX: usize = 600;
 
 const LOCK_HINT: &str = "somebody held a stronger lock for longer than lock_wait_timeout";
 
+/// What replay has to do cannot wait for ever; what it waits for, and how long, is set on the standby.
+pub(super) const CONFLICT_HINT: &str = "replay on the standby cancelled it: set hot_standby_feedback = on \
+    there (rows then stay on the primary for the dump), or raise max_standby_streaming_delay \
+    (max_standby_archive_delay where WAL comes from an archive); pg_stat_database_conflicts there has the sort";
+
 /// Messages with their class and hint. Programs run with `LC_MESSAGES=C`, so that the texts are
 /// those of src/bin/pg_dump and src/interfaces/libpq in PostgreSQL's source; the server's own
 /// messages may be in another language and then fall through to `tool-failed`.
 const KNOWN: &[(&str, Class, &str)] = &[
+    ("due to conflict with recovery", Class::Standby, CONFLICT_HINT),
     (
         "password authentication failed",
         Class::Authentication,
@@ -83,16 +89,6 @@ const KNOWN: &[(&str, Class, &str)] = &[
         "connection to server",
         Class::Connection,
         "is the server running, and are host and port right?",
-    ),
-    (
-        "terminating connection due to conflict with recovery",
-        Class::Sql,
-        "set hot_standby_feedback, or raise max_standby_streaming_delay on the standby",
-    ),
-    (
-        "canceling statement due to conflict with recovery",
-        Class::Sql,
-        "set hot_standby_feedback, or raise max_standby_streaming_delay on the standby",
     ),
 ];
 
@@ -176,6 +172,10 @@ mod tests {
                 Class::ToolVersion,
             ),
             ("pg_dump: error: out of memory", Class::ToolFailed),
+            (
+                "pg_dump: error: Dumping the contents of table \"big\" failed: PQgetResult() failed.\npg_dump: error: Error message from server: ERROR:  canceling statement due to conflict with recovery",
+                Class::Standby,
+            ),
         ];
         for (text, class) in cases {
             assert_eq!(classify(text).0, class, "{text}");

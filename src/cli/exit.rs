@@ -61,6 +61,7 @@ impl Exit {
             Verdict::Partial => Self::Partial,
             Verdict::Failed | Verdict::Interrupted => Self::Failed,
             Verdict::Cancelled => Self::Interrupted,
+            Verdict::Skipped => Self::Refused,
         }
     }
 }

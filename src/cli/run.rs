@@ -301,6 +301,9 @@ fn print_report(job: &JobName, report: &Report) -> Result<(), Stop> {
     if let Some(failure) = &report.failure {
         output::say_failure(&format!("job {job} failed"), failure);
     }
+    if let Some(reason) = &report.skipped {
+        output::line(&format!("  skipped    {}", output::printable(reason)))?;
+    }
     // One cause often fails many targets: it is said once.
     let mut causes: Vec<(&Failure, String)> = Vec::new();
     for target in &report.targets {

@@ -83,6 +83,9 @@ fn print(status: &Status) -> Result<(), Stop> {
 }
 
 fn failures(job: &JobLine, report: &Report) -> Result<(), Stop> {
+    if let Some(reason) = &report.skipped {
+        output::line(&format!("{} skipped: {}", job.job, output::printable(reason)))?;
+    }
     // A repository that is away fails every target in the same words: once is enough.
     let mut said = HashSet::new();
     for failure in report.failures() {

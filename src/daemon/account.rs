@@ -53,7 +53,9 @@ pub(super) fn attempt(job: &Configured, attempt: u32, report: &Report) {
 pub(super) fn end(job: &JobName, run: &RunId, verdict: Verdict, report: &Report, took: Duration) {
     let (done, failed) = (report.count("succeeded"), report.count("failed"));
     let seconds = took.as_secs_f64();
-    if verdict == Verdict::Succeeded {
+    if let (Verdict::Skipped, Some(reason)) = (verdict, &report.skipped) {
+        tracing::info!(%job, %run, reason, "skipped");
+    } else if verdict == Verdict::Succeeded {
         tracing::info!(%job, %run, done, seconds, "succeeded");
     } else {
         tracing::warn!(%job, %run, %verdict, done, failed, seconds, "ended");

@@ -46,6 +46,8 @@ classes! {
     Sql = "sql",
     /// A lock could not be had in time.
     Lock = "lock",
+    /// A standby could not serve the run: replay cancelled what was read there, or is too far behind.
+    Standby = "standby",
     /// A program that is needed is not installed, or cannot be started.
     ToolMissing = "tool-missing",
     /// No installed program fits the server's version.

@@ -16,6 +16,7 @@ pub mod report;
 pub mod retention;
 pub mod run;
 pub mod schedule;
+pub mod standby;
 pub mod transfer;
 pub mod units;
 pub mod vacuum;

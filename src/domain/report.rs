@@ -141,6 +141,9 @@ pub struct Report {
     /// What ended the run before, between or beside its targets.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failure: Option<Failure>,
+    /// Why the whole run was left out on purpose; it then has no targets.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub skipped: Option<String>,
     /// What was decided before anything was done. A dry run brings this alone.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub plan: Vec<Step>,
@@ -167,12 +170,20 @@ pub enum Verdict {
     Cancelled,
     /// The process ended in the middle; found at the next start.
     Interrupted,
+    /// Left out on purpose as a whole, with nothing done: neither a success nor a failure.
+    Skipped,
 }
 
 impl Verdict {
     /// Every verdict.
-    pub const ALL: &[Self] =
-        &[Self::Succeeded, Self::Partial, Self::Failed, Self::Cancelled, Self::Interrupted];
+    pub const ALL: &[Self] = &[
+        Self::Succeeded,
+        Self::Partial,
+        Self::Failed,
+        Self::Cancelled,
+        Self::Interrupted,
+        Self::Skipped,
+    ];
 
     /// The verdict's name in logs and metrics.
     pub const fn as_str(self) -> &'static str {
@@ -182,7 +193,14 @@ impl Verdict {
             Self::Failed => "failed",
             Self::Cancelled => "cancelled",
             Self::Interrupted => "interrupted",
+            Self::Skipped => "skipped",
         }
+    }
+
+    /// Whether the run came to an end that counts: it sets the time of the last completion. What is skipped
+    /// for ever so becomes stale, and pages.
+    pub const fn completes(self) -> bool {
+        !matches!(self, Self::Cancelled | Self::Interrupted | Self::Skipped)
     }
 
     /// Whether something was done: jobs that run `after` this one have work.
@@ -212,11 +230,19 @@ impl Report {
                 Outcome::Cancelled => return Verdict::Cancelled,
             }
         }
+        if self.skipped.is_some() && self.targets.is_empty() && !failed {
+            return Verdict::Skipped;
+        }
         match (done, failed, skipped) {
             (true, true, _) => Verdict::Partial,
             (false, true, _) | (false, false, true) => Verdict::Failed,
             (true, false, _) | (false, false, false) => Verdict::Succeeded,
         }
+    }
+
+    /// A run that was left out, and why.
+    pub fn left_out(reason: impl Into<String>) -> Self {
+        Self { skipped: Some(reason.into()), ..Self::default() }
     }
 
     /// A run that ended before any target was tried.
@@ -253,6 +279,7 @@ impl Report {
     /// only the later one could look at is added.
     pub fn merge(&mut self, later: Self) {
         self.failure = later.failure;
+        self.skipped = later.skipped;
         let known: BTreeSet<&Target> = self.plan.iter().map(|step| &step.target).collect();
         let fresh = later.plan.into_iter().filter(|step| !known.contains(&step.target));
         let fresh: Vec<Step> = fresh.collect();
@@ -314,6 +341,24 @@ mod tests {
         assert_eq!(whole.verdict(), Verdict::Partial);
         whole.targets.clear();
         assert_eq!(whole.verdict(), Verdict::Failed);
+        whole.merge(report(&[Outcome::Succeeded]));
+        assert_eq!(whole.verdict(), Verdict::Succeeded);
+    }
+
+    #[test]
+    fn a_run_that_was_left_out_neither_succeeded_nor_failed() {
+        let left_out = Report::left_out("a standby");
+        assert_eq!(left_out.verdict(), Verdict::Skipped);
+        assert!(!Verdict::Skipped.did_something() && !Verdict::Skipped.completes());
+        let json = serde_json::to_string(&left_out).unwrap();
+        assert_eq!(serde_json::from_str::<Report>(&json).unwrap(), left_out);
+        // What an earlier attempt did, or failed to do, is not made undone.
+        let mut failed = report(&[Outcome::Failed(Failure::new(Class::Sql, "x", "y"))]);
+        failed.merge(left_out.clone());
+        assert_eq!(failed.verdict(), Verdict::Failed);
+        let mut whole = Report::from_failure(Failure::new(Class::Standby, "x", "y"));
+        whole.merge(left_out.clone());
+        assert_eq!(whole.verdict(), Verdict::Skipped);
         whole.merge(report(&[Outcome::Succeeded]));
         assert_eq!(whole.verdict(), Verdict::Succeeded);
     }

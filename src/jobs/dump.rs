@@ -4,6 +4,7 @@
 mod heal;
 mod options;
 mod report;
+mod role;
 mod work;
 
 use std::{
@@ -111,6 +112,7 @@ struct Dump {
     repositories: Vec<Arc<Handle>>,
     compression: Compression,
     lock_wait: Duration,
+    role: role::Role,
     deferrable: Option<Duration>,
     courtesy: Courtesy,
     children: ChildSettings,
@@ -144,7 +146,17 @@ impl Job for Dump {
         let session = self.server.connect(maintenance, &doing, &cx.task).await?;
         let facts = catalog::server_facts(&session, cancel).await.map_err(fail)?;
         let databases = catalog::databases(&session, false, cancel).await.map_err(fail)?;
+        let skipped = self.role.skips(&facts);
+        let deferrable = self.deferrable.is_some();
+        let fit = match skipped {
+            Some(_) => Ok(()),
+            None => self.role.check(&session, &facts, deferrable, &doing, &cx.task).await,
+        };
         session.close().await;
+        fit?;
+        if let Some(reason) = skipped {
+            return Ok(Report::left_out(reason));
+        }
         let tools = self.server.tools(facts.major(), &cx.task).await?;
         let mut report = Report::default();
         report.findings.extend(report::newer_tools(&tools, &facts));

@@ -174,6 +174,8 @@ fn class_of(code: &SqlState) -> Class {
         "42501" => Class::Privilege,
         // invalid_catalog_name, database_dropped
         "3D000" | "57P04" => Class::DatabaseGone,
+        // serialization_failure: our own transactions get it from replay on a standby alone.
+        "40001" => Class::Standby,
         // lock_not_available, deadlock_detected
         "55P03" | "40P01" => Class::Lock,
         // disk_full
@@ -203,6 +205,10 @@ fn hint_for(code: &SqlState) -> Option<&'static str> {
         ),
         "57P01" | "57P02" => Some("the server ended the session: was it restarted?"),
         "55P03" => Some("another session holds the lock: look at pg_locks and pg_stat_activity"),
+        "40001" => Some(
+            "replay on the standby cancelled it: set hot_standby_feedback, or raise \
+             max_standby_streaming_delay there",
+        ),
         "53100" => Some("the server's filesystem is full"),
         "26000" | "42P05" => Some(
             "is there a connection pooler in between? Connect to the server itself: host and port of \
@@ -269,6 +275,7 @@ mod tests {
             ("57P01", Class::Connection),
             ("55P03", Class::Lock),
             ("53100", Class::Space),
+            ("40001", Class::Standby),
             ("26000", Class::Configuration),
             ("42601", Class::Sql),
             ("57014", Class::Sql),

@@ -11,6 +11,7 @@ pub mod notice;
 pub mod params;
 pub mod passfile;
 pub mod pooler;
+pub mod replay;
 pub mod server;
 pub mod service;
 pub mod session;

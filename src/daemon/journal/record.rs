@@ -228,7 +228,7 @@ pub(super) fn fold(
     state.folded = state.folded.max(record.seq + 1);
     state.last_run = Some(record.run.clone());
     state.last_verdict = Some(end.verdict);
-    if matches!(end.verdict, Verdict::Cancelled | Verdict::Interrupted) {
+    if !end.verdict.completes() {
         return;
     }
     state.last_completion = Some(end.ended);
@@ -330,6 +330,7 @@ mod tests {
         assert_eq!(times(Verdict::Failed), (false, true));
         assert_eq!(times(Verdict::Cancelled), (false, false));
         assert_eq!(times(Verdict::Interrupted), (false, false));
+        assert_eq!(times(Verdict::Skipped), (false, false));
     }
 
     #[test]

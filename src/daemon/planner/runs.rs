@@ -60,7 +60,7 @@ pub(super) struct Run {
 /// what an earlier attempt got done still counts when a later one fails.
 const fn together(before: Option<Verdict>, attempt: Verdict) -> Verdict {
     match (before, attempt) {
-        (Some(Verdict::Partial), Verdict::Failed) => Verdict::Partial,
+        (Some(Verdict::Partial), Verdict::Failed | Verdict::Skipped) => Verdict::Partial,
         (_, attempt) => attempt,
     }
 }

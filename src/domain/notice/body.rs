@@ -282,6 +282,7 @@ fn text(
         }
         Verdict::Failed => format!("{job} on {host} failed{why}"),
         Verdict::Cancelled => format!("{job} on {host} was cancelled"),
+        Verdict::Skipped => format!("{job} on {host} was skipped"),
         Verdict::Interrupted => {
             format!("{job} on {host} was interrupted: pgkeep ended in the middle of the run")
         }

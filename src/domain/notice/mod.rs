@@ -121,7 +121,7 @@ pub struct Decision {
 }
 
 /// Decides what is told of a run that ended. One run tells one thing: a failure or a recovery
-/// carries the findings along. A cancelled run says nothing about how things are.
+/// carries the findings along. A run that was cancelled or skipped says nothing about how things are.
 pub fn decide(
     memory: &Memory,
     verdict: Verdict,
@@ -130,7 +130,7 @@ pub fn decide(
     now: Timestamp,
 ) -> Decision {
     let mut next = memory.clone();
-    if verdict == Verdict::Cancelled {
+    if matches!(verdict, Verdict::Cancelled | Verdict::Skipped) {
         return Decision { event: None, memory: next };
     }
     let wants = |event: Event| rules.on.contains(&event);

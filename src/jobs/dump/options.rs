@@ -12,6 +12,7 @@ use crate::{
 use super::{
     super::{Job, Resources, options},
     Dump,
+    role::Role,
 };
 
 /// Lowest and highest level of zstd that may be asked for: `zstd --fast=7`, beyond which little
@@ -51,6 +52,7 @@ pub(super) fn build(
         repositories: repositories?,
         compression: Compression { level, workers },
         lock_wait,
+        role: Role::read(o, d),
         deferrable: deferrable(o, d),
         courtesy: courtesy(o, d),
         children: resources.children.clone(),

@@ -61,11 +61,6 @@ pub struct RunEnded<'a> {
     pub report: &'a Report,
 }
 
-/// Whether a run that ended so sets the time of completion.
-const fn completes(verdict: Verdict) -> bool {
-    !matches!(verdict, Verdict::Cancelled | Verdict::Interrupted)
-}
-
 impl Metrics {
     /// Makes the series of the jobs and repositories that are configured now, and removes those
     /// of what is no longer. Values of what stays are kept; a job that changed its kind begins
@@ -172,7 +167,7 @@ impl Metrics {
         });
     }
 
-    /// A run ended. An interrupted or cancelled one sets neither the last success nor the last
+    /// A run ended. An interrupted, cancelled or skipped one sets neither the last success nor the last
     /// completion, and brings no samples.
     pub fn run_ended(&self, end: &RunEnded<'_>) {
         self.with_job(end.job, |job| {
@@ -181,7 +176,7 @@ impl Metrics {
             for failure in end.report.failures() {
                 self.add(&core::JOB_FAILURES, labels(job, &[failure.class.as_str()]), 1.0);
             }
-            if completes(end.verdict) {
+            if end.verdict.completes() {
                 self.completed(job, end);
             }
         });

@@ -11,6 +11,7 @@ mod limits;
 mod owner;
 mod retry;
 mod server;
+mod standby;
 mod tool;
 mod volumes;
 

@@ -140,6 +140,23 @@ impl Cluster {
         cluster
     }
 
+    /// A streaming standby of this cluster, with more settings.
+    pub(crate) fn standby(&self, settings: &[(&str, &str)]) -> Self {
+        let mut standby = Self::folder(&self.bin_dir);
+        must(
+            server_command(&self.bin_dir.join("pg_basebackup"))
+                .args(["--write-recovery-conf", "--wal-method=stream", "--checkpoint=fast"])
+                .args(["--no-sync", "--username", SUPERUSER, "--host"])
+                .arg(self.socket_dir())
+                .args(["--port", &self.port().to_string(), "--pgdata"])
+                .arg(standby.data_dir()),
+        );
+        let owned = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
+        standby.settings = settings.iter().map(owned).collect();
+        standby.start_again();
+        standby
+    }
+
     fn folder(bin_dir: &Path) -> Self {
         let build = || {
             let mut builder = tempfile::Builder::new();
