@@ -1,14 +1,17 @@
 //! `pgkeep schedule next`: when which job runs.
 
+use std::time::Duration;
+
 use clap::Subcommand;
 use jiff::Timestamp;
 use serde::Serialize;
 
 use crate::{
-    daemon::table::Table,
+    daemon::table::{Configured, Table},
     domain::{
         failure::{Class, Failure},
         name::JobName,
+        schedule::Schedule,
     },
     sys::clock::Clock as _,
 };
@@ -27,7 +30,7 @@ pub(super) enum Command {
     },
 }
 
-/// One future run. `at` holds the jitter already.
+/// One future run. `at` holds the jitter already, and the end of the blackout where that is later.
 #[derive(Debug, Serialize)]
 pub(super) struct NextRun {
     job: JobName,
@@ -35,6 +38,9 @@ pub(super) struct NextRun {
     zone: Option<String>,
     local: Option<String>,
     after: Vec<JobName>,
+    /// It waits for the end of a blackout.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    blackout: bool,
 }
 
 pub(super) fn schedule(cli: &Cli, command: &Command) -> Outcome {
@@ -76,12 +82,12 @@ pub(super) fn next_runs(
                 zone: None,
                 local: None,
                 after,
+                blackout: false,
             });
             continue;
         };
         let offset = crate::domain::schedule::jitter_offset(&common.name, common.jitter);
-        for slot in schedule.preview(count, now) {
-            let at = slot.saturating_add(offset).unwrap_or(slot);
+        for (at, blackout) in starts(job, schedule, offset, count, now) {
             let local = at.to_zoned(schedule.zone().clone());
             runs.push(NextRun {
                 job: common.name.clone(),
@@ -89,11 +95,42 @@ pub(super) fn next_runs(
                 zone: schedule.zone().iana_name().map(str::to_owned),
                 local: Some(local.strftime("%a %Y-%m-%d %H:%M:%S %Z").to_string()),
                 after: after.clone(),
+                blackout,
             });
         }
     }
     runs.sort_by_key(|run| (run.at.is_none(), run.at));
     runs
+}
+
+/// Slots that are looked at for the next start: all slots of one blackout are one start.
+const SLOTS_MAX: usize = 20_000;
+
+/// The next `count` starts after `now`, and which of them wait for the end of a blackout.
+fn starts(
+    job: &Configured,
+    schedule: &Schedule,
+    jitter: Duration,
+    count: usize,
+    now: Timestamp,
+) -> Vec<(Timestamp, bool)> {
+    let mut starts: Vec<(Timestamp, bool)> = Vec::new();
+    let mut slot = now;
+    for _ in 0..SLOTS_MAX {
+        let Some(next) = schedule.next_after(slot) else { break };
+        slot = next;
+        let due = slot.saturating_add(jitter).unwrap_or(slot);
+        let end = job.common.blackout.as_ref().and_then(|blackout| blackout.ends(due));
+        let start = (end.unwrap_or(due), end.is_some());
+        if starts.last().is_some_and(|(last, _)| *last == start.0) {
+            continue;
+        }
+        if starts.len() == count {
+            break;
+        }
+        starts.push(start);
+    }
+    starts
 }
 
 pub(super) fn print(runs: &[NextRun]) -> Result<(), Stop> {
@@ -103,6 +140,7 @@ pub(super) fn print(runs: &[NextRun]) -> Result<(), Stop> {
         .iter()
         .map(|run| {
             let when = match (&run.local, run.after.is_empty()) {
+                (Some(local), _) if run.blackout => format!("{local} (after its blackout)"),
                 (Some(local), _) => local.clone(),
                 (None, false) => format!("after {}", names(&run.after)),
                 (None, true) => "when asked (pgkeep run)".to_owned(),

@@ -15,7 +15,10 @@ use super::{
     diagnostic::{Diagnostics, Located, Span, class},
     section::Options,
 };
-use crate::domain::name::{JobName, NotifyName};
+use crate::domain::{
+    blackout::{Blackout, Window},
+    name::{JobName, NotifyName},
+};
 
 /// The longest wait between two attempts: waits double from `retry_backoff` up to this.
 pub const RETRY_BACKOFF_MAX: Duration = Duration::from_mins(15);
@@ -35,6 +38,8 @@ pub struct JobCommon {
     pub schedule: Option<Located<String>>,
     /// The time zone of the schedule: its own, or the daemon's.
     pub timezone: TimeZone,
+    /// When it does not start by itself.
+    pub blackout: Option<Blackout>,
     /// Runs when these ended. They exist, and there is no circle.
     pub after: Vec<Located<JobName>>,
     /// A run that was missed is made up for if it is not older than this; zero: never.
@@ -70,16 +75,19 @@ impl JobCommon {
         let kind = o.require::<String>("kind", d);
         o.at_most_one(&["schedule", "after"], d);
         let schedule = o.take::<String>("schedule", d);
-        if let Some(alone) = o.given("timezone").filter(|_| o.given("schedule").is_none()) {
-            d.warning(&alone, "`timezone` does nothing without `schedule`");
+        let timed = o.given("schedule").is_some() || o.given("blackout").is_some();
+        if let Some(alone) = o.given("timezone").filter(|_| !timed) {
+            d.warning(&alone, "`timezone` does nothing without `schedule` or `blackout`");
         }
         let zone = o.take::<TimeZone>("timezone", d).map(|zone| zone.value);
+        let timezone = zone.unwrap_or_else(|| config.daemon.timezone.clone());
         let after = after(name, o, config, d);
         let common = Self {
             name: name.clone(),
             span: o.span(),
             schedule,
-            timezone: zone.unwrap_or_else(|| config.daemon.timezone.clone()),
+            blackout: blackout(o, &timezone, d),
+            timezone,
             after,
             catch_up: take(o, "catch_up", Duration::ZERO, Duration::from_hours(24), d),
             jitter: take(o, "jitter", Duration::ZERO, Duration::ZERO, d),
@@ -104,6 +112,31 @@ fn take(
     d: &mut Diagnostics,
 ) -> Duration {
     o.take_in_or(key, least..=YEARS_TEN, default, d)
+}
+
+fn blackout(o: &mut Options<'_>, zone: &TimeZone, d: &mut Diagnostics) -> Option<Blackout> {
+    let mut whole = true;
+    let mut windows = Vec::new();
+    let written = o.take::<Vec<Located<String>>>("blackout", d)?;
+    for text in written.value {
+        match Window::parse(&text.value) {
+            Ok(window) => windows.push(window),
+            Err(error) => {
+                d.error(&text.span, format!("`blackout`: {error}")).hint(error.hint);
+                whole = false;
+            }
+        }
+    }
+    if !whole {
+        return None;
+    }
+    match Blackout::new(windows, zone.clone()) {
+        Ok(blackout) => blackout,
+        Err(error) => {
+            d.error(&written.span, format!("`blackout`: {error}")).hint(error.hint);
+            None
+        }
+    }
 }
 
 fn after(

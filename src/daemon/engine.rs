@@ -413,6 +413,11 @@ impl Engine {
         self.planner.status()
     }
 
+    /// The time, for `status`.
+    pub fn now(&self) -> Timestamp {
+        self.clock.now().wall
+    }
+
     /// The journal, for `status`.
     pub fn journal(&self) -> &Journal {
         &self.journal

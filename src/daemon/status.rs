@@ -48,7 +48,7 @@ pub struct JobLine {
     pub state: String,
     /// More about the state, for people.
     pub detail: Option<String>,
-    /// When it is due next, jitter included.
+    /// When it is due next, with jitter and blackout.
     pub next: Option<Timestamp>,
     /// When it last succeeded.
     pub last_success: Option<Timestamp>,
@@ -78,14 +78,15 @@ pub struct LastRun {
 /// The jobs of an engine.
 pub fn jobs(engine: &Engine) -> Vec<JobLine> {
     let planned = engine.planned();
-    planned.iter().map(|planned| line(planned, engine.table(), engine.journal())).collect()
+    let now = engine.now();
+    planned.iter().map(|planned| line(planned, engine.table(), engine.journal(), now)).collect()
 }
 
-fn line(planned: &JobStatus, table: &Table, journal: &Journal) -> JobLine {
+fn line(planned: &JobStatus, table: &Table, journal: &Journal, now: Timestamp) -> JobLine {
     let job = planned.name.clone();
     let kind = table.jobs.get(&job).map_or("", |job| job.kind.name).to_owned();
     let (state, detail) = match &planned.state {
-        JobState::Idle => ("idle", None),
+        JobState::Idle => ("idle", blackout(&job, table, now)),
         JobState::Queued { why, .. } => ("queued", Some(why.to_string())),
         JobState::Running { attempt, .. } => ("running", Some(format!("attempt {attempt}"))),
         JobState::WaitingRetry { at, .. } => ("waiting-retry", Some(format!("until {at}"))),
@@ -99,6 +100,11 @@ fn line(planned: &JobStatus, table: &Table, journal: &Journal) -> JobLine {
         detail,
         next: planned.next,
     }
+}
+
+fn blackout(job: &JobName, table: &Table, now: Timestamp) -> Option<String> {
+    let until = table.jobs.get(job)?.common.blackout.as_ref()?.ends(now)?;
+    Some(format!("blackout until {until}"))
 }
 
 /// The newest run of a job that has ended.

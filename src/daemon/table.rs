@@ -19,6 +19,7 @@ use crate::{
         class,
     },
     domain::{
+        blackout::Blackout,
         name::{JobName, NotifyName, RepositoryName, ServerName},
         schedule::Schedule,
     },
@@ -266,8 +267,9 @@ fn build_job(
         Some(text) => Some(parse_schedule(text, common.timezone.clone(), now, d)?),
     };
     let job = job?;
-    let max_age =
-        common.max_age.or_else(|| schedule.as_ref().and_then(|s| default_max_age(s, now)));
+    let max_age = common
+        .max_age
+        .or_else(|| default_max_age(schedule.as_ref()?, common.blackout.as_ref(), now));
     Some(Configured { common, kind, job, schedule, max_age, notify: Vec::new() })
 }
 
@@ -286,10 +288,22 @@ fn parse_schedule(
     }
 }
 
+/// Slots that are held against a blackout: a full week of every ten minutes.
+const BLACKOUT_SLOTS: usize = 7 * 24 * 6;
+
 /// The largest gap between two slots and a quarter of it, an hour at least: a nightly job may be
-/// 30 hours old before it is stale.
-fn default_max_age(schedule: &Schedule, now: Timestamp) -> Option<Duration> {
+/// 30 hours old before it is stale. Where slots lie in a blackout, its longest stretch comes on top.
+fn default_max_age(
+    schedule: &Schedule,
+    blackout: Option<&Blackout>,
+    now: Timestamp,
+) -> Option<Duration> {
     let gap = schedule.typical_gap(now)?;
+    let late = blackout.filter(|blackout| {
+        let mut slots = schedule.preview(BLACKOUT_SLOTS, now).into_iter();
+        slots.any(|slot| blackout.ends(slot).is_some())
+    });
+    let gap = gap + late.map_or(Duration::ZERO, Blackout::longest);
     Some(gap + (gap / 4).max(Duration::from_hours(1)))
 }
 
@@ -315,6 +329,7 @@ impl Configured {
         JobSpec {
             name: self.common.name.clone(),
             schedule: self.schedule.clone(),
+            blackout: self.common.blackout.clone(),
             jitter: self.common.jitter,
             catch_up: self.common.catch_up,
             after: self.common.after.iter().map(|after| after.value.clone()).collect(),

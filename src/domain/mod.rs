@@ -1,6 +1,7 @@
 //! Pure values and rules: no I/O, no tokio, no clock. Whatever needs the time is handed it.
 
 pub mod backup;
+pub mod blackout;
 pub mod blocking;
 pub mod failure;
 pub mod finding;

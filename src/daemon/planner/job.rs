@@ -50,7 +50,7 @@ pub(super) struct Job {
     taken: Timestamp,
     /// The first slot after `taken`.
     next: Option<Timestamp>,
-    /// When the jitter was changed by a reload: a slot whose time so moved into the past is not
+    /// When jitter or blackout were changed by a reload: a slot whose time so moved into the past is not
     /// late.
     moved: Timestamp,
     /// What is remembered has changed since it was last said.
@@ -89,7 +89,7 @@ impl Job {
     /// The same job after a reload.
     pub(super) fn reloaded(mut self, spec: JobSpec, now: Timestamp) -> Self {
         let offset = jitter_offset(&spec.name, spec.jitter);
-        if offset != self.offset {
+        if offset != self.offset || spec.blackout != self.spec.blackout {
             self.moved = now;
         }
         self.offset = offset;
@@ -149,18 +149,31 @@ impl Job {
         self.next = followed(&self.spec).and_then(|schedule| schedule.next_after(self.taken));
     }
 
-    /// When the next slot is due, jitter included.
+    /// When the next slot is due, with jitter and blackout.
     pub(super) fn next_due(&self) -> Option<Timestamp> {
-        self.next.map(|slot| plus(slot, self.offset))
+        self.next.map(|slot| self.released(plus(slot, self.offset)))
+    }
+
+    /// The moment, or the end of the blackout that it lies in.
+    fn released(&self, t: Timestamp) -> Timestamp {
+        self.blackout_ends(t).unwrap_or(t)
+    }
+
+    /// The end of the blackout, where there is one at that time.
+    pub(super) fn blackout_ends(&self, t: Timestamp) -> Option<Timestamp> {
+        self.spec.blackout.as_ref()?.ends(t)
     }
 
     /// The latest slot that is due and not yet acted on.
     pub(super) fn due(&self, now: Timestamp) -> Option<Due> {
         self.next_due().filter(|due| *due <= now)?;
+        if self.blackout_ends(now).is_some() {
+            return None;
+        }
         let schedule = followed(&self.spec)?;
         let slot = schedule.latest_at_or_before(minus(now, self.offset), self.taken)?;
         let at = plus(slot, self.offset);
-        let expected = at.max(self.moved);
+        let expected = self.released(at).max(self.moved);
         let trigger = if now <= plus(expected, GRACE) {
             Some(Trigger::Schedule { slot })
         } else if now <= plus(expected, self.spec.catch_up) {

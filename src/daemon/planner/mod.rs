@@ -36,6 +36,11 @@
 //! during its own run count for the next one. It may have a schedule as well. Cycles are refused by
 //! the configuration; here they would run for ever.
 //!
+//! **Blackout.** In the windows of its blackout a job does not start by itself: its slots stay open, and the
+//! latest of them is due when the window ends, as if that were its time; what is queued, after
+//! others or to be tried again, waits for the end. A request starts at once, with its retries: it is a person's decision. One for a
+//! run that waits for the end of the window makes that run its own.
+//!
 //! **Disabled** jobs do nothing by themselves, and a request still runs them. Slots and ends that
 //! they sleep through are not made good.
 //!
@@ -266,10 +271,15 @@ impl Planner {
             Phase::Waiting { until, .. } => Some(until),
             Phase::Queued { .. } | Phase::Running { .. } => None,
         });
-        let slots = self.jobs.values().filter_map(Job::next_due).map(|due| {
+        let windows = self.runs.values().filter_map(|run| match run.phase {
+            Phase::Queued { why: Wait::Blackout(until), .. } => Some(until),
+            _ => None,
+        });
+        let slots = self.jobs.values().filter_map(Job::next_due);
+        let by_wall = slots.chain(windows).map(|due| {
             let ahead = Duration::try_from(due.duration_since(now.wall)).unwrap_or(Duration::ZERO);
             now.mono.saturating_add(ahead)
         });
-        retries.chain(slots).fold(now.mono + LONGEST_SLEEP, Duration::min).max(now.mono)
+        retries.chain(by_wall).fold(now.mono + LONGEST_SLEEP, Duration::min).max(now.mono)
     }
 }

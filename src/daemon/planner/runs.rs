@@ -90,6 +90,9 @@ impl Planner {
         let refusal = match (self.life, active.map(|run| &run.phase)) {
             (Life::Draining | Life::Over, _) => Some(Refusal::ShuttingDown),
             (Life::Up, _) if !self.jobs.contains_key(&job) => Some(Refusal::UnknownJob),
+            (Life::Up, Some(Phase::Queued { why: Wait::Blackout(_), .. })) => {
+                return self.take_over(&job, request, now, out);
+            }
             (Life::Up, Some(Phase::Running { .. })) => Some(Refusal::AlreadyRunning),
             (Life::Up, Some(Phase::Queued { .. })) => Some(Refusal::AlreadyQueued),
             (Life::Up, Some(Phase::Waiting { .. })) => Some(Refusal::WaitingRetry),
@@ -101,6 +104,17 @@ impl Planner {
         }
         let run = self.enqueue(job, Trigger::Manual(request), now);
         out.push(Action::Accepted { request, run });
+    }
+
+    /// Makes the run that waits for the end of a blackout the request's own: it waits no longer.
+    fn take_over(&mut self, job: &JobName, request: RequestId, now: Now, out: &mut Vec<Action>) {
+        let place = self.next_place();
+        let Some(id) = self.active.get(job) else { return };
+        let Some(run) = self.runs.get_mut(id) else { return };
+        run.trigger = Trigger::Manual(request);
+        run.place = place;
+        run.phase = Phase::Queued { since: now.wall, why: Wait::Turn };
+        out.push(Action::Accepted { request, run: id.clone() });
     }
 
     /// Puts a new run of an idle job at the end of the queue.
@@ -167,6 +181,11 @@ impl Planner {
         queue.sort_unstable_by_key(|(place, ..)| *place);
         let mut ahead: Vec<Placed<'_>> = Vec::new();
         for (place, id, claim) in &queue {
+            if let Some(until) = self.blackout_ends(id, now) {
+                // It stands in nobody's way meanwhile.
+                self.says(id, Wait::Blackout(until));
+                continue;
+            }
             let running: Vec<Placed<'_>> = self.runs.values().filter_map(Run::held).collect();
             let refusal = self.limits.refusal(&running, &ahead, claim);
             let Some(why) = refusal else {
@@ -174,11 +193,20 @@ impl Planner {
                 continue;
             };
             ahead.push(Placed { place: *place, claim });
-            if let Some(Run { phase: Phase::Queued { why: said, .. }, .. }) = self.runs.get_mut(id)
-            {
-                *said = why;
-            }
+            self.says(id, why);
         }
+    }
+
+    fn says(&mut self, id: &RunId, why: Wait) {
+        if let Some(Run { phase: Phase::Queued { why: said, .. }, .. }) = self.runs.get_mut(id) {
+            *said = why;
+        }
+    }
+
+    /// The end of the blackout that the run has to wait for. One that was asked for waits for none.
+    fn blackout_ends(&self, id: &RunId, now: Now) -> Option<Timestamp> {
+        let run = self.runs.get(id).filter(|run| run.trigger.request().is_none())?;
+        self.jobs.get(&run.job)?.blackout_ends(now.wall)
     }
 
     fn claim(&self, job: &JobName) -> Claim {

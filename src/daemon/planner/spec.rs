@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::domain::{
+    blackout::Blackout,
     name::{JobName, ServerName},
     schedule::Schedule,
 };
@@ -17,6 +18,8 @@ pub struct JobSpec {
     pub name: JobName,
     /// When it is due by the clock.
     pub schedule: Option<Schedule>,
+    /// When it does not start by itself.
+    pub blackout: Option<Blackout>,
     /// Upper bound of the time by which its slots are moved (see
     /// [`crate::domain::schedule::jitter_offset`]).
     pub jitter: Duration,

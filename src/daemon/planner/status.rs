@@ -24,6 +24,8 @@ pub enum Wait {
     Memory,
     /// It would delay a run that was queued earlier.
     Turn,
+    /// Its blackout, which ends then.
+    Blackout(Timestamp),
 }
 
 impl fmt::Display for Wait {
@@ -35,6 +37,7 @@ impl fmt::Display for Wait {
             }
             Self::Memory => f.write_str("the memory budget is taken"),
             Self::Turn => f.write_str("it would delay a run that was queued earlier"),
+            Self::Blackout(until) => write!(f, "its blackout lasts until {until}"),
         }
     }
 }
@@ -82,7 +85,7 @@ pub struct JobStatus {
     pub name: JobName,
     /// What it is doing.
     pub state: JobState,
-    /// When its next slot is due, jitter included.
+    /// When its next slot is due, with jitter and blackout.
     pub next: Option<Timestamp>,
 }
 

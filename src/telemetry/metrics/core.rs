@@ -37,8 +37,8 @@ core! {
     JOB_LAST_SUCCESS = Gauge "job_last_success_timestamp_seconds" ["job_name", "kind"]
         "When the job last succeeded with all its targets; 0 if never.";
     JOB_LAST_COMPLETION = Gauge "job_last_completion_timestamp_seconds" ["job_name", "kind"]
-        "When the job last ended, with success or not, unless it was interrupted or cancelled; \
-         0 if never. The last run failed if this is greater than the last success.";
+        "When the job last ended, with success or not, unless it was interrupted, cancelled or \
+         skipped; 0 if never. The last run failed if this is greater than the last success.";
     JOB_LAST_DURATION = Gauge "job_last_duration_seconds" ["job_name", "kind"]
         "How long the run took that set the last completion, with its retries.";
     JOB_RUNNING_SINCE = Gauge "job_running_since_timestamp_seconds" ["job_name", "kind"]

@@ -2,7 +2,11 @@
 
 use std::process::{Child, Command, Stdio};
 
-use pgkeep::domain::{failure::Class, finding::Finding, report::Verdict};
+use jiff::tz::TimeZone;
+use pgkeep::{
+    domain::{failure::Class, finding::Finding, report::Verdict},
+    sys::clock::{Clock as _, SystemClock},
+};
 
 use super::{
     DISK, ONCE, Ran, Running, assert_gone, assert_listed, bin_dir, disk, failures, status,
@@ -299,4 +303,88 @@ fn dump_waits_for_a_safe_snapshot_and_says_why_there_is_none() {
     drop(busy);
     assert_listed(&home, &cluster, &disk(&home), &["app -> disk"]);
     stop_after_failures(&mut daemon);
+}
+
+#[test]
+fn dump_in_a_blackout_starts_only_by_hand() {
+    let cluster = Cluster::start();
+    // Every day but the one after tomorrow.
+    let free = SystemClock::new().now().wall.to_zoned(TimeZone::UTC).date();
+    let free = free.tomorrow().unwrap().tomorrow().unwrap().strftime("%a").to_string();
+    let days = ["mon", "tue", "wed", "thu", "fri", "sat", "sun"];
+    let dark: Vec<&str> = days.into_iter().filter(|day| !day.eq_ignore_ascii_case(&free)).collect();
+    let job = format!(
+        "[job.nightly]\nkind = \"dump\"\nserver = \"main\"\ndatabases = [\"app\"]\n\
+         repositories = [\"disk\"]\nschedule = \"* * * * *\"\ntimezone = \"UTC\"\n\
+         blackout = [\"{} 00:00-24:00\"]\n{ONCE}",
+        dark.join(",")
+    );
+    let home = Pgkeep::new().server("main", &cluster).local(DISK).toml(&job);
+    let runs =
+        home.run(&["schedule", "next", "nightly", "-n", "2", "--json"]).expect_code(0).json();
+    assert_eq!(
+        (&runs[0]["blackout"], &runs[1]["blackout"]),
+        (&true.into(), &serde_json::Value::Null)
+    );
+    let at = runs[0]["at"].as_str().unwrap();
+    assert!(at.ends_with("T00:00:00Z"), "{runs:#}");
+    assert!(home.run(&["schedule", "next"]).text().contains("(after its blackout)"));
+
+    let mut daemon = home.ready_daemon();
+    let line = status(&home, "nightly");
+    assert_eq!(line.detail, Some(format!("blackout until {at}")));
+    assert_eq!(line.next.unwrap().to_string(), at);
+    // The default: a minute, the stretch of six days, and a quarter.
+    let max_age = daemon.metrics().value("pgkeep_job_max_age_seconds", &[("job_name", "nightly")]);
+    assert!(max_age.unwrap() > 6.0 * 86_400.0, "{max_age:?}");
+    super::run_job(&home, "nightly", 0).assert_succeeded(APP, DISK);
+    daemon.stop();
+    daemon.assert_log_clean(&[]);
+}
+
+#[test]
+fn options_of_courtesy_are_refused_with_what_to_write() {
+    let cluster = Cluster::builder().empty().start();
+    for (lines, texts) in [
+        ("when_blocking = \"cancel-after 30\"", ["needs a unit", "30s"]),
+        ("when_blocking = \"cancel\"", ["not known", "cancel-after 30s"]),
+        ("max_xmin_age = 0", ["max_xmin_age", "1"]),
+        ("only_on = \"replica\"", ["only_on", "standby"]),
+        ("max_replay_lag = 5", ["max_replay_lag", "5s"]),
+        (
+            "blackout = [\"mon-fri 08:00-18:00\", \"8:00-9:00\"]",
+            ["\"8:00\" is not a time", "08:00"],
+        ),
+        ("blackout = [\"00:00-24:00\"]", ["whole week", "enabled = false"]),
+        ("blackout = \"08:00-18:00\"", ["must be a list", "brackets"]),
+        ("deferrable_timeout = \"1m\"\nx = 1", ["deferrable = true", "x"]),
+    ] {
+        let home = Pgkeep::new().server("main", &cluster).local(DISK);
+        let home = home.dump("nightly", "main", &[APP], &[DISK], lines);
+        let output = home.run(&["check-config"]).expect_code(3);
+        let said = format!("{}{}", output.text(), output.stderr);
+        assert!(texts.iter().all(|text| said.contains(text)), "{lines}: {said}");
+    }
+    let slow = |rate: &str| format!("min_free = \"1MiB\"\nmax_upload_rate = \"{rate}\"");
+    let home = Pgkeep::new().local_with(DISK, &slow("20MiB"));
+    let output = home.run(&["check-config"]).expect_code(3);
+    let said = format!("{}{}", output.text(), output.stderr);
+    assert!(said.contains("per second") && said.contains("20MiB/s"), "{said}");
+}
+
+#[test]
+fn dump_goes_no_faster_than_its_repository_may() {
+    let cluster = super::volumes::noisy();
+    let slow = "min_free = \"1MiB\"\nmax_upload_rate = \"6MiB/s\"";
+    // A part takes longer than the stall limit.
+    let lines = format!("stall_timeout = \"1s\"\n{ONCE}");
+    let home = Pgkeep::new().server("main", &cluster).local_with(DISK, slow);
+    let home = home.dump("nightly", "main", &["noisy"], &[DISK], &lines);
+    let ran = super::run_job(&home, "nightly", 0);
+    let counts = &ran.target("noisy", DISK).figures.counts;
+    // The first part goes at once.
+    let least = (counts["stored_bytes"] - (8 << 20)) * 1000 / (6 << 20);
+    let took = counts["milliseconds"];
+    assert!(took >= least, "{took} ms for what may go in {least} ms");
+    assert_listed(&home, &cluster, &disk(&home), &["noisy -> disk"]);
 }

@@ -2,6 +2,7 @@
 //! asked to, and writes down what was done as one line each.
 
 mod after;
+mod blackout;
 mod clock;
 mod drain;
 mod overlap;
@@ -20,6 +21,7 @@ use jiff::{SignedDuration, Timestamp, tz::TimeZone};
 
 use super::*;
 use crate::domain::{
+    blackout::{Blackout, Window},
     report::{Target, Verdict},
     run::RequestId,
     schedule::Schedule,
@@ -42,6 +44,7 @@ fn job(text: &str) -> JobSpec {
     JobSpec {
         name: name(text),
         schedule: None,
+        blackout: None,
         jitter: Duration::ZERO,
         catch_up: Duration::ZERO,
         after: Vec::new(),
@@ -63,6 +66,12 @@ impl JobSpec {
         let zone = TimeZone::get(zone).unwrap();
         let schedule = Schedule::parse(cron, zone, at("2026-01-01T00:00:00Z")).unwrap();
         Self { schedule: Some(schedule), ..self }
+    }
+
+    fn dark(self, windows: &[&str], zone: &str) -> Self {
+        let windows = windows.iter().map(|text| Window::parse(text).unwrap()).collect();
+        let blackout = Blackout::new(windows, TimeZone::get(zone).unwrap()).unwrap();
+        Self { blackout, ..self }
     }
 
     fn catch_up(self, catch_up: Duration) -> Self {

@@ -5,6 +5,12 @@ use proptest::prelude::*;
 use super::*;
 
 const JOBS: [&str; 5] = ["a", "b", "c", "d", "e"];
+const DARK: [&[&str]; 4] = [
+    &[],
+    &["mon-fri 08:00-18:00", "00:00-00:30"],
+    &["22:00-04:00"],
+    &["sat,sun 00:00-24:00", "02:00-03:00"],
+];
 const CRONS: [&str; 4] = ["*/5 * * * *", "30 2 * * *", "0 */3 * * *", "15 2,14 * * *"];
 
 /// One step of the world.
@@ -30,26 +36,37 @@ enum Step {
 
 fn any_spec(index: usize) -> impl Strategy<Value = JobSpec> {
     let schedule = (0..CRONS.len(), prop::bool::ANY, 0_u32..1200, 0_u32..30_000);
+    let dark = prop_oneof![2 => Just(0), 3 => 0..DARK.len()];
     let claim = (0_usize..4, prop_oneof![Just(0), 1_u64..700]);
-    (schedule, claim, 0_u32..4, 0_u32..4000, 0_usize..32, prop::bool::weighted(0.85)).prop_map(
-        move |((cron, timed, jitter, window), (servers, memory), attempts, backoff, after, on)| {
-            let secs = |n: u32| Duration::from_secs(u64::from(n));
-            let mut spec = job(JOBS[index]);
-            if timed {
-                spec = spec.due_in(CRONS[cron], "Europe/Zurich");
-            }
-            // Only after jobs with a smaller index: no cycles.
-            let after: Vec<&str> =
-                (0..index).filter(|n| after & (1 << n) != 0).map(|n| JOBS[n]).collect();
-            let servers: &[&str] = [&[][..], &["x"], &["y"], &["x", "y"]][servers];
-            let backoff = secs(backoff);
-            JobSpec { jitter: secs(jitter), backoff, enabled: on, ..spec }
-                .catch_up(secs(window))
-                .attempts(attempts)
-                .after(&after)
-                .uses(servers, memory)
-        },
-    )
+    (schedule, claim, 0_u32..4, 0_u32..4000, 0_usize..32, prop::bool::weighted(0.85), dark)
+        .prop_map(
+            move |(
+                (cron, timed, jitter, window),
+                (servers, memory),
+                attempts,
+                backoff,
+                after,
+                on,
+                dark,
+            )| {
+                let secs = |n: u32| Duration::from_secs(u64::from(n));
+                let mut spec = job(JOBS[index]);
+                if timed {
+                    spec = spec.due_in(CRONS[cron], "Europe/Zurich");
+                }
+                spec = spec.dark(DARK[dark], "Europe/Zurich");
+                // Only after jobs with a smaller index: no cycles.
+                let after: Vec<&str> =
+                    (0..index).filter(|n| after & (1 << n) != 0).map(|n| JOBS[n]).collect();
+                let servers: &[&str] = [&[][..], &["x"], &["y"], &["x", "y"]][servers];
+                let backoff = secs(backoff);
+                JobSpec { jitter: secs(jitter), backoff, enabled: on, ..spec }
+                    .catch_up(secs(window))
+                    .attempts(attempts)
+                    .after(&after)
+                    .uses(servers, memory)
+            },
+        )
 }
 
 fn any_config() -> impl Strategy<Value = (Vec<JobSpec>, Limits)> {
@@ -197,6 +214,8 @@ impl World {
                     !self.running.values().any(|other| other.name == job),
                     "{job} is under way already"
                 );
+                let dark = spec.blackout.as_ref().and_then(|dark| dark.ends(self.now.wall));
+                assert!(trigger.request().is_some() || dark.is_none(), "{job} starts in the dark");
                 let made = self.open.entry(run.clone()).or_default();
                 *made += 1;
                 assert_eq!(attempt, *made);
