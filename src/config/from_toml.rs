@@ -14,7 +14,7 @@ use super::{
 };
 use crate::domain::{
     name::{DatabaseName, JobName, NotifyName, RepositoryName, RetentionName, ServerName},
-    units::{ByteSize, UnitError, format_duration, parse_duration},
+    units::{ByteRate, ByteSize, UnitError, format_duration, parse_duration},
 };
 
 /// A type that an option can have.
@@ -205,6 +205,18 @@ impl FromToml for ByteSize {
 }
 
 impl Ranged for ByteSize {
+    fn show(&self) -> String {
+        format!("\"{self}\"")
+    }
+}
+
+impl FromToml for ByteRate {
+    fn from_toml(item: &Item, key: &str, d: &mut Diagnostics) -> Option<Self> {
+        with_unit(item, key, "a rate like \"20MiB/s\"", Self::from_str, d)
+    }
+}
+
+impl Ranged for ByteRate {
     fn show(&self) -> String {
         format!("\"{self}\"")
     }

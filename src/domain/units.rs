@@ -105,6 +105,38 @@ impl FromStr for ByteSize {
     }
 }
 
+/// Bytes per second: `20MiB/s`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ByteRate(pub ByteSize);
+
+impl ByteRate {
+    /// The number of bytes per second.
+    pub const fn bytes(self) -> u64 {
+        self.0.bytes()
+    }
+}
+
+impl fmt::Display for ByteRate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/s", self.0)
+    }
+}
+
+impl FromStr for ByteRate {
+    type Err = UnitError;
+
+    fn from_str(text: &str) -> Result<Self, UnitError> {
+        if let Some(size) = text.trim().strip_suffix("/s") {
+            return size.parse().map(Self);
+        }
+        let size: ByteSize = text.parse().map_err(|error| {
+            let UnitError { what, .. } = error;
+            UnitError::new(what, "write it like \"20MiB/s\"")
+        })?;
+        Err(UnitError::new("a rate is per second", format!("write \"{size}/s\"")))
+    }
+}
+
 fn too_large_size() -> UnitError {
     UnitError::new("the size is too large", "at most 16EiB less one byte can be counted")
 }
@@ -297,6 +329,22 @@ mod tests {
             assert!(text.parse::<ByteSize>().is_err(), "{text}");
         }
         assert!("64mib".parse::<ByteSize>().unwrap_err().hint.contains("64MiB"));
+    }
+
+    #[test]
+    fn rates_are_read() {
+        assert_eq!("20MiB/s".parse(), Ok(ByteRate(ByteSize::mib(20))));
+        assert_eq!(" 500 kB/s".parse::<ByteRate>().unwrap().to_string(), "500kB/s");
+        for (text, hint) in [
+            ("20MiB", "20MiB/s"),
+            ("20M/s", "20MiB"),
+            ("20Mbit/s", "KiB"),
+            ("fast", "20MiB/s"),
+            ("/s", "MiB"),
+        ] {
+            let error = text.parse::<ByteRate>().unwrap_err();
+            assert!(error.hint.contains(hint), "{text}: {error:?}");
+        }
     }
 
     #[test]

@@ -13,6 +13,7 @@ use futures_util::future::BoxFuture;
 use tokio::sync::Mutex;
 
 use super::{
+    pace::{Pace, Paced},
     repo::Repository,
     store::{Limits, Store, StoreError, StoreErrorKind},
 };
@@ -49,6 +50,8 @@ pub struct Handle {
     elsewhere: Option<Elsewhere>,
     limits: Limits,
     recipients: Recipients,
+    /// How fast bytes may go to it.
+    pace: Option<Arc<Pace>>,
     /// The file that remembers the repository's id.
     memory: PathBuf,
     /// The store, once a repository was found in it.
@@ -66,13 +69,20 @@ impl Handle {
     /// own in the state directory.
     pub fn new(name: RepositoryName, opener: Opener, limits: Limits, memory: PathBuf) -> Self {
         let recipients = Recipients::default();
-        Self { name, opener, elsewhere: None, limits, recipients, memory, opened: Mutex::default() }
+        let opened = Mutex::default();
+        Self { name, opener, elsewhere: None, limits, recipients, pace: None, memory, opened }
     }
 
     /// The same, with everything that is written encrypted to these.
     #[must_use]
     pub fn encrypted_to(self, recipients: Recipients) -> Self {
         Self { recipients, ..self }
+    }
+
+    /// The same, with a limit on what goes to it per second.
+    #[must_use]
+    pub fn at_pace(self, pace: Pace) -> Self {
+        Self { pace: Some(Arc::new(pace)), ..self }
     }
 
     /// Whom everything that is written is encrypted to; none: it is not.
@@ -143,7 +153,7 @@ impl Handle {
         let known = self.known()?;
         let store = match &*opened {
             Some(store) => Arc::clone(store),
-            None => (self.opener)().await?,
+            None => self.paced((self.opener)().await?),
         };
         let name = self.name.clone();
         let found = Repository::open(name, Arc::clone(&store), create && known.is_none()).await;
@@ -162,6 +172,13 @@ impl Handle {
         }
         *opened = Some(store);
         Ok(repository)
+    }
+
+    fn paced(&self, store: Arc<dyn Store>) -> Arc<dyn Store> {
+        match &self.pace {
+            Some(pace) => Arc::new(Paced::new(store, Arc::clone(pace))),
+            None => store,
+        }
     }
 
     fn doing(&self) -> String {

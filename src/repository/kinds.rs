@@ -1,15 +1,20 @@
 //! The kinds of repository: one file each, and one line in [`KINDS`].
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{ops::RangeInclusive, path::PathBuf, sync::Arc, time::Duration};
 
 use super::{
     handle::{Elsewhere, Handle, Opener},
-    local, recipients, s3,
+    local,
+    pace::Pace,
+    recipients, s3,
     store::Limits,
 };
 use crate::{
     config::{Diagnostics, Options, Section, class, listed, nearest},
-    domain::name::RepositoryName,
+    domain::{
+        name::RepositoryName,
+        units::{ByteRate, ByteSize},
+    },
     sys::clock::Clock,
 };
 
@@ -19,6 +24,9 @@ const KINDS: &[StoreKind] = &[local::KIND, s3::KIND];
 /// How long a single request is repeated unless the configuration says otherwise. Shorter than
 /// the default of `stall_timeout`: a repository is given up before a run is.
 pub const GIVE_UP_AFTER: Duration = Duration::from_mins(5);
+
+/// What `max_upload_rate` may be. At the lowest, one part of 8 MiB takes more than two hours.
+const RATES: RangeInclusive<ByteRate> = ByteRate(ByteSize::kib(1))..=ByteRate(ByteSize::gib(1024));
 
 /// One kind of repository.
 #[derive(Debug, Clone, Copy)]
@@ -62,11 +70,16 @@ pub fn build(
         return None;
     };
     let recipients = recipients::read(&mut o, d);
+    let rate = o.take_in("max_upload_rate", RATES, d);
     let built = (kind.build)(&mut o, context, d);
     o.finish(d);
     let (recipients, (opener, limits)) = (recipients?, built?);
     let memory = context.state_dir.join("repositories").join(name.as_str());
     let handle = Handle::new(name.clone(), opener, limits, memory).encrypted_to(recipients);
+    let handle = match rate {
+        Some(rate) => handle.at_pace(Pace::new(rate.value.bytes(), context.clock.clone())),
+        None => handle,
+    };
     let elsewhere = kind.elsewhere.and_then(|read| read(&mut section.options(), context));
     Some(match elsewhere {
         Some(elsewhere) => handle.with_elsewhere(elsewhere),

@@ -17,6 +17,7 @@ pub mod local;
 mod marker;
 #[cfg(any(test, feature = "test-util"))]
 pub mod memory;
+pub mod pace;
 mod recipients;
 pub mod repo;
 pub mod retry;

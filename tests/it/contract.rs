@@ -14,6 +14,7 @@ use pgkeep::{
         faulty::{Faults, Faulty},
         local::{LocalOptions, LocalStore},
         memory::MemoryStore,
+        pace::{Pace, Paced},
         retry::{Retry, RetryPolicy},
         s3::{LEAST_PART_BYTES, S3Credentials, S3Options, S3Store},
         store::Store,
@@ -36,6 +37,12 @@ impl Fixture {
 
 async fn memory() -> Fixture {
     Fixture::new(MemoryStore::new(SystemClock::new()), ())
+}
+
+async fn paced() -> Fixture {
+    let memory = Arc::new(MemoryStore::new(SystemClock::new()));
+    let pace = Arc::new(Pace::new(1 << 30, SystemClock::new()));
+    Fixture::new(Paced::new(memory, pace), ())
 }
 
 async fn local() -> Fixture {
@@ -77,7 +84,7 @@ macro_rules! stores {
     )+};
 }
 
-stores!(memory, local, s3);
+stores!(memory, paced, local, s3);
 
 /// The store behind faults at random, and a retry that hides them.
 fn through_faults(store: &Arc<dyn Store>) -> Arc<dyn Store> {
