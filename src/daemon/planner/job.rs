@@ -154,6 +154,12 @@ impl Job {
         self.next.map(|slot| self.released(plus(slot, self.offset)))
     }
 
+    /// When the job is to be looked at: what is due already is not acted on before the blackout ends.
+    pub(super) fn next_look(&self, now: Timestamp) -> Option<Timestamp> {
+        let due = self.next_due()?;
+        Some(self.blackout_ends(now).filter(|_| due <= now).unwrap_or(due))
+    }
+
     /// The moment, or the end of the blackout that it lies in.
     fn released(&self, t: Timestamp) -> Timestamp {
         self.blackout_ends(t).unwrap_or(t)

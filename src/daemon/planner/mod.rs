@@ -275,7 +275,7 @@ impl Planner {
             Phase::Queued { why: Wait::Blackout(until), .. } => Some(until),
             _ => None,
         });
-        let slots = self.jobs.values().filter_map(Job::next_due);
+        let slots = self.jobs.values().filter_map(|job| job.next_look(now.wall));
         let by_wall = slots.chain(windows).map(|due| {
             let ahead = Duration::try_from(due.duration_since(now.wall)).unwrap_or(Duration::ZERO);
             now.mono.saturating_add(ahead)

@@ -57,6 +57,17 @@ fn a_restart_in_a_blackout_loses_no_slot() {
 }
 
 #[test]
+fn a_slot_that_was_slept_through_is_made_good_at_the_end() {
+    let spec = job("a").due("30 7 * * *").dark(OFFICE, "Etc/UTC").catch_up(DAY);
+    let mut rig = Rig::new(vec![spec], "2026-11-16T07:00:00Z");
+    rig.step_to("2026-11-16T09:00:00Z");
+    // It does not keep the daemon awake meanwhile.
+    rig.pass(9 * HOUR);
+    assert_eq!(rig.said(), ["start a 1 catch-up 2026-11-16T07:30:00Z"]);
+    assert_eq!(rig.now.wall, at("2026-11-16T18:00:00Z"));
+}
+
+#[test]
 fn followers_and_retries_wait_for_the_end() {
     let follower = job("b").after(&["a"]).dark(OFFICE, "Etc/UTC");
     let jobs = vec![job("a").dark(OFFICE, "Etc/UTC").due("55 7 * * *").attempts(2), follower];
