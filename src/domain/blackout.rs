@@ -237,7 +237,7 @@ impl Blackout {
                 let Some(end) = window.end(date) else { continue };
                 match self.zone.to_ambiguous_timestamp(end).offset() {
                     AmbiguousOffset::Unambiguous { offset } => {
-                        found.extend(offset.to_timestamp(end))
+                        found.extend(offset.to_timestamp(end));
                     }
                     AmbiguousOffset::Fold { before, after } => {
                         found.extend(before.to_timestamp(end));

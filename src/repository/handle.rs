@@ -68,9 +68,16 @@ impl Handle {
     /// A repository that `opener` makes the store of, with those limits. `memory` is a file of its
     /// own in the state directory.
     pub fn new(name: RepositoryName, opener: Opener, limits: Limits, memory: PathBuf) -> Self {
-        let recipients = Recipients::default();
-        let opened = Mutex::default();
-        Self { name, opener, elsewhere: None, limits, recipients, pace: None, memory, opened }
+        Self {
+            name,
+            opener,
+            elsewhere: None,
+            limits,
+            recipients: Recipients::default(),
+            pace: None,
+            memory,
+            opened: Mutex::default(),
+        }
     }
 
     /// The same, with everything that is written encrypted to these.

@@ -130,22 +130,16 @@ impl Ledger {
 
     /// What is going on, in a few words, for `status`; nothing where there is nothing to tell.
     pub fn live(&self, snapshot: Duration) -> String {
-        let mut text = format!("snapshot held for {}", seconds(snapshot));
-        if let Some(age) = self.xmin_age.filter(|age| *age > 0) {
-            text.push_str(&format!(", xmin {age} transactions old"));
-        }
-        if self.count > 0 {
-            let longest = seconds(self.current);
-            let waiting = if self.count == 1 { "session waits" } else { "sessions wait" };
-            text.push_str(&format!(
-                "; {} {waiting} behind it, the longest for {longest}",
-                self.count
-            ));
-        }
-        if self.stuck {
-            text.push_str("; it waits for a lock");
-        }
-        text
+        let age = self.xmin_age.filter(|age| *age > 0);
+        let age = age.map(|age| format!(", xmin {age} transactions old")).unwrap_or_default();
+        let longest = seconds(self.current);
+        let waiting = match self.count {
+            0 => String::new(),
+            1 => format!("; 1 session waits behind it, for {longest}"),
+            count => format!("; {count} sessions wait behind it, the longest for {longest}"),
+        };
+        let stuck = if self.stuck { "; it waits for a lock" } else { "" };
+        format!("snapshot held for {}{age}{waiting}{stuck}", seconds(snapshot))
     }
 
     /// Who waited behind the backup; none where nobody did.
@@ -320,7 +314,7 @@ mod tests {
         let crowd: Vec<Party> = (0..200).map(|pid| party(pid, Some(0))).collect();
         ledger.heed(look(9, crowd));
         let names: Names = [((5, 7), "shop.orders".to_owned())].into();
-        let found = ledger.findings("app", Duration::from_secs(60), Some(2), &names);
+        let found = ledger.findings("app", Duration::from_mins(1), Some(2), &names);
         assert_eq!(found.len(), 2);
         assert_eq!(found[0].severity, Severity::Info);
         let what = &found[0].what;

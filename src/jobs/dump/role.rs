@@ -64,7 +64,7 @@ impl Role {
         }
         let Some(max) = self.max_replay_lag else { return Ok(()) };
         let replay =
-            replay(session, &task.cancel).await.map_err(|error| error.into_failure(doing))?;
+            replay(session, max, &task.cancel).await.map_err(|error| error.into_failure(doing))?;
         match replay.exceeds(max) {
             Some(what) => Err(Failure::new(Class::Standby, doing, what).hint(
                 "look at pg_stat_wal_receiver and pg_last_xact_replay_timestamp() there: is the \

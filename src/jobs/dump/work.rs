@@ -124,7 +124,7 @@ impl Work<'_> {
             scratch: &self.cx.scratch,
         };
         match subject {
-            Subject::Database(name) => dump::database(&source, name, &self.cx.task).await,
+            Subject::Database(name) => Box::pin(dump::database(&source, name, &self.cx.task)).await,
             Subject::Globals => globals::globals(&source, job.role_passwords, &self.cx.task).await,
         }
     }
