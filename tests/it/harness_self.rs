@@ -15,6 +15,7 @@ use crate::harness::{
     pgkeep::Pgkeep,
     postgres::{APP, Cluster, HOSTILE, PASSWORD, SUPERUSER, conninfo},
     process::{command, must, run, run_within, spawn, wait_for},
+    versions::WHEELS,
     wait::PATIENCE,
 };
 
@@ -85,6 +86,20 @@ fn a_copy_is_the_same_until_one_byte_changes() {
         .psql("postgres", "CREATE DATABASE other ENCODING 'LATIN1' LOCALE 'C' TEMPLATE template0");
     cluster.psql("postgres", "CREATE DATABASE utf8 ENCODING 'UTF8' LOCALE 'C' TEMPLATE template0");
     assert!(!compare_databases(&cluster, "other", "utf8").is_empty());
+}
+
+#[test]
+fn other_versions_hold_the_same_seed() {
+    for major in WHEELS {
+        let Some(builder) = Cluster::of(major) else { return };
+        let cluster = builder.start();
+        assert_eq!(cluster.major(), major);
+        for (number, database) in [APP, HOSTILE].into_iter().enumerate() {
+            let copy = format!("copy {number}");
+            copy_by_hand(&cluster, database, &copy);
+            assert_same(&cluster, database, &copy);
+        }
+    }
 }
 
 #[test]

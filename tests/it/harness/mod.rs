@@ -16,6 +16,7 @@ pub(crate) mod process;
 pub(crate) mod receiver;
 pub(crate) mod s3;
 pub(crate) mod template;
+pub(crate) mod versions;
 pub(crate) mod wait;
 
 /// Whether the tests that take minutes are to run (`tests/run.sh --long`). Says so where not.
