@@ -17,7 +17,7 @@ use tokio::sync::mpsc;
 
 use crate::{
     codec::{
-        encrypt::{self, Encrypt, EncryptError},
+        encrypt::{Encrypt, EncryptError},
         hex,
     },
     domain::{
@@ -36,7 +36,7 @@ use crate::{
 };
 
 use self::cutter::Cutter;
-use super::{fanout, restore_notes};
+use super::{beside::Intake, fanout, restore_notes};
 
 /// Why a backup was not copied. It says who is to blame: what a source cannot give may be had
 /// elsewhere.
@@ -134,7 +134,6 @@ async fn transfer(
     task: &Task,
 ) -> Result<Option<StoredObject>, CopyError> {
     let taken = |error: StoreError| CopyError::Target(error.into_failure(String::new()));
-    let given = |error: StoreError| CopyError::Source(error.into_failure(String::new()));
     let (sender, receiver) = mpsc::channel(1);
     let encrypts =
         |error: EncryptError| CopyError::Target(Failure::from_error(Class::Encryption, "", &error));
@@ -159,35 +158,41 @@ async fn transfer(
     }
     match &manifest.index {
         None => Ok(None),
-        Some(index) => {
-            let mut bytes = read_index(source, manifest, index).await.map_err(given)?;
-            if passage == Passage::Encrypt {
-                bytes = encrypt::whole(bytes, copy.recipients()).map_err(encrypts)?;
-            }
-            let name = layout::plain_name(&index.name, &manifest.recipients);
-            Ok(Some(copy.put(name, bytes).await.map_err(taken)?))
-        }
+        Some(index) => bring_index(source, copy, manifest, index, passage).await.map(Some),
     }
 }
 
-async fn read_index(
+/// Piece by piece: it may be larger than what memory is for.
+async fn bring_index(
     source: &Repository,
+    copy: &mut Copy,
     manifest: &Manifest,
     index: &StoredObject,
-) -> Result<Vec<u8>, StoreError> {
-    let mut stream = source.read(&manifest.series, &manifest.id, &index.name, None).await?;
-    let mut bytes = Vec::new();
-    while let Some(chunk) = stream.next().await.transpose()? {
-        bytes.extend_from_slice(&chunk);
-        if bytes.len() as u64 > index.bytes {
+    passage: Passage,
+) -> Result<StoredObject, CopyError> {
+    let given = |error: StoreError| CopyError::Source(error.into_failure(String::new()));
+    let encrypt_to = match passage {
+        Passage::AsTheyAre => Recipients::default(),
+        Passage::Encrypt => copy.recipients().clone(),
+    };
+    let name = layout::plain_name(&index.name, &manifest.recipients);
+    let mut intake = Intake::new(copy, name, &encrypt_to, "").map_err(CopyError::Target)?;
+    let stream = source.read(&manifest.series, &manifest.id, &index.name, None).await;
+    let mut stream = stream.map_err(given)?;
+    let (mut hash, mut bytes) = (Sha256::new(), 0);
+    while let Some(chunk) = stream.next().await.transpose().map_err(given)? {
+        hash.update(&chunk);
+        bytes += chunk.len() as u64;
+        if bytes > index.bytes {
             break;
         }
+        intake.write(&chunk).await.map_err(CopyError::Target)?;
     }
-    if bytes.len() as u64 == index.bytes && hex(&Sha256::digest(&bytes)) == index.sha256 {
-        return Ok(bytes);
+    if bytes != index.bytes || hex(&hash.finalize()) != index.sha256 {
+        let what = format!("{} in {} is not what was stored", index.name, source.name());
+        return Err(given(StoreError::new(StoreErrorKind::Damaged, "read", what)));
     }
-    let what = format!("{} in {} is not what was stored", index.name, source.name());
-    Err(StoreError::new(StoreErrorKind::Damaged, "read", what))
+    intake.finish().await.map_err(CopyError::Target)
 }
 
 async fn read_volume(

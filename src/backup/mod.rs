@@ -1,5 +1,6 @@
 //! The operations, each a linear story. What jobs and commands share.
 
+mod beside;
 pub mod copy;
 pub mod courtesy;
 pub mod dump;

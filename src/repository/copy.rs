@@ -15,29 +15,32 @@
 //! What can still go wrong: a put of the manifest whose answer never came may take effect after
 //! all, once the data is gone; comparing sizes ([`super::listing::Listed::check_sizes`]) shows it.
 
+mod beside;
+
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use sha2::{Digest, Sha256};
 use tokio::{
     sync::mpsc,
     task::{JoinError, JoinSet},
 };
 
 use super::{
-    key, layout,
+    layout,
     marker::read_small,
     repo::{Live, MANIFEST_MAX},
     store::{Limits, Store, StoreError, StoreErrorKind, Upload},
 };
 use crate::{
-    codec::{encrypt, hex, sealed::Sealed},
+    codec::{encrypt, sealed::Sealed},
     domain::{
         backup::{BackupId, Series},
         manifest::{MANIFEST_NAME, Manifest, StoredObject},
         recipients::Recipients,
     },
 };
+
+pub use self::beside::Beside;
 
 /// How long the removal of a copy that failed may take. A sweep finds the rest.
 const DISCARD_LIMIT: Duration = Duration::from_mins(1);
@@ -54,8 +57,10 @@ pub struct Copy {
     /// The parts that are under way. Here, so that an abort waits for them even where the future
     /// of [`Copy::store`] was dropped.
     parts: JoinSet<Result<(), StoreError>>,
-    /// The index.
+    /// The index, once it is stored.
     small: Vec<StoredObject>,
+    /// Its upload, where it came in parts.
+    beside: Vec<Arc<dyn Upload>>,
     /// Keys under which there may be something of ours.
     touched: Vec<String>,
     /// The manifest may be there and could not be removed: nothing is removed.
@@ -107,6 +112,7 @@ impl Copy {
             volumes: Vec::new(),
             parts: JoinSet::new(),
             small: Vec::new(),
+            beside: Vec::new(),
             touched: Vec::new(),
             keep: false,
             _live: live,
@@ -240,41 +246,6 @@ impl Copy {
         }
         let what = "what was to be stored is not encrypted: a defect in pgkeep, please report it";
         Err(self.error(StoreErrorKind::Encryption, what))
-    }
-
-    /// Stores a small object beside the volumes, already encrypted where that is demanded: the
-    /// index. Where it is encrypted, `.age` is added to its name.
-    pub async fn put(
-        &mut self,
-        name: &str,
-        bytes: impl Into<Bytes>,
-    ) -> Result<StoredObject, StoreError> {
-        let bytes = bytes.into();
-        self.check_form(&bytes)?;
-        if name == MANIFEST_NAME || !key::is_segment(name) {
-            let what = format!("{name:?} is not a name for an object beside the volumes");
-            return Err(self.error(StoreErrorKind::Refused, what));
-        }
-        let name = &*layout::stored_name(name, &self.recipients);
-        let key = self.key(name);
-        // The same bytes may lie there as part of another's copy of the same backup: a success, and
-        // all the same not ours to remove.
-        if self.store.head(&key).await?.is_none() {
-            self.touched.push(key.clone());
-        }
-        let object = StoredObject {
-            name: name.to_owned(),
-            bytes: bytes.len() as u64,
-            sha256: hex(&Sha256::digest(&bytes)),
-        };
-        if let Err(error) = self.store.put_new(&key, bytes).await {
-            if self.touched.last() == Some(&key) {
-                self.not_ours(&error);
-            }
-            return Err(error);
-        }
-        self.small.push(object.clone());
-        Ok(object)
     }
 
     /// What is there under the last key is another's: it is not to be removed.
@@ -428,8 +399,8 @@ impl Copy {
             let mut first = Ok(());
             // No part may be under way when its upload is aborted.
             self.parts.shutdown().await;
-            for volume in &self.volumes {
-                first = first.and(volume.upload.abort().await);
+            for upload in self.volumes.iter().map(|volume| &volume.upload).chain(&self.beside) {
+                first = first.and(upload.abort().await);
             }
             let others = self.others().await;
             for key in self.touched.iter().filter(|key| !others.may_need(key)) {

@@ -37,6 +37,10 @@ fn data() -> Vec<u8> {
 
 /// A plain repository with a backup of [`data`] and an index.
 async fn plain() -> (Repository, Manifest) {
+    plain_with(INDEX.to_vec()).await
+}
+
+async fn plain_with(index: Vec<u8>) -> (Repository, Manifest) {
     let (other, _) = repository().await;
     let task = Task::new(SystemClock::new());
     let model = backup(&other, &BackupId::new(task.clock.now().wall, 1)).await;
@@ -49,7 +53,7 @@ async fn plain() -> (Repository, Manifest) {
     sender.send(Sealed::VolumeEnd { volume: 1, bytes: length, sha256 }).await.unwrap();
     drop(sender);
     copy.store(receiver).await.unwrap();
-    let index = Some(copy.put("index.json.zst", INDEX).await.unwrap());
+    let index = Some(copy.put("index.json.zst", index).await.unwrap());
     let manifest = copy.commit(|objects| Manifest { objects, index, ..model }).await.unwrap();
     (repository, manifest)
 }
@@ -114,6 +118,35 @@ async fn what_is_plain_is_encrypted_on_the_way() {
         let pieces = [&data()[..64], INDEX];
         assert!(!pieces.iter().any(|plain| bytes.windows(plain.len()).any(|it| it == *plain)));
     }
+}
+
+#[tokio::test]
+async fn an_index_that_is_large_is_brought_in_parts() {
+    let large: Vec<u8> = (0..251u8).cycle().take(3 << 20).collect();
+    let (source, manifest) = plain_with(large.clone()).await;
+    let (identity, to) = keys();
+    let store = Arc::new(MemoryStore::new(SystemClock::new()));
+    let target = Repository::open("wide".parse().unwrap(), store.clone(), true).await.unwrap();
+    let target = target.encrypted_to(to);
+    let made = copied(&source, &target, &manifest).await;
+    let index = made.index.as_ref().unwrap();
+    let bytes = stored(&target, &made, &index.name).await;
+    assert_eq!(
+        (bytes.len() as u64, hex(&Sha256::digest(&bytes))),
+        (index.bytes, index.sha256.clone())
+    );
+    assert!(open(&bytes, &identity).unwrap() == large);
+    // What is not what the manifest says is not brought.
+    let (plain, _) = repository().await;
+    let mut lying = manifest.clone();
+    lying.index.as_mut().unwrap().sha256 = "0".repeat(64);
+    let mut copy = plain.start_copy(&manifest.series, &manifest.id, "globals.sql.zst");
+    let object = manifest.index.as_ref().unwrap();
+    let object = StoredObject { sha256: "0".repeat(64), ..object.clone() };
+    let brought = bring_index(&source, &mut copy, &lying, &object, Passage::AsTheyAre).await;
+    let Err(CopyError::Source(failure)) = brought else { panic!("it was taken") };
+    assert_eq!(failure.class, Class::RepositoryDamaged, "{failure}");
+    fanout::abort(copy).await;
 }
 
 #[tokio::test]

@@ -1,5 +1,6 @@
 //! Stories of whole repositories: copies that are stopped at each step, lost objects, sweeps.
 
+mod beside;
 mod copy;
 mod faults;
 mod sweep;
