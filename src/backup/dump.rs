@@ -71,7 +71,7 @@ pub struct Source<'a> {
     pub grace: std::time::Duration,
     /// Where children are recorded.
     pub records: &'a std::path::Path,
-    /// A private folder for passfiles.
+    /// A private folder for passfiles, and for what is noted of an archive.
     pub scratch: &'a std::path::Path,
 }
 
@@ -181,7 +181,7 @@ pub async fn database(
         drop(env);
         lost
     };
-    let stream = fanout.stream(spec, Box::new(ArchiveProof::new()), &backup);
+    let stream = fanout.stream(spec, Box::new(ArchiveProof::new(source.scratch)), &backup);
     let (stored, snapshot_lost, mut seen) =
         tokio::join!(stream, close, watch.follow(&backup, &exited));
     watch.name(&mut seen, task).await;

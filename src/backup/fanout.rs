@@ -329,11 +329,20 @@ fn ends_early(error: &FormatError) -> bool {
 
 fn stream_class(error: &StreamError) -> Class {
     match error {
+        StreamError::Format(FormatError::Scratch { kind, .. }) => scratch_class(*kind),
         StreamError::Format(_) => Class::ArchiveInvalid,
         StreamError::NoSinkLeft => Class::RepositoryUnavailable,
         StreamError::Cancelled => Class::Interrupted,
         StreamError::Encrypt(_) => Class::Encryption,
         _ => Class::Internal,
+    }
+}
+
+/// What a scratch folder that takes nothing is to be called.
+fn scratch_class(kind: ErrorKind) -> Class {
+    match kind {
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => Class::Space,
+        _ => Class::State,
     }
 }
 
@@ -383,6 +392,15 @@ mod tests {
         assert_eq!(sealed - two, (8 << 20) + crate::codec::encrypt::Encrypt::BYTES);
         let slow = Compression { level: 19, ..compression };
         assert!(slow.memory(&[(LIMITS, &nobody)]) > one);
+    }
+
+    #[test]
+    fn a_scratch_folder_that_takes_nothing_is_not_the_archives_fault() {
+        let class =
+            |kind: ErrorKind| stream_class(&StreamError::Format(std::io::Error::from(kind).into()));
+        assert_eq!(class(ErrorKind::StorageFull), Class::Space);
+        assert_eq!(class(ErrorKind::PermissionDenied), Class::State);
+        assert_eq!(class(ErrorKind::FileTooLarge), Class::ArchiveInvalid);
     }
 
     #[test]

@@ -8,7 +8,7 @@ use crate::{
     domain::{
         backup::BackupId,
         failure::{Class, Failure},
-        manifest::Manifest,
+        manifest::{Manifest, Totals},
         name::RepositoryName,
     },
     repository::{handle::Handle, listing::Listed},
@@ -144,6 +144,35 @@ fn print(shown: &Shown) -> Result<(), Stop> {
     output::line("")
 }
 
+/// What an archive holds, and what a restore does beside loading it.
+fn holds(totals: &Totals) -> Vec<String> {
+    let some = |count: u64, text: String| (count > 0).then_some(text);
+    let Totals { statements, tables_via_root, .. } = *totals;
+    let inserts = some(statements, format!(" and {statements} INSERT statements"));
+    let root = some(tables_via_root, format!(" ({tables_via_root} through their root)"));
+    let size = output::bytes(totals.large_object_bytes);
+    let mut lines = vec![format!(
+        "holds         {} rows{} in {} tables{}, {} large objects{}",
+        totals.rows,
+        inserts.unwrap_or_default(),
+        totals.tables,
+        root.unwrap_or_default(),
+        totals.large_objects,
+        some(totals.large_object_bytes, format!(" of {size}")).unwrap_or_default(),
+    )];
+    let others = [
+        (totals.sequences, "sequences"),
+        (totals.refreshes, "materialized views to refresh"),
+        (totals.statistics, "entries of statistics"),
+    ];
+    let others: Vec<_> =
+        others.iter().filter(|it| it.0 > 0).map(|it| format!("{} {}", it.0, it.1)).collect();
+    if !others.is_empty() {
+        lines.push(format!("and           {}", others.join(", ")));
+    }
+    lines
+}
+
 fn print_manifest(manifest: &Manifest) -> Result<(), Stop> {
     let subject = output::printable(&manifest.series.subject.to_string());
     let totals = &manifest.totals;
@@ -166,10 +195,9 @@ fn print_manifest(manifest: &Manifest) -> Result<(), Stop> {
     }
     // The globals have no tables.
     if manifest.database.is_some() {
-        output::line(&format!(
-            "holds         {} rows in {} tables, {} large objects",
-            totals.rows, totals.tables, totals.large_objects
-        ))?;
+        for line in holds(totals) {
+            output::line(&line)?;
+        }
     }
     for recipient in manifest.recipients.iter() {
         output::line(&format!("encrypted to  {}", output::printable(recipient)))?;
@@ -185,4 +213,30 @@ fn print_manifest(manifest: &Manifest) -> Result<(), Stop> {
         output::line(&format!("  {}", output::printable(line)))?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_is_there_is_said() {
+        let plain = Totals { tables: 2, rows: 5, ..Totals::default() };
+        assert_eq!(holds(&plain), ["holds         5 rows in 2 tables, 0 large objects"]);
+        let all = Totals {
+            statements: 3,
+            tables_via_root: 1,
+            large_objects: 4,
+            large_object_bytes: 2048,
+            sequences: 6,
+            refreshes: 7,
+            statistics: 8,
+            ..plain
+        };
+        let expected = [
+            "holds         5 rows and 3 INSERT statements in 2 tables (1 through their root), 4 large objects of 2.00 KiB",
+            "and           6 sequences, 7 materialized views to refresh, 8 entries of statistics",
+        ];
+        assert_eq!(holds(&all), expected);
+    }
 }

@@ -3,11 +3,13 @@
 
 pub mod archive;
 pub mod encrypt;
+pub mod entries;
 pub mod frames;
 pub mod globals;
 pub mod index;
 pub mod proof;
 pub mod sealed;
+pub mod spool;
 pub mod stream;
 
 /// A digest as lower-case hexadecimal.

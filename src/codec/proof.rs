@@ -4,9 +4,13 @@
 //! restore will ask for later. It does not prove that the server's data is right, nor that the
 //! program that wrote it exited with 0: the caller holds that against it.
 
-use std::{ops::Range, sync::Arc};
+use std::{io, ops::Range};
 
+use super::{archive::ArchiveProof, entries::Entries};
 use crate::domain::manifest::Totals;
+
+/// The most memory that any proof takes, in bytes, whatever it reads.
+pub const MEMORY: u64 = ArchiveProof::MEMORY;
 
 /// Reads a stream as it goes by.
 pub trait Proof: Send {
@@ -25,7 +29,8 @@ pub trait Proof: Send {
 }
 
 /// What a stream was found to hold.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default)]
+#[cfg_attr(test, derive(PartialEq))]
 pub struct Structure {
     /// `custom 1.14`, or `sql`.
     pub format: String,
@@ -33,8 +38,10 @@ pub struct Structure {
     pub totals: Totals,
     /// Where the archive's table of contents ends and its data begins, in plain bytes; 0 for `sql`.
     pub toc_end: u64,
+    /// BLAKE3 of the plain bytes up to there; none for `sql`.
+    pub toc_digest: Option<[u8; 32]>,
     /// The entries that have data, in the order of the table of contents; none for `sql`.
-    pub entries: Vec<DataEntry>,
+    pub entries: Entries,
 }
 
 /// An entry of an archive's table of contents that has a data block.
@@ -46,13 +53,15 @@ pub struct DataEntry {
     /// The entry's id in the archive.
     pub dump_id: u32,
     /// pg_dump's description: `TABLE DATA`, `BLOBS`.
-    pub kind: Arc<str>,
+    pub kind: String,
     /// The schema, where the entry has one.
-    pub schema: Option<Arc<str>>,
+    pub schema: Option<String>,
     /// The tag: the table's name.
-    pub name: Box<str>,
+    pub name: String,
     /// The owner's role name; empty where there is none.
-    pub owner: Arc<str>,
+    pub owner: String,
+    /// Whether the data of this partition is loaded through the root of its partitioned table.
+    pub via_root: bool,
     /// Where in the plain stream the entry's offset field stands: one byte that says whether the
     /// offset is known, then the offset, little-endian.
     pub offset_field: Range<u64>,
@@ -62,8 +71,14 @@ pub struct DataEntry {
     pub length: u64,
     /// Rows of a COPY block; none for INSERT statements and large objects.
     pub rows: Option<u64>,
+    /// Statements of a block of INSERT statements; none for others.
+    pub statements: Option<u64>,
     /// Large objects in the block; none for tables.
     pub large_objects: Option<u64>,
+    /// Bytes of the large objects in the block, without their framing; none for tables.
+    pub large_object_bytes: Option<u64>,
+    /// BLAKE3 of the data block: of the `length` plain bytes from `offset` on.
+    pub digest: [u8; 32],
 }
 
 impl DataEntry {
@@ -120,6 +135,25 @@ pub enum FormatError {
         /// How many more there are.
         more: u64,
     },
+    /// What is to be remembered of it could not be written to the scratch folder.
+    #[error("what the dump holds cannot be noted in the scratch folder: {what}")]
+    Scratch {
+        /// What kind of trouble.
+        kind: io::ErrorKind,
+        /// What went wrong.
+        what: String,
+    },
+}
+
+impl From<io::Error> for FormatError {
+    fn from(error: io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::FileTooLarge => Self::Unsupported {
+                what: format!("the dump has more entries than can be noted: {error}"),
+            },
+            kind => Self::Scratch { kind, what: error.to_string() },
+        }
+    }
 }
 
 fn and_more(more: u64) -> String {

@@ -164,6 +164,29 @@ pub struct Totals {
     pub rows: u64,
     /// Large objects.
     pub large_objects: u64,
+    /// Bytes of all large objects.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub large_object_bytes: u64,
+    /// Of the tables, the partitions whose data is loaded through the root of their partitioned table.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub tables_via_root: u64,
+    /// Statements of all blocks of INSERT statements.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub statements: u64,
+    /// Sequences that are set to their value (`SEQUENCE SET`).
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub sequences: u64,
+    /// Materialized views that a restore fills anew (`MATERIALIZED VIEW DATA`).
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub refreshes: u64,
+    /// Entries with statistics of the planner (`STATISTICS DATA`, PostgreSQL 18).
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub statistics: u64,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "as serde calls it")]
+fn is_zero(count: &u64) -> bool {
+    *count == 0
 }
 
 /// The commit record of one copy of one backup.

@@ -80,6 +80,20 @@ pub fn write_new(path: &Path, bytes: &[u8], mode: u32) -> Result<(), FileError> 
     write().map_err(FileError::at("write", path))
 }
 
+/// Creates a file in `dir` that only we can open and that has no name any more: it is gone as soon
+/// as it is closed, or the process dies. It is open for reading and writing.
+pub fn create_unnamed(dir: &Path) -> Result<File, FileError> {
+    let name = random_name().map_err(FileError::at("name a temporary file in", dir))?;
+    let path = dir.join(format!(".{name}{TEMPORARY_SUFFIX}"));
+    let create = || {
+        let mut options = OpenOptions::new();
+        let file = options.read(true).write(true).create_new(true).mode(0o600).open(&path)?;
+        fs::remove_file(&path)?;
+        Ok(file)
+    };
+    create().map_err(FileError::at("create a temporary file in", dir))
+}
+
 /// Whether a file name is one of a file that [`write_atomic`] was writing when it was killed.
 pub fn is_temporary(name: &str) -> bool {
     name.starts_with('.') && name.ends_with(TEMPORARY_SUFFIX)
@@ -254,6 +268,19 @@ mod tests {
         fs::write(&path, "12345").unwrap();
         assert_eq!(read_limited(&path, 5).unwrap(), b"12345");
         assert_eq!(read_limited(&path, 4).unwrap_err().source.kind(), io::ErrorKind::FileTooLarge);
+    }
+
+    #[test]
+    fn an_unnamed_file_can_be_read_back_and_is_nowhere() {
+        use std::os::unix::fs::FileExt as _;
+        let dir = tempfile::tempdir().unwrap();
+        let mut file = create_unnamed(dir.path()).unwrap();
+        file.write_all(b"bytes").unwrap();
+        let mut back = [0; 5];
+        file.read_exact_at(&mut back, 0).unwrap();
+        assert_eq!(&back, b"bytes");
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+        assert!(create_unnamed(&dir.path().join("missing")).is_err());
     }
 
     #[test]

@@ -108,7 +108,7 @@ impl Header {
 }
 
 fn damaged(fault: Fault) -> FormatError {
-    fault.within(PLACE.to_owned())
+    fault.within(|| PLACE.to_owned())
 }
 
 /// Minor version, bytes of an integer, bytes of an offset.

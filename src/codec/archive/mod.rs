@@ -8,15 +8,26 @@
 //!
 //! Versions 1.13 to 1.16 are read (pg_dump 10.3 to 18): 1.14 added the table access method, 1.15 the
 //! compression algorithm, 1.16 the relation kind (`K_VERS_*` in PostgreSQL's
-//! `src/bin/pg_dump/pg_backup_archiver.h`). Memory is bounded by the entries that have data; no
-//! length that the stream states is ever allocated.
+//! `src/bin/pg_dump/pg_backup_archiver.h`). No length that the stream states is ever allocated, and
+//! the entries are not kept in memory: pg_dump writes the data blocks in the order of the entries
+//! (`WriteDataChunks`), so that only the next one is awaited, and what is known of all of them goes
+//! to a file in the run's scratch folder. [`ArchiveProof::MEMORY`] is the bound.
+//!
+//! Each block, and the table of contents, gets a digest, so that whoever fetches it alone can prove
+//! what was fetched.
 //!
 //! What can still go wrong: the contents of rows are not looked at, so bytes changed within a
 //! row are noticed by the SHA-256 of the stream, not here.
 
 mod blocks;
 mod copy;
+mod digest;
 mod header;
+mod ids;
+mod inserts;
+#[cfg(test)]
+mod real;
+mod root;
 mod scan;
 #[cfg(test)]
 pub(super) mod synth;
@@ -24,13 +35,17 @@ pub(super) mod synth;
 mod tests;
 mod toc;
 
-use self::{blocks::Blocks, header::Header, scan::Scanner, toc::Toc};
+use std::path::{Path, PathBuf};
+
+use self::{blocks::Blocks, digest::Digest, header::Header, scan::Scanner, toc::Toc};
 use super::proof::{FormatError, Proof, Structure};
 
 /// The proof of an archive in the custom format, uncompressed (`pg_dump -Fc -Z0`).
 #[derive(Debug)]
 pub struct ArchiveProof {
+    scratch: PathBuf,
     scan: Scanner,
+    digest: Digest,
     minor: u8,
     stage: Stage,
     failed: Option<FormatError>,
@@ -39,21 +54,22 @@ pub struct ArchiveProof {
 #[derive(Debug)]
 enum Stage {
     Header(Header),
-    Toc(Toc),
-    Blocks(Blocks),
-}
-
-impl Default for ArchiveProof {
-    fn default() -> Self {
-        Self::new()
-    }
+    Toc(Box<Toc>),
+    Blocks(Box<Blocks>),
 }
 
 impl ArchiveProof {
-    /// A proof that has seen nothing yet.
-    pub fn new() -> Self {
+    /// The most memory that it takes, in bytes: the ids of the table of contents, then the buffers
+    /// of three spools.
+    pub const MEMORY: u64 = toc::MEMORY + blocks::MEMORY;
+
+    /// A proof that has seen nothing yet. What it finds is noted in the folder `scratch` where there
+    /// is much of it, in files without a name.
+    pub fn new(scratch: impl AsRef<Path>) -> Self {
         Self {
+            scratch: scratch.as_ref().to_owned(),
             scan: Scanner::default(),
+            digest: Digest::default(),
             minor: 0,
             stage: Stage::Header(Header::default()),
             failed: None,
@@ -67,17 +83,21 @@ impl ArchiveProof {
                 Stage::Header(header) => {
                     let Some(found) = header.read(&mut self.scan, input)? else { return Ok(()) };
                     self.minor = found.minor;
-                    self.stage = Stage::Toc(Toc::new(found.minor, found.entries));
+                    let toc = Toc::new(found.minor, found.entries, &self.scratch);
+                    self.stage = Stage::Toc(Box::new(toc));
                 }
                 Stage::Toc(toc) => {
                     if !toc.read(&mut self.scan, input)? {
                         return Ok(());
                     }
-                    let (total, entries) = toc.take();
-                    self.stage = Stage::Blocks(Blocks::new(total, self.scan.position(), entries));
+                    let empty = Box::new(Toc::new(self.minor, 0, &self.scratch));
+                    let contents = std::mem::replace(toc, empty).finish()?;
+                    let digest = self.digest.end(bytes, bytes.len() - input.len());
+                    let end = (self.scan.position(), digest);
+                    self.stage = Stage::Blocks(Box::new(Blocks::new(contents, end)?));
                 }
                 Stage::Blocks(blocks) => {
-                    return blocks.read(&mut self.scan, input, bytes.len(), cuts);
+                    return blocks.read(&mut self.scan, &mut self.digest, bytes, input, cuts);
                 }
             }
         }
@@ -85,8 +105,8 @@ impl ArchiveProof {
 
     /// Bytes held between two calls, without the entries themselves.
     #[cfg(test)]
-    fn scratch_bytes(&self) -> usize {
-        match &self.stage {
+    fn scratch_bytes(&mut self) -> usize {
+        match &mut self.stage {
             Stage::Toc(toc) => toc.scratch_bytes(),
             _ => 0,
         }
@@ -98,7 +118,9 @@ impl Proof for ArchiveProof {
         if let Some(error) = &self.failed {
             return Err(error.clone());
         }
-        self.read(bytes, cuts).inspect_err(|error| self.failed = Some(error.clone()))
+        self.read(bytes, cuts).inspect_err(|error| self.failed = Some(error.clone()))?;
+        self.digest.chunk_ends(bytes);
+        Ok(())
     }
 
     fn finish(self: Box<Self>) -> Result<Structure, FormatError> {

@@ -4,19 +4,37 @@
 //! it was. Nothing is ever allocated by a stated length: a string is skipped, and only as much of
 //! it is kept as the caller asked for.
 
+use std::io;
+
 use super::super::proof::FormatError;
 
-/// A contradiction, before it is known in which part of the dump.
+/// What went wrong, before it is known in which part of the dump.
 #[derive(Debug)]
-pub(super) struct Fault {
-    at: u64,
-    what: String,
+pub(super) enum Fault {
+    /// A contradiction.
+    Damaged {
+        /// Position in the stream.
+        at: u64,
+        /// The contradiction.
+        what: String,
+    },
+    /// What has nothing to do with the place.
+    Other(FormatError),
 }
 
 impl Fault {
     /// The error with its place.
-    pub(super) fn within(self, place: String) -> FormatError {
-        FormatError::Damaged { offset: self.at, place, what: self.what }
+    pub(super) fn within(self, place: impl FnOnce() -> String) -> FormatError {
+        match self {
+            Self::Damaged { at, what } => FormatError::Damaged { offset: at, place: place(), what },
+            Self::Other(error) => error,
+        }
+    }
+}
+
+impl From<io::Error> for Fault {
+    fn from(error: io::Error) -> Self {
+        Self::Other(error.into())
     }
 }
 
@@ -56,7 +74,7 @@ impl Scanner {
 
     /// A contradiction in what was read last.
     pub(super) fn fault<T>(&self, what: impl Into<String>) -> Result<T, Fault> {
-        Err(Fault { at: self.position, what: what.into() })
+        Err(Fault::Damaged { at: self.position, what: what.into() })
     }
 
     /// `count` bytes, at most [`SMALL`].

@@ -4,7 +4,7 @@ use super::{
     synth::{Entry, Synth, blobs, rows, schema_only, table},
     *,
 };
-use crate::domain::manifest::Totals;
+use crate::{codec::proof::DataEntry, domain::manifest::Totals};
 
 /// Written by pg_dump 15.18: COPY data, a table without columns, an empty one, odd names, a
 /// sequence, a materialized view, three large objects (one empty, with an OID above 2^31).
@@ -12,20 +12,41 @@ const SMALL: &[u8] = include_bytes!("../../../tests/fixtures/archive/small-15.du
 /// Written by pg_dump 15.18 with `--inserts`.
 const INSERTS: &[u8] = include_bytes!("../../../tests/fixtures/archive/inserts-15.dump");
 
-fn prove(bytes: &[u8]) -> Result<Structure, FormatError> {
+/// A structure with its entries.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Seen {
+    pub(super) format: String,
+    pub(super) totals: Totals,
+    pub(super) toc_end: u64,
+    pub(super) toc_digest: Option<[u8; 32]>,
+    pub(super) entries: Vec<DataEntry>,
+}
+
+pub(super) fn prove(bytes: &[u8]) -> Result<Seen, FormatError> {
     prove_in(&[bytes]).map(|(structure, _)| structure)
 }
 
 /// The structure, and the cuts as positions in the stream.
-fn prove_in(pieces: &[&[u8]]) -> Result<(Structure, Vec<usize>), FormatError> {
-    let mut proof = Box::new(ArchiveProof::new());
+pub(super) fn prove_in(pieces: &[&[u8]]) -> Result<(Seen, Vec<usize>), FormatError> {
+    let mut proof = Box::new(ArchiveProof::new(std::env::temp_dir()));
     let (mut all, mut cuts, mut base) = (Vec::new(), Vec::new(), 0);
     for piece in pieces {
         proof.feed(piece, &mut cuts)?;
         all.extend(cuts.drain(..).map(|cut| base + cut));
         base += piece.len();
     }
-    Ok((proof.finish()?, all))
+    Ok((seen(&proof.finish()?), all))
+}
+
+/// The structure with its entries.
+pub(super) fn seen(structure: &Structure) -> Seen {
+    Seen {
+        format: structure.format.clone(),
+        totals: structure.totals.clone(),
+        toc_end: structure.toc_end,
+        toc_digest: structure.toc_digest,
+        entries: structure.entries.iter().collect::<Result<_, _>>().unwrap(),
+    }
 }
 
 fn damage(bytes: &[u8]) -> String {
@@ -59,14 +80,16 @@ fn a_real_archive_is_read_whole() {
         assert_eq!(SMALL[field..field + 9], [1, 0, 0, 0, 0, 0, 0, 0, 0]);
     }
     assert_eq!(end, SMALL.len() as u64);
-    assert_eq!(&*structure.entries[0].owner, "postgres");
+    assert_eq!(structure.entries[0].owner, "postgres");
 }
 
 #[test]
 fn insert_statements_have_no_number_of_rows() {
     let structure = prove(INSERTS).unwrap();
     assert_eq!((structure.totals.tables, structure.totals.rows), (1, 0));
-    assert_eq!(structure.entries[0].rows, None);
+    // `strings` shows five.
+    assert_eq!((structure.entries[0].rows, structure.entries[0].statements), (None, Some(5)));
+    assert_eq!(structure.totals.statements, 5);
 }
 
 #[test]
@@ -101,11 +124,11 @@ fn changed_bytes_neither_panic_nor_take_memory() {
             for change in [0x01, 0x80, 0xFF] {
                 let mut bytes = archive.to_vec();
                 bytes[at] ^= change;
-                let mut proof = Box::new(ArchiveProof::new());
+                let mut proof = Box::new(ArchiveProof::new(std::env::temp_dir()));
                 let mut failed = false;
                 for piece in bytes.chunks(97) {
                     failed |= proof.feed(piece, &mut Vec::new()).is_err();
-                    // Five strings of at most 1 KiB, each rounded up by Vec.
+                    // Six strings of at most 1 KiB, each rounded up by Vec.
                     assert!(proof.scratch_bytes() <= 16 << 10, "byte {at}");
                 }
                 failed |= proof.finish().is_err();
@@ -124,7 +147,7 @@ fn a_hostile_length_is_not_allocated() {
     archive.int(7);
     archive.int(1);
     archive.int(0x7FFF_FFFF);
-    let mut proof = ArchiveProof::new();
+    let mut proof = ArchiveProof::new(std::env::temp_dir());
     proof.feed(&archive.bytes, &mut Vec::new()).unwrap();
     for _ in 0..64 {
         proof.feed(&[b'7'; 4096], &mut Vec::new()).unwrap();
@@ -150,8 +173,9 @@ fn every_version_and_width_is_read() {
     {
         let structure = prove(&sample(minor, int_bytes, offset_bytes).bytes).unwrap();
         assert_eq!(structure.format, format!("custom 1.{minor}"));
-        let Totals { entries, tables, rows, large_objects } = structure.totals;
+        let Totals { entries, tables, rows, large_objects, .. } = structure.totals;
         assert_eq!((entries, tables, rows, large_objects), (5, 2, 6, 3));
+        assert_eq!(structure.totals.large_object_bytes, 3 * b"contents\n".len() as u64);
         for entry in &structure.entries {
             let field = &entry.offset_field;
             assert_eq!(field.end - field.start, u64::from(offset_bytes) + 1);
@@ -210,14 +234,27 @@ fn each_entry_gets_exactly_one_block_of_its_type() {
         it.data(7, rows(&[]));
     });
     assert!(twice.contains("TABLE DATA public.a (dump id 7) comes a second time"), "{twice}");
-    let missing = with(&|it| it.data(8, rows(&[])));
+    let missing = with(&|it| it.data(7, rows(&[])));
     assert!(
-        missing.contains("the data of TABLE DATA public.a (dump id 7) is missing, and that of 1"),
+        missing.contains("the data of TABLE DATA public.b (dump id 8) is missing, and that of 1"),
         "{missing}"
+    );
+    let early = with(&|it| it.data(8, rows(&[])));
+    assert!(
+        early.contains("TABLE DATA public.b (dump id 8) comes out of its order")
+            && early.contains("probably that of TABLE DATA public.a"),
+        "{early}"
     );
     assert!(with(&|it| it.data(6, rows(&[]))).contains("dump id 6"));
     assert!(with(&|it| it.large_objects(7, &[])).contains("wrong type"));
-    assert!(with(&|it| it.data(9, [])).contains("wrong type"));
+    assert!(
+        with(&|it| {
+            it.data(7, rows(&[]));
+            it.data(8, rows(&[]));
+            it.data(9, []);
+        })
+        .contains("wrong type")
+    );
     assert!(with(&|it| it.bytes.push(2)).contains("unknown type 2"));
     let unfinished = with(&|it| it.data(7, [&b"1\n"[..]]));
     assert!(unfinished.contains("in the data of TABLE DATA public.a"), "{unfinished}");
@@ -251,14 +288,49 @@ fn a_contradictory_table_of_contents_is_damage() {
     assert!(with(Entry { name: &"x".repeat(2000), ..entry }).contains("Tag is longer"));
     // The writer knew an offset, and it is not where the block is.
     assert!(with(Entry { state: 2, ..entry }).contains("was to begin at byte 0"));
-    let mut same = Synth::new(16, &[entry, entry]);
-    same.data(7, rows(&[]));
-    assert!(damage(&same.bytes).contains("same dump id"));
+    for twice in [entry, schema_only(7, "a")] {
+        let same = damage(&Synth::new(16, &[entry, twice]).bytes);
+        assert!(same.contains("same dump id 7") && same.contains("entry 2 of 2"), "{same}");
+    }
+    assert!(with(Entry { copy: None, ..entry }).contains("INSERT statement has no end"));
+}
+
+#[test]
+fn a_partition_that_is_loaded_through_its_root_is_told_by_its_copy_statement() {
+    let copy = Some("COPY public.root (a) FROM stdin;\n");
+    let own = Some("COPY public.\"leaf 2\" (a) FROM stdin;\n");
+    let entries = [Entry { copy, ..table(7, "leaf") }, Entry { copy: own, ..table(8, "leaf 2") }];
+    let mut it = Synth::new(14, &entries);
+    it.data(7, rows(&[b"1\n"]));
+    it.data(8, rows(&[]));
+    let seen = prove(&it.bytes).unwrap();
+    assert_eq!(seen.entries.iter().map(|it| it.via_root).collect::<Vec<_>>(), [true, false]);
+    assert_eq!((seen.totals.tables, seen.totals.tables_via_root), (2, 1));
+}
+
+#[test]
+fn dump_ids_that_cannot_be_remembered_are_refused() {
+    let entries: Vec<_> = (1..10_000).map(|n| schema_only(n * 100_000, "t")).collect();
+    let error = prove(&Synth::new(16, &entries).bytes).unwrap_err();
+    assert!(
+        matches!(&error, FormatError::Unsupported { what } if what.contains("told apart")),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_scratch_folder_that_is_gone_is_its_own_error() {
+    let entries: Vec<_> = (1..5_000).map(|n| table(n, "t")).collect();
+    let archive = Synth::new(16, &entries).bytes;
+    let mut proof = Box::new(ArchiveProof::new("/nowhere/at/all"));
+    let error = proof.feed(&archive, &mut Vec::new()).unwrap_err();
+    let FormatError::Scratch { kind, what } = &error else { panic!("{error}") };
+    assert_eq!(*kind, std::io::ErrorKind::NotFound, "{what}");
 }
 
 #[test]
 fn an_error_stays() {
-    let mut proof = Box::new(ArchiveProof::new());
+    let mut proof = Box::new(ArchiveProof::new(std::env::temp_dir()));
     let first = proof.feed(b"no archive at all", &mut Vec::new()).unwrap_err();
     assert_eq!(proof.feed(SMALL, &mut Vec::new()), Err(first.clone()));
     assert_eq!(proof.finish(), Err(first));
@@ -270,7 +342,7 @@ fn names_in_another_encoding_are_shown() {
     let at = archive.bytes.windows(4).position(|it| it == b"caf_").unwrap();
     archive.bytes[at + 3] = 0xE9;
     archive.data(7, rows(&[]));
-    assert_eq!(&*prove(&archive.bytes).unwrap().entries[0].name, "caf\\xE9");
+    assert_eq!(prove(&archive.bytes).unwrap().entries[0].name, "caf\\xE9");
 }
 
 proptest! {

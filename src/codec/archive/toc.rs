@@ -1,18 +1,26 @@
 //! The archive's table of contents (`WriteToc`): one entry after the other, each a fixed row of
-//! fields. Only entries with data are kept.
+//! fields. Entries with data are noted in a spool, others are counted.
 
-use std::{collections::HashSet, sync::Arc};
+use std::path::Path;
 
 use super::{
-    super::proof::{DataEntry, FormatError, describe},
+    super::{
+        entries::{Head, SPOOL_MAX},
+        proof::{FormatError, describe},
+        spool::{self, Spool, Spooled},
+    },
+    ids::Ids,
+    root,
     scan::{Fault, Scanner, Text},
 };
+use crate::domain::manifest::Totals;
 
 /// Longest name of an entry with data, in bytes. Identifiers have 63 unless PostgreSQL was built with
 /// another NAMEDATALEN; longer tags (functions with their arguments) belong to entries without data.
 const MAX_NAME: usize = 1024;
-/// Most entries with data. Each costs about 200 bytes here; pg_dump needs kilobytes for each.
-const MAX_DATA_ENTRIES: usize = 4_000_000;
+/// The most memory that the reading of the table takes, in bytes: the ids, the spool's buffer, and
+/// seven strings.
+pub(super) const MEMORY: u64 = Ids::MEMORY + (spool::MEMORY + 16 * MAX_NAME) as u64;
 
 /// `K_OFFSET_POS_NOT_SET`: there is data, at an offset that the writer could not fill in.
 const OFFSET_NOT_SET: u8 = 1;
@@ -70,26 +78,28 @@ const FIELDS: [Field; 18] = {
     ]
 };
 
-/// A kept entry with what is needed until its data has gone by.
+/// The table of contents, once it is whole.
 #[derive(Debug)]
-pub(super) struct Awaited {
-    pub(super) entry: DataEntry,
-    /// Where the data is said to be, where the writer knew.
-    pub(super) stated: Option<u64>,
-    /// Its data is a COPY block.
-    pub(super) copy: bool,
+pub(super) struct Contents {
+    /// What is counted in it alone; tables, rows and large objects come later.
+    pub(super) totals: Totals,
+    /// The entries with data.
+    pub(super) heads: Spooled,
+    /// How many these are.
+    pub(super) count: u64,
 }
 
 #[derive(Debug)]
 pub(super) struct Toc {
     minor: u8,
-    total: u64,
     done: u64,
     field: usize,
     text: Vec<u8>,
     current: Current,
-    kept: Vec<Awaited>,
-    names: HashSet<Arc<str>>,
+    totals: Totals,
+    ids: Ids,
+    heads: Spool,
+    count: u64,
 }
 
 #[derive(Debug, Default)]
@@ -98,22 +108,45 @@ struct Current {
     has_data: bool,
     kind: Vec<u8>,
     name: Vec<u8>,
-    schema: Option<Vec<u8>>,
+    schema: Vec<u8>,
     owner: Vec<u8>,
-    copy: bool,
+    /// The statement that loads the data, or its beginning; empty where it is no COPY.
+    copy: Vec<u8>,
+    via_root: bool,
+}
+
+impl Current {
+    /// The next entry, in the same memory.
+    fn begin(&mut self, dump_id: u32) {
+        self.dump_id = dump_id;
+        (self.has_data, self.via_root) = (false, false);
+        for text in self.texts() {
+            text.clear();
+        }
+    }
+
+    fn texts(&mut self) -> [&mut Vec<u8>; 5] {
+        [&mut self.kind, &mut self.name, &mut self.schema, &mut self.owner, &mut self.copy]
+    }
+
+    fn schema(&self) -> Option<&[u8]> {
+        (!self.schema.is_empty()).then_some(&*self.schema)
+    }
 }
 
 impl Toc {
-    pub(super) fn new(minor: u8, total: u64) -> Self {
+    /// A table of `total` entries, noted in `scratch` where there are many.
+    pub(super) fn new(minor: u8, total: u64, scratch: &Path) -> Self {
         Self {
             minor,
-            total,
             done: 0,
             field: 0,
             text: Vec::new(),
             current: Current::default(),
-            kept: Vec::new(),
-            names: HashSet::new(),
+            totals: Totals { entries: total, ..Totals::default() },
+            ids: Ids::default(),
+            heads: Spool::new(scratch, SPOOL_MAX),
+            count: 0,
         }
     }
 
@@ -123,42 +156,39 @@ impl Toc {
         scan: &mut Scanner,
         input: &mut &[u8],
     ) -> Result<bool, FormatError> {
-        while self.done < self.total {
+        while self.done < self.totals.entries {
             match self.field(scan, input) {
                 Ok(true) => {}
                 Ok(false) => return Ok(false),
-                Err(fault) => return Err(fault.within(self.place())),
+                Err(fault) => return Err(fault.within(|| self.place())),
             }
         }
         Ok(true)
     }
 
-    /// The number of all entries, and those with data.
-    pub(super) fn take(&mut self) -> (u64, Vec<Awaited>) {
-        (self.total, std::mem::take(&mut self.kept))
+    /// What it holds.
+    pub(super) fn finish(self) -> Result<Contents, FormatError> {
+        Ok(Contents { totals: self.totals, heads: self.heads.finish()?, count: self.count })
     }
 
     /// Where the reading stands, for messages.
     pub(super) fn place(&self) -> String {
-        let place = format!("the table of contents, entry {} of {}", self.done + 1, self.total);
+        let place =
+            format!("the table of contents, entry {} of {}", self.done + 1, self.totals.entries);
         let current = &self.current;
         if self.field <= 1 {
             return place;
         }
         let kind = if current.kind.is_empty() { "entry".into() } else { readable(&current.kind) };
-        let schema = current.schema.as_deref().map(readable);
+        let schema = current.schema().map(readable);
         let name = readable(&current.name);
         format!("{place}, {}", describe(&kind, schema.as_deref(), &name, current.dump_id))
     }
 
     #[cfg(test)]
-    pub(super) fn scratch_bytes(&self) -> usize {
-        let current = &self.current;
-        self.text.capacity()
-            + current.kind.capacity()
-            + current.name.capacity()
-            + current.owner.capacity()
-            + current.schema.as_ref().map_or(0, Vec::capacity)
+    pub(super) fn scratch_bytes(&mut self) -> usize {
+        let texts = self.current.texts().map(|text| text.capacity());
+        self.text.capacity() + texts.iter().sum::<usize>()
     }
 
     fn field(&mut self, scan: &mut Scanner, input: &mut &[u8]) -> Result<bool, Fault> {
@@ -194,7 +224,17 @@ impl Toc {
     fn number(&mut self, scan: &Scanner, field: Field, value: i64) -> Result<(), Fault> {
         match (field, u32::try_from(value)) {
             (Field::DumpId, Ok(id @ 1..)) => {
-                self.current = Current { dump_id: id, ..Current::default() };
+                self.current.begin(id);
+                match self.ids.insert(id) {
+                    Some(true) => {}
+                    Some(false) => {
+                        return scan.fault(format!("two entries have the same dump id {id}"));
+                    }
+                    None => {
+                        let what = "the dump has more entries than can be told apart".into();
+                        return Err(Fault::Other(FormatError::Unsupported { what }));
+                    }
+                }
             }
             (Field::HasData, Ok(flag @ 0..=1)) => self.current.has_data = flag == 1,
             // teSection of pg_backup.h: none, pre-data, data, post-data.
@@ -218,15 +258,14 @@ impl Toc {
             }
             Field::Tag => current.name.clone_from(&self.text),
             Field::Kind => current.kind.clone_from(&self.text),
-            Field::Schema if !null && !self.text.is_empty() => {
-                current.schema = Some(self.text.clone());
-            }
+            Field::Schema if !null => current.schema.clone_from(&self.text),
+            Field::Definition if !null => current.via_root = root::is_in_definition(&self.text),
             Field::Owner if !null => current.owner.clone_from(&self.text),
             Field::Copy if !null && !self.text.is_empty() => {
                 if !self.text.starts_with(b"COPY ") {
                     return scan.fault("the statement that loads the data is no COPY");
                 }
-                current.copy = true;
+                current.copy.clone_from(&self.text);
             }
             Field::TableOid | Field::Oid => digits(scan, field, &self.text)?,
             Field::Dependency if !null => digits(scan, field, &self.text)?,
@@ -239,45 +278,44 @@ impl Toc {
     }
 
     fn end_entry(&mut self, scan: &Scanner, state: u8, offset: u64) -> Result<(), Fault> {
-        let current = std::mem::take(&mut self.current);
+        let current = &self.current;
         let stated = match (state, current.has_data) {
-            (NO_DATA, false) => return Ok(()),
+            (NO_DATA, false) => {
+                self.count_without_data();
+                return Ok(());
+            }
             (OFFSET_NOT_SET, true) => None,
             (OFFSET_SET, true) => Some(offset),
-            _ => {
-                self.current = current;
-                return scan.fault(format!("the state of the data offset is {state}"));
-            }
+            _ => return scan.fault(format!("the state of the data offset is {state}")),
         };
-        if self.kept.len() >= MAX_DATA_ENTRIES {
-            return scan.fault(format!("more than {MAX_DATA_ENTRIES} entries have data"));
-        }
-        let end = scan.position();
-        let entry = DataEntry {
+        let via_root =
+            current.via_root || root::names_another(&current.copy, current.schema(), &current.name);
+        let head = Head {
             dump_id: current.dump_id,
-            kind: self.shared(&current.kind),
-            schema: current.schema.as_deref().map(|schema| self.shared(schema)),
-            name: readable(&current.name).into_boxed_str(),
-            owner: self.shared(&current.owner),
-            offset_field: end - scan.offset_field_bytes() as u64..end,
-            offset: 0,
-            length: 0,
-            rows: None,
-            large_objects: None,
+            kind: readable(&current.kind),
+            schema: current.schema().map(readable),
+            name: readable(&current.name),
+            owner: readable(&current.owner),
+            field: scan.position() - scan.offset_field_bytes() as u64,
+            field_bytes: u8::try_from(scan.offset_field_bytes()).unwrap_or(u8::MAX),
+            stated,
+            copy: !current.copy.is_empty(),
+            via_root,
         };
-        self.kept.push(Awaited { entry, stated, copy: current.copy });
+        head.write(&mut self.heads)?;
+        self.count += 1;
         Ok(())
     }
 
-    /// One string for all entries that share it: schemas and owners repeat.
-    fn shared(&mut self, bytes: &[u8]) -> Arc<str> {
-        let text = readable(bytes);
-        if let Some(known) = self.names.get(text.as_str()) {
-            return Arc::clone(known);
+    /// What a restore does besides loading data, by pg_dump's descriptions.
+    fn count_without_data(&mut self) {
+        let totals = &mut self.totals;
+        match &*self.current.kind {
+            b"SEQUENCE SET" => totals.sequences += 1,
+            b"MATERIALIZED VIEW DATA" => totals.refreshes += 1,
+            b"STATISTICS DATA" => totals.statistics += 1,
+            _ => {}
         }
-        let new: Arc<str> = text.into();
-        self.names.insert(Arc::clone(&new));
-        new
     }
 }
 

@@ -5,8 +5,8 @@
 //! 1 MiB takes milliseconds. One thread reads and proves, `workers` threads compress, one hashes,
 //! encrypts, cuts parts and hands them out, for one seal after the other. The frames on their way come from a pool of fixed size, which bounds
 //! the memory whatever the source and the sinks do:
-//! (2 × workers + 1) × 2 MiB, one part per seal that is being filled, and the parts that wait in the
-//! sinks' channels, whose capacity is the caller's.
+//! (2 × workers + 1) × 2 MiB, one part per seal that is being filled, what the proof holds, and the
+//! parts that wait in the sinks' channels, whose capacity is the caller's.
 //!
 //! A sink whose receiver is dropped is out and the others go on; a seal without sinks is not worked
 //! for any more. When something fails, or the task
@@ -40,7 +40,7 @@ use self::{read::Reader, seal::Sealer};
 use super::{
     encrypt::{Encrypt, EncryptError},
     frames::{Frame, Frames, Packer, Pool},
-    proof::{FormatError, Proof, Structure},
+    proof::{self, FormatError, Proof, Structure},
     sealed::Sealed,
 };
 use crate::{
@@ -71,7 +71,8 @@ impl Encode {
         // In each seal one part is being filled, or waits for room in a channel.
         let parts = (queued_parts + seals.len()) as u64 * self.part_bytes as u64;
         let encrypting = seals.iter().filter(|recipients| !recipients.is_empty()).count();
-        frames + parts + workers * Packer::memory(self.level) + encrypting as u64 * Encrypt::BYTES
+        let sealing = workers * Packer::memory(self.level) + encrypting as u64 * Encrypt::BYTES;
+        frames + parts + sealing + proof::MEMORY
     }
 }
 

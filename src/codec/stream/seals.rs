@@ -24,7 +24,7 @@ async fn one_pass_makes_a_plain_and_an_encrypted_form_of_the_same() {
     let (to_twin, from_twin) = channel(1);
     let seals =
         vec![plain(vec![to_plain]), Seal { recipients: both, sinks: vec![to_secret, to_twin] }];
-    let proof = Box::new(ArchiveProof::new());
+    let proof = Box::new(ArchiveProof::new(std::env::temp_dir()));
     let answer = start(piped(bytes.clone()), proof, encode, seals, &task());
     let (clear, secret, twin) =
         tokio::join!(Got::all(from_plain), Got::all(from_secret), Got::all(from_twin));
@@ -49,14 +49,23 @@ async fn the_index_finds_its_frames_in_what_was_decrypted() {
     let (identity, recipients) = keys();
     let (sink, got) = channel(1);
     let seals = vec![Seal { recipients, sinks: vec![sink] }];
-    let answer = start(piped(bytes.clone()), Box::new(ArchiveProof::new()), ENCODE, seals, &task());
+    let answer = start(
+        piped(bytes.clone()),
+        Box::new(ArchiveProof::new(std::env::temp_dir())),
+        ENCODE,
+        seals,
+        &task(),
+    );
     let got = Got::all(got).await;
     let streamed = outcome(answer).await.unwrap();
     let joined = open(&got.stream(), &identity).unwrap();
-    let index = crate::codec::index::encode(&streamed.structure, &streamed.frames).unwrap();
+    let index = crate::codec::index::encode(&streamed.structure, &streamed.frames)
+        .unwrap()
+        .to_vec()
+        .unwrap();
     let index = crate::codec::index::decode(&index).unwrap();
     let size = |bytes: u64| usize::try_from(bytes).unwrap();
-    let data = index.entries[7].data;
+    let data = &index.entries[7].data;
     let from = size(data.stored.offset);
     let within = zstd::decode_all(&joined[from..from + size(data.stored.bytes)]).unwrap();
     let start = size(data.plain.offset - data.stored.plain_offset);
@@ -75,8 +84,13 @@ async fn a_seal_whose_sinks_went_away_leaves_the_other_whole() {
         let (plain_sink, secret_sink) =
             if leaves_plain { (leaving, staying) } else { (staying, leaving) };
         let seals = vec![plain(vec![plain_sink]), Seal { recipients, sinks: vec![secret_sink] }];
-        let answer =
-            start(piped(bytes.clone()), Box::new(ArchiveProof::new()), ENCODE, seals, &task());
+        let answer = start(
+            piped(bytes.clone()),
+            Box::new(ArchiveProof::new(std::env::temp_dir())),
+            ENCODE,
+            seals,
+            &task(),
+        );
         let stays = tokio::spawn(Got::all(stays));
         assert!(leaves.recv().await.is_some());
         drop(leaves);
@@ -97,8 +111,13 @@ async fn what_cannot_be_encrypted_is_stored_nowhere() {
     let (to_plain, from_plain) = channel(1);
     let (to_secret, from_secret) = channel(1);
     let seals = vec![plain(vec![to_plain]), Seal { recipients: wrong, sinks: vec![to_secret] }];
-    let answer =
-        start(piped(archive(1, 10)), Box::new(ArchiveProof::new()), ENCODE, seals, &task());
+    let answer = start(
+        piped(archive(1, 10)),
+        Box::new(ArchiveProof::new(std::env::temp_dir())),
+        ENCODE,
+        seals,
+        &task(),
+    );
     let (clear, secret) = tokio::join!(Got::all(from_plain), Got::all(from_secret));
     assert!(matches!(outcome(answer).await, Err(StreamError::Encrypt(_))));
     assert!(clear.stream().is_empty() && secret.stream().is_empty());

@@ -63,7 +63,13 @@ fn begin(
     sinks: Vec<Sender<Sealed>>,
     task: &Task,
 ) -> oneshot::Receiver<Result<Streamed, StreamError>> {
-    start(source, Box::new(ArchiveProof::new()), encode, vec![plain(sinks)], task)
+    start(
+        source,
+        Box::new(ArchiveProof::new(std::env::temp_dir())),
+        encode,
+        vec![plain(sinks)],
+        task,
+    )
 }
 
 pub(super) async fn outcome(
@@ -185,12 +191,12 @@ async fn the_index_finds_each_table_in_its_frames() {
     let plain = archive(40, 2_000);
     let (streamed, got) = stream(plain.clone(), ENCODE).await;
     let stored = got.stream();
-    let encoded = index::encode(&streamed.structure, &streamed.frames).unwrap();
+    let encoded = index::encode(&streamed.structure, &streamed.frames).unwrap().to_vec().unwrap();
     let index = index::decode(&encoded).unwrap();
     assert_eq!(index.entries.len(), 40);
     assert_eq!((index.plain_bytes, index.totals.rows), (plain.len() as u64, 80_000));
     let size = |bytes: u64| usize::try_from(bytes).unwrap();
-    let mut parts: Vec<_> = index.entries.iter().map(|entry| entry.data).collect();
+    let mut parts: Vec<_> = index.entries.iter().map(|entry| entry.data.clone()).collect();
     parts.push(index.toc);
     for part in parts {
         let from = size(part.stored.offset);
@@ -199,7 +205,9 @@ async fn the_index_finds_each_table_in_its_frames() {
         let start = size(part.plain.offset - part.stored.plain_offset);
         let at = size(part.plain.offset);
         let length = size(part.plain.bytes);
-        assert!(within[start..start + length] == plain[at..at + length]);
+        let found = &within[start..start + length];
+        assert!(found == &plain[at..at + length]);
+        assert_eq!(part.blake3.as_deref(), Some(&*blake3::hash(found).to_hex()));
     }
     // Frames begin at data blocks where enough is pending: more than their size asks for.
     assert!(u64::from(streamed.frames.count()) > plain.len() as u64 >> 20);
@@ -208,6 +216,31 @@ async fn the_index_finds_each_table_in_its_frames() {
         index::encode(&streamed.structure, &other),
         Err(index::IndexError::Outside { .. })
     ));
+}
+
+#[tokio::test]
+async fn an_index_of_many_tables_is_made_outside_of_memory() {
+    let folder = tempfile::tempdir().unwrap();
+    let plain = archive(20_000, 1);
+    let (sink, receiver) = channel(1);
+    let proof = Box::new(ArchiveProof::new(folder.path()));
+    let answer =
+        start(piped(plain.clone()), proof, ENCODE, vec![super::tests::plain(vec![sink])], &task());
+    Got::all(receiver).await;
+    let streamed = outcome(answer).await.unwrap();
+    let index = index::encode(&streamed.structure, &streamed.frames).unwrap();
+    assert!(index.len() > 10 * crate::codec::spool::MEMORY as u64, "{}", index.len());
+    let index = index::decode(&index.to_vec().unwrap()).unwrap();
+    assert_eq!(index.entries.len(), 20_000);
+    let mut end = index.toc.plain.bytes;
+    for (number, entry) in (0..).zip(&index.entries) {
+        assert_eq!((entry.name.clone(), entry.rows), (format!("t{number}"), Some(1)));
+        assert_eq!(entry.data.plain.offset, end);
+        end += entry.data.plain.bytes;
+    }
+    assert_eq!(end, plain.len() as u64);
+    // Its files have no names.
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
 }
 
 #[tokio::test]
