@@ -102,10 +102,10 @@ pub async fn copy_backup(
         let names: Vec<String> = objects.iter().map(|object| object.name.clone()).collect();
         let major = manifest.tool.major().unwrap_or_default();
         let recipients = target.recipients().clone();
-        let restore = restore_notes::lines(manifest.database.as_ref(), &names, major, &recipients);
-        let (format_version, codec) =
-            (manifest::format_version(&recipients), manifest::codec(&recipients));
-        Manifest { format_version, codec, recipients, objects, index, restore, ..manifest }
+        let (database, scope) = (manifest.database.as_ref(), manifest.selection.as_ref());
+        let restore = restore_notes::lines(database, scope, &names, major, &recipients);
+        let codec = manifest::codec(&recipients);
+        Manifest { codec, recipients, objects, index, restore, ..manifest }.versioned()
     };
     copy.commit(make).await.map_err(|error| CopyError::Target(error.into_failure(doing)))
 }
@@ -230,7 +230,7 @@ pub(crate) mod tests {
         codec::sealed::Sealed,
         domain::{
             backup::Subject,
-            manifest::{FORMAT_VERSION, Owner, Plain, Snapshot, Tool, Totals},
+            manifest::{Owner, Plain, Snapshot, Tool, Totals},
         },
         repository::{memory::MemoryStore, store::Store},
         sys::clock::SystemClock,
@@ -277,7 +277,7 @@ pub(crate) mod tests {
         let at = id.time();
         let (text, wal) = (|text: &str| text.to_owned(), || "0/1".to_owned());
         let manifest = |objects| Manifest {
-            format_version: FORMAT_VERSION,
+            format_version: 1,
             id: id.clone(),
             series: series.clone(),
             owner: Owner { machine_id: "0".repeat(32), host: text("db1") },
@@ -285,6 +285,7 @@ pub(crate) mod tests {
             server_version: text("15.18"),
             server_version_num: 150_018,
             tool: Tool { name: text("pg_dumpall"), version: text("15.18"), command: vec![] },
+            selection: None,
             database: None,
             snapshot: Snapshot { at, lsn_before: wal(), lsn_after: wal(), standby: false },
             started_at: at,

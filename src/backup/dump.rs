@@ -19,11 +19,13 @@ use crate::{
         manifest::{self, DatabaseFacts, LeftOut, Manifest, Owner, Snapshot, StoredObject, Tool},
         name::{DatabaseName, escape},
         recipients::Recipients,
+        scope::Scope,
     },
     postgres::{
         PgError, Server, Session,
         catalog::{self, ServerFacts},
-        command::{Contents, Dump},
+        command::Dump,
+        scope::{self, Form},
         server::application,
         snapshot::{ExportedSnapshot, export_snapshot},
         spec::ChildEnv,
@@ -55,6 +57,10 @@ pub struct Source<'a> {
     pub owner: &'a Owner,
     /// The repositories.
     pub repositories: &'a [Arc<Repository>],
+    /// What of a database is dumped.
+    pub scope: &'a Scope,
+    /// How pg_dump writes it.
+    pub form: Form<'a>,
     /// How to compress.
     pub compression: Compression,
     /// Most parts of a volume.
@@ -131,20 +137,32 @@ pub async fn database(
 ) -> Result<Dumped, Failure> {
     let doing = format!("dump database {name}");
     let fail = |error: PgError| error.into_failure(&*doing);
+    scope::check_version(source.scope, source.form, source.tools.version.major, &doing)?;
     let session = source.server.connect(name.as_str(), &doing, task).await?;
     let facts = catalog::database_facts(&session, &task.cancel).await.map_err(fail)?;
     let id = new_id(task)?;
     let application = application(&id);
     let env = source.server.child_env_as(&session, &application, source.scratch)?;
     let snapshot = export(session, source, task).await.map_err(fail)?;
+    let found = scope::check_matches(
+        snapshot.session(),
+        source.scope,
+        &facts.encoding,
+        &doing,
+        &task.cancel,
+    );
+    if let Err(failure) = found.await {
+        snapshot.close().await;
+        return Err(failure);
+    }
     let started_at = task.clock.now().wall;
-    let series = series(source, Subject::Database(name.clone()));
+    let series = source.series(Subject::Database(name.clone()));
     let dump = Dump {
         database: name.as_str(),
         snapshot: Some(&snapshot.id),
         lock_wait: source.lock_wait,
-        contents: Contents::All,
-        selection: &[],
+        scope: source.scope,
+        form: source.form,
         keepalives: source.server.spec().keepalives,
     };
     let pg_dump = source.tools.program("pg_dump")?;
@@ -239,6 +257,16 @@ fn stem(name: &DatabaseName) -> String {
 }
 
 impl Source<'_> {
+    /// The series of a subject: a database's has the name of what is dumped of it.
+    pub fn series(&self, subject: Subject) -> Series {
+        let contents = match subject {
+            Subject::Database(_) => self.scope.series(),
+            Subject::Globals => Scope::default().series(),
+        };
+        let (server, system_id) = (self.server.name().clone(), self.facts.system_id);
+        Series { server, system_id, subject, contents }
+    }
+
     /// A child that runs `command`.
     pub(super) fn child(&self, command: &[String], env: &ChildEnv) -> Spec {
         let (program, arguments) = command.split_first().map_or(("", &[][..]), |(p, a)| (p, a));
@@ -264,15 +292,6 @@ pub(super) fn new_id(task: &Task) -> Result<BackupId, Failure> {
     Ok(BackupId::new(task.clock.now().wall, random))
 }
 
-pub(super) fn series(source: &Source<'_>, subject: Subject) -> Series {
-    Series {
-        server: source.server.name().clone(),
-        system_id: source.facts.system_id,
-        subject,
-        contents: "all".to_owned(),
-    }
-}
-
 fn left_out(snapshot: &Snapshot) -> Vec<LeftOut> {
     if !snapshot.standby {
         return Vec::new();
@@ -293,6 +312,12 @@ pub(super) struct Draft<'a> {
 }
 
 impl Draft<'_> {
+    /// What of the database it is, where it is not all of it.
+    fn selection(&self) -> Option<&Scope> {
+        let scope = self.source.scope;
+        (self.series.subject.database().is_some() && !scope.is_whole()).then_some(scope)
+    }
+
     /// Commits what is stored, with a manifest per repository.
     pub(super) async fn commit(
         self,
@@ -306,9 +331,11 @@ impl Draft<'_> {
             |volumes: Vec<StoredObject>, index: Option<StoredObject>, recipients: Recipients| {
                 let names: Vec<String> = volumes.iter().map(|object| object.name.clone()).collect();
                 let major = self.source.tools.version.major;
-                let restore = restore_notes::lines(database.as_ref(), &names, major, &recipients);
-                Manifest {
-                    format_version: manifest::format_version(&recipients),
+                let scope = self.selection();
+                let restore =
+                    restore_notes::lines(database.as_ref(), scope, &names, major, &recipients);
+                let manifest = Manifest {
+                    format_version: 0,
                     id: self.id.clone(),
                     series: self.series.clone(),
                     owner: self.source.owner.clone(),
@@ -316,6 +343,7 @@ impl Draft<'_> {
                     server_version: self.source.facts.version.clone(),
                     server_version_num: self.source.facts.version_num,
                     tool: self.tool.clone(),
+                    selection: scope.cloned(),
                     database: database.clone(),
                     snapshot: snapshot.clone(),
                     started_at: self.started_at,
@@ -328,7 +356,8 @@ impl Draft<'_> {
                     index,
                     totals: totals.clone(),
                     restore,
-                }
+                };
+                manifest.versioned()
             };
         stored.commit(database.is_some(), task, make).await
     }

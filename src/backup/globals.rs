@@ -13,7 +13,7 @@ use crate::{
 };
 
 use super::{
-    dump::{Draft, Dumped, Source, new_id, series},
+    dump::{Draft, Dumped, Source, new_id},
     fanout::Fanout,
     stderr,
 };
@@ -47,7 +47,7 @@ pub async fn globals(
     session.close().await;
     let id = new_id(task)?;
     let started_at = task.clock.now().wall;
-    let series = series(source, Subject::Globals);
+    let series = source.series(Subject::Globals);
     let dump = Globals {
         database,
         without_passwords: !role_passwords,

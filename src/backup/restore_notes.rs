@@ -1,6 +1,10 @@
 //! How a person restores a backup with standard tools. Every manifest carries these lines.
 
-use crate::domain::{manifest::DatabaseFacts, recipients::Recipients};
+use crate::domain::{
+    manifest::DatabaseFacts,
+    recipients::Recipients,
+    scope::{Contents, Scope},
+};
 
 /// Writes `text` so that a POSIX shell reads it as one word.
 pub fn shell_quote(text: &str) -> String {
@@ -11,15 +15,20 @@ pub fn shell_quote(text: &str) -> String {
     format!("'{}'", text.replace('\'', r"'\''"))
 }
 
-/// The lines for a backup in `volumes` files: of a database, or of the globals.
+/// The lines for a backup in `volumes` files: of a database (or of a selection of it), or of the
+/// globals.
 pub fn lines(
     facts: Option<&DatabaseFacts>,
+    scope: Option<&Scope>,
     volumes: &[String],
     tool_major: u32,
     recipients: &Recipients,
 ) -> Vec<String> {
     match facts {
-        Some(facts) => for_database(facts, volumes, tool_major, recipients),
+        Some(facts) => {
+            let whole = Scope::default();
+            for_database(facts, scope.unwrap_or(&whole), volumes, tool_major, recipients)
+        }
         None => for_globals(volumes, recipients),
     }
 }
@@ -41,6 +50,7 @@ fn key_note(recipients: &Recipients) -> Option<String> {
 
 fn for_database(
     facts: &DatabaseFacts,
+    scope: &Scope,
     volumes: &[String],
     tool_major: u32,
     recipients: &Recipients,
@@ -57,18 +67,34 @@ fn for_database(
     if !names.is_empty() {
         lines.push(format!("# The server needs these extensions: {}.", names.join(", ")));
     }
+    if !scope.is_whole() {
+        lines.push(format!(
+            "# It is not the whole database, but: {}.",
+            one_line(&scope.to_string())
+        ));
+    }
     lines.extend([
         "# 1. Are the files what was stored? Compare with objects[].sha256 in manifest.json."
             .to_owned(),
         format!("sha256sum {}", quoted(volumes)),
         "# 2. Roles and tablespaces come from the backup of @globals of the same time.".to_owned(),
+    ]);
+    if scope.contents == Contents::Data {
+        lines.extend(into_definitions(&unpack));
+        return lines;
+    }
+    lines.extend([
         "# 3. A new, empty database; never restore over one that is in use.".to_owned(),
-        format!(
-            "createdb --template=template0 --encoding={} --lc-collate={} --lc-ctype={} restored",
-            shell_quote(&facts.encoding),
-            shell_quote(&facts.collate),
-            shell_quote(&facts.ctype),
-        ),
+        createdb(facts),
+    ]);
+    if !scope.tables.is_empty() {
+        lines.push(
+            "#    The schemas of the tables are not in it, nor types and functions that they use: \
+             make them first."
+                .to_owned(),
+        );
+    }
+    lines.extend([
         "# 4. Restore, and stop at the first error.".to_owned(),
         format!("{unpack} | pg_restore --exit-on-error --no-password --dbname=restored"),
         "#    On a new server, under its own name and with its own locale and settings:".to_owned(),
@@ -79,6 +105,40 @@ fn for_database(
         "vacuumdb --analyze-in-stages --dbname=restored".to_owned(),
     ]);
     lines
+}
+
+/// A dump of data alone does not do it.
+const REFRESH: &str = r#"psql --no-psqlrc --tuples-only --no-align --dbname=restored --command="SELECT format('REFRESH MATERIALIZED VIEW %I.%I;', nspname, relname) FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = relnamespace WHERE relkind = 'm' ORDER BY c.oid" | psql --no-psqlrc --set=ON_ERROR_STOP=1 --dbname=restored"#;
+
+fn createdb(facts: &DatabaseFacts) -> String {
+    format!(
+        "createdb --template=template0 --encoding={} --lc-collate={} --lc-ctype={} restored",
+        shell_quote(&facts.encoding),
+        shell_quote(&facts.collate),
+        shell_quote(&facts.ctype),
+    )
+}
+
+/// Data alone goes where the definitions are. Triggers would fire, and foreign keys fail where the
+/// order of tables does not suit them.
+fn into_definitions(unpack: &str) -> [String; 6] {
+    [
+        "# 3. It holds data only: `restored` has to have the definitions, and no rows.".to_owned(),
+        "# 4. Restore, and stop at the first error; --disable-triggers takes a superuser."
+            .to_owned(),
+        format!(
+            "{unpack} | pg_restore --data-only --disable-triggers --exit-on-error --no-password \
+             --dbname=restored"
+        ),
+        "#    Materialized views are filled anew.".to_owned(),
+        REFRESH.to_owned(),
+        "vacuumdb --analyze-in-stages --dbname=restored".to_owned(),
+    ]
+}
+
+/// Fit for a comment: a name may hold a line end.
+fn one_line(text: &str) -> String {
+    text.replace(|c: char| c.is_control(), " ")
 }
 
 fn for_globals(volumes: &[String], recipients: &Recipients) -> Vec<String> {

@@ -69,6 +69,11 @@ const KNOWN: &[(&str, Class, &str)] = &[
         Class::ToolVersion,
         "install the client programs of the server's major version, or set bin_dir",
     ),
+    (
+        "were found for pattern",
+        Class::Configuration,
+        "a pattern of the selection matches nothing in this database",
+    ),
     ("the database system is shutting down", Class::Connection, "the server was stopped"),
     (
         "terminating connection due to administrator command",

@@ -104,10 +104,11 @@ async fn collect(table: &Table, arguments: &Arguments) -> (Vec<Row>, Vec<Failure
         }
     }
     rows.sort_by(|a, b| {
-        (&a.server, a.system_id, &a.subject, &a.id, &a.repository).cmp(&(
+        (&a.server, a.system_id, &a.subject, &a.contents, &a.id, &a.repository).cmp(&(
             &b.server,
             b.system_id,
             &b.subject,
+            &b.contents,
             &b.id,
             &b.repository,
         ))
@@ -152,7 +153,7 @@ fn row(repository: &RepositoryName, listed: Listed) -> Row {
 }
 
 fn print(rows: &[Row]) -> Result<(), super::Stop> {
-    let cells: Vec<[String; 7]> = rows
+    let cells: Vec<[String; 8]> = rows
         .iter()
         .map(|row| {
             [
@@ -160,11 +161,15 @@ fn print(rows: &[Row]) -> Result<(), super::Stop> {
                 output::time(Some(row.time)),
                 row.server.to_string(),
                 output::printable(&row.subject),
+                output::printable(&row.contents),
                 row.repository.to_string(),
                 output::bytes(row.bytes),
                 if row.complete { "complete" } else { "incomplete" }.to_owned(),
             ]
         })
         .collect();
-    output::table(["ID", "TIME", "SERVER", "DATABASE", "REPOSITORY", "SIZE", "STATE"], &cells)
+    output::table(
+        ["ID", "TIME", "SERVER", "DATABASE", "CONTENTS", "REPOSITORY", "SIZE", "STATE"],
+        &cells,
+    )
 }

@@ -193,6 +193,10 @@ fn print_manifest(manifest: &Manifest) -> Result<(), Stop> {
     for line in lines {
         output::line(&line)?;
     }
+    if let Some(selection) = &manifest.selection {
+        let text = output::printable(&selection.to_string());
+        output::line(&format!("selection     {text}"))?;
+    }
     // The globals have no tables.
     if manifest.database.is_some() {
         for line in holds(totals) {

@@ -137,11 +137,17 @@ impl Open {
         }
     }
 
+    /// None for a selection: it is looked at, so that damage is told, and never counts as the backup of its
+    /// database.
+    ///
     /// Leaves out backups that cannot be counted on, from the newest on to one that can; none where
     /// there is none.
     async fn close(mut self, repository: &Repository) -> Result<Option<StoredBackups>, StoreError> {
         while let Some(newest) = self.newest.pop_back() {
             let Some(problem) = problem(repository, &newest).await? else {
+                if !self.series.is_whole() {
+                    return Ok(None);
+                }
                 return Ok(Some(StoredBackups {
                     server: self.series.server,
                     subject: self.series.subject,

@@ -5,7 +5,10 @@ use std::{fmt, str::FromStr};
 use jiff::{Timestamp, civil, tz};
 use serde::{Deserialize, Serialize};
 
-use super::name::{DatabaseName, ServerName, escape, unescape};
+use super::{
+    name::{DatabaseName, ServerName, escape, unescape},
+    scope::Contents,
+};
 
 /// Crockford's base 32, lower case: no `i`, `l`, `o`, `u` to misread.
 const BASE32: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
@@ -154,11 +157,17 @@ pub struct Series {
     pub system_id: u64,
     /// The database, or the globals.
     pub subject: Subject,
-    /// `all`, `schema`, `data`, or the fingerprint of a selection.
+    /// `all`, `schema`, `data`, or the name of a selection ([`super::scope::Scope::series`]).
     pub contents: String,
 }
 
 impl Series {
+    /// Whether its backups hold all of their subject. Only such a one counts as the database's
+    /// backup: what is said of its newest is never said of a selection.
+    pub fn is_whole(&self) -> bool {
+        self.contents == Contents::All.as_str()
+    }
+
     /// The path of the series below the root of a repository, without a slash at the end:
     /// `<server>/<system id>/<database>/<contents>`.
     pub fn path(&self) -> String {

@@ -10,13 +10,16 @@ use serde::{Deserialize, Serialize};
 use super::{
     backup::{BackupId, Series},
     recipients::Recipients,
+    scope::Scope,
 };
 
 /// The newest version that this program writes and reads. Readers accept every older one.
 ///
-/// 2 says that the bytes are encrypted: whoever knows only 1 would copy such a backup without its
-/// recipients, and with lines that do not restore it. What is plain is still written as 1.
-pub const FORMAT_VERSION: u32 = 2;
+/// A higher number goes only where an older reader would do harm: it would copy such a backup
+/// without what it does not know, and with lines that do not restore it. 2 says that the bytes are
+/// encrypted; 3 that it is a selection, that a database is in SQL, or that files lie beside it. All
+/// others are still written as 1.
+pub const FORMAT_VERSION: u32 = 3;
 /// The manifest's name in the folder of a backup.
 pub const MANIFEST_NAME: &str = "manifest.json";
 
@@ -208,6 +211,9 @@ pub struct Manifest {
     pub server_version_num: u32,
     /// The program that made the plain bytes.
     pub tool: Tool,
+    /// What of the database it holds; none: all of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub selection: Option<Scope>,
     /// The database; none for globals.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub database: Option<DatabaseFacts>,
@@ -238,11 +244,6 @@ pub struct Manifest {
     pub restore: Vec<String>,
 }
 
-/// The format version of a manifest of bytes that are encrypted so.
-pub fn format_version(recipients: &Recipients) -> u32 {
-    if recipients.is_empty() { 1 } else { 2 }
-}
-
 /// What is done to bytes that are encrypted so, in order.
 pub fn codec(recipients: &Recipients) -> Vec<String> {
     let chain: &[&str] = if recipients.is_empty() { &["zstd"] } else { &["zstd", "age"] };
@@ -250,6 +251,19 @@ pub fn codec(recipients: &Recipients) -> Vec<String> {
 }
 
 impl Manifest {
+    /// States the lowest format version whose readers understand it.
+    #[must_use]
+    pub fn versioned(mut self) -> Self {
+        self.format_version = if self.selection.is_some() {
+            3
+        } else if self.recipients.is_empty() {
+            1
+        } else {
+            2
+        };
+        self
+    }
+
     /// The manifest as it is stored: JSON with line ends, for people.
     ///
     /// # Errors

@@ -18,6 +18,7 @@ pub mod retention;
 pub mod run;
 pub mod schedule;
 pub mod standby;
+pub mod scope;
 pub mod transfer;
 pub mod units;
 pub mod vacuum;

@@ -54,6 +54,31 @@ impl Glob {
         chars.collect()
     }
 
+    /// The pattern as pg_dump and psql have it (`patternToSQLRegex` in src/fe_utils/string_utils.c):
+    /// `*` and `?` mean the same there, and everything else stands in double quotes, in which it is
+    /// taken literally, case and all.
+    pub fn client_pattern(&self) -> String {
+        let mut pattern = String::new();
+        let mut quoted = false;
+        for token in &self.tokens {
+            let literal = matches!(token, Token::Char(_));
+            if literal != quoted {
+                pattern.push('"');
+                quoted = literal;
+            }
+            match token {
+                Token::Run => pattern.push('*'),
+                Token::One => pattern.push('?'),
+                Token::Char('"') => pattern.push_str("\"\""),
+                Token::Char(c) => pattern.push(*c),
+            }
+        }
+        if quoted {
+            pattern.push('"');
+        }
+        pattern
+    }
+
     /// The pattern as `LIKE` has it, for a server that is to look through many names.
     pub fn like(&self) -> String {
         let mut like = String::new();

@@ -6,6 +6,8 @@
 
 use std::{fmt, str::FromStr};
 
+use serde::{Deserialize, Serialize};
+
 use super::pattern::{Glob, PatternError};
 
 /// Why a text is not a pattern of tables.
@@ -35,10 +37,24 @@ impl fmt::Display for RelationName {
 }
 
 /// One pattern.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct RelationPattern {
     schema: Glob,
     name: Glob,
+}
+
+impl TryFrom<String> for RelationPattern {
+    type Error = RelationPatternError;
+    fn try_from(text: String) -> Result<Self, RelationPatternError> {
+        text.parse()
+    }
+}
+
+impl From<RelationPattern> for String {
+    fn from(pattern: RelationPattern) -> Self {
+        pattern.to_string()
+    }
 }
 
 impl RelationPattern {
@@ -50,6 +66,11 @@ impl RelationPattern {
     /// The one table that it matches, where it has no wildcard.
     pub fn literal(&self) -> Option<RelationName> {
         Some(RelationName { schema: self.schema.literal()?, name: self.name.literal()? })
+    }
+
+    /// The pattern for the schema, and the one for the name.
+    pub fn halves(&self) -> (&Glob, &Glob) {
+        (&self.schema, &self.name)
     }
 
     /// Whether the schema is named, and not matched by a wildcard.

@@ -5,6 +5,7 @@ mod heal;
 mod options;
 mod report;
 mod role;
+mod selection;
 mod work;
 
 use std::{
@@ -26,6 +27,7 @@ use crate::{
         name::{RepositoryName, ServerName},
         pattern::DatabasePatterns,
         report::{Report, Target},
+        scope::Scope,
     },
     postgres::{PgError, Server, catalog},
     repository::{handle::Handle, repo::Repository},
@@ -46,6 +48,13 @@ pub(super) const KIND: JobKind = JobKind {
         MetricDesc {
             name: "backup_last_success_timestamp_seconds",
             help: "Time of the snapshot of the newest backup that this job delivered.",
+            kind: MetricKind::Last,
+            labels: BY_DATABASE,
+        },
+        MetricDesc {
+            name: "backup_selection_last_success_timestamp_seconds",
+            help: "Time of the snapshot of the newest selection of the database that this job \
+                   delivered: it leaves something out, and is no backup of the database.",
             kind: MetricKind::Last,
             labels: BY_DATABASE,
         },
@@ -107,6 +116,9 @@ pub(super) const KIND: JobKind = JobKind {
 struct Dump {
     server: Arc<Server>,
     patterns: DatabasePatterns,
+    scope: Scope,
+    /// Further options of pg_dump that leave nothing out.
+    form_options: Vec<String>,
     globals: bool,
     role_passwords: bool,
     repositories: Vec<Arc<Handle>>,
@@ -132,8 +144,12 @@ impl Job for Dump {
         self.compression.memory(&repositories)
     }
 
+    /// What leaves anything out protects nothing; the server is asked for its databases all the
+    /// same, so that they are counted as without a backup.
     fn protects(&self) -> Option<Protects> {
-        Some(Protects { server: self.server.clone(), patterns: self.patterns.clone() })
+        let whole = self.scope.is_whole();
+        let patterns = if whole { self.patterns.clone() } else { DatabasePatterns::default() };
+        Some(Protects { server: self.server.clone(), patterns })
     }
 
     async fn run(&self, cx: &RunContext) -> Result<Report, Failure> {

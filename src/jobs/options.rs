@@ -7,6 +7,7 @@ use crate::{
     domain::{
         name::RepositoryName,
         pattern::{DatabasePatterns, Glob},
+        relation::RelationPattern,
     },
     repository::handle::Handle,
 };
@@ -72,4 +73,34 @@ pub(super) fn globs(
         }
     }
     whole.then_some(globs)
+}
+
+/// Patterns of tables; each one that is wrong is reported at its place.
+pub(super) fn relations(
+    o: &mut Options<'_>,
+    key: &'static str,
+    default: &[&str],
+    d: &mut Diagnostics,
+) -> Option<Vec<RelationPattern>> {
+    if o.given(key).is_none() {
+        return default.iter().map(|text| text.parse().ok()).collect();
+    }
+    let texts = o.take::<Vec<Located<String>>>(key, d)?;
+    if texts.value.is_empty() && !default.is_empty() {
+        d.error(&texts.span, format!("`{key}` names no table")).hint("leave the key out for all");
+        return None;
+    }
+    let patterns: Vec<Option<RelationPattern>> = texts
+        .value
+        .iter()
+        .map(|text| {
+            text.value
+                .parse()
+                .map_err(|error| {
+                    d.error(&text.span, format!("`{key}`: {error}"));
+                })
+                .ok()
+        })
+        .collect();
+    patterns.into_iter().collect()
 }

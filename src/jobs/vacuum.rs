@@ -112,8 +112,8 @@ fn build(
         Some(_) => o.one_of("mode", &MODES, d),
         None => Some(Located { value: Mode::VacuumAnalyze, span: o.span() }),
     };
-    let include = tables(o, "tables", &["*.*"], d);
-    let exclude = tables(o, "exclude_tables", &[], d);
+    let include = options::relations(o, "tables", &["*.*"], d);
+    let exclude = options::relations(o, "exclude_tables", &[], d);
     let thresholds = thresholds(o, mode.as_ref().map(|mode| mode.value), d);
     let fits =
         mode.as_ref().is_none_or(|mode| fits(o, mode, databases.as_ref(), include.as_ref(), d));
@@ -141,36 +141,6 @@ fn build(
         xmin_held_for,
         gate: resources.gate.clone(),
     }))
-}
-
-/// Patterns of tables; each one that is wrong is reported at its place.
-fn tables(
-    o: &mut Options<'_>,
-    key: &'static str,
-    default: &[&str],
-    d: &mut Diagnostics,
-) -> Option<Vec<RelationPattern>> {
-    if o.given(key).is_none() {
-        return default.iter().map(|text| text.parse().ok()).collect();
-    }
-    let texts = o.take::<Vec<Located<String>>>(key, d)?;
-    if texts.value.is_empty() && !default.is_empty() {
-        d.error(&texts.span, format!("`{key}` names no table")).hint("leave the key out for all");
-        return None;
-    }
-    let patterns: Vec<Option<RelationPattern>> = texts
-        .value
-        .iter()
-        .map(|text| {
-            text.value
-                .parse()
-                .map_err(|error| {
-                    d.error(&text.span, format!("`{key}`: {error}"));
-                })
-                .ok()
-        })
-        .collect();
-    patterns.into_iter().collect()
 }
 
 /// When a table is due. What the mode does not do cannot be asked for.

@@ -6,21 +6,14 @@
 
 use std::{path::Path, time::Duration};
 
-use super::{params::quote, spec::Keepalives};
+use super::{
+    params::quote,
+    scope::{self, Form},
+    spec::Keepalives,
+};
+use crate::domain::scope::{Format, Scope};
 
-/// What of a database is dumped.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum Contents {
-    /// Everything.
-    #[default]
-    All,
-    /// Definitions only (`--schema-only`).
-    Schema,
-    /// Data only (`--data-only`).
-    Data,
-}
-
-/// A dump of one database in the custom format, uncompressed, to standard output.
+/// A dump of one database, uncompressed, to standard output.
 #[derive(Debug, Clone)]
 pub struct Dump<'a> {
     /// The database.
@@ -31,9 +24,9 @@ pub struct Dump<'a> {
     /// queue waits as long.
     pub lock_wait: Duration,
     /// What of it.
-    pub contents: Contents,
-    /// Further options as pg_dump has them, one word each: `--exclude-table=log.*`.
-    pub selection: &'a [String],
+    pub scope: &'a Scope,
+    /// How it is written.
+    pub form: Form<'a>,
     /// When a silent connection counts as broken.
     pub keepalives: Keepalives,
 }
@@ -41,20 +34,20 @@ pub struct Dump<'a> {
 impl Dump<'_> {
     /// The command line for a `pg_dump` of major version `major`.
     pub fn command(&self, pg_dump: &Path, major: u32) -> Vec<String> {
+        let format = match self.form.format {
+            Format::Custom => "--format=custom",
+            Format::Plain => "--format=plain",
+        };
         let mut line = vec![
             pg_dump.display().to_string(),
-            "--format=custom".to_owned(),
+            format.to_owned(),
             "--compress=0".to_owned(),
             "--no-password".to_owned(),
             format!("--lock-wait-timeout={}", self.lock_wait.as_millis()),
         ];
         line.extend(self.snapshot.map(|id| format!("--snapshot={id}")));
-        match self.contents {
-            Contents::All => {}
-            Contents::Schema => line.push("--schema-only".to_owned()),
-            Contents::Data => line.push("--data-only".to_owned()),
-        }
-        line.extend_from_slice(self.selection);
+        line.extend(scope::arguments(self.scope, major));
+        line.extend_from_slice(self.form.options);
         line.push(format!("--dbname={}", conninfo(self.database, self.keepalives, major)));
         line
     }
@@ -111,7 +104,7 @@ fn conninfo(database: &str, keepalives: Keepalives, major: u32) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::postgres::params::Params;
+    use crate::{domain::scope::Contents, postgres::params::Params};
 
     const KEEPALIVES: Keepalives = Keepalives {
         idle: Duration::from_secs(30),
@@ -127,8 +120,8 @@ mod tests {
                 database,
                 snapshot: Some("00000003-1"),
                 lock_wait: Duration::from_mins(1),
-                contents: Contents::All,
-                selection: &[],
+                scope: &Scope::default(),
+                form: Form::default(),
                 keepalives: KEEPALIVES,
             };
             let line = dump.command(Path::new("/bin/pg_dump"), 15);
@@ -142,22 +135,24 @@ mod tests {
 
     #[test]
     fn options_are_as_asked() {
+        let scope = Scope { contents: Contents::Schema, ..Scope::default() };
+        let options = ["--inserts".to_owned()];
         let mut dump = Dump {
             database: "app",
             snapshot: None,
             lock_wait: Duration::from_millis(1500),
-            contents: Contents::Schema,
-            selection: &["--exclude-table=x".to_owned()],
+            scope: &scope,
+            form: Form { format: Format::Custom, options: &options },
             keepalives: KEEPALIVES,
         };
         let line = dump.command(Path::new("/b/pg_dump"), 11).join(" ");
         assert_eq!(
             line,
             "/b/pg_dump --format=custom --compress=0 --no-password --lock-wait-timeout=1500 \
-             --schema-only --exclude-table=x --dbname=dbname='app' keepalives_idle=30 \
+             --schema-only --inserts --dbname=dbname='app' keepalives_idle=30 \
              keepalives_interval=10 keepalives_count=3"
         );
-        dump.contents = Contents::Data;
-        assert!(dump.command(Path::new("x"), 11).contains(&"--data-only".to_owned()));
+        dump.form.format = Format::Plain;
+        assert_eq!(dump.command(Path::new("x"), 11)[1], "--format=plain");
     }
 }

@@ -12,6 +12,7 @@ pub mod params;
 pub mod passfile;
 pub mod pooler;
 pub mod replay;
+pub mod scope;
 pub mod server;
 pub mod service;
 pub mod session;

@@ -15,11 +15,13 @@ use pgkeep::{
         failure::Class,
         name::DatabaseName,
         pattern::{DatabasePatterns, Reason},
+        scope::{Contents, Scope},
     },
     postgres::{
         ConnParts, ConnSpec, PgError, Session, catalog,
-        command::{Contents, Dump, Globals},
+        command::{Dump, Globals},
         notice::Level,
+        scope::Form,
         service::Environment,
         session::Limits,
         snapshot::export_snapshot,
@@ -599,8 +601,8 @@ async fn hostile_names_are_listed_dumped_and_restored_from_one_snapshot() {
             database: name,
             snapshot: Some(&snapshot.id),
             lock_wait: Duration::from_secs(10),
-            contents: Contents::All,
-            selection: &[],
+            scope: &Scope::default(),
+            form: Form::default(),
             keepalives: spec.keepalives,
         };
         let line = dump.command(&tool.program("pg_dump").unwrap(), tool.version.major);
@@ -650,8 +652,8 @@ async fn a_terminated_pg_dump_leaves_no_backend() {
         database: "postgres",
         snapshot: None,
         lock_wait: SOON,
-        contents: Contents::All,
-        selection: &[],
+        scope: &Scope::default(),
+        form: Form::default(),
         keepalives: spec.keepalives,
     };
     let line = dump.command(&Path::new(BIN).join("pg_dump"), 15);
@@ -699,8 +701,8 @@ async fn a_standby_exports_snapshots_too() {
         database: "postgres",
         snapshot: Some(&snapshot.id),
         lock_wait: GRACE,
-        contents: Contents::Data,
-        selection: &[],
+        scope: &Scope { contents: Contents::Data, ..Scope::default() },
+        form: Form::default(),
         keepalives: spec.keepalives,
     };
     let line = dump.command(&Path::new(BIN).join("pg_dump"), 15);

@@ -13,6 +13,7 @@ use super::{
     super::{Job, Resources, options},
     Dump,
     role::Role,
+    selection,
 };
 
 /// Lowest and highest level of zstd that may be asked for: `zstd --fast=7`, beyond which little
@@ -38,15 +39,21 @@ pub(super) fn build(
     let server = server.and_then(|name| resources.server(&name, d));
     let repositories = options::repositories(o, "repositories", resources, d);
     let patterns = options::patterns(o, d);
-    let globals = o.take_or("globals", true, d);
+    let selection = selection::read(o, d);
+    // A job for a part of a database beside the one for all of it need not make them twice.
+    let with_globals = selection.as_ref().is_none_or(|selection| selection.scope.is_whole());
+    let globals = o.take_or("globals", with_globals, d);
     let role_passwords = o.take_or("role_passwords", true, d);
     let level = o.take_in_or("compression_level", LEVELS, 3, d);
     let workers = o.take_in_or("workers", 1..=64, host::default_workers(), d);
     let lock_wait =
         o.take_in_or("lock_wait_timeout", LOCK_WAIT_MIN..=LOCK_WAIT_MAX, LOCK_WAIT_DEFAULT, d);
+    let selection = selection?;
     Some(Arc::new(Dump {
         server: server?,
         patterns: patterns?,
+        scope: selection.scope,
+        form_options: selection.form_options,
         globals,
         role_passwords,
         repositories: repositories?,

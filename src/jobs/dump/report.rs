@@ -8,6 +8,7 @@ use crate::{
         manifest::Manifest,
         name::RepositoryName,
         report::{Figures, Report, Sample},
+        scope::Scope,
     },
     postgres::{catalog::ServerFacts, tools::Installed},
 };
@@ -15,8 +16,27 @@ use crate::{
 use super::{super::RunContext, Dump, Work};
 
 impl Dump {
+    /// The name of the series: that of the selection, but for the globals.
+    pub(super) fn contents(&self, subject: &Subject) -> String {
+        match subject {
+            Subject::Database(_) => self.scope.series(),
+            Subject::Globals => Scope::default().series(),
+        }
+    }
+
+    /// Whether what is made of the subject is all of it.
+    fn is_whole(&self, subject: &Subject) -> bool {
+        subject.database().is_none() || self.scope.is_whole()
+    }
+
     /// How old the newest backup of the subject may become, in each repository.
+    ///
+    /// A selection has none: the newest backup of the database, which such an age is held
+    /// against, is never one. The job's own age tells when it is late.
     pub(super) fn objective(&self, subject: &Subject, cx: &RunContext, report: &mut Report) {
+        if !self.is_whole(subject) {
+            return;
+        }
         let Some(max_age) = cx.max_age else { return };
         let (server, subject) = (self.server.name().to_string(), subject.label());
         let samples = self.repositories.iter().map(|handle| Sample {
@@ -44,6 +64,11 @@ impl Dump {
         ];
         let server = self.server.name().to_string();
         let labels = vec![server, subject.label(), repository.to_string()];
+        if !self.is_whole(subject) {
+            let metric = "backup_selection_last_success_timestamp_seconds".to_owned();
+            report.samples.push(Sample { metric, labels, value: at });
+            return;
+        }
         report.samples.extend(values.map(|(metric, value)| Sample {
             metric: metric.to_owned(),
             labels: labels.clone(),

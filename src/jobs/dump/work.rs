@@ -14,8 +14,9 @@ use crate::{
         backup::{Series, Subject},
         failure::Failure,
         report::Report,
+        scope::Format,
     },
-    postgres::{catalog::ServerFacts, tools::Installed},
+    postgres::{catalog::ServerFacts, scope::Form, tools::Installed},
     repository::repo::Repository,
 };
 
@@ -80,7 +81,7 @@ impl Work<'_> {
             server: self.job.server.name().clone(),
             system_id: self.facts.system_id,
             subject: subject.clone(),
-            contents: "all".to_owned(),
+            contents: self.job.contents(subject),
         }
     }
 
@@ -113,6 +114,8 @@ impl Work<'_> {
             tools: self.tools,
             owner: self.owners.own(),
             repositories: wanted,
+            scope: &job.scope,
+            form: Form { format: Format::Custom, options: &job.form_options },
             compression: job.compression,
             volume_parts: self.job.volume_parts(),
             lock_wait: job.lock_wait,

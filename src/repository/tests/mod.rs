@@ -62,6 +62,7 @@ fn manifest(id: &BackupId, objects: Vec<StoredObject>, index: Option<StoredObjec
         server_version: "15.18".to_owned(),
         server_version_num: 150_018,
         tool: Tool { name: "pg_dump".to_owned(), version: "15.18".to_owned(), command: vec![] },
+        selection: None,
         database: None,
         snapshot: Snapshot {
             at,

@@ -13,7 +13,8 @@ use crate::domain::{
     name::{RepositoryName, ServerName, escape},
 };
 
-/// The complete backups of one database (or of the globals) in one repository.
+/// The complete backups of one database (or of the globals) in one repository, without those that leave
+/// something out.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StoredBackups {
     /// The server.

@@ -10,6 +10,7 @@ mod good;
 mod limits;
 mod owner;
 mod retry;
+mod selection;
 mod server;
 mod standby;
 mod tool;

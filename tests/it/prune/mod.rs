@@ -141,6 +141,7 @@ fn plant(root: &Path, series: &str, at: &str, owner: &Owner) -> BackupId {
         server_version: text("15.18"),
         server_version_num: 150_018,
         tool: Tool { name: text("pg_dump"), version: text("15.18"), command: vec![] },
+        selection: None,
         database: None,
         snapshot: Snapshot { at, lsn_before: lsn(), lsn_after: lsn(), standby: false },
         started_at: at,
