@@ -23,7 +23,7 @@ use crate::{
     domain::{
         backup::{BackupId, Series},
         failure::{Class, Failure},
-        manifest::{self, Manifest, StoredObject},
+        manifest::{self, Manifest, StoredFile, StoredObject},
         recipients::{Passage, Recipients},
     },
     repository::{
@@ -36,7 +36,11 @@ use crate::{
 };
 
 use self::cutter::Cutter;
-use super::{beside::Intake, fanout, restore_notes};
+use super::{
+    beside::Intake,
+    fanout,
+    restore_notes::{self, About},
+};
 
 /// Why a backup was not copied. It says who is to blame: what a source cannot give may be had
 /// elsewhere.
@@ -91,8 +95,8 @@ pub async fn copy_backup(
         transferred = transfer(source, &mut copy, &manifest, passage, task) => transferred,
         () = task.cancel.cancelled() => Err(cancelled()),
     };
-    let index = match transferred {
-        Ok(index) => index,
+    let (index, files) = match transferred {
+        Ok(small) => small,
         Err(error) => {
             fanout::abort(copy).await;
             return Err(error.doing(doing));
@@ -102,10 +106,18 @@ pub async fn copy_backup(
         let names: Vec<String> = objects.iter().map(|object| object.name.clone()).collect();
         let major = manifest.tool.major().unwrap_or_default();
         let recipients = target.recipients().clone();
-        let (database, scope) = (manifest.database.as_ref(), manifest.selection.as_ref());
-        let restore = restore_notes::lines(database, scope, &names, major, &recipients);
+        let about = About {
+            database: manifest.database.as_ref(),
+            scope: manifest.selection.as_ref(),
+            is_script: manifest.is_script(),
+            volumes: &names,
+            files: &files,
+            tool_major: major,
+            recipients: &recipients,
+        };
+        let restore = restore_notes::lines(&about);
         let codec = manifest::codec(&recipients);
-        Manifest { codec, recipients, objects, index, restore, ..manifest }.versioned()
+        Manifest { codec, recipients, objects, index, files, restore, ..manifest }.versioned()
     };
     copy.commit(make).await.map_err(|error| CopyError::Target(error.into_failure(doing)))
 }
@@ -132,7 +144,7 @@ async fn transfer(
     manifest: &Manifest,
     passage: Passage,
     task: &Task,
-) -> Result<Option<StoredObject>, CopyError> {
+) -> Result<(Option<StoredObject>, Vec<StoredFile>), CopyError> {
     let taken = |error: StoreError| CopyError::Target(error.into_failure(String::new()));
     let (sender, receiver) = mpsc::channel(1);
     let encrypts =
@@ -156,18 +168,25 @@ async fn transfer(
         (_, Err(error)) => return Err(taken(error)),
         (read, Ok(())) => read?,
     }
-    match &manifest.index {
-        None => Ok(None),
-        Some(index) => bring_index(source, copy, manifest, index, passage).await.map(Some),
+    let index = match &manifest.index {
+        None => None,
+        Some(index) => Some(bring(source, copy, manifest, index, passage).await?),
+    };
+    let mut files = Vec::new();
+    for file in &manifest.files {
+        let object = bring(source, copy, manifest, &file.object, passage).await?;
+        files.push(StoredFile { object, ..file.clone() });
     }
+    Ok((index, files))
 }
 
-/// Piece by piece: it may be larger than what memory is for.
-async fn bring_index(
+/// Brings what lies beside the volumes, the index or a file. Piece by piece: an index may be larger
+/// than what memory is for.
+async fn bring(
     source: &Repository,
     copy: &mut Copy,
     manifest: &Manifest,
-    index: &StoredObject,
+    object: &StoredObject,
     passage: Passage,
 ) -> Result<StoredObject, CopyError> {
     let given = |error: StoreError| CopyError::Source(error.into_failure(String::new()));
@@ -175,21 +194,21 @@ async fn bring_index(
         Passage::AsTheyAre => Recipients::default(),
         Passage::Encrypt => copy.recipients().clone(),
     };
-    let name = layout::plain_name(&index.name, &manifest.recipients);
+    let name = layout::plain_name(&object.name, &manifest.recipients);
     let mut intake = Intake::new(copy, name, &encrypt_to, "").map_err(CopyError::Target)?;
-    let stream = source.read(&manifest.series, &manifest.id, &index.name, None).await;
+    let stream = source.read(&manifest.series, &manifest.id, &object.name, None).await;
     let mut stream = stream.map_err(given)?;
     let (mut hash, mut bytes) = (Sha256::new(), 0);
     while let Some(chunk) = stream.next().await.transpose().map_err(given)? {
         hash.update(&chunk);
         bytes += chunk.len() as u64;
-        if bytes > index.bytes {
+        if bytes > object.bytes {
             break;
         }
         intake.write(&chunk).await.map_err(CopyError::Target)?;
     }
-    if bytes != index.bytes || hex(&hash.finalize()) != index.sha256 {
-        let what = format!("{} in {} is not what was stored", index.name, source.name());
+    if bytes != object.bytes || hex(&hash.finalize()) != object.sha256 {
+        let what = format!("{} in {} is not what was stored", object.name, source.name());
         return Err(given(StoreError::new(StoreErrorKind::Damaged, "read", what)));
     }
     intake.finish().await.map_err(CopyError::Target)
@@ -296,6 +315,7 @@ pub(crate) mod tests {
             recipients: Recipients::default(),
             objects,
             index: None,
+            files: vec![],
             totals: Totals::default(),
             restore: vec![],
         };

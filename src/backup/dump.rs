@@ -10,16 +10,15 @@ use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    codec::archive::ArchiveProof,
+    codec::{archive::ArchiveProof, plain::PlainProof, proof::Proof},
     domain::{
         backup::{BackupId, Series, Subject},
         blocking::Held,
         failure::{Class, Failure},
         finding::Finding,
-        manifest::{self, DatabaseFacts, LeftOut, Manifest, Owner, Snapshot, StoredObject, Tool},
+        manifest::{self, DatabaseFacts, LeftOut, Manifest, Owner, Snapshot, Tool},
         name::{DatabaseName, escape},
-        recipients::Recipients,
-        scope::Scope,
+        scope::{Format, Scope},
     },
     postgres::{
         PgError, Server, Session,
@@ -37,8 +36,10 @@ use crate::{
 
 use super::{
     courtesy::{Courtesy, Seen, Watch},
-    fanout::{Compression, Delivered, Fanout, Lost, Stored},
-    restore_notes, stderr,
+    fanout::{Compression, Delivered, Fanout, Lost, Placed, Stored},
+    files::SmallFile,
+    restore_notes::{self, About},
+    stderr,
 };
 
 /// Longest escaped name of a database that becomes a file name, in bytes.
@@ -171,7 +172,7 @@ pub async fn database(
     let fanout = Fanout {
         series: &series,
         id: &id,
-        stem: stem(name),
+        stem: stem(name, source.form.format),
         doing: doing.clone(),
         repositories: source.repositories,
         compression: source.compression,
@@ -199,7 +200,11 @@ pub async fn database(
         drop(env);
         lost
     };
-    let stream = fanout.stream(spec, Box::new(ArchiveProof::new(source.scratch)), &backup);
+    let proof: Box<dyn Proof> = match source.form.format {
+        Format::Custom => Box::new(ArchiveProof::new(source.scratch)),
+        Format::Plain => Box::new(PlainProof::new()),
+    };
+    let stream = fanout.stream(spec, proof, &backup);
     let (stored, snapshot_lost, mut seen) =
         tokio::join!(stream, close, watch.follow(&backup, &exited));
     watch.name(&mut seen, task).await;
@@ -212,7 +217,7 @@ pub async fn database(
     };
     let findings = stderr::findings("pg_dump", name.as_str(), &stored.stderr);
     let tool = source.tool("pg_dump", command);
-    let draft = Draft { source, id: &id, series: &series, started_at, tool };
+    let draft = Draft { source, id: &id, series: &series, started_at, tool, files: &[] };
     let left_out = left_out(&moment);
     let delivered = draft.commit(stored, (Some(facts), &moment, left_out), task).await;
     let dumped = Dumped { delivered, findings: findings.into_iter().collect(), held: None };
@@ -249,11 +254,14 @@ fn without_snapshot(lost: Lost, why: Option<PgError>) -> Lost {
 /// The name of the first volume, where it is not encrypted: for people who look into the folder. A long name would only make
 /// the key longer, which stores that keep objects as files may refuse; the folder says it anyway.
 /// A leading hyphen would make it an option of `cat` and `sha256sum` in the manifest's lines.
-fn stem(name: &DatabaseName) -> String {
+fn stem(name: &DatabaseName, format: Format) -> String {
     let escaped = escape(name.as_str());
     let is_handy = escaped.len() <= STEM_MAX && !escaped.starts_with('-');
     let short = if is_handy { escaped.as_str() } else { "database" };
-    format!("{short}.dump.zst")
+    match format {
+        Format::Custom => format!("{short}.dump.zst"),
+        Format::Plain => format!("{short}.sql.zst"),
+    }
 }
 
 impl Source<'_> {
@@ -309,6 +317,8 @@ pub(super) struct Draft<'a> {
     pub(super) series: &'a Series,
     pub(super) started_at: jiff::Timestamp,
     pub(super) tool: Tool,
+    /// What lies beside the volumes.
+    pub(super) files: &'a [SmallFile],
 }
 
 impl Draft<'_> {
@@ -327,39 +337,48 @@ impl Draft<'_> {
     ) -> Vec<Delivered> {
         let plain = stored.streamed.plain.clone();
         let totals = stored.streamed.structure.totals.clone();
-        let make =
-            |volumes: Vec<StoredObject>, index: Option<StoredObject>, recipients: Recipients| {
-                let names: Vec<String> = volumes.iter().map(|object| object.name.clone()).collect();
-                let major = self.source.tools.version.major;
-                let scope = self.selection();
-                let restore =
-                    restore_notes::lines(database.as_ref(), scope, &names, major, &recipients);
-                let manifest = Manifest {
-                    format_version: 0,
-                    id: self.id.clone(),
-                    series: self.series.clone(),
-                    owner: self.source.owner.clone(),
-                    pgkeep_version: env!("CARGO_PKG_VERSION").to_owned(),
-                    server_version: self.source.facts.version.clone(),
-                    server_version_num: self.source.facts.version_num,
-                    tool: self.tool.clone(),
-                    selection: scope.cloned(),
-                    database: database.clone(),
-                    snapshot: snapshot.clone(),
-                    started_at: self.started_at,
-                    finished_at: task.clock.now().wall,
-                    left_out: left_out.clone(),
-                    plain: plain.clone(),
-                    codec: manifest::codec(&recipients),
-                    recipients,
-                    objects: volumes,
-                    index,
-                    totals: totals.clone(),
-                    restore,
-                };
-                manifest.versioned()
+        let scope = self.selection();
+        let is_archive = database.is_some() && self.source.form.format == Format::Custom;
+        let make = |placed: Placed| {
+            let Placed { volumes, index, files, recipients } = placed;
+            let names: Vec<String> = volumes.iter().map(|object| object.name.clone()).collect();
+            let about = About {
+                database: database.as_ref(),
+                scope,
+                is_script: !is_archive,
+                volumes: &names,
+                files: &files,
+                tool_major: self.source.tools.version.major,
+                recipients: &recipients,
             };
-        stored.commit(database.is_some(), task, make).await
+            let restore = restore_notes::lines(&about);
+            let manifest = Manifest {
+                format_version: 0,
+                id: self.id.clone(),
+                series: self.series.clone(),
+                owner: self.source.owner.clone(),
+                pgkeep_version: env!("CARGO_PKG_VERSION").to_owned(),
+                server_version: self.source.facts.version.clone(),
+                server_version_num: self.source.facts.version_num,
+                tool: self.tool.clone(),
+                selection: scope.cloned(),
+                database: database.clone(),
+                snapshot: snapshot.clone(),
+                started_at: self.started_at,
+                finished_at: task.clock.now().wall,
+                left_out: left_out.clone(),
+                plain: plain.clone(),
+                codec: manifest::codec(&recipients),
+                recipients,
+                objects: volumes,
+                index,
+                files,
+                totals: totals.clone(),
+                restore,
+            };
+            manifest.versioned()
+        };
+        stored.commit(is_archive, self.files, task, make).await
     }
 }
 
@@ -369,7 +388,8 @@ mod tests {
 
     #[test]
     fn the_name_of_the_archive_is_for_a_shell() {
-        let stem = |name: &str| stem(&name.parse().unwrap());
+        assert_eq!(stem(&"app".parse().unwrap(), Format::Plain), "app.sql.zst");
+        let stem = |name: &str| stem(&name.parse().unwrap(), Format::Custom);
         assert_eq!(stem("app"), "app.dump.zst");
         assert_eq!(stem("-x"), "database.dump.zst");
         assert_eq!(stem(&"🐘".repeat(15)), "database.dump.zst");

@@ -10,6 +10,8 @@
 
 mod commit;
 
+pub use commit::Placed;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs::File,

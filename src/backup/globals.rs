@@ -3,18 +3,27 @@
 //! It is taken last in a run, so that every role that a dumped database names is in it (unless it
 //! was dropped meanwhile). pg_dumpall knows no snapshot: the time is that of its start.
 
+mod databases;
+mod server_files;
+
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     codec::globals::GlobalsProof,
-    domain::{backup::Subject, failure::Failure, manifest::LeftOut},
-    postgres::{PgError, command::Globals, snapshot::moment},
+    domain::{
+        backup::Subject,
+        failure::Failure,
+        finding::{Finding, Severity},
+        manifest::LeftOut,
+    },
+    postgres::{PgError, catalog, command::Globals, snapshot::moment},
     sys::task::Task,
 };
 
 use super::{
     dump::{Draft, Dumped, Source, new_id},
     fanout::Fanout,
+    files::SmallFile,
     stderr,
 };
 
@@ -28,23 +37,43 @@ fn left_out(role_passwords: bool) -> Vec<LeftOut> {
     }]
 }
 
-/// Dumps the globals into every repository. Reading `role_passwords` takes a superuser, or a role
-/// that may read pg_authid.
+/// The most memory that what lies beside the globals takes, in bytes: as it is, and compressed.
+pub const BESIDE_BYTES: u64 = 2 * (databases::SQL_MAX + server_files::FILES_MAX) as u64;
+
+/// What is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Parts {
+    /// The password hashes of roles. It takes a superuser, or a role that may read pg_authid.
+    pub role_passwords: bool,
+    /// The server's configuration files and settings, as far as the role may read them.
+    pub server_files: bool,
+}
+
+/// Dumps the globals into every repository. SmallFile them lie how the databases are made, and how the
+/// server is configured. What of that cannot be read is named in the manifest, and loses nothing
+/// else.
 ///
 /// # Errors
 /// When there is no backup at all; see [`Fanout::stream`].
-pub async fn globals(
-    source: &Source<'_>,
-    role_passwords: bool,
-    task: &Task,
-) -> Result<Dumped, Failure> {
+pub async fn globals(source: &Source<'_>, parts: Parts, task: &Task) -> Result<Dumped, Failure> {
+    let role_passwords = parts.role_passwords;
     let doing = "dump globals";
     let fail = |error: PgError| error.into_failure(doing);
     let database = source.server.maintenance_database();
     let session = source.server.connect(database, doing, task).await?;
     let env = source.server.child_env(&session, source.scratch)?;
     let snapshot = moment(&session, &task.cancel).await.map_err(fail)?;
+    let databases = catalog::databases(&session, false, &task.cancel).await.map_err(fail)?;
+    let mut found = server_files::Found::default();
+    if parts.server_files {
+        found = server_files::read(source, &session, task).await;
+    }
     session.close().await;
+    let (sql, unread) = databases::sql(source, &env, &databases, task).await?;
+    let sql = SmallFile { name: databases::NAME.to_owned(), path: None, plain: sql };
+    found.files.insert(0, sql);
+    found.left_out.extend(unread);
+    task.progress.set_stage(doing);
     let id = new_id(task)?;
     let started_at = task.clock.now().wall;
     let series = source.series(Subject::Globals);
@@ -76,7 +105,26 @@ pub async fn globals(
     };
     let findings = stderr::findings("pg_dumpall", "globals", &stored.stderr);
     let tool = source.tool("pg_dumpall", command);
-    let draft = Draft { source, id: &id, series: &series, started_at, tool };
-    let delivered = draft.commit(stored, (None, &snapshot, left_out(role_passwords)), task).await;
-    Ok(Dumped { delivered, findings: findings.into_iter().collect(), held: None })
+    let files = &found.files;
+    let draft = Draft { source, id: &id, series: &series, started_at, tool, files };
+    let mut left_out = left_out(role_passwords);
+    left_out.extend(found.left_out.iter().cloned());
+    let delivered = draft.commit(stored, (None, &snapshot, left_out), task).await;
+    let findings = findings.into_iter().chain(unread_finding(&found)).collect();
+    Ok(Dumped { delivered, findings, held: None })
+}
+
+/// What could not be read, in one finding.
+fn unread_finding(found: &server_files::Found) -> Option<Finding> {
+    let first = found.left_out.first()?;
+    let more = match found.left_out.len() {
+        1 => String::new(),
+        count => format!(", and {} more (`pgkeep show`)", count - 1),
+    };
+    Some(Finding {
+        check: "globals-unread".to_owned(),
+        severity: Severity::Info,
+        what: format!("the backup of the globals lacks {}: {}{more}", first.what, first.reason),
+        hint: found.hint.clone(),
+    })
 }

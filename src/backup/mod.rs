@@ -5,6 +5,7 @@ pub mod copy;
 pub mod courtesy;
 pub mod dump;
 pub mod fanout;
+pub mod files;
 pub mod gate;
 pub mod globals;
 pub mod owner;

@@ -209,8 +209,16 @@ fn print_manifest(manifest: &Manifest) -> Result<(), Stop> {
     for left_out in &manifest.left_out {
         output::line(&format!("left out      {}: {}", left_out.what, left_out.reason))?;
     }
-    for object in manifest.objects.iter().chain(&manifest.index) {
+    for object in manifest.stored() {
         output::line(&format!("object        {}  {}", object.sha256, object.name))?;
+    }
+    for file in &manifest.files {
+        let path = file.path.as_deref().unwrap_or("made for the backup");
+        let (name, path) = (&file.object.name, output::printable(path));
+        output::line(&format!(
+            "file          {name}: {path}, {}",
+            output::bytes(file.plain_bytes)
+        ))?;
     }
     output::line("restore")?;
     for line in &manifest.restore {

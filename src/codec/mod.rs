@@ -7,10 +7,12 @@ pub mod entries;
 pub mod frames;
 pub mod globals;
 pub mod index;
+pub mod plain;
 pub mod proof;
 pub mod sealed;
 pub mod spool;
 pub mod stream;
+pub mod whole;
 
 /// A digest as lower-case hexadecimal.
 pub fn hex(digest: &[u8]) -> String {

@@ -20,6 +20,8 @@ use super::{
 /// encrypted; 3 that it is a selection, that a database is in SQL, or that files lie beside it. All
 /// others are still written as 1.
 pub const FORMAT_VERSION: u32 = 3;
+/// [`Plain::format`] of SQL.
+pub const SQL: &str = "sql";
 /// The manifest's name in the folder of a backup.
 pub const MANIFEST_NAME: &str = "manifest.json";
 
@@ -88,6 +90,25 @@ pub struct Extension {
     pub name: String,
     /// `pg_extension.extversion`
     pub version: String,
+    /// Which version the packages of the server would install (`pg_available_extensions`); none
+    /// where they do not have it any more, or could not be asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub available_version: Option<String>,
+}
+
+/// A collation whose order is no longer the one that indexes were built with.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Collation {
+    /// Its schema.
+    pub schema: String,
+    /// `pg_collation.collname`
+    pub name: String,
+    /// `libc` or `icu`
+    pub provider: String,
+    /// Version of the library when the collation was made, or refreshed.
+    pub recorded_version: String,
+    /// Version of the library on the server now.
+    pub actual_version: String,
 }
 
 /// What a new database must look like to take the dump.
@@ -106,6 +127,21 @@ pub struct DatabaseFacts {
     /// Version of the collation when the database was made, where the server records it (15+).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub collation_version: Option<String>,
+    /// Version that the server's library has now (15+).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub collation_actual_version: Option<String>,
+    /// `libc`, `icu` or `builtin` (15+; before, it is libc).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub locale_provider: Option<String>,
+    /// The locale of the providers `icu` and `builtin`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub locale: Option<String>,
+    /// Rules beside ICU's own (16+).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub icu_rules: Option<String>,
+    /// Collations that the database uses, and whose recorded version is not that of the library.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub collations: Vec<Collation>,
     /// `pg_database_size()`, in bytes, before the dump.
     pub size_bytes: u64,
     /// Installed extensions.
@@ -154,6 +190,21 @@ pub struct StoredObject {
     pub bytes: u64,
     /// SHA-256 of the stored bytes, lower-case hexadecimal.
     pub sha256: String,
+}
+
+/// A small file beside the archive.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StoredFile {
+    /// As it is stored.
+    #[serde(flatten)]
+    pub object: StoredObject,
+    /// Where it lies on the server; none for what was made for the backup.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path: Option<String>,
+    /// Length of the file itself, in bytes.
+    pub plain_bytes: u64,
+    /// SHA-256 of the file itself, lower-case hexadecimal.
+    pub plain_sha256: String,
 }
 
 /// What the plain bytes were found to hold while they went by.
@@ -238,6 +289,9 @@ pub struct Manifest {
     /// The index of the archive (`index.json.zst`, `index.json.zst.age`); none for globals.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub index: Option<StoredObject>,
+    /// Files beside the archive, compressed and encrypted as it is, each for itself.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub files: Vec<StoredFile>,
     /// What it holds.
     pub totals: Totals,
     /// How to restore by hand, one command per line; lines that start with `#` explain.
@@ -254,7 +308,8 @@ impl Manifest {
     /// States the lowest format version whose readers understand it.
     #[must_use]
     pub fn versioned(mut self) -> Self {
-        self.format_version = if self.selection.is_some() {
+        let is_new = self.selection.is_some() || !self.files.is_empty() || self.is_script();
+        self.format_version = if is_new {
             3
         } else if self.recipients.is_empty() {
             1
@@ -262,6 +317,17 @@ impl Manifest {
             2
         };
         self
+    }
+
+    /// Whether it is a database as SQL for psql, not an archive for pg_restore.
+    pub fn is_script(&self) -> bool {
+        self.database.is_some() && self.plain.format == SQL
+    }
+
+    /// Every object but the manifest itself: volumes, index, files.
+    pub fn stored(&self) -> impl Iterator<Item = &StoredObject> {
+        let files = self.files.iter().map(|file| &file.object);
+        self.objects.iter().chain(&self.index).chain(files)
     }
 
     /// The manifest as it is stored: JSON with line ends, for people.
@@ -306,6 +372,6 @@ impl Manifest {
 
     /// Bytes of all stored objects, without the manifest.
     pub fn stored_bytes(&self) -> u64 {
-        self.objects.iter().chain(&self.index).map(|object| object.bytes).sum()
+        self.stored().map(|object| object.bytes).sum()
     }
 }

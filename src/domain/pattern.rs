@@ -13,6 +13,11 @@ use super::name::DatabaseName;
 /// Databases of managed services that customers cannot read: wildcards pass over them.
 const MANAGED: [&str; 4] = ["rdsadmin", "cloudsqladmin", "azure_maintenance", "azure_sys"];
 
+/// Whether a database belongs to the provider of a managed service, who lets nobody read it.
+pub fn is_managed(name: &str) -> bool {
+    MANAGED.contains(&name)
+}
+
 /// Why a text is not a pattern.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PatternError {
@@ -286,7 +291,7 @@ impl DatabasePatterns {
             Some(Reason::Template)
         } else if !candidate.connectable {
             Some(Reason::NoConnections)
-        } else if !is_named && MANAGED.contains(&name) {
+        } else if !is_named && is_managed(name) {
             Some(Reason::Managed)
         } else {
             None

@@ -19,7 +19,13 @@ use futures_util::future::join_all;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    backup::{courtesy::Courtesy, fanout::Compression, gate::DatabaseGate, owner::Owners},
+    backup::{
+        courtesy::Courtesy,
+        fanout::Compression,
+        gate::DatabaseGate,
+        globals::{self, Parts},
+        owner::Owners,
+    },
     domain::{
         backup::Subject,
         failure::{Class, Failure},
@@ -27,7 +33,7 @@ use crate::{
         name::{RepositoryName, ServerName},
         pattern::DatabasePatterns,
         report::{Report, Target},
-        scope::Scope,
+        scope::{Format, Scope},
     },
     postgres::{PgError, Server, catalog},
     repository::{handle::Handle, repo::Repository},
@@ -117,10 +123,11 @@ struct Dump {
     server: Arc<Server>,
     patterns: DatabasePatterns,
     scope: Scope,
+    format: Format,
     /// Further options of pg_dump that leave nothing out.
     form_options: Vec<String>,
     globals: bool,
-    role_passwords: bool,
+    parts: Parts,
     repositories: Vec<Arc<Handle>>,
     compression: Compression,
     lock_wait: Duration,
@@ -141,7 +148,8 @@ impl Job for Dump {
     fn memory(&self) -> u64 {
         let repositories: Vec<_> =
             self.repositories.iter().map(|handle| (handle.limits(), handle.recipients())).collect();
-        self.compression.memory(&repositories)
+        let beside = if self.globals { globals::BESIDE_BYTES } else { 0 };
+        self.compression.memory(&repositories) + beside
     }
 
     /// What leaves anything out protects nothing; the server is asked for its databases all the

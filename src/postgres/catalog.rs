@@ -11,7 +11,7 @@ use crate::domain::{
     pattern::Candidate,
 };
 
-use super::{PgError, Session};
+use super::{PgError, Session, locale};
 
 /// The oldest server that is supported, as `server_version_num`.
 pub const OLDEST: u32 = 110_000;
@@ -79,6 +79,11 @@ impl Database {
             collate: self.collate,
             ctype: self.ctype,
             collation_version: self.collation_version,
+            collation_actual_version: None,
+            locale_provider: None,
+            locale: None,
+            icu_rules: None,
+            collations: Vec::new(),
             size_bytes,
             extensions,
         }
@@ -200,7 +205,9 @@ pub async fn database_facts(
     );
     let database = database(&session.query_one(&sql, &[], cancel).await?)?;
     let size = database.size_bytes.ok_or_else(|| unexpected("the database has no size"))?;
-    Ok(database.into_facts(size, extensions(session, cancel).await?))
+    let mut facts = database.into_facts(size, extensions(session, cancel).await?);
+    locale::complete(&mut facts, session, version_num, cancel).await?;
+    Ok(facts)
 }
 
 /// The extensions of the session's database, by name.
@@ -210,7 +217,9 @@ pub async fn extensions(
 ) -> Result<Vec<Extension>, PgError> {
     let sql = "SELECT extname::text, extversion FROM pg_extension ORDER BY extname";
     let rows = session.query(sql, &[], cancel).await?;
-    let extension = |row: &Row| Ok(Extension { name: get(row, 0)?, version: get(row, 1)? });
+    let extension = |row: &Row| {
+        Ok(Extension { name: get(row, 0)?, version: get(row, 1)?, available_version: None })
+    };
     rows.iter().map(extension).collect()
 }
 

@@ -53,6 +53,54 @@ impl Dump<'_> {
     }
 }
 
+/// A dump of how one database is made, into a file: an archive without any schema, whose entry of the
+/// database itself is what matters. It takes no lock on tables.
+#[derive(Debug, Clone)]
+pub struct Definitions<'a> {
+    /// The database.
+    pub database: &'a str,
+    /// How long to wait for a lock.
+    pub lock_wait: Duration,
+    /// When a silent connection counts as broken.
+    pub keepalives: Keepalives,
+    /// Where the archive goes.
+    pub file: &'a Path,
+}
+
+impl Definitions<'_> {
+    /// The command line for a `pg_dump` of major version `major`.
+    pub fn command(&self, pg_dump: &Path, major: u32) -> Vec<String> {
+        vec![
+            pg_dump.display().to_string(),
+            "--format=custom".to_owned(),
+            "--compress=0".to_owned(),
+            "--schema-only".to_owned(),
+            "--exclude-schema=*".to_owned(),
+            "--no-password".to_owned(),
+            format!("--lock-wait-timeout={}", self.lock_wait.as_millis()),
+            format!("--file={}", self.file.display()),
+            format!("--dbname={}", conninfo(self.database, self.keepalives, major)),
+        ]
+    }
+}
+
+/// The command line that lists the entries of an archive, those of the database itself included.
+pub fn list_entries(pg_restore: &Path, archive: &Path) -> Vec<String> {
+    let words = [pg_restore.display().to_string(), "--list".to_owned(), "--create".to_owned()];
+    words.into_iter().chain([archive.display().to_string()]).collect()
+}
+
+/// The command line that writes SQL of the database itself, and of the entries in `list`.
+pub fn definitions_to_sql(pg_restore: &Path, archive: &Path, list: &Path) -> Vec<String> {
+    vec![
+        pg_restore.display().to_string(),
+        "--create".to_owned(),
+        format!("--use-list={}", list.display()),
+        "--file=-".to_owned(),
+        archive.display().to_string(),
+    ]
+}
+
 /// A dump of what belongs to the whole cluster, as SQL, to standard output.
 #[derive(Debug, Clone)]
 pub struct Globals<'a> {

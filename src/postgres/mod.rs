@@ -4,9 +4,11 @@
 pub mod blocking;
 pub mod catalog;
 pub mod command;
+pub mod configuration;
 pub mod error;
 pub mod ident;
 pub mod indexes;
+pub mod locale;
 pub mod notice;
 pub mod params;
 pub mod passfile;

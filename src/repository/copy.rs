@@ -57,7 +57,7 @@ pub struct Copy {
     /// The parts that are under way. Here, so that an abort waits for them even where the future
     /// of [`Copy::store`] was dropped.
     parts: JoinSet<Result<(), StoreError>>,
-    /// The index, once it is stored.
+    /// The index and the files, once they are stored.
     small: Vec<StoredObject>,
     /// Its upload, where it came in parts.
     beside: Vec<Arc<dyn Upload>>,
@@ -332,9 +332,10 @@ impl Copy {
         let is_ours = manifest.series == self.series
             && manifest.id == self.id
             && manifest.recipients == self.recipients;
-        let names_all = manifest.objects.len() == self.volumes.len();
-        let mut named = manifest.objects.iter().chain(&manifest.index);
-        if !is_ours || !names_all || !named.all(is_stored) {
+        let names_all = manifest.objects.len() == self.volumes.len()
+            && manifest.stored().count() == self.volumes.len() + self.small.len();
+        let all_stored = manifest.stored().all(is_stored);
+        if !is_ours || !names_all || !all_stored {
             let what = "the manifest names other things than were stored: a defect in pgkeep, \
                         please report it";
             return Err(self.error(StoreErrorKind::Refused, what));

@@ -89,7 +89,7 @@ impl Listed {
                 found,
             })
         };
-        manifest.objects.iter().chain(&manifest.index).filter_map(problem).collect()
+        manifest.stored().filter_map(problem).collect()
     }
 }
 

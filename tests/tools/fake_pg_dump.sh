@@ -21,6 +21,8 @@ if [ "$kind" = too-old ]; then
 fi
 case " $* " in
 *" --version "* | *" -V "* | *" --help "* | *" -? "*) exec "$real/pg_dump" "$@" ;;
+# How a database is made is no dump of it.
+*" --file="*) exec "$real/pg_dump" "$@" ;;
 esac
 
 echo "$$" >>"$here/starts"

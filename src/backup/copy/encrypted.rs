@@ -22,6 +22,7 @@ use crate::{
 /// Parts of 1 KiB, two of which make a volume.
 const SMALL: Limits = Limits { part_bytes: 1 << 10, max_parts: 2, parallel_parts: 2 };
 const INDEX: &[u8] = b"(compressed index)";
+const FILE: &[u8] = b"(compressed file)";
 
 /// A repository in memory that is encrypted so.
 async fn sealed(to: &Recipients) -> (Repository, Arc<MemoryStore>) {
@@ -54,7 +55,15 @@ async fn plain_with(index: Vec<u8>) -> (Repository, Manifest) {
     drop(sender);
     copy.store(receiver).await.unwrap();
     let index = Some(copy.put("index.json.zst", index).await.unwrap());
-    let manifest = copy.commit(|objects| Manifest { objects, index, ..model }).await.unwrap();
+    let file = StoredFile {
+        object: copy.put("pg_hba.conf.zst", FILE).await.unwrap(),
+        path: Some("/etc/pg_hba.conf".to_owned()),
+        plain_bytes: 1,
+        plain_sha256: "0".repeat(64),
+    };
+    let files = vec![file];
+    let make = |objects| Manifest { objects, index, files, ..model }.versioned();
+    let manifest = copy.commit(make).await.unwrap();
     (repository, manifest)
 }
 
@@ -106,16 +115,23 @@ async fn what_is_plain_is_encrypted_on_the_way() {
     let bytes = stored(&target, &made, &index.name).await;
     assert_eq!(hex(&Sha256::digest(&bytes)), index.sha256);
     assert_eq!(open(&bytes, &identity).unwrap(), INDEX);
+    let file = &made.files[0];
+    assert_eq!(file.object.name, "pg_hba.conf.zst.age");
+    let bytes = stored(&target, &made, &file.object.name).await;
+    assert_eq!(hex(&Sha256::digest(&bytes)), file.object.sha256);
+    assert_eq!(open(&bytes, &identity).unwrap(), FILE);
+    let object = manifest.files[0].object.clone();
+    assert_eq!(StoredFile { object, ..file.clone() }, manifest.files[0]);
     // What is said of the plain bytes stays; the rest says what lies there.
     assert_eq!((&made.plain, &made.snapshot), (&manifest.plain, &manifest.snapshot));
-    assert_eq!((made.format_version, &made.recipients), (2, &to));
+    assert_eq!((made.format_version, &made.recipients), (3, &to));
     assert_eq!(made.codec, ["zstd", "age"]);
     assert!(made.restore.join("\n").contains("globals.sql.zst.age.003 | age -d -i KEYFILE | zstd"));
     assert_eq!(target.manifest(&made.series, &made.id).await.unwrap(), made);
     // Nothing of it lies there as it was.
     for key in store.keys().iter().filter(|key| key.contains(".zst")) {
         let bytes = store.lose(key).unwrap();
-        let pieces = [&data()[..64], INDEX];
+        let pieces = [&data()[..64], INDEX, FILE];
         assert!(!pieces.iter().any(|plain| bytes.windows(plain.len()).any(|it| it == *plain)));
     }
 }
@@ -143,7 +159,7 @@ async fn an_index_that_is_large_is_brought_in_parts() {
     let mut copy = plain.start_copy(&manifest.series, &manifest.id, "globals.sql.zst");
     let object = manifest.index.as_ref().unwrap();
     let object = StoredObject { sha256: "0".repeat(64), ..object.clone() };
-    let brought = bring_index(&source, &mut copy, &lying, &object, Passage::AsTheyAre).await;
+    let brought = bring(&source, &mut copy, &lying, &object, Passage::AsTheyAre).await;
     let Err(CopyError::Source(failure)) = brought else { panic!("it was taken") };
     assert_eq!(failure.class, Class::RepositoryDamaged, "{failure}");
     fanout::abort(copy).await;
@@ -219,8 +235,9 @@ async fn a_manifest_without_the_recipients_is_not_committed() {
     let (target, store) = sealed(&to).await;
     let mut copy = target.start_copy(&manifest.series, &manifest.id, "globals.sql.zst");
     let task = Task::new(SystemClock::new());
-    let index = transfer(&source, &mut copy, &manifest, Passage::Encrypt, &task).await.unwrap();
-    let lies = |objects| Manifest { objects, index, ..manifest.clone() };
+    let (index, files) =
+        transfer(&source, &mut copy, &manifest, Passage::Encrypt, &task).await.unwrap();
+    let lies = |objects| Manifest { objects, index, files, ..manifest.clone() };
     let error = copy.commit(lies).await.unwrap_err();
     assert!(error.what.contains("a defect in pgkeep"), "{error}");
     assert!(store.keys().iter().all(|key| !key.contains("globals")), "{:?}", store.keys());

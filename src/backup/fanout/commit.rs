@@ -4,7 +4,10 @@ use futures_util::future::join_all;
 
 use super::{Delivered, Stored, abort, scratch_class};
 use crate::{
-    backup::beside::Intake,
+    backup::{
+        beside::Intake,
+        files::{self, SmallFile},
+    },
     codec::{
         index::{self, IndexError},
         spool::Spooled,
@@ -12,7 +15,7 @@ use crate::{
     },
     domain::{
         failure::{Class, Failure},
-        manifest::{Manifest, StoredObject},
+        manifest::{Manifest, StoredFile, StoredObject},
         recipients::Recipients,
     },
     repository::{copy::Copy, store::StoreError},
@@ -24,17 +27,31 @@ const INDEX_NAME: &str = "index.json.zst";
 /// What is read of it at once.
 const PIECE: usize = 256 << 10;
 
+/// What lies in one repository.
+#[derive(Debug)]
+pub struct Placed {
+    /// The volumes.
+    pub volumes: Vec<StoredObject>,
+    /// The index.
+    pub index: Option<StoredObject>,
+    /// The files beside them.
+    pub files: Vec<StoredFile>,
+    /// Whom all of it is encrypted to.
+    pub recipients: Recipients,
+}
+
 impl Stored {
-    /// Stores the index, ends every upload, and writes the manifests: from then on the copies
-    /// exist. `make` gets the names and digests of the volumes, the index, and the recipients.
+    /// Stores index and files, ends every upload, and writes the manifests: from then on the copies
+    /// exist. `make` gets the names and digests of what lies in each.
     ///
     /// The repositories do so at the same time: one that hangs does not keep the others from having
     /// their copy. A task that is cancelled before aborts the copies.
     pub async fn commit(
         self,
         with_index: bool,
+        files: &[SmallFile],
         task: &Task,
-        make: impl Fn(Vec<StoredObject>, Option<StoredObject>, Recipients) -> Manifest,
+        make: impl Fn(Placed) -> Manifest,
     ) -> Vec<Delivered> {
         let index = if with_index { Some(encode(self.streamed, &self.doing).await) } else { None };
         let (index, make) = (&index, &make);
@@ -49,7 +66,7 @@ impl Stored {
                     }
                     (Ok(copy), index) => {
                         let bytes = index.as_ref().and_then(|index| index.as_ref().ok());
-                        commit_one(copy, bytes, &doing, task, make).await
+                        commit_one(copy, (bytes, files), &doing, task, make).await
                     }
                 };
                 (name, result)
@@ -61,10 +78,10 @@ impl Stored {
 
 async fn commit_one(
     mut copy: Copy,
-    index: Option<&Spooled>,
+    (index, files): (Option<&Spooled>, &[SmallFile]),
     doing: &str,
     task: &Task,
-    make: &impl Fn(Vec<StoredObject>, Option<StoredObject>, Recipients) -> Manifest,
+    make: &impl Fn(Placed) -> Manifest,
 ) -> Result<Manifest, Failure> {
     let fail = |error: StoreError| error.into_failure(doing.to_owned());
     if task.cancel.is_cancelled() {
@@ -81,8 +98,16 @@ async fn commit_one(
             }
         },
     };
+    let files = match files::put(&mut copy, files, doing).await {
+        Ok(files) => files,
+        Err(failure) => {
+            abort(copy).await;
+            return Err(failure);
+        }
+    };
     let recipients = copy.recipients().clone();
-    copy.commit(|volumes| make(volumes, stored, recipients)).await.map_err(fail)
+    let placed = |volumes| Placed { volumes, index: stored, files, recipients };
+    copy.commit(|volumes| make(placed(volumes))).await.map_err(fail)
 }
 
 /// The index of what went by. Of a million entries it takes seconds: not on the async workers.

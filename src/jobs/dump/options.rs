@@ -3,9 +3,9 @@
 use std::{sync::Arc, time::Duration};
 
 use crate::{
-    backup::{courtesy::Courtesy, fanout::Compression},
+    backup::{courtesy::Courtesy, fanout::Compression, globals::Parts},
     config::{Diagnostics, Options},
-    domain::{blocking::WhenBlocking, name::ServerName},
+    domain::{blocking::WhenBlocking, name::ServerName, scope::Format},
     sys::host,
 };
 
@@ -29,6 +29,8 @@ const LOCK_WAIT_DEFAULT: Duration = Duration::from_mins(1);
 const DEFERRABLE_MAX: Duration = Duration::from_hours(24);
 const DEFERRABLE_DEFAULT: Duration = Duration::from_mins(10);
 
+const FORMATS: [(&str, Format); 2] = [("custom", Format::Custom), ("plain", Format::Plain)];
+
 /// Reads them and makes the job.
 pub(super) fn build(
     o: &mut Options<'_>,
@@ -43,7 +45,11 @@ pub(super) fn build(
     // A job for a part of a database beside the one for all of it need not make them twice.
     let with_globals = selection.as_ref().is_none_or(|selection| selection.scope.is_whole());
     let globals = o.take_or("globals", with_globals, d);
-    let role_passwords = o.take_or("role_passwords", true, d);
+    let parts = Parts {
+        role_passwords: o.take_or("role_passwords", true, d),
+        server_files: o.take_or("server_files", true, d),
+    };
+    let format = o.one_of("format", &FORMATS, d).map_or(Format::Custom, |format| format.value);
     let level = o.take_in_or("compression_level", LEVELS, 3, d);
     let workers = o.take_in_or("workers", 1..=64, host::default_workers(), d);
     let lock_wait =
@@ -53,9 +59,10 @@ pub(super) fn build(
         server: server?,
         patterns: patterns?,
         scope: selection.scope,
+        format,
         form_options: selection.form_options,
         globals,
-        role_passwords,
+        parts,
         repositories: repositories?,
         compression: Compression { level, workers },
         lock_wait,

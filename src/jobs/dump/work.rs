@@ -14,7 +14,6 @@ use crate::{
         backup::{Series, Subject},
         failure::Failure,
         report::Report,
-        scope::Format,
     },
     postgres::{catalog::ServerFacts, scope::Form, tools::Installed},
     repository::repo::Repository,
@@ -115,7 +114,7 @@ impl Work<'_> {
             owner: self.owners.own(),
             repositories: wanted,
             scope: &job.scope,
-            form: Form { format: Format::Custom, options: &job.form_options },
+            form: Form { format: job.format, options: &job.form_options },
             compression: job.compression,
             volume_parts: self.job.volume_parts(),
             lock_wait: job.lock_wait,
@@ -128,7 +127,7 @@ impl Work<'_> {
         };
         match subject {
             Subject::Database(name) => Box::pin(dump::database(&source, name, &self.cx.task)).await,
-            Subject::Globals => globals::globals(&source, job.role_passwords, &self.cx.task).await,
+            Subject::Globals => globals::globals(&source, job.parts, &self.cx.task).await,
         }
     }
 }

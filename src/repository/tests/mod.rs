@@ -78,6 +78,7 @@ fn manifest(id: &BackupId, objects: Vec<StoredObject>, index: Option<StoredObjec
         recipients: Recipients::default(),
         objects,
         index,
+        files: vec![],
         totals: Totals::default(),
         restore: vec![],
     }

@@ -90,7 +90,7 @@ fn assert_stored_as_said(cluster: &Cluster, copy: &Copy) {
         let text = run(&mut sh, "").expect_code(0).text();
         text.split_whitespace().next().unwrap().to_owned()
     };
-    for object in manifest.objects.iter().chain(&manifest.index) {
+    for object in manifest.stored() {
         assert_eq!(sum("sha256sum -- \"$@\"", &[object]), object.sha256, "{}", object.name);
         let size = fs::metadata(copy.folder.join(&object.name)).unwrap().len();
         assert_eq!(size, object.bytes, "{}", object.name);

@@ -6,10 +6,13 @@
 
 mod courtesy;
 mod encrypted;
+mod facts;
 mod good;
 mod limits;
 mod owner;
+mod rebuild;
 mod retry;
+mod script;
 mod selection;
 mod server;
 mod standby;

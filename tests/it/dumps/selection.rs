@@ -72,15 +72,26 @@ fn selection_of_tables_is_those_tables_whatever_their_names() {
     assert!(table.contains("CONTENTS") && table.contains(" part-"), "{table}");
 }
 
-/// Everything at once: neither is whole, and one behind the other they are.
+/// Neither is whole, and one behind the other they are.
 #[test]
 fn definitions_and_data_make_the_database_again() {
+    definitions_and_data("custom");
+}
+
+#[test]
+fn definitions_and_data_in_sql_make_the_database_again() {
+    definitions_and_data("plain");
+}
+
+fn definitions_and_data(format: &str) {
     let cluster = Cluster::start();
+    let lines =
+        |contents: &str| format!("attempts = 1\nformat = \"{format}\"\ncontents = \"{contents}\"");
     let home = Pgkeep::new()
         .server("main", &cluster)
         .local(DISK)
-        .dump("schema", "main", &[APP], &[DISK], "attempts = 1\ncontents = \"schema\"")
-        .dump("data", "main", &[APP], &[DISK], "attempts = 1\ncontents = \"data\"");
+        .dump("schema", "main", &[APP], &[DISK], &lines("schema"))
+        .dump("data", "main", &[APP], &[DISK], &lines("data"));
     for job in ["schema", "data"] {
         run_job(&home, job, 0);
     }

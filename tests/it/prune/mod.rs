@@ -152,6 +152,7 @@ fn plant(root: &Path, series: &str, at: &str, owner: &Owner) -> BackupId {
         recipients: Recipients::default(),
         objects: vec![object("app.dump.zst")],
         index: Some(object("index.json.zst")),
+        files: vec![],
         totals: Totals::default(),
         restore: vec![],
     };
