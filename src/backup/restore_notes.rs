@@ -164,10 +164,12 @@ fn createdb(facts: &DatabaseFacts) -> String {
         (facts.locale_provider.as_deref(), &facts.locale)
     {
         let locale = shell_quote(locale);
-        line += &format!(" --locale-provider={provider} --{provider}-locale={locale}");
+        line.push_str(
+            &[" --locale-provider=", provider, " --", provider, "-locale=", &locale].concat(),
+        );
     }
     if let Some(rules) = &facts.icu_rules {
-        line += &format!(" --icu-rules={}", shell_quote(rules));
+        line.push_str(&[" --icu-rules=", &shell_quote(rules)].concat());
     }
     line + " restored"
 }

@@ -22,7 +22,7 @@ mod tests {
 
     #[test]
     fn it_comes_back() {
-        for plain in [&b""[..], b"x", &[7; 100_000]] {
+        for plain in [&b""[..], b"x", &vec![7; 100_000]] {
             assert_eq!(zstd::stream::decode_all(&compress(plain).unwrap()[..]).unwrap(), plain);
         }
     }

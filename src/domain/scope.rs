@@ -9,7 +9,7 @@
 
 pub mod options;
 
-use std::fmt;
+use std::fmt::{self, Write as _};
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
@@ -132,7 +132,8 @@ impl Scope {
         for (key, value) in canonical.words() {
             // As JSON writes it: a line end in a name is none here.
             let value = serde_json::Value::String(value);
-            text.push_str(&format!("{key} {value}\n"));
+            // Writing to a string does not fail.
+            writeln!(text, "{key} {value}").ok();
         }
         text
     }

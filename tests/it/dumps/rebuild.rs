@@ -17,7 +17,7 @@ const CLUSTER_SQL: &str = r"
 SELECT 'role', rolname, rolsuper, rolinherit, rolcreaterole, rolcreatedb, rolcanlogin, rolreplication,
   rolbypassrls, rolconnlimit, rolpassword, shobj_description(oid, 'pg_authid')
 FROM pg_authid WHERE oid >= 16384 ORDER BY 2;
-SELECT 'member', roleid::regrole, member::regrole, admin_option FROM pg_auth_members WHERE member >= 16384 ORDER BY 2, 3;
+SELECT 'member', roleid::regrole::text, member::regrole::text, admin_option FROM pg_auth_members WHERE member >= 16384 ORDER BY 2, 3;
 SELECT 'database', datname, datdba::regrole, pg_encoding_to_char(encoding), datcollate, datctype, datistemplate,
   datconnlimit, (SELECT array_agg(x::text ORDER BY x::text) FROM unnest(datacl) AS x), shobj_description(oid, 'pg_database')
 FROM pg_database WHERE datname <> 'template0' ORDER BY 2;
