@@ -32,6 +32,7 @@ fn main() -> ExitCode {
             verified: false,
             drilled: false,
             held: false,
+            suspicious: false,
         }
     };
     let candidates: Vec<Candidate> = (0..BACKUPS).rev().map(candidate).collect();

@@ -95,6 +95,10 @@ pub async fn copy_backup(
         transferred = transfer(source, &mut copy, &manifest, passage, task) => transferred,
         () = task.cancel.cancelled() => Err(cancelled()),
     };
+    let transferred = match transferred {
+        Ok(small) => marks(source, &mut copy, &manifest, &cancelled, task).await.map(|()| small),
+        failed => failed,
+    };
     let (index, files) = match transferred {
         Ok(small) => small,
         Err(error) => {
@@ -120,6 +124,33 @@ pub async fn copy_backup(
         Manifest { codec, recipients, objects, index, files, restore, ..manifest }.versioned()
     };
     copy.commit(make).await.map_err(|error| CopyError::Target(error.into_failure(doing)))
+}
+
+/// Takes over what marks it as suspicious, and who has acknowledged it.
+async fn marks(
+    source: &Repository,
+    copy: &mut Copy,
+    manifest: &Manifest,
+    cancelled: &impl Fn() -> CopyError,
+    task: &Task,
+) -> Result<(), CopyError> {
+    if manifest.suspicions.is_empty() {
+        return Ok(());
+    }
+    let taken = |error: StoreError| CopyError::Target(error.into_failure(String::new()));
+    let given = |error: StoreError| CopyError::Source(error.into_failure(String::new()));
+    let work = async {
+        copy.mark_suspicious(&manifest.suspicions).await.map_err(taken)?;
+        let read = source.acknowledgement(&manifest.series, &manifest.id).await;
+        match read.map_err(given)? {
+            Some(by) => copy.mark_acknowledged(&by).await.map_err(taken),
+            None => Ok(()),
+        }
+    };
+    tokio::select! {
+        done = work => done,
+        () = task.cancel.cancelled() => Err(cancelled()),
+    }
 }
 
 /// What is encrypted does not go there. Nobody is at fault but the configuration; for whoever has
@@ -241,6 +272,8 @@ async fn read_volume(
 
 #[cfg(test)]
 mod encrypted;
+#[cfg(test)]
+mod marked;
 
 #[cfg(test)]
 pub(crate) mod tests {
@@ -317,6 +350,7 @@ pub(crate) mod tests {
             index: None,
             files: vec![],
             totals: Totals::default(),
+            suspicions: vec![],
             restore: vec![],
         };
         copy.commit(manifest).await.unwrap()

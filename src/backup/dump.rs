@@ -19,6 +19,7 @@ use crate::{
         manifest::{self, DatabaseFacts, LeftOut, Manifest, Owner, Snapshot, Tool},
         name::{DatabaseName, escape},
         scope::{Format, Scope},
+        suspicion::{Share, Suspicion},
     },
     postgres::{
         PgError, Server, Session,
@@ -39,7 +40,7 @@ use super::{
     fanout::{Compression, Delivered, Fanout, Lost, Placed, Stored},
     files::SmallFile,
     restore_notes::{self, About},
-    stderr,
+    suspect::{self, Yardstick},
 };
 
 /// Longest escaped name of a database that becomes a file name, in bytes.
@@ -72,6 +73,8 @@ pub struct Source<'a> {
     pub deferrable: Option<std::time::Duration>,
     /// What is done for others meanwhile.
     pub courtesy: Courtesy,
+    /// By how much a backup may shrink before it is suspicious; none: backups are not compared.
+    pub shrink: Option<Share>,
     /// Nice value of children.
     pub nice: i32,
     /// Time between SIGTERM and SIGKILL.
@@ -91,6 +94,8 @@ pub struct Dumped {
     pub findings: Vec<Finding>,
     /// What it held up meanwhile; none where that was not seen.
     pub held: Option<Held>,
+    /// What the program said and nobody knows the meaning of, line by line.
+    pub output: Vec<String>,
 }
 
 impl Dumped {
@@ -101,7 +106,7 @@ impl Dumped {
     pub(super) fn none(lost: Lost) -> Result<Self, Failure> {
         match lost {
             Lost::All(failure) => Err(failure),
-            Lost::Each(delivered) => Ok(Self { delivered, findings: Vec::new(), held: None }),
+            Lost::Each(delivered) => Ok(Self::failed(delivered)),
         }
     }
 
@@ -117,7 +122,11 @@ impl Dumped {
             }
             Lost::Each(delivered) => delivered,
         };
-        Self { delivered, findings: Vec::new(), held: None }
+        Self::failed(delivered)
+    }
+
+    const fn failed(delivered: Vec<Delivered>) -> Self {
+        Self { delivered, findings: Vec::new(), held: None, output: Vec::new() }
     }
 
     fn with(self, seen: &Seen, name: &DatabaseName, source: &Source<'_>) -> Self {
@@ -205,23 +214,28 @@ pub async fn database(
         Format::Plain => Box::new(PlainProof::new()),
     };
     let stream = fanout.stream(spec, proof, &backup);
-    let (stored, snapshot_lost, mut seen) =
-        tokio::join!(stream, close, watch.follow(&backup, &exited));
+    let yardstick = Yardstick::find(source, &series, &backup);
+    let (stored, snapshot_lost, mut seen, yardstick) =
+        tokio::join!(stream, close, watch.follow(&backup, &exited), yardstick);
     watch.name(&mut seen, task).await;
+    let lost = |why| Dumped::lost(why, source, &seen, task).with(&seen, name, source);
     let stored = match stored {
         Ok(stored) => stored,
-        Err(lost) => {
-            let lost = without_snapshot(lost, snapshot_lost);
-            return Ok(Dumped::lost(lost, source, &seen, task).with(&seen, name, source));
-        }
+        Err(why) => return Ok(lost(without_snapshot(why, snapshot_lost))),
     };
-    let findings = stderr::findings("pg_dump", name.as_str(), &stored.stderr);
-    let tool = source.tool("pg_dump", command);
-    let draft = Draft { source, id: &id, series: &series, started_at, tool, files: &[] };
     let left_out = left_out(&moment);
+    let about = suspect::About { series: &series, id: &id, doing: &doing, left_out: &left_out };
+    let judged = suspect::judge(stored, ("pg_dump", about), yardstick).await;
+    let (stored, judged) = match judged {
+        Ok(judged) => judged,
+        Err(failure) => return Ok(lost(failure.into())),
+    };
+    let tool = source.tool("pg_dump", command);
+    let suspicions = judged.suspicions.clone();
+    let draft =
+        Draft { source, id: &id, series: &series, started_at, tool, files: &[], suspicions };
     let delivered = draft.commit(stored, (Some(facts), &moment, left_out), task).await;
-    let dumped = Dumped { delivered, findings: findings.into_iter().collect(), held: None };
-    Ok(dumped.with(&seen, name, source))
+    Ok(judged.dumped(delivered).with(&seen, name, source))
 }
 
 /// Exports the snapshot; `status` tells where that takes its time.
@@ -319,6 +333,7 @@ pub(super) struct Draft<'a> {
     pub(super) tool: Tool,
     /// What lies beside the volumes.
     pub(super) files: &'a [SmallFile],
+    pub(super) suspicions: Vec<Suspicion>,
 }
 
 impl Draft<'_> {
@@ -374,6 +389,7 @@ impl Draft<'_> {
                 index,
                 files,
                 totals: totals.clone(),
+                suspicions: self.suspicions.clone(),
                 restore,
             };
             manifest.versioned()

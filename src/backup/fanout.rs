@@ -35,6 +35,7 @@ use crate::{
         manifest::Manifest,
         name::RepositoryName,
         recipients::Recipients,
+        suspicion::Suspicion,
     },
     repository::{
         copy::Copy,
@@ -133,6 +134,8 @@ pub struct Stored {
     pub streamed: Streamed,
     /// The child's error output, for findings.
     pub stderr: String,
+    /// Why it looks as if something were missing in it; for whoever gets to know before the commit.
+    pub suspicions: Vec<Suspicion>,
     copies: Vec<(RepositoryName, Result<Copy, Failure>)>,
     doing: String,
 }
@@ -192,6 +195,7 @@ impl Fanout<'_> {
             Ok(streamed) => Ok(Stored {
                 streamed,
                 stderr: exit.stderr.clone(),
+                suspicions: Vec::new(),
                 copies,
                 doing: self.doing.clone(),
             }),

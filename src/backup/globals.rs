@@ -24,7 +24,7 @@ use super::{
     dump::{Draft, Dumped, Source, new_id},
     fanout::Fanout,
     files::SmallFile,
-    stderr,
+    suspect::{self, Yardstick},
 };
 
 fn left_out(role_passwords: bool) -> Vec<LeftOut> {
@@ -49,7 +49,7 @@ pub struct Parts {
     pub server_files: bool,
 }
 
-/// Dumps the globals into every repository. SmallFile them lie how the databases are made, and how the
+/// Dumps the globals into every repository. Beside them lie how the databases are made, and how the
 /// server is configured. What of that cannot be read is named in the manifest, and loses nothing
 /// else.
 ///
@@ -97,21 +97,26 @@ pub async fn globals(source: &Source<'_>, parts: Parts, task: &Task) -> Result<D
         exited: CancellationToken::new(),
     };
     let spec = source.child(&command, &env);
-    let stored = fanout.stream(spec, Box::new(GlobalsProof::new()), task).await;
+    let stream = fanout.stream(spec, Box::new(GlobalsProof::new()), task);
+    let last = Yardstick::find(source, &series, task);
+    let (stored, last) = tokio::join!(stream, last);
     drop(env);
     let stored = match stored {
         Ok(stored) => stored,
         Err(lost) => return Dumped::none(lost),
     };
-    let findings = stderr::findings("pg_dumpall", "globals", &stored.stderr);
-    let tool = source.tool("pg_dumpall", command);
-    let files = &found.files;
-    let draft = Draft { source, id: &id, series: &series, started_at, tool, files };
     let mut left_out = left_out(role_passwords);
     left_out.extend(found.left_out.iter().cloned());
+    let about = suspect::About { series: &series, id: &id, doing, left_out: &left_out };
+    let (stored, judged) = suspect::judge(stored, ("pg_dumpall", about), last).await?;
+    let tool = source.tool("pg_dumpall", command);
+    let files = &found.files;
+    let suspicions = judged.suspicions.clone();
+    let draft = Draft { source, id: &id, series: &series, started_at, tool, files, suspicions };
     let delivered = draft.commit(stored, (None, &snapshot, left_out), task).await;
-    let findings = findings.into_iter().chain(unread_finding(&found)).collect();
-    Ok(Dumped { delivered, findings, held: None })
+    let mut dumped = judged.dumped(delivered);
+    dumped.findings.extend(unread_finding(&found));
+    Ok(dumped)
 }
 
 /// What could not be read, in one finding.

@@ -1,5 +1,6 @@
 //! The operations, each a linear story. What jobs and commands share.
 
+pub mod acknowledge;
 mod beside;
 pub mod copy;
 pub mod courtesy;
@@ -13,4 +14,5 @@ pub mod prune;
 pub mod reindex;
 pub mod restore_notes;
 pub mod stderr;
+mod suspect;
 pub mod transfer;

@@ -78,7 +78,7 @@ pub async fn carry_out(repository: &Repository, plan: &SeriesPlan, task: &Task) 
     if plan.remove.is_empty() {
         return done;
     }
-    if let Err(failure) = look_at_floor(repository, plan, &doing, &task.cancel).await {
+    if let Err(failure) = look_at_floors(repository, plan, &doing, &task.cancel).await {
         done.failure = Some(failure);
         return done;
     }
@@ -134,36 +134,39 @@ async fn given_up(cancel: &CancellationToken) {
     tokio::time::sleep(CANCEL_GRACE).await;
 }
 
-/// The listing may be hours old by now: the backup that stays whatever happens has to be there
-/// still, before anything goes that could stand in for it.
-async fn look_at_floor(
+/// The listing may be hours old by now: what stays whatever happens has to be there still, before
+/// anything goes that could stand in for it.
+async fn look_at_floors(
     repository: &Repository,
     plan: &SeriesPlan,
     doing: &str,
     cancel: &CancellationToken,
 ) -> Result<(), Failure> {
-    let what = match &plan.floor {
-        None => "the plan has no backup that stays: a defect in pgkeep, please report it".into(),
-        Some(id) => {
-            let look = async {
-                match repository.look_at(&plan.series, id).await? {
-                    None => Ok(Some("it is gone".to_owned())),
-                    Some(listed) => Ok(survey::examine(repository, &listed).await?.problem),
-                }
-            };
-            let looked: Result<_, StoreError> = tokio::select! {
-                biased;
-                () = cancel.cancelled() => return Err(interrupted(doing)),
-                looked = look => looked,
-            };
-            match looked.map_err(|error| error.into_failure(doing))? {
-                None => return Ok(()),
-                Some(problem) => format!("{id}, which has to stay, changed meanwhile: {problem}"),
-            }
-        }
+    let changed = |what| {
+        Failure::new(Class::RepositoryDamaged, doing, what)
+            .hint("nothing was removed; look at the series with `pgkeep list` and `pgkeep show`")
     };
-    Err(Failure::new(Class::RepositoryDamaged, doing, what)
-        .hint("nothing was removed; look at the series with `pgkeep list` and `pgkeep show`"))
+    if plan.floor.is_none() {
+        let what = "the plan has no backup that stays: a defect in pgkeep, please report it";
+        return Err(changed(what.to_owned()));
+    }
+    for id in plan.floor.iter().chain(&plan.before) {
+        let look = async {
+            match repository.look_at(&plan.series, id).await? {
+                None => Ok(Some("it is gone".to_owned())),
+                Some(listed) => Ok(survey::examine(repository, &listed).await?.problem),
+            }
+        };
+        let looked: Result<_, StoreError> = tokio::select! {
+            biased;
+            () = cancel.cancelled() => return Err(interrupted(doing)),
+            looked = look => looked,
+        };
+        if let Some(problem) = looked.map_err(|error| error.into_failure(doing))? {
+            return Err(changed(format!("{id}, which has to stay, changed meanwhile: {problem}")));
+        }
+    }
+    Ok(())
 }
 
 /// Whether the backup as a whole was refused to go, since somebody is writing or reading it. A store

@@ -1,12 +1,12 @@
 //! What the error output of PostgreSQL's client programs means.
 //!
 //! Success is never decided here: it is exit status, structure and length. This only finds the
-//! class of a failure, and turns warnings of a successful run into findings.
+//! class of a failure. What was said in spite of success is [`Said`].
 
-use crate::domain::{
-    failure::Class,
-    finding::{Finding, Severity},
-};
+mod said;
+
+pub use self::said::{Judged, Said};
+use crate::domain::failure::Class;
 
 /// Longest text that goes from a program's error output into a failure, in bytes.
 const QUOTE_MAX: usize = 600;
@@ -128,20 +128,6 @@ pub fn quote(stderr: &str) -> String {
         text.push('…');
     }
     text
-}
-
-/// What a program that succeeded said all the same: one finding with the text, at most.
-pub fn findings(program: &str, about: &str, stderr: &str) -> Option<Finding> {
-    if stderr.trim().is_empty() {
-        return None;
-    }
-    let warning = stderr.contains("warning:") || stderr.contains("WARNING");
-    Some(Finding {
-        check: "tool-output".to_owned(),
-        severity: if warning { Severity::Warning } else { Severity::Info },
-        what: format!("{program} of {about} succeeded and said: {}", quote(stderr)),
-        hint: None,
-    })
 }
 
 #[cfg(test)]

@@ -1,5 +1,7 @@
 //! `pgkeep daemon`: runs in the foreground until SIGTERM.
 
+use std::os::unix::fs::MetadataExt as _;
+
 use crate::{
     config,
     daemon::{
@@ -41,6 +43,29 @@ pub(super) fn start_log(table: &Table) -> Result<LogHandle, Stop> {
     let settings = LogSettings { format, level: serve::level(table.daemon.log_level) };
     logging::init(settings)
         .map_err(|error| Failure::from_error(Class::Configuration, "start the log", &error).into())
+}
+
+/// Takes the state directory of the table for work in place of a daemon, as its owner.
+///
+/// # Errors
+/// Exit code 6 where it is another user's, or another pgkeep has it.
+pub(super) fn take_own(cli: &Cli, table: &Table, doing: &str) -> Result<StateDir, Stop> {
+    let path = &table.daemon.state_dir;
+    let refuse = |what: String| {
+        let failure = Failure::new(Class::State, doing, what)
+            .hint("run this as the owner of the state directory, or start the daemon");
+        Stop::Failed(Exit::Refused, failure)
+    };
+    match std::fs::metadata(path) {
+        Ok(meta) if meta.uid() != rustix::process::geteuid().as_raw() => {
+            return Err(refuse(format!("{} belongs to another user", path.display())));
+        }
+        Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
+            return Err(refuse(format!("{}: {error}", path.display())));
+        }
+        _ => {}
+    }
+    take(cli, table)
 }
 
 /// Takes the state directory of the table.

@@ -48,20 +48,28 @@ struct Row {
     contents: String,
     repository: RepositoryName,
     complete: bool,
+    /// Something seemed to be missing in it when it was made.
+    suspicious: bool,
+    /// Somebody has said that it is as it should be.
+    acknowledged: bool,
     bytes: u64,
     objects: usize,
 }
 
+impl Row {
+    const fn state(&self) -> &'static str {
+        match (self.complete, self.suspicious && !self.acknowledged) {
+            (false, _) => "incomplete",
+            (true, true) => "SUSPICIOUS",
+            (true, false) => "complete",
+        }
+    }
+}
+
 pub(super) fn list(cli: &Cli, arguments: &Arguments) -> Outcome {
     let table = cli.table()?;
-    if let Some(name) = arguments.repository.as_ref()
-        && !table.repositories.contains_key(name)
-    {
-        let known: Vec<&str> = table.repositories.keys().map(RepositoryName::as_str).collect();
-        let what = format!("there is no repository {name} in the configuration");
-        let failure = Failure::new(Class::Configuration, "list backups", what)
-            .hint(format!("there is {}", known.join(", ")));
-        return Err(Stop::Failed(Exit::NotFound, failure));
+    if let Some(name) = arguments.repository.as_ref() {
+        known(&table, name, "list backups")?;
     }
     let (rows, failures) = runtime()?.block_on(collect(&table, arguments));
     print_failures(&failures);
@@ -79,6 +87,18 @@ pub(super) fn list(cli: &Cli, arguments: &Arguments) -> Outcome {
         (false, _) => Exit::Partial,
         (true, false) => Exit::Failed,
     })
+}
+
+/// Refuses a repository that is not configured.
+pub(super) fn known(table: &Table, name: &RepositoryName, doing: &str) -> Result<(), Stop> {
+    if table.repositories.contains_key(name) {
+        return Ok(());
+    }
+    let known: Vec<&str> = table.repositories.keys().map(RepositoryName::as_str).collect();
+    let what = format!("there is no repository {name} in the configuration");
+    let failure = Failure::new(Class::Configuration, doing, what)
+        .hint(format!("there is {}", known.join(", ")));
+    Err(Stop::Failed(Exit::NotFound, failure))
 }
 
 /// Says which repositories could not be read.
@@ -142,6 +162,8 @@ fn row(repository: &RepositoryName, listed: Listed) -> Row {
         time: listed.id.time(),
         bytes: listed.bytes(),
         objects: listed.objects.len(),
+        suspicious: listed.was_suspicious(),
+        acknowledged: listed.is_acknowledged(),
         id: listed.id,
         server: listed.series.server,
         system_id: listed.series.system_id,
@@ -164,7 +186,7 @@ fn print(rows: &[Row]) -> Result<(), super::Stop> {
                 output::printable(&row.contents),
                 row.repository.to_string(),
                 output::bytes(row.bytes),
-                if row.complete { "complete" } else { "incomplete" }.to_owned(),
+                row.state().to_owned(),
             ]
         })
         .collect();

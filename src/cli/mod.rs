@@ -1,5 +1,6 @@
 //! The command line: one file per subcommand.
 
+mod acknowledge;
 mod cancel;
 mod check_config;
 mod daemon;
@@ -59,6 +60,8 @@ enum Command {
     List(list::Arguments),
     /// Show one backup with its manifest, in every repository that has it.
     Show(show::Arguments),
+    /// Say that suspicious backups are as they should be, in every repository that has them.
+    Acknowledge(acknowledge::Arguments),
     /// Send a test to a receiver of notifications.
     Notify(notify::Arguments),
     /// Have the daemon read its configuration again, and wait for the verdict.
@@ -89,6 +92,7 @@ pub fn main(arguments: impl Iterator<Item = OsString>) -> Exit {
         Command::Status => status::status(&cli),
         Command::List(arguments) => list::list(&cli, &arguments),
         Command::Show(arguments) => show::show(&cli, &arguments),
+        Command::Acknowledge(arguments) => acknowledge::acknowledge(&cli, &arguments),
         Command::Notify(arguments) => notify::notify(&cli, &arguments),
         Command::Reload => reload::reload(&cli),
         Command::Schedule(command) => schedule::schedule(&cli, &command),

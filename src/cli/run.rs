@@ -3,7 +3,6 @@
 
 use std::{
     io::{IsTerminal as _, Write as _},
-    os::unix::fs::MetadataExt as _,
     path::Path,
 };
 
@@ -224,22 +223,7 @@ fn in_place(
     show: &mut Show,
 ) -> Result<oneshot::Ran, Stop> {
     daemon::start_log(&table)?;
-    let path = &table.daemon.state_dir;
-    let refuse = |what: String| {
-        let failure = Failure::new(Class::State, format!("run {job} without a daemon"), what)
-            .hint("run this as the owner of the state directory, or start the daemon");
-        Stop::Failed(Exit::Refused, failure)
-    };
-    match std::fs::metadata(path) {
-        Ok(meta) if meta.uid() != rustix::process::geteuid().as_raw() => {
-            return Err(refuse(format!("{} belongs to another user", path.display())));
-        }
-        Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
-            return Err(refuse(format!("{}: {error}", path.display())));
-        }
-        _ => {}
-    }
-    let state = daemon::take(cli, &table)?;
+    let state = daemon::take_own(cli, &table, &format!("run {job} without a daemon"))?;
     let clock = cli.clock.clone();
     let replies = oneshot::run(table, state, job, clock, |reply| show.reply(reply));
     Ok(runtime.block_on(replies)?)

@@ -7,9 +7,10 @@ use serde::Serialize;
 use crate::{
     domain::{
         backup::BackupId,
-        failure::{Class, Failure},
+        failure::{Class, Failure, chain},
         manifest::{Manifest, Totals},
         name::RepositoryName,
+        suspicion::Acknowledgement,
     },
     repository::{handle::Handle, listing::Listed},
 };
@@ -29,6 +30,10 @@ struct Shown {
     place: String,
     folder: String,
     complete: bool,
+    /// Something seemed to be missing in it when it was made; the manifest says what.
+    suspicious: bool,
+    /// Who has said that it is as it should be.
+    acknowledged: Option<Acknowledgement>,
     /// What lies there and is not as the manifest says.
     problems: Vec<String>,
     manifest: Option<Manifest>,
@@ -108,6 +113,8 @@ async fn look(handle: &Handle, listed: Listed) -> Result<Shown, Failure> {
         place: repository.place(),
         folder: format!("{}/{}", listed.series.path(), listed.id),
         complete: listed.complete,
+        suspicious: listed.was_suspicious(),
+        acknowledged: None,
         problems: Vec::new(),
         manifest: None,
     };
@@ -115,13 +122,19 @@ async fn look(handle: &Handle, listed: Listed) -> Result<Shown, Failure> {
         shown.problems.push("it has no manifest: it is not a backup".to_owned());
         return Ok(shown);
     }
+    if listed.is_acknowledged() {
+        match repository.acknowledgement(&listed.series, &listed.id).await {
+            Ok(acknowledged) => shown.acknowledged = acknowledged,
+            Err(error) => shown.problems.push(chain(&error)),
+        }
+    }
     match repository.manifest(&listed.series, &listed.id).await {
         Ok(manifest) => {
             let problems = listed.check_sizes(&manifest);
             shown.problems = problems.iter().map(ToString::to_string).collect();
             shown.manifest = Some(manifest);
         }
-        Err(error) => shown.problems.push(crate::domain::failure::chain(&error)),
+        Err(error) => shown.problems.push(chain(&error)),
     }
     Ok(shown)
 }
@@ -130,6 +143,7 @@ fn print(shown: &Shown) -> Result<(), Stop> {
     output::line(&format!("repository    {}", shown.repository))?;
     output::line(&format!("folder        {}/{}", shown.place, shown.folder))?;
     let state = match (shown.complete, shown.problems.is_empty()) {
+        (true, true) if shown.suspicious && shown.acknowledged.is_none() => "SUSPICIOUS",
         (true, true) => "complete",
         (true, false) => "DAMAGED",
         (false, _) => "incomplete",
@@ -137,6 +151,10 @@ fn print(shown: &Shown) -> Result<(), Stop> {
     output::line(&format!("state         {state}"))?;
     for problem in &shown.problems {
         output::line(&format!("PROBLEM       {}", output::printable(problem)))?;
+    }
+    if let Some(Acknowledgement { at, user, host }) = &shown.acknowledged {
+        let (at, user) = (output::time(Some(*at)), output::printable(user));
+        output::line(&format!("acknowledged  {at} by {user} on {}", output::printable(host)))?;
     }
     if let Some(manifest) = &shown.manifest {
         print_manifest(manifest)?;
@@ -202,6 +220,9 @@ fn print_manifest(manifest: &Manifest) -> Result<(), Stop> {
         for line in holds(totals) {
             output::line(&line)?;
         }
+    }
+    for suspicion in &manifest.suspicions {
+        output::line(&format!("suspicious    {}", output::printable(&suspicion.what)))?;
     }
     for recipient in manifest.recipients.iter() {
         output::line(&format!("encrypted to  {}", output::printable(recipient)))?;

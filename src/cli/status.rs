@@ -71,6 +71,11 @@ fn print(status: &Status) -> Result<(), Stop> {
         let names = output::printable(&names.join(", "));
         output::line(&format!("NO JOB BACKS UP, on {server}: {names}"))?;
     }
+    for (repository, names) in &status.suspicious {
+        let names = output::printable(&names.join(", "));
+        output::line(&format!("SUSPICIOUS, in {repository}: {names}"))?;
+        hint(Some("`pgkeep show` says why, `pgkeep acknowledge` that they are as they should be"))?;
+    }
     output::line("")?;
     let rows: Vec<[String; 6]> = status.jobs.iter().map(row).collect();
     output::table(["JOB", "KIND", "STATE", "LAST RUN", "LAST SUCCESS", "NEXT RUN"], &rows)?;

@@ -20,6 +20,7 @@ mod retention;
 mod secret;
 mod section;
 mod server;
+mod share;
 mod suggest;
 pub mod trust;
 mod value;

@@ -2,6 +2,7 @@
 //! select loop.
 
 mod account;
+pub mod acknowledge;
 pub mod control;
 pub mod engine;
 pub mod ground;

@@ -8,7 +8,7 @@
 
 use std::{
     collections::{BTreeMap, VecDeque},
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
@@ -44,17 +44,44 @@ const CLOCK_SKEW: Duration = Duration::from_mins(10);
 /// there is no freshness to speak of.
 const DAMAGED_MAX: usize = 16;
 
+/// What is in doubt in each repository, as last seen: `main/app`.
+#[derive(Debug, Clone, Default)]
+pub struct Suspicious(Arc<Mutex<BTreeMap<RepositoryName, Vec<String>>>>);
+
+impl Suspicious {
+    /// What was seen last.
+    pub fn seen(&self) -> BTreeMap<RepositoryName, Vec<String>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn put(&self, repository: &RepositoryName, facts: &RepositoryFacts) {
+        let doubted = facts.backups.iter().filter(|backups| backups.suspicious > 0);
+        let names: Vec<String> =
+            doubted.map(|backups| format!("{}/{}", backups.server, backups.subject)).collect();
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if names.is_empty() {
+            known.remove(repository);
+        } else {
+            known.insert(repository.clone(), names);
+        }
+    }
+}
+
 /// Probes every repository once.
 pub async fn probe(
     repositories: BTreeMap<RepositoryName, Arc<Handle>>,
     metrics: Arc<Metrics>,
+    suspicious: Suspicious,
     clock: Arc<dyn Clock>,
 ) {
     for (name, handle) in repositories {
         let looked = tokio::time::timeout(PROBE_LIMIT, look(&handle, &*clock)).await;
         let now = clock.now().wall;
         match looked {
-            Ok(Ok(facts)) => metrics.repository_probed(&name, now, Some(&facts)),
+            Ok(Ok(facts)) => {
+                metrics.repository_probed(&name, now, Some(&facts));
+                suspicious.put(&name, &facts);
+            }
             Ok(Err(error)) => {
                 metrics.repository_probed(&name, now, None);
                 let hint = error.hint.as_deref();
@@ -116,6 +143,8 @@ struct Open {
     series: Series,
     stored: u64,
     bytes: u64,
+    /// Suspicious ones in a row up to the newest.
+    suspicious: u64,
     /// Its newest backups, the newest last.
     newest: VecDeque<Listed>,
 }
@@ -123,7 +152,8 @@ struct Open {
 impl Open {
     fn new(first: Listed) -> Self {
         let series = first.series.clone();
-        let mut open = Self { series, stored: 0, bytes: 0, newest: VecDeque::new() };
+        let (stored, bytes, suspicious) = (0, 0, 0);
+        let mut open = Self { series, stored, bytes, suspicious, newest: VecDeque::new() };
         open.take(first);
         open
     }
@@ -131,6 +161,7 @@ impl Open {
     fn take(&mut self, listed: Listed) {
         self.stored += 1;
         self.bytes += listed.bytes();
+        self.suspicious = if listed.is_suspicious() { self.suspicious + 1 } else { 0 };
         self.newest.push_back(listed);
         if self.newest.len() > DAMAGED_MAX {
             self.newest.pop_front();
@@ -154,6 +185,7 @@ impl Open {
                     newest: newest.id.time(),
                     stored: self.stored,
                     bytes: self.bytes,
+                    suspicious: self.suspicious,
                 }));
             };
             let (name, series, id) = (repository.name(), newest.series.path(), &newest.id);
@@ -163,6 +195,7 @@ impl Open {
             );
             self.stored -= 1;
             self.bytes -= newest.bytes();
+            self.suspicious = self.suspicious.saturating_sub(u64::from(newest.is_suspicious()));
         }
         Ok(None)
     }

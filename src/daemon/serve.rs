@@ -10,6 +10,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    backup::acknowledge::Order,
     config::LogLevel,
     domain::{
         failure::{Class, Failure},
@@ -25,6 +26,7 @@ use crate::{
 };
 
 use super::{
+    acknowledge,
     control::{ControlRequest, ControlServer, Reply, Request, SOCKET_NAME},
     engine::{AttemptEnded, Engine, Parts},
     ground::StateDir,
@@ -389,10 +391,16 @@ impl Daemon {
     }
 
     fn request(&mut self, request: ControlRequest) {
-        let ControlRequest { request, reply, .. } = request;
+        let ControlRequest { request, reply, uid } = request;
         let answer = match request {
             Request::Run { job } => {
                 self.engine.trigger(job, reply);
+                return;
+            }
+            Request::Acknowledge { words, repository } => {
+                let by = acknowledge::by(uid, self.clock.now().wall);
+                let order = Order { words, repository, by };
+                acknowledge::start(self.engine.table(), order, self.watch.toucher(), reply);
                 return;
             }
             Request::Cancel { job } => self.cancel(&job),
@@ -427,6 +435,7 @@ impl Daemon {
             reload_refused: self.last_reload.clone(),
             running: self.engine.running(),
             unprotected: self.watch.unprotected().seen(),
+            suspicious: self.watch.suspicious().seen(),
             jobs: status::jobs(&self.engine),
         }
     }

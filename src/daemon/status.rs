@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::domain::{
-    name::{DatabaseName, JobName, ServerName},
+    name::{DatabaseName, JobName, RepositoryName, ServerName},
     report::{Report, Verdict},
 };
 
@@ -33,6 +33,10 @@ pub struct Status {
     /// Databases that no job backs up, by server; no entry for a server that could not be asked.
     #[serde(default)]
     pub unprotected: BTreeMap<ServerName, Vec<DatabaseName>>,
+    /// What is in doubt in each repository (`main/app`): its newest backups are suspicious, and nobody
+    /// has acknowledged them.
+    #[serde(default)]
+    pub suspicious: BTreeMap<RepositoryName, Vec<String>>,
     /// Every configured job.
     pub jobs: Vec<JobLine>,
 }

@@ -3,7 +3,11 @@
 //!
 //! One look at a time; what comes up meanwhile is looked at after it.
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -15,10 +19,25 @@ use crate::{
 };
 
 use super::{
-    probe,
+    probe::{self, Suspicious},
     protection::{self, Unprotected},
     table::Table,
 };
+
+/// Repositories that were changed since they were last looked at.
+#[derive(Debug, Clone, Default)]
+pub struct Touched(Arc<Mutex<BTreeSet<RepositoryName>>>);
+
+impl Touched {
+    /// These were changed.
+    pub fn add(&self, repositories: impl Iterator<Item = RepositoryName>) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).extend(repositories);
+    }
+
+    fn take(&self) -> BTreeSet<RepositoryName> {
+        std::mem::take(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
 
 /// See the module's head.
 #[derive(Debug)]
@@ -27,7 +46,8 @@ pub struct Watch {
     clock: Arc<dyn Clock>,
     cancel: CancellationToken,
     unprotected: Unprotected,
-    touched: BTreeSet<RepositoryName>,
+    suspicious: Suspicious,
+    touched: Touched,
     next: Duration,
     next_sweep: Duration,
     servers_due: bool,
@@ -43,7 +63,8 @@ impl Watch {
             clock,
             cancel: CancellationToken::new(),
             unprotected: Unprotected::default(),
-            touched: BTreeSet::new(),
+            suspicious: Suspicious::default(),
+            touched: Touched::default(),
             next: Duration::ZERO,
             next_sweep: Duration::ZERO,
             servers_due: true,
@@ -53,8 +74,18 @@ impl Watch {
     }
 
     /// A run has worked on these.
-    pub fn touched(&mut self, repositories: impl Iterator<Item = RepositoryName>) {
-        self.touched.extend(repositories);
+    pub fn touched(&self, repositories: impl Iterator<Item = RepositoryName>) {
+        self.touched.add(repositories);
+    }
+
+    /// For work beside the runs that changes repositories.
+    pub fn toucher(&self) -> Touched {
+        self.touched.clone()
+    }
+
+    /// Backups in doubt.
+    pub fn suspicious(&self) -> &Suspicious {
+        &self.suspicious
     }
 
     /// The configuration changed: all is to be looked at again. What is still under way looks with
@@ -63,6 +94,7 @@ impl Watch {
         self.next = Duration::ZERO;
         self.servers_due = true;
         self.unprotected = Unprotected::default();
+        self.suspicious = Suspicious::default();
     }
 
     /// The databases that no job backs up.
@@ -84,10 +116,10 @@ impl Watch {
             return;
         }
         let (all, sweep) = (now >= self.next, now >= self.next_sweep);
-        if !all && !sweep && self.touched.is_empty() {
+        let touched = self.touched.take();
+        if !all && !sweep && touched.is_empty() {
             return;
         }
-        let touched = std::mem::take(&mut self.touched);
         let mut repositories = table.repositories.clone();
         if all || sweep {
             self.next = now + probe::INTERVAL;
@@ -99,11 +131,12 @@ impl Watch {
             self.next_sweep = now + probe::SWEEP_INTERVAL;
         }
         let (metrics, clock) = (self.metrics.clone(), self.clock.clone());
+        let suspicious = self.suspicious.clone();
         self.repositories = Some(tokio::spawn(async move {
             if sweep {
                 probe::sweep(repositories.clone(), clock.clone()).await;
             }
-            probe::probe(repositories, metrics, clock).await;
+            probe::probe(repositories, metrics, suspicious, clock).await;
         }));
     }
 

@@ -58,6 +58,8 @@ classes! {
     ToolKilled = "tool-killed",
     /// The stream of a dump is not what its format says: empty, cut off, or damaged.
     ArchiveInvalid = "archive-invalid",
+    /// What was dumped is known to lack something, although the program succeeded.
+    Incomplete = "incomplete",
     /// Nothing moved for longer than the stall limit.
     Stalled = "stalled",
     /// The run took longer than its time limit.
@@ -98,6 +100,7 @@ impl Class {
                 | Self::ToolMissing
                 | Self::RepositoryRefused
                 | Self::Encryption
+                | Self::Incomplete
                 | Self::Configuration
                 | Self::Internal
         )

@@ -11,6 +11,7 @@ use super::{
     backup::{BackupId, Series},
     recipients::Recipients,
     scope::Scope,
+    suspicion::Suspicion,
 };
 
 /// The newest version that this program writes and reads. Readers accept every older one.
@@ -294,6 +295,9 @@ pub struct Manifest {
     pub files: Vec<StoredFile>,
     /// What it holds.
     pub totals: Totals,
+    /// Why it looks as if something were missing in it; empty: it does not.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub suspicions: Vec<Suspicion>,
     /// How to restore by hand, one command per line; lines that start with `#` explain.
     pub restore: Vec<String>,
 }

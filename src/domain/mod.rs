@@ -19,6 +19,7 @@ pub mod run;
 pub mod schedule;
 pub mod scope;
 pub mod standby;
+pub mod suspicion;
 pub mod transfer;
 pub mod units;
 pub mod vacuum;

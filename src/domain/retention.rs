@@ -8,7 +8,8 @@
 //! written does not melt away.
 //!
 //! Beside the rules there are floors, which no configuration lowers: the newest whole backup of a
-//! series, the newest verified and the newest drilled stay. What cannot be counted on counts for
+//! series, the newest verified and the newest drilled stay, and while the newest ones are suspicious
+//! (see [`super::suspicion`]) the last one that is not. What cannot be counted on counts for
 //! nothing: a backup from the future or a damaged one stays, and pushes no other out.
 //!
 //! What can still go wrong: somebody who can write to the repository adds backups until the good
@@ -173,6 +174,8 @@ pub struct Candidate {
     pub drilled: bool,
     /// Whether somebody said that it stays.
     pub held: bool,
+    /// Whether something seems to be missing in it, and nobody has acknowledged that.
+    pub suspicious: bool,
 }
 
 impl Candidate {
@@ -208,6 +211,7 @@ pub fn plan(policy: &Policy, candidates: &[Candidate], now: Timestamp) -> Vec<Re
         (Reason::Newest, is(|_| true)),
         (Reason::NewestVerified, is(|candidate| candidate.verified)),
         (Reason::NewestDrilled, is(|candidate| candidate.drilled)),
+        (Reason::BeforeSuspicious, last_trusted(candidates, &counted)),
     ];
     for (reason, at) in floors {
         if let Some(at) = at {
@@ -226,6 +230,16 @@ pub fn plan(policy: &Policy, candidates: &[Candidate], now: Timestamp) -> Vec<Re
         }
     }
     reasons
+}
+
+/// The newest backup that is not suspicious, where newer ones are: they do not take its place until
+/// somebody has looked at them. `counted` is in order, the newest first.
+fn last_trusted(candidates: &[Candidate], counted: &[usize]) -> Option<usize> {
+    let newest = counted.first()?;
+    if !candidates[*newest].suspicious {
+        return None;
+    }
+    counted.iter().copied().find(|at| !candidates[*at].suspicious)
 }
 
 /// Why a backup stays whatever the rules say.

@@ -1,8 +1,8 @@
 //! Our environment as libpq sees it, and `pg_service.conf` ("The Connection Service File").
 
-use std::{collections::BTreeMap, fs, path::PathBuf};
+use std::{collections::BTreeMap, path::PathBuf};
 
-use crate::sys::files::read_limited;
+use crate::sys::{files::read_limited, host};
 
 use super::params::{Params, SpecError};
 
@@ -131,18 +131,13 @@ fn find_service(text: &str, name: &str) -> Result<Option<Params>, SpecError> {
 
 /// The name of the effective user from /etc/passwd. Users of directory services have `USER`.
 fn user_name() -> Option<String> {
-    let uid = rustix::process::geteuid().as_raw().to_string();
-    let passwd = fs::read_to_string("/etc/passwd").ok()?;
-    let of_uid = |line: &str| {
-        let mut fields = line.split(':');
-        let name = fields.next()?;
-        (fields.nth(1)? == uid).then(|| name.to_owned())
-    };
-    passwd.lines().find_map(of_uid)
+    host::user_name(rustix::process::geteuid().as_raw())
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     const FILE: &str =

@@ -7,6 +7,7 @@
 //!                                                        (encrypted: app.dump.zst.age,
 //!                                                        app.dump.zst.age.001, …, index.json.zst.age)
 //!                                                        manifest.json
+//!                                                        suspicious.json, acknowledged.json
 //! ```
 
 use super::key;

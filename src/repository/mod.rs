@@ -15,6 +15,7 @@ pub mod layout;
 pub mod listing;
 pub mod local;
 mod marker;
+pub mod marks;
 #[cfg(any(test, feature = "test-util"))]
 pub mod memory;
 pub mod pace;

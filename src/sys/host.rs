@@ -40,6 +40,18 @@ pub fn hostname() -> String {
     rustix::system::uname().nodename().to_string_lossy().into_owned()
 }
 
+/// The name of a user from /etc/passwd; none for users of directory services.
+pub fn user_name(uid: u32) -> Option<String> {
+    let uid = uid.to_string();
+    let passwd = std::fs::read_to_string("/etc/passwd").ok()?;
+    let of_uid = |line: &str| {
+        let mut fields = line.split(':');
+        let name = fields.next()?;
+        (fields.nth(1)? == uid).then(|| name.to_owned())
+    };
+    passwd.lines().find_map(of_uid)
+}
+
 /// Random bits from the kernel.
 ///
 /// # Errors

@@ -19,6 +19,7 @@ mod prune;
 mod reindex;
 mod repositories;
 mod s3;
+mod suspicion;
 mod telemetry;
 mod vacuum;
 mod wal_check;

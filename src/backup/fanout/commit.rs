@@ -2,7 +2,7 @@
 
 use futures_util::future::join_all;
 
-use super::{Delivered, Stored, abort, scratch_class};
+use super::{Delivered, Stored, abort, abort_all, scratch_class};
 use crate::{
     backup::{
         beside::Intake,
@@ -17,6 +17,7 @@ use crate::{
         failure::{Class, Failure},
         manifest::{Manifest, StoredFile, StoredObject},
         recipients::Recipients,
+        suspicion::Suspicion,
     },
     repository::{copy::Copy, store::StoreError},
     sys::task::Task,
@@ -40,7 +41,19 @@ pub struct Placed {
     pub recipients: Recipients,
 }
 
+/// What goes beside the index.
+#[derive(Debug, Clone, Copy)]
+struct Extras<'a> {
+    files: &'a [SmallFile],
+    suspicions: &'a [Suspicion],
+}
+
 impl Stored {
+    /// Gives everything up that was stored: it is no backup after all.
+    pub(in crate::backup) async fn abandon(self) {
+        abort_all(self.copies).await;
+    }
+
     /// Stores index and files, ends every upload, and writes the manifests: from then on the copies
     /// exist. `make` gets the names and digests of what lies in each.
     ///
@@ -55,6 +68,7 @@ impl Stored {
     ) -> Vec<Delivered> {
         let index = if with_index { Some(encode(self.streamed, &self.doing).await) } else { None };
         let (index, make) = (&index, &make);
+        let extras = Extras { files, suspicions: &self.suspicions };
         let commits = self.copies.into_iter().map(|(name, copy)| {
             let doing = format!("{} to {name}", self.doing);
             async move {
@@ -66,7 +80,7 @@ impl Stored {
                     }
                     (Ok(copy), index) => {
                         let bytes = index.as_ref().and_then(|index| index.as_ref().ok());
-                        commit_one(copy, (bytes, files), &doing, task, make).await
+                        commit_one(copy, (bytes, extras), &doing, task, make).await
                     }
                 };
                 (name, result)
@@ -78,7 +92,7 @@ impl Stored {
 
 async fn commit_one(
     mut copy: Copy,
-    (index, files): (Option<&Spooled>, &[SmallFile]),
+    (index, extras): (Option<&Spooled>, Extras<'_>),
     doing: &str,
     task: &Task,
     make: &impl Fn(Placed) -> Manifest,
@@ -98,13 +112,17 @@ async fn commit_one(
             }
         },
     };
-    let files = match files::put(&mut copy, files, doing).await {
+    let files = match files::put(&mut copy, extras.files, doing).await {
         Ok(files) => files,
         Err(failure) => {
             abort(copy).await;
             return Err(failure);
         }
     };
+    if let Err(error) = copy.mark_suspicious(extras.suspicions).await {
+        abort(copy).await;
+        return Err(fail(error));
+    }
     let recipients = copy.recipients().clone();
     let placed = |volumes| Placed { volumes, index: stored, files, recipients };
     copy.commit(|volumes| make(placed(volumes))).await.map_err(fail)

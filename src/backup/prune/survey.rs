@@ -1,20 +1,21 @@
 //! What a repository holds and what is to become of it: from one listing of names, series by series
 //! in bounded memory, and the manifest of the newest backup of each.
 
+mod told;
+
 use std::collections::{BTreeMap, VecDeque};
 
 use futures_util::TryStreamExt as _;
 
 use super::{Order, Steps};
 use crate::{
-    backup::owner,
     domain::{
         backup::{BackupId, Series},
         failure::{Class, Failure, chain},
-        finding::{Finding, Severity},
+        finding::Finding,
         manifest::{MANIFEST_NAME, Owner},
         name::ServerName,
-        retention::{self, Candidate, Proof, Reasons, Standing},
+        retention::{self, Candidate, Proof, Reason, Reasons, Standing},
     },
     repository::{
         listing::{Entry, Listed, Within},
@@ -26,10 +27,6 @@ use crate::{
 
 /// Damaged backups of one series that are passed over in search of a whole one.
 const EXAMINED_MAX: usize = 16;
-/// Findings about single backups of one repository; more are counted.
-const FINDINGS_MAX: usize = 20;
-/// Series that a finding names; more are counted.
-const NAMED_MAX: usize = 5;
 
 /// A backup that goes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -77,6 +74,9 @@ pub struct SeriesPlan {
     pub series: Series,
     /// The newest whole backup, which stays whatever happens.
     pub floor: Option<BackupId>,
+    /// The last one before suspicious backups that nobody has acknowledged, where the newest are
+    /// such; it stays as well.
+    pub before: Option<BackupId>,
     /// What goes, the oldest first.
     pub remove: Vec<Removal>,
     /// Backups with a manifest that stay.
@@ -146,12 +146,27 @@ pub(super) async fn examine(
     }
 }
 
+/// What stays of a series whatever happens.
+struct Floors {
+    newest: Option<BackupId>,
+    before: Option<BackupId>,
+}
+
 /// The series that is being listed.
 struct Open {
     series: Series,
     candidates: Vec<Candidate>,
     /// Its newest backups that may be whole, the newest last.
     newest: VecDeque<Listed>,
+    /// The same of those that are not suspicious.
+    trusted: VecDeque<Listed>,
+}
+
+fn keep_newest(newest: &mut VecDeque<Listed>, listed: Listed) {
+    newest.push_back(listed);
+    if newest.len() > EXAMINED_MAX {
+        newest.pop_front();
+    }
 }
 
 struct Surveyor<'a> {
@@ -201,6 +216,7 @@ impl<'a> Surveyor<'a> {
                         series: listed.series.clone(),
                         candidates: Vec::new(),
                         newest: VecDeque::new(),
+                        trusted: VecDeque::new(),
                     };
                     self.take(&mut next, listed);
                     if let Some(whole) = open.replace(next) {
@@ -228,6 +244,7 @@ impl<'a> Surveyor<'a> {
             verified: proves(Proof::Verified),
             drilled: proves(Proof::Drilled),
             held: false,
+            suspicious: listed.is_suspicious(),
             id: listed.id.clone(),
         };
         if listed.complete && !has_data {
@@ -238,10 +255,10 @@ impl<'a> Surveyor<'a> {
             self.future += 1;
         }
         if candidate.counts(self.order.now) {
-            open.newest.push_back(listed);
-            if open.newest.len() > EXAMINED_MAX {
-                open.newest.pop_front();
+            if !candidate.suspicious {
+                keep_newest(&mut open.trusted, listed.clone());
             }
+            keep_newest(&mut open.newest, listed);
         }
         open.candidates.push(candidate);
     }
@@ -262,7 +279,7 @@ impl<'a> Surveyor<'a> {
                 candidate.standing = Standing::Damaged;
             }
         }
-        let reasons = retention::plan(self.order.policy, &open.candidates, self.order.now);
+        let (reasons, before) = self.decide(&mut open).await?;
         let goes = reasons.iter().filter(|reasons| reasons.is_empty()).count();
         let stranger = owner.filter(|owner| !self.order.owners.include(owner));
         let held = match (stranger, self.order.max_remove) {
@@ -276,8 +293,30 @@ impl<'a> Surveyor<'a> {
             (None, Some(most)) => Some(Held::TooMany { planned: goes, most }),
             (None, None) => None,
         };
-        self.add(open.series, &open.candidates, &reasons, (floor, held));
+        self.add(open.series, &open.candidates, &reasons, (Floors { newest: floor, before }, held));
         Ok(())
+    }
+
+    /// Decides, and makes sure that the backup which stays because newer ones are suspicious is a
+    /// whole one: a damaged one would be no help.
+    async fn decide(
+        &mut self,
+        open: &mut Open,
+    ) -> Result<(Vec<Reasons>, Option<BackupId>), StoreError> {
+        loop {
+            let reasons = retention::plan(self.order.policy, &open.candidates, self.order.now);
+            let holds = |reasons: &Reasons| reasons.contains(Reason::BeforeSuspicious);
+            let Some(at) = reasons.iter().position(holds) else { return Ok((reasons, None)) };
+            let id = open.candidates[at].id.clone();
+            let Some(listed) = open.trusted.iter().find(|listed| listed.id == id) else {
+                return Ok((reasons, Some(id)));
+            };
+            let Some(problem) = examine(self.repository, listed).await?.problem else {
+                return Ok((reasons, Some(id)));
+            };
+            self.report_damage(&listed.clone(), &problem);
+            open.candidates[at].standing = Standing::Damaged;
+        }
     }
 
     fn add(
@@ -285,7 +324,7 @@ impl<'a> Surveyor<'a> {
         series: Series,
         candidates: &[Candidate],
         reasons: &[Reasons],
-        (floor, held): (Option<BackupId>, Option<Held>),
+        (floors, held): (Floors, Option<Held>),
     ) {
         let note = held.as_ref().map(ToString::to_string);
         let mut remove = Vec::new();
@@ -302,85 +341,8 @@ impl<'a> Surveyor<'a> {
         let backups = candidates.iter().filter(is_backup).count();
         if backups > 0 {
             let kept = (backups - remove.len()) as u64;
-            self.plans.push(SeriesPlan { series, floor, remove, kept, held });
+            let Floors { newest: floor, before } = floors;
+            self.plans.push(SeriesPlan { series, floor, before, remove, kept, held });
         }
     }
-
-    fn report_damage(&mut self, listed: &Listed, problem: &str) {
-        if self.damaged.len() >= FINDINGS_MAX {
-            self.damaged_more += 1;
-            return;
-        }
-        let (name, series, id) = (self.repository.name(), listed.series.path(), &listed.id);
-        self.damaged.push(Finding {
-            check: "backup-damaged".to_owned(),
-            severity: Severity::Critical,
-            what: format!("{name}: backup {id} of {series} cannot be counted on: {problem}"),
-            hint: Some(format!(
-                "it stays, and older ones stay in its place; `pgkeep show {id}` says what is \
-                 missing, and whether another repository has it whole"
-            )),
-        });
-    }
-
-    fn finish(mut self) -> Survey {
-        let mut findings = std::mem::take(&mut self.damaged);
-        if self.damaged_more > 0 {
-            findings.push(self.finding(
-                "backup-damaged",
-                Severity::Critical,
-                &format!("{} more backups cannot be counted on", self.damaged_more),
-                "look at the repository: does something else delete from it?".to_owned(),
-            ));
-        }
-        for ((machine_id, host), series) in &self.strangers {
-            let owner = Owner { machine_id: machine_id.clone(), host: host.clone() };
-            let what = format!(
-                "{} belong to another host, {host} (machine id {machine_id}), and are not pruned",
-                named(series)
-            );
-            findings.push(self.finding(
-                "backup-owner",
-                Severity::Warning,
-                &what,
-                owner::hint(&owner),
-            ));
-        }
-        if self.future > 0 {
-            let what = format!("{} backups are from the future; they stay, uncounted", self.future);
-            let hint = "was a clock wrong when they were made? Remove them once you know";
-            findings.push(self.finding("backup-future", Severity::Warning, &what, hint.to_owned()));
-        }
-        if !self.others.is_empty() {
-            let count = |(server, count): (&ServerName, &u64)| format!("{server} ({count})");
-            let servers: Vec<String> = self.others.iter().take(NAMED_MAX).map(count).collect();
-            let what = format!(
-                "it also has backups that this job leaves alone, of {}{}",
-                servers.join(", "),
-                more(self.others.len())
-            );
-            let hint = "name the servers in `servers` to prune what they left".to_owned();
-            findings.push(self.finding("backup-unmanaged", Severity::Info, &what, hint));
-        }
-        Survey { series: self.plans, findings, steps: self.steps }
-    }
-
-    fn finding(&self, check: &str, severity: Severity, what: &str, hint: String) -> Finding {
-        let what = format!("{}: {what}", self.repository.name());
-        Finding { check: check.to_owned(), severity, what, hint: Some(hint) }
-    }
-}
-
-/// How many of a list are not named.
-fn more(count: usize) -> String {
-    match count.saturating_sub(NAMED_MAX) {
-        0 => String::new(),
-        rest => format!(" and {rest} more"),
-    }
-}
-
-fn named(series: &[Series]) -> String {
-    let names: Vec<String> =
-        series.iter().take(NAMED_MAX).map(|it| format!("{}/{}", it.server, it.subject)).collect();
-    format!("{}{}", names.join(", "), more(series.len()))
 }

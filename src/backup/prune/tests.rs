@@ -21,6 +21,8 @@ use crate::{
     sys::clock::SystemClock,
 };
 
+mod suspicious;
+
 struct Bench {
     repository: Repository,
     store: Arc<MemoryStore>,

@@ -12,10 +12,13 @@ use serde_json::Value;
 use tokio::sync::mpsc;
 
 use super::journal::RunKey;
-use crate::domain::{
-    failure::Failure,
-    name::JobName,
-    report::{Report, Verdict},
+use crate::{
+    backup::acknowledge::Acknowledged,
+    domain::{
+        failure::Failure,
+        name::{JobName, RepositoryName},
+        report::{Report, Verdict},
+    },
 };
 
 pub use self::{
@@ -57,6 +60,14 @@ pub enum Request {
         /// The job.
         job: JobName,
     },
+    /// Write down that suspicious backups are as they should be.
+    Acknowledge {
+        /// Which: ids or their beginnings, and series.
+        words: Vec<String>,
+        /// In this repository; none: in all.
+        #[serde(default)]
+        repository: Option<RepositoryName>,
+    },
     /// How everything is.
     Status,
     /// Load the configuration again.
@@ -90,6 +101,8 @@ pub enum Reply {
     },
     /// How everything is; its shape is that of `daemon::status`.
     Status(Value),
+    /// What was acknowledged.
+    Acknowledged(Acknowledged),
     /// Done; the text says what.
     Done(String),
     /// Refused: already running, locked, draining, no such job, not allowed.

@@ -13,6 +13,8 @@ pub enum Reason {
     NewestVerified,
     /// It is the newest that was restored. A floor.
     NewestDrilled,
+    /// Newer ones are suspicious, and nobody has acknowledged them. A floor.
+    BeforeSuspicious,
     /// Somebody said so.
     Held,
     /// Its time lies in the future: a clock was wrong, and nobody knows which.
@@ -51,7 +53,7 @@ const RULES: [Rule; 12] = {
 };
 
 /// Those that come before the rules.
-const APART: [Reason; 7] = [
+const APART: [Reason; 8] = [
     Reason::Incomplete,
     Reason::Damaged,
     Reason::Future,
@@ -59,6 +61,7 @@ const APART: [Reason; 7] = [
     Reason::Newest,
     Reason::NewestVerified,
     Reason::NewestDrilled,
+    Reason::BeforeSuspicious,
 ];
 
 /// Every reason, each at its bit.
@@ -72,7 +75,7 @@ fn all() -> impl Iterator<Item = Reason> {
 
 /// All reasons for which a backup stays; none: it goes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Reasons(u32);
+pub struct Reasons(u64);
 
 impl Reasons {
     /// Adds one.
@@ -104,6 +107,9 @@ impl fmt::Display for Reason {
             Self::Newest => f.write_str("the newest whole backup"),
             Self::NewestVerified => f.write_str("the newest verified backup"),
             Self::NewestDrilled => f.write_str("the newest drilled backup"),
+            Self::BeforeSuspicious => {
+                f.write_str("the last one before suspicious backups that nobody has acknowledged")
+            }
             Self::Held => f.write_str("pinned"),
             Self::Future => f.write_str("from the future, not counted"),
             Self::Damaged => f.write_str("damaged, not counted"),

@@ -18,6 +18,7 @@ fn candidate(at: Timestamp, random: u64) -> Candidate {
         verified: false,
         drilled: false,
         held: false,
+        suspicious: false,
     }
 }
 
@@ -334,26 +335,27 @@ fn any_rules() -> impl Strategy<Value = Vec<Rule>> {
 /// Backups of a few hours, days or years round the end of summer time, some in the same second.
 fn any_candidates() -> impl Strategy<Value = Vec<Candidate>> {
     let minutes = prop_oneof![0_i64..300, 0_i64..20_000, 0_i64..2_000_000];
-    let one = (minutes, any::<[bool; 3]>(), 0_u8..12);
+    let one = (minutes, any::<[bool; 4]>(), 0_u8..12);
     prop::collection::vec(one, 1..40).prop_map(|all| {
         let last: Timestamp = "2026-10-25T04:00:00Z".parse().unwrap();
-        let make =
-            |(number, (minutes, [verified, drilled, held], fate)): (u64, (i64, [bool; 3], u8))| {
-                let at = last - SignedDuration::from_mins(minutes);
-                let standing = match fate {
-                    0 => Standing::Damaged,
-                    1 => Standing::Incomplete,
-                    _ => Standing::Complete,
-                };
-                let rare = fate % 4 == 2;
-                Candidate {
-                    standing,
-                    verified: verified && rare,
-                    drilled: drilled && rare,
-                    held: held && rare,
-                    ..candidate(at, number)
-                }
+        let make = |(number, (minutes, flags, fate)): (u64, (i64, [bool; 4], u8))| {
+            let [verified, drilled, held, suspicious] = flags;
+            let at = last - SignedDuration::from_mins(minutes);
+            let standing = match fate {
+                0 => Standing::Damaged,
+                1 => Standing::Incomplete,
+                _ => Standing::Complete,
             };
+            let rare = fate % 4 == 2;
+            Candidate {
+                standing,
+                verified: verified && rare,
+                drilled: drilled && rare,
+                held: held && rare,
+                suspicious,
+                ..candidate(at, number)
+            }
+        };
         (0..).zip(all).map(make).collect()
     })
 }
@@ -374,6 +376,7 @@ fn complete(candidates: &[Candidate]) -> Vec<Candidate> {
         verified: false,
         drilled: false,
         held: false,
+        suspicious: false,
         ..candidate.clone()
     });
     whole.collect()
@@ -450,7 +453,10 @@ proptest! {
             of.max_by_key(|candidate| (candidate.at, candidate.id.clone()))
         };
         let floors = [
-            newest(&|_| true), newest(&|it| it.verified), newest(&|it| it.drilled),
+            newest(&|_| true),
+            newest(&|it| it.verified),
+            newest(&|it| it.drilled),
+            newest(&|it| !it.suspicious),
         ];
         for floor in floors.into_iter().flatten() {
             prop_assert!(stay.contains(&floor.id));
@@ -469,4 +475,25 @@ proptest! {
             .collect();
         prop_assert_eq!(alone, of_them);
     }
+}
+
+#[test]
+fn suspicious_backups_do_not_take_the_place_of_the_last_that_is_not() {
+    let mut backups = daily("2026-10-01T12:00:00Z", 6);
+    let policy = policy(&[count(Period::Each, 2)], "UTC");
+    let last = |backups: &[Candidate]| said(&policy, backups)[2].clone();
+    assert_eq!(last(&backups), "no rule keeps it");
+    for candidate in &mut backups[3..] {
+        candidate.suspicious = true;
+    }
+    let why = "the last one before suspicious backups that nobody has acknowledged";
+    assert_eq!(last(&backups), why);
+    assert_eq!(said(&policy, &backups)[1], "no rule keeps it");
+    // One that is damaged holds nothing; the one before it stays in its place.
+    backups[2].standing = Standing::Damaged;
+    assert_eq!(said(&policy, &backups)[1], why);
+    backups[2].standing = Standing::Complete;
+    // Somebody has looked at the newest: it counts as any other.
+    backups[5].suspicious = false;
+    assert_eq!(last(&backups), "no rule keeps it");
 }

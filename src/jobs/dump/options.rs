@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use crate::{
     backup::{courtesy::Courtesy, fanout::Compression, globals::Parts},
     config::{Diagnostics, Options},
-    domain::{blocking::WhenBlocking, name::ServerName, scope::Format},
+    domain::{blocking::WhenBlocking, name::ServerName, scope::Format, suspicion::Share},
     sys::host,
 };
 
@@ -28,6 +28,8 @@ const LOCK_WAIT_DEFAULT: Duration = Duration::from_mins(1);
 /// A safe snapshot may be a day away, where somebody keeps serializable transactions open.
 const DEFERRABLE_MAX: Duration = Duration::from_hours(24);
 const DEFERRABLE_DEFAULT: Duration = Duration::from_mins(10);
+/// How much smaller than the last a backup may be, in per cent.
+const SHRINK_DEFAULT: Option<Share> = Share::percent(50);
 
 const FORMATS: [(&str, Format); 2] = [("custom", Format::Custom), ("plain", Format::Plain)];
 
@@ -55,6 +57,7 @@ pub(super) fn build(
     let lock_wait =
         o.take_in_or("lock_wait_timeout", LOCK_WAIT_MIN..=LOCK_WAIT_MAX, LOCK_WAIT_DEFAULT, d);
     let selection = selection?;
+    let shrink = o.take_or("suspicious_shrink", SHRINK_DEFAULT, d);
     Some(Arc::new(Dump {
         server: server?,
         patterns: patterns?,
@@ -69,6 +72,7 @@ pub(super) fn build(
         role: Role::read(o, d),
         deferrable: deferrable(o, d),
         courtesy: courtesy(o, d),
+        shrink,
         children: resources.children.clone(),
         gate: resources.gate.clone(),
         adopted: resources.config.daemon.adopt.clone(),

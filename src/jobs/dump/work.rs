@@ -13,7 +13,7 @@ use crate::{
     domain::{
         backup::{Series, Subject},
         failure::Failure,
-        report::Report,
+        report::{Report, TargetReport},
     },
     postgres::{catalog::ServerFacts, scope::Form, tools::Installed},
     repository::repo::Repository,
@@ -53,12 +53,14 @@ impl Work<'_> {
         }
         self.cx.task.progress.set_stage(format!("dump {subject}"));
         let mut delivered = self.heal(subject, &mut wanted, report).await;
+        let mut output = Vec::new();
         if !wanted.is_empty() {
             match self.dump(subject, &wanted).await {
                 Ok(dumped) => {
                     report.findings.extend(dumped.findings);
                     self.held(subject, dumped.held, report);
                     delivered.extend(dumped.delivered);
+                    output = dumped.output;
                 }
                 Err(failure) => {
                     let each = wanted.iter().map(|r| (r.name().clone(), Err(failure.clone())));
@@ -71,7 +73,8 @@ impl Work<'_> {
                 self.job.samples(subject, &repository, manifest, report);
             }
             let target = self.job.target(subject, &repository);
-            report.targets.push(self.cx.ended(target, result.map(|m| figures(&m))));
+            let ended = self.cx.ended(target, result.map(|m| figures(&m)));
+            report.targets.push(TargetReport { output: output.clone(), ..ended });
         }
     }
 
@@ -120,6 +123,7 @@ impl Work<'_> {
             lock_wait: job.lock_wait,
             deferrable: job.deferrable,
             courtesy: job.courtesy,
+            shrink: job.shrink,
             nice: job.children.nice,
             grace: job.children.grace,
             records: &job.children.records,

@@ -60,7 +60,18 @@ impl Copy {
     ) -> Result<StoredObject, StoreError> {
         let bytes = bytes.into();
         self.check_form(&bytes)?;
-        let (name, key) = self.name_beside(name)?;
+        let name = layout::stored_name(name, &self.recipients);
+        self.put_as(name, bytes).await
+    }
+
+    /// Stores a small object under that very name, whatever is in it.
+    pub(in crate::repository) async fn put_as(
+        &mut self,
+        name: impl Into<String>,
+        bytes: Bytes,
+    ) -> Result<StoredObject, StoreError> {
+        let name = name.into();
+        let key = self.key_beside(&name)?;
         // The same bytes may lie there as part of another's copy of the same backup: a success, and
         // all the same not ours to remove.
         if self.store.head(&key).await?.is_none() {
@@ -80,13 +91,17 @@ impl Copy {
 
     /// The name under which it is stored, and its key.
     fn name_beside(&self, name: &str) -> Result<(String, String), StoreError> {
+        let name = layout::stored_name(name, &self.recipients);
+        let key = self.key_beside(&name)?;
+        Ok((name, key))
+    }
+
+    fn key_beside(&self, name: &str) -> Result<String, StoreError> {
         if name == MANIFEST_NAME || !key::is_segment(name) {
             let what = format!("{name:?} is not a name for an object beside the volumes");
             return Err(self.error(StoreErrorKind::Refused, what));
         }
-        let name = layout::stored_name(name, &self.recipients);
-        let key = self.key(&name);
-        Ok((name, key))
+        Ok(self.key(name))
     }
 }
 

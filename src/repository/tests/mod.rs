@@ -80,6 +80,7 @@ fn manifest(id: &BackupId, objects: Vec<StoredObject>, index: Option<StoredObjec
         index,
         files: vec![],
         totals: Totals::default(),
+        suspicions: vec![],
         restore: vec![],
     }
 }

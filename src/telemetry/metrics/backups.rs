@@ -27,6 +27,8 @@ pub struct StoredBackups {
     pub stored: u64,
     /// Bytes that they take.
     pub bytes: u64,
+    /// How many of the newest, in a row, are suspicious and not acknowledged.
+    pub suspicious: u64,
 }
 
 /// What a probe saw in one repository.
@@ -55,6 +57,7 @@ impl Metrics {
             (&core::BACKUP_NEWEST, 2),
             (&core::BACKUP_STORED, 2),
             (&core::BACKUP_STORED_BYTES, 2),
+            (&core::BACKUP_SUSPICIOUS, 2),
             (&core::BACKUP_INCOMPLETE, 0),
             (&core::REPOSITORY_LAST_PROBE, 0),
             (&core::REPOSITORY_LAST_PROBE_SUCCESS, 0),
@@ -81,25 +84,27 @@ impl Metrics {
         let Some(facts) = facts else { return };
         self.set(&core::REPOSITORY_LAST_PROBE_SUCCESS, own(), seconds(at));
         self.set(&core::BACKUP_INCOMPLETE, own(), facts.incomplete as f64);
-        let mut seen: BTreeMap<(String, String), (Timestamp, u64, u64)> = BTreeMap::new();
+        let mut seen: BTreeMap<(String, String), (Timestamp, [u64; 3])> = BTreeMap::new();
         for backups in &facts.backups {
             let key = (backups.server.to_string(), datname_label(&backups.subject));
-            let sum = seen.entry(key).or_insert((backups.newest, 0, 0));
+            let sum = seen.entry(key).or_insert((backups.newest, [0; 3]));
             sum.0 = sum.0.max(backups.newest);
-            sum.1 += backups.stored;
-            sum.2 += backups.bytes;
+            let counts = [backups.stored, backups.bytes, backups.suspicious];
+            sum.1.iter_mut().zip(counts).for_each(|(sum, count)| *sum += count);
         }
-        for desc in [&core::BACKUP_NEWEST, &core::BACKUP_STORED, &core::BACKUP_STORED_BYTES] {
+        let counted = [&core::BACKUP_STORED, &core::BACKUP_STORED_BYTES, &core::BACKUP_SUSPICIOUS];
+        for desc in counted.into_iter().chain([&core::BACKUP_NEWEST]) {
             self.retain(desc.name, |labels| {
                 labels[2] != repository.as_str()
                     || seen.contains_key(&(labels[0].clone(), labels[1].clone()))
             });
         }
-        for ((server, datname), (newest, stored, bytes)) in seen {
+        for ((server, datname), (newest, counts)) in seen {
             let labels = || vec![server.clone(), datname.clone(), repository.to_string()];
             self.set(&core::BACKUP_NEWEST, labels(), seconds(newest));
-            self.set(&core::BACKUP_STORED, labels(), stored as f64);
-            self.set(&core::BACKUP_STORED_BYTES, labels(), bytes as f64);
+            for (desc, count) in counted.into_iter().zip(counts) {
+                self.set(desc, labels(), count as f64);
+            }
         }
     }
 }

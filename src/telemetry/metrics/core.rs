@@ -64,6 +64,9 @@ core! {
         "Complete backups that the last probe counted in the repository.";
     BACKUP_STORED_BYTES = Last "backup_stored_bytes" ["server", "datname", "repository"]
         "Bytes that these backups take in the repository.";
+    BACKUP_SUSPICIOUS = Last "backup_suspicious" ["server", "datname", "repository"]
+        "Newest backups in a row that are suspicious and that nobody has acknowledged; 0 where the \
+         newest is as it should be.";
     BACKUP_INCOMPLETE = Last "backup_incomplete" ["repository"]
         "Backups without a manifest that the last probe saw: being written, or left over.";
     REPOSITORY_LAST_PROBE = Gauge "repository_last_probe_timestamp_seconds" ["repository"]

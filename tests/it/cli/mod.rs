@@ -22,6 +22,7 @@ const COMMANDS: &[&[&str]] = &[
     &["status"],
     &["list"],
     &["show", "20261121T021500Z-k3f9q2x7"],
+    &["acknowledge", "main/app"],
     &["reload"],
     &["schedule", "next"],
 ];

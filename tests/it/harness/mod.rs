@@ -9,6 +9,7 @@ pub(crate) mod client;
 pub(crate) mod compare;
 pub(crate) mod fakes;
 pub(crate) mod http;
+pub(crate) mod liar;
 pub(crate) mod monitoring;
 pub(crate) mod pgkeep;
 pub(crate) mod postgres;

@@ -154,6 +154,7 @@ fn plant(root: &Path, series: &str, at: &str, owner: &Owner) -> BackupId {
         index: Some(object("index.json.zst")),
         files: vec![],
         totals: Totals::default(),
+        suspicions: vec![],
         restore: vec![],
     };
     let written = SystemTime::from(at) + Duration::from_mins(1);

@@ -235,6 +235,7 @@ fn a_probe_replaces_what_the_last_one_saw() {
         newest: "2026-11-21T00:00:00Z".parse().unwrap(),
         stored: 3,
         bytes: 30,
+        suspicious: 1,
     };
     let database = |name: &str| stored(Subject::Database(name.parse().unwrap()));
     let at = "2026-11-21T01:00:00Z".parse().unwrap();
@@ -253,6 +254,7 @@ fn a_probe_replaces_what_the_last_one_saw() {
     };
     assert_eq!(of(&page, "backup_stored", "app"), Some(6.0));
     assert_eq!(of(&page, "backup_stored_bytes", "evil\\\"\\n\\\\"), Some(30.0));
+    assert_eq!(of(&page, "backup_suspicious", "app"), Some(2.0));
     assert_eq!(of(&page, "backup_stored", "@globals"), Some(3.0));
     assert_eq!(of(&page, "backup_stored", "=40globals"), Some(3.0));
     let later = "2026-11-21T02:00:00Z".parse().unwrap();
@@ -266,6 +268,7 @@ fn a_probe_replaces_what_the_last_one_saw() {
     metrics.repository_probed(&repository, later, Some(&facts));
     let page = metrics.render().unwrap();
     assert_eq!(of(&page, "backup_stored", "app"), None);
+    assert_eq!(of(&page, "backup_suspicious", "app"), None);
     assert_eq!(of(&page, "backup_stored", "new"), Some(3.0));
 }
 

@@ -1,0 +1,98 @@
+//! What a survey tells beside its plans.
+
+use super::{Survey, Surveyor};
+use crate::{
+    backup::owner,
+    domain::{
+        backup::Series,
+        finding::{Finding, Severity},
+        manifest::Owner,
+        name::ServerName,
+    },
+    repository::listing::Listed,
+};
+
+/// Findings about single backups of one repository; more are counted.
+const FINDINGS_MAX: usize = 20;
+/// Series that a finding names; more are counted.
+const NAMED_MAX: usize = 5;
+
+impl Surveyor<'_> {
+    pub(super) fn report_damage(&mut self, listed: &Listed, problem: &str) {
+        if self.damaged.len() >= FINDINGS_MAX {
+            self.damaged_more += 1;
+            return;
+        }
+        let (name, series, id) = (self.repository.name(), listed.series.path(), &listed.id);
+        self.damaged.push(Finding {
+            check: "backup-damaged".to_owned(),
+            severity: Severity::Critical,
+            what: format!("{name}: backup {id} of {series} cannot be counted on: {problem}"),
+            hint: Some(format!(
+                "it stays, and older ones stay in its place; `pgkeep show {id}` says what is \
+                 missing, and whether another repository has it whole"
+            )),
+        });
+    }
+
+    pub(super) fn finish(mut self) -> Survey {
+        let mut findings = std::mem::take(&mut self.damaged);
+        if self.damaged_more > 0 {
+            findings.push(self.finding(
+                "backup-damaged",
+                Severity::Critical,
+                &format!("{} more backups cannot be counted on", self.damaged_more),
+                "look at the repository: does something else delete from it?".to_owned(),
+            ));
+        }
+        for ((machine_id, host), series) in &self.strangers {
+            let owner = Owner { machine_id: machine_id.clone(), host: host.clone() };
+            let what = format!(
+                "{} belong to another host, {host} (machine id {machine_id}), and are not pruned",
+                named(series)
+            );
+            findings.push(self.finding(
+                "backup-owner",
+                Severity::Warning,
+                &what,
+                owner::hint(&owner),
+            ));
+        }
+        if self.future > 0 {
+            let what = format!("{} backups are from the future; they stay, uncounted", self.future);
+            let hint = "was a clock wrong when they were made? Remove them once you know";
+            findings.push(self.finding("backup-future", Severity::Warning, &what, hint.to_owned()));
+        }
+        if !self.others.is_empty() {
+            let count = |(server, count): (&ServerName, &u64)| format!("{server} ({count})");
+            let servers: Vec<String> = self.others.iter().take(NAMED_MAX).map(count).collect();
+            let what = format!(
+                "it also has backups that this job leaves alone, of {}{}",
+                servers.join(", "),
+                more(self.others.len())
+            );
+            let hint = "name the servers in `servers` to prune what they left".to_owned();
+            findings.push(self.finding("backup-unmanaged", Severity::Info, &what, hint));
+        }
+        Survey { series: self.plans, findings, steps: self.steps }
+    }
+
+    fn finding(&self, check: &str, severity: Severity, what: &str, hint: String) -> Finding {
+        let what = format!("{}: {what}", self.repository.name());
+        Finding { check: check.to_owned(), severity, what, hint: Some(hint) }
+    }
+}
+
+/// How many of a list are not named.
+fn more(count: usize) -> String {
+    match count.saturating_sub(NAMED_MAX) {
+        0 => String::new(),
+        rest => format!(" and {rest} more"),
+    }
+}
+
+fn named(series: &[Series]) -> String {
+    let names: Vec<String> =
+        series.iter().take(NAMED_MAX).map(|it| format!("{}/{}", it.server, it.subject)).collect();
+    format!("{}{}", names.join(", "), more(series.len()))
+}

@@ -1,0 +1,102 @@
+//! `pgkeep acknowledge`: suspicious backups are as they should be. Through the daemon where one is up,
+//! else in place by the owner of the state directory.
+
+use clap::Args;
+
+use crate::{
+    backup::acknowledge::{Acknowledged, Order},
+    daemon::{
+        acknowledge,
+        control::{CallError, Reply, Request},
+        table::Table,
+    },
+    domain::{
+        failure::{Class, Failure},
+        name::RepositoryName,
+    },
+    sys::clock::Clock as _,
+};
+
+use super::{Cli, Outcome, Stop, daemon, exit::Exit, list, output, run, runtime};
+
+const DOING: &str = "acknowledge backups";
+
+#[derive(Debug, Args)]
+pub(super) struct Arguments {
+    /// A backup's id, as `list` prints it, or its beginning where that is unique; or SERVER/DATABASE
+    /// (SERVER/@globals) for all of its suspicious backups.
+    #[arg(required = true, value_name = "BACKUP|SERIES")]
+    words: Vec<String>,
+    /// Only in this repository.
+    #[arg(long)]
+    repository: Option<RepositoryName>,
+}
+
+pub(super) fn acknowledge(cli: &Cli, arguments: &Arguments) -> Outcome {
+    let table = cli.table()?;
+    if let Some(name) = arguments.repository.as_ref() {
+        list::known(&table, name, DOING)?;
+    }
+    let (words, repository) = (arguments.words.clone(), arguments.repository.clone());
+    let runtime = runtime()?;
+    let daemon = runtime.block_on(run::connect(&table.daemon.runtime_dir))?;
+    let reply = match daemon {
+        Some(client) => runtime.block_on(async {
+            let fail = |error: CallError| Failure::from_error(Class::State, DOING, &error);
+            let call = Request::Acknowledge { words, repository };
+            client.call(&call).await.map_err(fail)?.last().await.map_err(fail)
+        })?,
+        None => in_place(cli, &runtime, &table, words, repository)?,
+    };
+    match reply {
+        Reply::Acknowledged(done) => finish(cli, &done),
+        Reply::Refused { reason } => Err(run::refused(DOING, &reason)),
+        Reply::Failed(failure) => Err(failure.into()),
+        _ => Err(Failure::new(Class::State, DOING, "the daemon gave no answer").into()),
+    }
+}
+
+fn in_place(
+    cli: &Cli,
+    runtime: &tokio::runtime::Runtime,
+    table: &Table,
+    words: Vec<String>,
+    repository: Option<RepositoryName>,
+) -> Result<Reply, Stop> {
+    let _state = daemon::take_own(cli, table, DOING)?;
+    let uid = rustix::process::geteuid().as_raw();
+    let by = acknowledge::by(uid, cli.clock.now().wall);
+    let order = Order { words, repository, by };
+    Ok(Reply::Acknowledged(runtime.block_on(acknowledge::run(table, &order))?))
+}
+
+fn finish(cli: &Cli, done: &Acknowledged) -> Outcome {
+    list::print_failures(&done.failures);
+    for (word, reason) in &done.unmatched {
+        output::say(&format!(
+            "pgkeep: {}: {}\n",
+            output::printable(word),
+            output::printable(reason)
+        ));
+    }
+    if cli.json {
+        output::json(done)?;
+    } else {
+        for line in &done.acknowledged {
+            let subject = output::printable(&line.subject);
+            let before = if line.before { ", as before" } else { "" };
+            output::line(&format!(
+                "acknowledged {} of {}/{subject} in {}{before}",
+                line.id, line.server, line.repository
+            ))?;
+        }
+    }
+    let (none, whole) =
+        (done.acknowledged.is_empty(), done.failures.is_empty() && done.unmatched.is_empty());
+    Ok(match (none, whole) {
+        (_, true) => Exit::Done,
+        (false, false) => Exit::Partial,
+        (true, false) if done.failures.is_empty() => Exit::NotFound,
+        (true, false) => Exit::Failed,
+    })
+}

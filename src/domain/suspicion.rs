@@ -1,0 +1,302 @@
+//! Whether a new backup looks as if something were missing in it.
+//!
+//! It is whole as pg_dump wrote it; what is judged is what pg_dump was given to read: a table that
+//! was emptied, a schema that the role no longer sees, an application that writes elsewhere now. So it
+//! is compared with the last backup of its series that nobody had reason to doubt, and one that
+//! falls far short of it is kept, marked, and never takes the place of that last one until a person
+//! says that all is well.
+//!
+//! What can still go wrong: a database that shrinks by less than the limit each day. Size against
+//! the median of two weeks is an alert for that.
+
+use std::fmt;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::{
+    backup::{BackupId, Series},
+    manifest::{Manifest, Totals},
+};
+
+/// The name of the object that marks a suspicious backup in its folder. It is put there before the
+/// manifest: whatever is listed as complete shows at once whether it is suspicious.
+pub const MARK_NAME: &str = "suspicious.json";
+/// The name of the object that says who has acknowledged it.
+pub const ACKNOWLEDGED_NAME: &str = "acknowledged.json";
+/// Tables and entries of the table of contents that may be gone without a word, as a share: one
+/// table out of ten is a migration, more of them mostly is not.
+const FEWER: Share = Share(10);
+/// Rows are compared from so many on: of ten rows, six are gone on any day.
+const ROWS_MIN: u64 = 100;
+
+/// A part of a whole, in per cent, 1 to 99.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Share(u8);
+
+impl Share {
+    /// So many per cent; none where that is not a part: 1 to 99.
+    pub const fn percent(percent: u8) -> Option<Self> {
+        if percent >= 1 && percent <= 99 { Some(Self(percent)) } else { None }
+    }
+
+    /// Whether more than this share of `before` is gone in `now`.
+    fn is_gone(self, before: u64, now: u64) -> bool {
+        let left = u128::from(before) * u128::from(100 - self.0);
+        u128::from(now) * 100 < left
+    }
+}
+
+impl fmt::Display for Share {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}%", self.0)
+    }
+}
+
+/// What about a backup is suspicious.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Kind {
+    /// There is no table in it, and there were.
+    NoTables,
+    /// There is no row in it, and there were.
+    NoRows,
+    /// There is no large object in it, and there were.
+    NoLargeObjects,
+    /// It has far fewer bytes.
+    FewerBytes,
+    /// It has far fewer rows.
+    FewerRows,
+    /// It has fewer tables with data.
+    FewerTables,
+    /// Its table of contents has fewer entries; the globals have fewer statements.
+    FewerEntries,
+    /// pg_dump or the server said something that casts doubt on what was read.
+    ToolOutput,
+    /// Something that a newer pgkeep knows.
+    #[serde(other)]
+    Other,
+}
+
+/// One thing that is suspicious about a backup, as it stands in the manifest.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Suspicion {
+    /// What sort of thing.
+    pub kind: Kind,
+    /// What it is, one line without a name: `12 rows, before 5000`.
+    pub what: String,
+}
+
+impl Suspicion {
+    /// A suspicion of that kind.
+    pub fn new(kind: Kind, what: impl Into<String>) -> Self {
+        Self { kind, what: what.into() }
+    }
+}
+
+/// All of them on one line.
+pub fn phrase(suspicions: &[Suspicion]) -> String {
+    suspicions.iter().map(|it| it.what.as_str()).collect::<Vec<_>>().join("; ")
+}
+
+/// What a backup holds, as far as backups are compared.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Measure {
+    /// Bytes as the tool wrote them.
+    pub plain_bytes: u64,
+    /// Counts of what is in it.
+    pub totals: Totals,
+    /// Whether it is of the globals: its entries are statements.
+    pub globals: bool,
+}
+
+impl Measure {
+    /// That of a backup.
+    pub fn of(manifest: &Manifest) -> Self {
+        Self {
+            plain_bytes: manifest.plain.bytes,
+            totals: manifest.totals.clone(),
+            globals: manifest.database.is_none(),
+        }
+    }
+}
+
+/// Compares a new backup with the last one of its series that is not in doubt. What was never there
+/// is not missed: a first backup is not suspicious, whatever it holds.
+pub fn judge(new: &Measure, last: &Measure, shrink: Share) -> Vec<Suspicion> {
+    let mut found = Vec::new();
+    let mut add = |kind, what: String| found.push(Suspicion { kind, what });
+    let (now, before) = (&new.totals, &last.totals);
+    let pair = |now: u64, before: u64, of: &str| format!("{now} {of}, before {before}");
+    if now.tables == 0 && before.tables > 0 {
+        add(Kind::NoTables, pair(0, before.tables, "tables"));
+    } else if FEWER.is_gone(before.tables, now.tables) {
+        add(Kind::FewerTables, pair(now.tables, before.tables, "tables"));
+    }
+    if now.rows == 0 && before.rows > 0 {
+        add(Kind::NoRows, pair(0, before.rows, "rows"));
+    } else if before.rows >= ROWS_MIN && shrink.is_gone(before.rows, now.rows) {
+        add(Kind::FewerRows, pair(now.rows, before.rows, "rows"));
+    }
+    if now.large_objects == 0 && before.large_objects > 0 {
+        add(Kind::NoLargeObjects, pair(0, before.large_objects, "large objects"));
+    }
+    if FEWER.is_gone(before.entries, now.entries) {
+        let of = if new.globals { "statements" } else { "entries" };
+        add(Kind::FewerEntries, pair(now.entries, before.entries, of));
+    }
+    if shrink.is_gone(last.plain_bytes, new.plain_bytes) {
+        add(Kind::FewerBytes, pair(new.plain_bytes, last.plain_bytes, "bytes"));
+    }
+    found
+}
+
+/// Who has said that a suspicious backup is as it should be.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Acknowledgement {
+    /// When.
+    pub at: Timestamp,
+    /// The user, by name where there is one.
+    pub user: String,
+    /// The host on which it was said.
+    pub host: String,
+}
+
+/// Which backups a person means by a word on the command line.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Meant<'a> {
+    /// All backups of that server's database or globals: `main/app`, or the path of a series.
+    Series(&'a str),
+    /// The backup whose id begins so.
+    Backup(&'a str),
+}
+
+impl<'a> Meant<'a> {
+    /// Reads a word: a series has a slash in it, an id never has.
+    pub fn read(word: &'a str) -> Self {
+        if word.contains('/') { Self::Series(word) } else { Self::Backup(word) }
+    }
+
+    /// Whether it means that backup. The empty word means none.
+    pub fn is(&self, series: &Series, id: &BackupId) -> bool {
+        match self {
+            Self::Backup(begin) => !begin.is_empty() && id.as_str().starts_with(begin),
+            Self::Series(word) => {
+                series.path() == *word
+                    || word.split_once('/').is_some_and(|(server, subject)| {
+                        series.server.as_str() == server && series.subject.to_string() == subject
+                    })
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn measure(plain_bytes: u64, [entries, tables, rows, large_objects]: [u64; 4]) -> Measure {
+        let totals = Totals { entries, tables, rows, large_objects, ..Totals::default() };
+        Measure { plain_bytes, totals, globals: false }
+    }
+
+    fn kinds(new: &Measure, last: &Measure) -> Vec<Kind> {
+        judge(new, last, Share(50)).into_iter().map(|it| it.kind).collect()
+    }
+
+    #[test]
+    fn what_falls_short_of_the_last_is_suspicious() {
+        let last = measure(100_000, [100, 20, 5000, 7]);
+        let cases: [(Measure, &[Kind]); 9] = [
+            (measure(100_000, [100, 20, 5000, 7]), &[]),
+            (measure(50_000, [90, 18, 2500, 1]), &[]),
+            (measure(49_999, [90, 18, 2500, 1]), &[Kind::FewerBytes]),
+            (measure(50_000, [90, 18, 2499, 1]), &[Kind::FewerRows]),
+            (measure(50_000, [90, 17, 2500, 1]), &[Kind::FewerTables]),
+            (measure(50_000, [89, 18, 2500, 1]), &[Kind::FewerEntries]),
+            (measure(50_000, [90, 18, 0, 1]), &[Kind::NoRows]),
+            (measure(50_000, [90, 18, 2500, 0]), &[Kind::NoLargeObjects]),
+            (
+                measure(1_000, [9, 0, 0, 0]),
+                &[
+                    Kind::NoTables,
+                    Kind::NoRows,
+                    Kind::NoLargeObjects,
+                    Kind::FewerEntries,
+                    Kind::FewerBytes,
+                ],
+            ),
+        ];
+        for (new, expected) in cases {
+            assert_eq!(kinds(&new, &last), expected, "{new:?}");
+        }
+    }
+
+    #[test]
+    fn few_rows_come_and_go() {
+        let last = measure(2_000, [20, 3, 99, 0]);
+        assert_eq!(kinds(&measure(2_000, [20, 3, 1, 0]), &last), []);
+        assert_eq!(kinds(&measure(2_000, [20, 3, 0, 0]), &last), [Kind::NoRows]);
+        let last = measure(2_000, [20, 3, 100, 0]);
+        assert_eq!(kinds(&measure(2_000, [20, 3, 1, 0]), &last), [Kind::FewerRows]);
+    }
+
+    #[test]
+    fn kinds_of_a_newer_version_are_read() {
+        let text = r#"[{"kind":"no-tables","what":"a"},{"kind":"from-tomorrow","what":"b"}]"#;
+        let read: Vec<Suspicion> = serde_json::from_str(text).unwrap();
+        assert_eq!(
+            read.iter().map(|it| it.kind).collect::<Vec<_>>(),
+            [Kind::NoTables, Kind::Other]
+        );
+        assert_eq!(phrase(&read), "a; b");
+    }
+
+    #[test]
+    fn words_mean_backups_and_series() {
+        let id: BackupId = "20261121T021500Z-k3f9q2x7".parse().unwrap();
+        for (path, subject) in [
+            ("main/7/app/all", "main/app"),
+            ("main/7/a=2Fb/all", "main/a/b"),
+            ("main/7/@globals/all", "main/@globals"),
+        ] {
+            let series = Series::from_path(path).unwrap();
+            for word in [path, subject, "20261121T0215", id.as_str()] {
+                assert!(Meant::read(word).is(&series, &id), "{word}");
+            }
+            for word in ["", "main/", "main", "other/app", "main/ap", "20261122"] {
+                assert!(!Meant::read(word).is(&series, &id), "{word}");
+            }
+        }
+    }
+
+    proptest! {
+        /// What has not shrunk is never suspicious, and more of everything never makes it so.
+        #[test]
+        fn growth_is_not_suspicious(
+            last in prop::array::uniform5(0u64..=u64::MAX / 2),
+            more in prop::array::uniform5(0u64..1_000_000),
+            percent in 1u8..=99,
+        ) {
+            let make = |n: [u64; 5]| measure(n[0], [n[1], n[2], n[3], n[4]]);
+            let grown: [u64; 5] = std::array::from_fn(|at| last[at] + more[at]);
+            let shrink = Share::percent(percent).unwrap();
+            prop_assert_eq!(judge(&make(grown), &make(last), shrink), []);
+        }
+
+        /// What is suspicious at a limit is so at every stricter one.
+        #[test]
+        fn a_stricter_limit_finds_more(
+            last in prop::array::uniform5(0u64..100_000),
+            new in prop::array::uniform5(0u64..100_000),
+            percent in 2u8..=99,
+        ) {
+            let make = |n: [u64; 5]| measure(n[0], [n[1], n[2], n[3], n[4]]);
+            let at = |percent| judge(&make(new), &make(last), Share::percent(percent).unwrap());
+            let stricter = at(percent - 1);
+            prop_assert!(at(percent).iter().all(|it| stricter.contains(it)));
+        }
+    }
+}
