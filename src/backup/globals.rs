@@ -98,8 +98,8 @@ pub async fn globals(source: &Source<'_>, parts: Parts, task: &Task) -> Result<D
     };
     let spec = source.child(&command, &env);
     let stream = fanout.stream(spec, Box::new(GlobalsProof::new()), task);
-    let last = Yardstick::find(source, &series, task);
-    let (stored, last) = tokio::join!(stream, last);
+    let yardstick = Yardstick::find(source, &series, task);
+    let (stored, yardstick) = tokio::join!(stream, yardstick);
     drop(env);
     let stored = match stored {
         Ok(stored) => stored,
@@ -108,7 +108,7 @@ pub async fn globals(source: &Source<'_>, parts: Parts, task: &Task) -> Result<D
     let mut left_out = left_out(role_passwords);
     left_out.extend(found.left_out.iter().cloned());
     let about = suspect::About { series: &series, id: &id, doing, left_out: &left_out };
-    let (stored, judged) = suspect::judge(stored, ("pg_dumpall", about), last).await?;
+    let (stored, judged) = suspect::judge(stored, ("pg_dumpall", about), yardstick).await?;
     let tool = source.tool("pg_dumpall", command);
     let files = &found.files;
     let suspicions = judged.suspicions.clone();

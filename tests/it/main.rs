@@ -18,6 +18,7 @@ mod postgres;
 mod prune;
 mod reindex;
 mod repositories;
+mod rounds;
 mod s3;
 mod suspicion;
 mod telemetry;

@@ -334,6 +334,11 @@ impl Cluster {
         self.end(Signal::QUIT);
     }
 
+    /// Whether it was stopped.
+    pub(crate) fn is_stopped(&self) -> bool {
+        self.server.is_none()
+    }
+
     /// Stops and starts it.
     pub(crate) fn restart(&mut self) {
         self.stop();
