@@ -50,6 +50,12 @@ step() {
     "$@"
 }
 
+if [ "${PGKEEP_LONG:-}" = 1 ]; then
+    major=$(pg_config --version 2>/dev/null | sed 's/[^0-9]*\([0-9]*\).*/\1/')
+    sh tests/tools/regression_sources.sh target/postgresql/regress "${major:-15}" ||
+        echo "SKIPPED: the package sources do not have PostgreSQL's regression tests"
+fi
+
 step cargo fmt --check
 if command -v shellcheck >/dev/null 2>&1; then
     step shellcheck -x packaging/*.sh tests/run.sh tests/tools/*.sh .ci/run

@@ -39,6 +39,7 @@ use super::{
     courtesy::{Courtesy, Seen, Watch},
     fanout::{Compression, Delivered, Fanout, Lost, Placed, Stored},
     files::SmallFile,
+    locks,
     restore_notes::{self, About},
     suspect::{self, Yardstick},
 };
@@ -203,11 +204,12 @@ pub async fn database(
     // Once pg_dump is done with the snapshot and its password file, they go: a repository that
     // still takes parts must not hold back VACUUM.
     let close = async {
+        let changed = locks::changed(&snapshot, &exited, &backup).await;
         exited.cancelled().await;
         let lost = snapshot.lost();
         snapshot.close().await;
         drop(env);
-        lost
+        (lost, changed)
     };
     let proof: Box<dyn Proof> = match source.form.format {
         Format::Custom => Box::new(ArchiveProof::new(source.scratch)),
@@ -215,7 +217,7 @@ pub async fn database(
     };
     let stream = fanout.stream(spec, proof, &backup);
     let yardstick = Yardstick::find(source, &series, &backup);
-    let (stored, snapshot_lost, mut seen, yardstick) =
+    let (stored, (snapshot_lost, changed), mut seen, yardstick) =
         tokio::join!(stream, close, watch.follow(&backup, &exited), yardstick);
     watch.name(&mut seen, task).await;
     let lost = |why| Dumped::lost(why, source, &seen, task).with(&seen, name, source);
@@ -223,6 +225,10 @@ pub async fn database(
         Ok(stored) => stored,
         Err(why) => return Ok(lost(without_snapshot(why, snapshot_lost))),
     };
+    if let Some(failure) = locks::refusal(&changed, &doing) {
+        stored.abandon().await;
+        return Ok(lost(failure.into()));
+    }
     let left_out = left_out(&moment);
     let about = suspect::About { series: &series, id: &id, doing: &doing, left_out: &left_out };
     let judged = suspect::judge(stored, ("pg_dump", about), yardstick).await;

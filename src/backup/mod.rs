@@ -9,6 +9,7 @@ pub mod fanout;
 pub mod files;
 pub mod gate;
 pub mod globals;
+mod locks;
 pub mod owner;
 pub mod prune;
 pub mod reindex;

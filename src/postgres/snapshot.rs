@@ -29,6 +29,16 @@ const LSN: &str = "SELECT (CASE WHEN pg_is_in_recovery() \
                    THEN coalesce(pg_last_wal_replay_lsn(), pg_last_wal_receive_lsn(), '0/0') \
                    ELSE pg_current_wal_lsn() END)::text";
 
+/// Tables that the server has in another file, or no more, than the snapshot has them. The catalog is
+/// read by the snapshot, `pg_relation_filenode` as it is now. Those of a materialized view are made
+/// again by a restore; temporary tables are never dumped.
+const CHANGED: &str = "SELECT format('%I.%I', n.nspname, c.relname) \
+                       FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace \
+                       WHERE c.relkind = 'r' AND c.relpersistence <> 't' AND c.relfilenode <> 0 \
+                       AND c.oid >= 16384 \
+                       AND pg_relation_filenode(c.oid) IS DISTINCT FROM c.relfilenode \
+                       ORDER BY 1 LIMIT 10";
+
 /// An exported snapshot, alive while this is.
 #[derive(Debug)]
 #[must_use = "the snapshot ends when this is dropped"]
@@ -106,6 +116,18 @@ impl ExportedSnapshot {
     /// The session, for questions that shall see what the dump sees.
     pub fn session(&self) -> &Session {
         &self.session
+    }
+
+    /// Tables that were truncated, rewritten or dropped since the snapshot was taken, ten at most.
+    /// TRUNCATE and the forms of ALTER TABLE that rewrite leave nothing for older snapshots ("MVCC
+    /// Caveats" in the manual): whoever locks such a table afterwards reads it as empty, and is told
+    /// nothing. VACUUM FULL and CLUSTER cannot be told apart from them here.
+    ///
+    /// # Errors
+    /// When the session is gone, and the snapshot with it.
+    pub async fn changed(&self, cancel: &CancellationToken) -> Result<Vec<String>, PgError> {
+        let rows = self.session.query(CHANGED, &[], cancel).await?;
+        rows.iter().map(|row| get(row, 0)).collect()
     }
 
     /// Whether the connection that holds it is gone, and the snapshot with it.

@@ -115,7 +115,7 @@ fn damaged(fault: Fault) -> FormatError {
 fn versions(raw: &[u8]) -> Result<(u8, usize, usize), FormatError> {
     let unsupported = |what: String| Err(FormatError::Unsupported { what });
     let (magic, rest) = raw.split_at(MAGIC.len());
-    let [major, minor, _revision, int_bytes, offset_bytes, format] = *rest else {
+    let [major, minor, revision, int_bytes, offset_bytes, format] = *rest else {
         return unsupported("the header is too short".into());
     };
     if magic != MAGIC {
@@ -129,6 +129,12 @@ fn versions(raw: &[u8]) -> Result<(u8, usize, usize), FormatError> {
             "the archive has version {major}.{minor}; versions 1.13 to 1.16 can be read"
         ));
     }
+    // K_VERS_1_13 to K_VERS_1_16 in pg_backup_archiver.h; pg_restore crashes at 128.
+    if revision != 0 {
+        return unsupported(format!(
+            "the archive has version {major}.{minor}.{revision}; pg_dump writes {major}.{minor}.0"
+        ));
+    }
     // pg_dump writes `sizeof(int)` and `sizeof(pgoff_t)`: 4 and 8 wherever PostgreSQL runs today.
     if !matches!(int_bytes, 4 | 8) || !matches!(offset_bytes, 4 | 8) {
         return unsupported(format!(
@@ -140,4 +146,22 @@ fn versions(raw: &[u8]) -> Result<(u8, usize, usize), FormatError> {
         return unsupported(format!("the archive has format \"{name}\", not \"custom\""));
     }
     Ok((minor, usize::from(int_bytes), usize::from(offset_bytes)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_pg_dump_never_writes_is_refused() {
+        let head = *b"PGDMP\x01\x0e\x00\x04\x08\x01";
+        assert_eq!(versions(&head).unwrap(), (14, 4, 8));
+        for (at, other) in
+            [(4, b'Q'), (5, 2), (6, 12), (6, 17), (7, 1), (7, 128), (8, 5), (9, 0), (10, 3)]
+        {
+            let mut damaged = head;
+            damaged[at] = other;
+            assert!(versions(&damaged).is_err(), "byte {at}: {other}");
+        }
+    }
 }

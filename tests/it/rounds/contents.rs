@@ -58,8 +58,8 @@ impl Contents {
         }
         // Rarely more than a part of 8 MiB takes: bytes that do not compress.
         let blobs = match dice.below(100) {
-            0..8 => 700,
-            8..40 => 60,
+            0..4 => 700,
+            4..40 => 60,
             _ => 0,
         };
         if blobs > 0 {

@@ -8,8 +8,9 @@
 
 mod contents;
 mod dice;
+mod regression;
 mod trouble;
-mod world;
+pub(crate) mod world;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -153,7 +154,10 @@ fn check(
 
 /// What a run that ended by itself says is what is listed beside `earlier`.
 fn check_listed(world: &World, ran: &Ran, earlier: &BTreeSet<Stored>) {
-    let Some(report) = ran.report.as_ref().filter(|_| ran.code < 128) else { return };
+    if ran.code >= 128 {
+        return;
+    }
+    let report = ran.report.as_ref().unwrap_or_else(|| panic!("no report: {}", ran.stderr));
     let said = delivered(report);
     let new = complete(world).into_iter().filter(|it| !earlier.contains(it));
     let listed: BTreeSet<String> = new.map(|(repository, _)| repository).collect();

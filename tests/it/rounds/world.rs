@@ -251,22 +251,22 @@ fn walk(folder: &Path, files: &mut Vec<PathBuf>) {
 }
 
 /// A `pgkeep run` under way; killed when dropped.
-pub(super) struct Running {
+pub(crate) struct Running {
     pub(super) child: Child,
     folder: tempfile::TempDir,
 }
 
 /// How it ended.
 #[derive(Debug)]
-pub(super) struct Ran {
-    pub(super) code: i32,
+pub(crate) struct Ran {
+    pub(crate) code: i32,
     /// None where it was killed.
-    pub(super) report: Option<Value>,
-    pub(super) stderr: String,
+    pub(crate) report: Option<Value>,
+    pub(crate) stderr: String,
 }
 
 impl Running {
-    pub(super) fn start(home: &Pgkeep, job: &str) -> Self {
+    pub(crate) fn start(home: &Pgkeep, job: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let file = |name: &str| fs::File::create(folder.path().join(name)).unwrap();
         let mut command = home.command(&["run", job, "--json"]);
@@ -278,7 +278,7 @@ impl Running {
         self.child.try_wait().unwrap().is_some()
     }
 
-    pub(super) fn end(mut self) -> Ran {
+    pub(crate) fn end(mut self) -> Ran {
         let status = wait_for(&mut self.child, "the end of a run", PATIENCE);
         let read = |name: &str| fs::read(self.folder.path().join(name)).unwrap();
         let report = serde_json::from_slice::<Value>(&read("out")).ok();

@@ -1,6 +1,7 @@
 //! Backups that look as if something were missing in them, from end to end: the real binary, real
 //! PostgreSQL, two repositories, of which one is encrypted.
 
+mod gap;
 mod said;
 
 use std::{fs, path::PathBuf};

@@ -10,7 +10,7 @@ use crate::harness::{
 };
 
 /// A database, and a pg_dump that says what it is told to.
-fn bench() -> (Bench, Liar) {
+pub(super) fn bench() -> (Bench, Liar) {
     let cluster = Cluster::builder().empty().start();
     cluster.psql("postgres", &format!("CREATE DATABASE {DB}"));
     cluster.psql(DB, "CREATE TABLE items AS SELECT i FROM generate_series(1, 500) i");

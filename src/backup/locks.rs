@@ -1,0 +1,52 @@
+//! The gap between the snapshot and pg_dump's locks.
+//!
+//! pg_dump reads in a snapshot that is older than its locks. A table that is truncated or rewritten in
+//! between, or for whose lock pg_dump waits while that happens, is dumped without a row, and nobody says
+//! a word: the usual way to load a table (BEGIN, TRUNCATE, INSERT, COMMIT) does just that. So the
+//! tables are looked at once pg_dump has its locks, which nothing of the kind gets past.
+//!
+//! What can still go wrong: a dump that takes less time than the look; then a table that is rewritten
+//! just behind it makes the run fail for nothing, and it is tried again.
+
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    domain::failure::{Class, Failure},
+    postgres::snapshot::ExportedSnapshot,
+    sys::task::Task,
+};
+
+/// How often it is looked whether pg_dump has begun to write: it does when it has all its locks.
+const POLL: Duration = Duration::from_millis(10);
+
+/// Tables that changed under the snapshot before pg_dump had its locks.
+pub(super) async fn changed(
+    snapshot: &ExportedSnapshot,
+    exited: &CancellationToken,
+    task: &Task,
+) -> Vec<String> {
+    let begun = task.progress.bytes();
+    while task.progress.bytes() == begun && !exited.is_cancelled() {
+        tokio::time::sleep(POLL).await;
+    }
+    // Where there is no answer there is no snapshot, and no dump either.
+    snapshot.changed(&task.cancel).await.unwrap_or_default()
+}
+
+/// Why there is no backup, where tables changed.
+pub(super) fn refusal(changed: &[String], doing: &str) -> Option<Failure> {
+    if changed.is_empty() {
+        return None;
+    }
+    let what = format!(
+        "truncated, rewritten or dropped after the snapshot was taken and before pg_dump had its \
+         lock: {}; their rows would be missing without a word",
+        changed.join(", ")
+    );
+    Some(Failure::new(Class::Lock, doing, what).hint(
+        "it is tried again with a new snapshot; if it happens each time, run the dump at another \
+         hour than the job that loads them",
+    ))
+}
