@@ -1,6 +1,6 @@
 //! The dump of one database: the linear story.
 //!
-//! connect → facts → snapshot → pg_dump through [`super::fanout`] → manifests. The snapshot is
+//! connect → preflight → facts → snapshot → pg_dump through [`super::fanout`] → manifests. The snapshot is
 //! exported by a session of our own, so that its time and WAL positions are known; pg_dump reads in
 //! it. If that session breaks, pg_dump breaks too, and the run fails: never a backup of an unknown
 //! moment.
@@ -10,6 +10,7 @@ use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    checks::preflight::Accepted,
     codec::{archive::ArchiveProof, plain::PlainProof, proof::Proof},
     domain::{
         backup::{BackupId, Series, Subject},
@@ -39,7 +40,7 @@ use super::{
     courtesy::{Courtesy, Seen, Watch},
     fanout::{Compression, Delivered, Fanout, Lost, Placed, Stored},
     files::SmallFile,
-    locks,
+    locks, preflight,
     restore_notes::{self, About},
     suspect::{self, Yardstick},
 };
@@ -68,6 +69,8 @@ pub struct Source<'a> {
     pub compression: Compression,
     /// Most parts of a volume.
     pub volume_parts: u32,
+    /// What may be left out.
+    pub accepted: &'a Accepted,
     /// How long pg_dump waits for a lock.
     pub lock_wait: std::time::Duration,
     /// How long to wait for a safe snapshot; none: the first snapshot will do.
@@ -150,6 +153,10 @@ pub async fn database(
     let fail = |error: PgError| error.into_failure(&*doing);
     scope::check_version(source.scope, source.form, source.tools.version.major, &doing)?;
     let session = source.server.connect(name.as_str(), &doing, task).await?;
+    let (scope, accepted) = (source.scope, source.accepted);
+    let preflight =
+        preflight::refuse(source.server, &session, scope, accepted, (&doing, task)).await?;
+    let options = [source.form.options, &preflight.options()].concat();
     let facts = catalog::database_facts(&session, &task.cancel).await.map_err(fail)?;
     let id = new_id(task)?;
     let application = application(&id);
@@ -173,7 +180,7 @@ pub async fn database(
         snapshot: Some(&snapshot.id),
         lock_wait: source.lock_wait,
         scope: source.scope,
-        form: source.form,
+        form: Form { options: &options, ..source.form },
         keepalives: source.server.spec().keepalives,
     };
     let pg_dump = source.tools.program("pg_dump")?;
@@ -229,7 +236,7 @@ pub async fn database(
         stored.abandon().await;
         return Ok(lost(failure.into()));
     }
-    let left_out = left_out(&moment);
+    let left_out = [left_out(&moment), preflight.judged.left_out].concat();
     let about = suspect::About { series: &series, id: &id, doing: &doing, left_out: &left_out };
     let judged = suspect::judge(stored, ("pg_dump", about), yardstick).await;
     let (stored, judged) = match judged {
@@ -241,7 +248,9 @@ pub async fn database(
     let draft =
         Draft { source, id: &id, series: &series, started_at, tool, files: &[], suspicions };
     let delivered = draft.commit(stored, (Some(facts), &moment, left_out), task).await;
-    Ok(judged.dumped(delivered).with(&seen, name, source))
+    let mut dumped = judged.dumped(delivered);
+    dumped.findings.extend(preflight.judged.told);
+    Ok(dumped.with(&seen, name, source))
 }
 
 /// Exports the snapshot; `status` tells where that takes its time.

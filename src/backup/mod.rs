@@ -11,6 +11,7 @@ pub mod gate;
 pub mod globals;
 mod locks;
 pub mod owner;
+pub mod preflight;
 pub mod prune;
 pub mod reindex;
 pub mod restore_notes;

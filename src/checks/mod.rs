@@ -4,6 +4,7 @@
 //! Whoever calls them brings the facts: the functions ask nobody, so that a test hands them any
 //! state of the world.
 
+pub mod preflight;
 pub mod wal;
 
 use crate::domain::finding::{Finding, Severity};
@@ -33,17 +34,22 @@ impl Found {
     pub fn new(severity: Severity, what: impl Into<String>, hint: impl Into<String>) -> Self {
         Self { severity, what: what.into(), hint: hint.into() }
     }
+
+    /// The finding of a check of that name.
+    pub fn named(self, check: &str) -> Finding {
+        Finding {
+            check: check.to_owned(),
+            severity: self.severity,
+            what: self.what,
+            hint: Some(self.hint),
+        }
+    }
 }
 
 /// Looks at facts with every check of a table.
 pub fn look<F: ?Sized>(checks: &[&Check<F>], facts: &F) -> Vec<Finding> {
-    let each = checks.iter().flat_map(|check| {
-        (check.look)(facts).into_iter().map(|found| Finding {
-            check: check.name.to_owned(),
-            severity: found.severity,
-            what: found.what,
-            hint: Some(found.hint),
-        })
-    });
+    let each = checks
+        .iter()
+        .flat_map(|check| (check.look)(facts).into_iter().map(|found| found.named(check.name)));
     each.collect()
 }

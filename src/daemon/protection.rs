@@ -71,7 +71,9 @@ pub fn protected(table: &Table) -> Vec<Protected> {
         let known = servers
             .entry(server.name().clone())
             .or_insert_with(|| Protected { server, patterns: Vec::new() });
-        known.patterns.push(protects.patterns);
+        if protects.scope.is_whole() {
+            known.patterns.push(protects.patterns);
+        }
     }
     servers.into_values().collect()
 }

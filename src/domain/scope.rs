@@ -14,7 +14,10 @@ use std::fmt::{self, Write as _};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-use super::{pattern::Glob, relation::RelationPattern};
+use super::{
+    pattern::Glob,
+    relation::{RelationName, RelationPattern},
+};
 
 /// Begins the series' name of a selection.
 const PART: &str = "part-";
@@ -101,6 +104,46 @@ impl Scope {
     /// pg_dump.c): not where schemas or tables are selected, nor definitions alone.
     pub fn has_large_objects_by_itself(&self) -> bool {
         self.schemas.is_empty() && self.tables.is_empty() && self.contents != Contents::Schema
+    }
+
+    /// Whether large objects are in it.
+    pub fn has_large_objects(&self) -> bool {
+        self.large_objects.unwrap_or_else(|| self.has_large_objects_by_itself())
+    }
+
+    /// Whether definitions are in it.
+    pub fn has_definitions(&self) -> bool {
+        self.contents != Contents::Data
+    }
+
+    /// Whether rows and values of sequences are in it.
+    pub fn has_data(&self) -> bool {
+        self.contents != Contents::Schema
+    }
+
+    /// Whether what belongs to no schema is in it (foreign servers, subscriptions): not where schemas
+    /// or tables are selected.
+    pub fn has_what_is_in_no_schema(&self) -> bool {
+        self.schemas.is_empty() && self.tables.is_empty()
+    }
+
+    /// Whether the table, view or sequence is in it.
+    pub fn takes(&self, schema: &str, name: &str) -> bool {
+        let relation = RelationName { schema: schema.to_owned(), name: name.to_owned() };
+        let any = |patterns: &[RelationPattern]| patterns.iter().any(|it| it.matches(&relation));
+        let within = |patterns: &[Glob]| patterns.iter().any(|it| it.matches(schema));
+        (self.schemas.is_empty() || within(&self.schemas))
+            && !within(&self.exclude_schemas)
+            && (self.tables.is_empty() || any(&self.tables))
+            && !any(&self.exclude_tables)
+    }
+
+    /// Whether the rows of the table are in it.
+    pub fn takes_data(&self, schema: &str, name: &str) -> bool {
+        let relation = RelationName { schema: schema.to_owned(), name: name.to_owned() };
+        self.has_data()
+            && self.takes(schema, name)
+            && !self.exclude_table_data.iter().any(|it| it.matches(&relation))
     }
 
     /// Whether nothing of the database is left out.

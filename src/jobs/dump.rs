@@ -26,6 +26,7 @@ use crate::{
         globals::{self, Parts},
         owner::Owners,
     },
+    checks::preflight::Accepted,
     domain::{
         backup::Subject,
         failure::{Class, Failure},
@@ -131,6 +132,7 @@ struct Dump {
     parts: Parts,
     repositories: Vec<Arc<Handle>>,
     compression: Compression,
+    accepted: Accepted,
     lock_wait: Duration,
     role: role::Role,
     deferrable: Option<Duration>,
@@ -154,12 +156,15 @@ impl Job for Dump {
         self.compression.memory(&repositories) + beside
     }
 
-    /// What leaves anything out protects nothing; the server is asked for its databases all the
-    /// same, so that they are counted as without a backup.
     fn protects(&self) -> Option<Protects> {
-        let whole = self.scope.is_whole();
-        let patterns = if whole { self.patterns.clone() } else { DatabasePatterns::default() };
-        Some(Protects { server: self.server.clone(), patterns })
+        Some(Protects {
+            server: self.server.clone(),
+            patterns: self.patterns.clone(),
+            scope: self.scope.clone(),
+            globals: self.globals.then_some(self.parts.role_passwords),
+            accepted: self.accepted.clone(),
+            repositories: self.repositories.iter().map(|it| it.name().clone()).collect(),
+        })
     }
 
     async fn run(&self, cx: &RunContext) -> Result<Report, Failure> {

@@ -25,6 +25,7 @@ use async_trait::async_trait;
 
 use crate::{
     backup::gate::DatabaseGate,
+    checks::preflight::Accepted,
     config::{self, Config, Diagnostics, Located, Options, class},
     domain::{
         failure::{Class, Failure},
@@ -34,6 +35,7 @@ use crate::{
         report::{Figures, Outcome, Report, Target, TargetReport},
         retention::Policy,
         run::RunId,
+        scope::Scope,
     },
     postgres::Server,
     repository::handle::Handle,
@@ -184,6 +186,14 @@ pub struct Protects {
     pub server: Arc<Server>,
     /// Which of its databases. One that is excluded was thought of, and is not unprotected.
     pub patterns: DatabasePatterns,
+    /// What of them. One of which a part is left out is not protected by that.
+    pub scope: Scope,
+    /// Whether it backs up the globals, and then whether with the hashes of passwords.
+    pub globals: Option<bool>,
+    /// What it accepts to be left out.
+    pub accepted: Accepted,
+    /// Where to.
+    pub repositories: Vec<RepositoryName>,
 }
 
 /// What one attempt is handed.

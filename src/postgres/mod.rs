@@ -13,6 +13,7 @@ pub mod notice;
 pub mod params;
 pub mod passfile;
 pub mod pooler;
+pub mod preflight;
 pub mod replay;
 pub mod scope;
 pub mod server;

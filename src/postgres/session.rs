@@ -15,7 +15,7 @@ use std::{
 };
 
 use tokio::{task::JoinHandle, time::timeout};
-use tokio_postgres::{AsyncMessage, CancelToken, Client, Row, types::ToSql};
+use tokio_postgres::{AsyncMessage, CancelToken, Client, Row, SimpleQueryMessage, types::ToSql};
 use tokio_postgres_rustls::MakeRustlsConnect;
 use tokio_util::sync::CancellationToken;
 
@@ -225,10 +225,17 @@ impl Session {
         self.notices.take()
     }
 
-    /// The process id of the session's backend, as pg_stat_activity has it.
+    /// The process id of the session's backend, as pg_stat_activity has it. In one message: the end of
+    /// a prepared statement goes to the server after its answer, and a pooler may give that another
+    /// backend, so that the next question of another session finds this one's taken.
     pub async fn backend_pid(&self, cancel: &CancellationToken) -> Result<i32, PgError> {
-        let row = self.query_one("SELECT pg_backend_pid()", &[], cancel).await?;
-        super::catalog::get(&row, 0)
+        let asked = self.client.simple_query("SELECT pg_backend_pid()");
+        let answer = self.cancellable(asked, cancel).await?;
+        let pid = answer.iter().find_map(|message| match message {
+            SimpleQueryMessage::Row(row) => row.get(0)?.parse().ok(),
+            _ => None,
+        });
+        pid.ok_or_else(|| PgError::new(Class::Internal, "the server has sent no process id"))
     }
 
     /// Awaits a statement; when the token is cancelled, cancels the statement on the server and

@@ -15,6 +15,7 @@ mod layering;
 mod lifecycle;
 mod notify;
 mod postgres;
+mod preflight;
 mod prune;
 mod reindex;
 mod repositories;

@@ -1,10 +1,11 @@
 //! The options of the kind.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use crate::{
     backup::{courtesy::Courtesy, fanout::Compression, globals::Parts},
-    config::{Diagnostics, Options},
+    checks::preflight::{self, Accepted},
+    config::{self, Diagnostics, Located, Options},
     domain::{blocking::WhenBlocking, name::ServerName, scope::Format, suspicion::Share},
     sys::host,
 };
@@ -51,6 +52,7 @@ pub(super) fn build(
         role_passwords: o.take_or("role_passwords", true, d),
         server_files: o.take_or("server_files", true, d),
     };
+    let accepted = accepted(o, d);
     let format = o.one_of("format", &FORMATS, d).map_or(Format::Custom, |format| format.value);
     let level = o.take_in_or("compression_level", LEVELS, 3, d);
     let workers = o.take_in_or("workers", 1..=64, host::default_workers(), d);
@@ -68,6 +70,7 @@ pub(super) fn build(
         parts,
         repositories: repositories?,
         compression: Compression { level, workers },
+        accepted: accepted?,
         lock_wait,
         role: Role::read(o, d),
         deferrable: deferrable(o, d),
@@ -103,4 +106,28 @@ fn courtesy(o: &mut Options<'_>, d: &mut Diagnostics) -> Courtesy {
     });
     let max_xmin_age = o.take_in("max_xmin_age", 1..=XMIN_AGE_MAX, d).map(|age| age.value);
     Courtesy { when_blocking: policy.unwrap_or_default(), max_xmin_age }
+}
+
+/// What the job may leave out, by names that stand in a fixed list.
+fn accepted(o: &mut Options<'_>, d: &mut Diagnostics) -> Option<Accepted> {
+    let by = format!("[{}]", o.section());
+    let mut names = BTreeSet::new();
+    if o.given("accept").is_none() {
+        return Some(Accepted { names, by });
+    }
+    let known: Vec<&'static str> = preflight::acceptable().collect();
+    let mut whole = true;
+    for name in o.take::<Vec<Located<String>>>("accept", d)?.value {
+        if let Some(known) = known.iter().find(|known| **known == name.value) {
+            names.insert(*known);
+            continue;
+        }
+        whole = false;
+        let hint = config::nearest(&name.value, known.iter().copied()).map_or_else(
+            || format!("what can be accepted: {}", config::listed(known.iter().copied())),
+            |nearest| format!("did you mean {nearest:?}?"),
+        );
+        d.error(&name.span, format!("{:?} cannot be accepted", name.value)).hint(hint);
+    }
+    whole.then_some(Accepted { names, by })
 }

@@ -120,6 +120,7 @@ impl Work<'_> {
             form: Form { format: job.format, options: &job.form_options },
             compression: job.compression,
             volume_parts: self.job.volume_parts(),
+            accepted: &job.accepted,
             lock_wait: job.lock_wait,
             deferrable: job.deferrable,
             courtesy: job.courtesy,

@@ -11,6 +11,7 @@ pub(crate) mod fakes;
 pub(crate) mod http;
 pub(crate) mod liar;
 pub(crate) mod monitoring;
+pub(crate) mod pgbouncer;
 pub(crate) mod pgkeep;
 pub(crate) mod postgres;
 pub(crate) mod process;

@@ -1,0 +1,101 @@
+//! Before a dump: would it be whole? What refuses it, and what it will lack by somebody's leave.
+//!
+//! It is asked in the session that exports the snapshot next, as the role that pgkeep's pg_dump runs as,
+//! with the role's and the database's own settings.
+
+use crate::{
+    checks::preflight::{self, Accepted, Judged},
+    domain::{failure::Failure, scope::Scope},
+    postgres::{
+        PgError, Server, Session, pooler,
+        preflight::{Facts, globals, read},
+    },
+    sys::task::Task,
+};
+
+/// What a database's preflight brings.
+#[derive(Debug, Clone)]
+pub struct Preflight {
+    /// What was asked.
+    pub facts: Facts,
+    /// What it comes to.
+    pub judged: Judged,
+}
+
+impl Preflight {
+    /// Further options for pg_dump. What was accepted to be left out is no warning any more.
+    pub fn options(&self) -> Vec<String> {
+        let leaves_out = self.judged.accepted.contains("subscriptions");
+        leaves_out.then(|| "--no-subscriptions".to_owned()).into_iter().collect()
+    }
+}
+
+/// Holds that no pooler shares the backend of a session: a snapshot is one backend's, and settings made
+/// through a pooler reach others' sessions.
+///
+/// # Errors
+/// When one does, or a second session cannot be had.
+pub async fn alone(
+    server: &Server,
+    session: &Session,
+    (doing, task): (&str, &Task),
+) -> Result<(), Failure> {
+    let other = server.connect(session.dbname(), doing, task).await?;
+    let alone = pooler::refuse_pooler(session, &other, doing, task).await;
+    other.close().await;
+    alone
+}
+
+/// Looks at the database of a session, for a dump of that scope.
+///
+/// # Errors
+/// When the server does not answer.
+pub async fn look(
+    session: &Session,
+    scope: &Scope,
+    accepted: &Accepted,
+    task: &Task,
+) -> Result<Preflight, PgError> {
+    let facts = read(session, &task.cancel).await?.within(scope);
+    let judged = preflight::judge(&facts, accepted);
+    Ok(Preflight { facts, judged })
+}
+
+/// The same, and refuses what a dump of it would lack.
+///
+/// # Errors
+/// When the dump would fail or not be whole, with all that is in its way; when the server does not
+/// answer.
+pub async fn refuse(
+    server: &Server,
+    session: &Session,
+    scope: &Scope,
+    accepted: &Accepted,
+    (doing, task): (&str, &Task),
+) -> Result<Preflight, Failure> {
+    alone(server, session, (doing, task)).await?;
+    let preflight = look(session, scope, accepted, task).await;
+    let preflight = preflight.map_err(|error| error.into_failure(doing))?;
+    match preflight.judged.failure(doing) {
+        Some(failure) => Err(failure),
+        None => Ok(preflight),
+    }
+}
+
+/// Refuses globals that could not be dumped as wanted.
+///
+/// # Errors
+/// As [`refuse`].
+pub async fn refuse_globals(
+    session: &Session,
+    role_passwords: bool,
+    doing: &str,
+    task: &Task,
+) -> Result<(), Failure> {
+    if !role_passwords {
+        return Ok(());
+    }
+    let facts = globals(session, role_passwords, &task.cancel).await;
+    let facts = facts.map_err(|error| error.into_failure(doing))?;
+    preflight::judge_globals(&facts, doing)
+}

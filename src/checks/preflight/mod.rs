@@ -1,0 +1,167 @@
+//! Checks before a dump: whether the role would see everything that the dump is to hold.
+//!
+//! Two sorts of trouble: pg_dump would fail at the first thing that it may not read, and name that
+//! alone; or, which is worse, it would leave something out, warn at most, and succeed. Both are refused
+//! before anything is dumped. The second sort can be accepted by name; what was accepted stands in the
+//! manifest of every backup made so.
+
+mod large_objects;
+mod left_out;
+mod passwords;
+mod readable;
+mod row_security;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeSet;
+
+use super::Check;
+use crate::{
+    domain::{
+        failure::{Class, Failure},
+        finding::{Finding, Severity},
+        manifest::LeftOut,
+    },
+    postgres::preflight::{Facts, GlobalsFacts},
+};
+
+pub use self::passwords::PASSWORDS;
+
+/// Names that a message lists.
+const LISTED_MAX: usize = 20;
+/// Longest name that a message lists whole, in characters.
+const NAME_CHARS: usize = 130;
+
+/// A check of what a dump of a database would meet.
+#[derive(Debug)]
+pub struct Row {
+    /// Its name and its function. What it finds at or above `warning` refuses the dump.
+    pub check: Check<Facts>,
+    /// The class of a dump that is refused for it.
+    pub class: Class,
+    /// What the option `accept` of a job calls it, where it can be accepted; and what is then missing
+    /// from the backup.
+    pub accept: Option<(&'static str, fn(&Facts) -> String)>,
+}
+
+/// Every check of a database.
+pub const DATABASE: &[&Row] = &[
+    &readable::UNREADABLE,
+    &row_security::ROW_SECURITY,
+    &large_objects::LARGE_OBJECTS,
+    &left_out::USER_MAPPINGS,
+    &left_out::SUBSCRIPTIONS,
+];
+
+/// Every check of the globals.
+pub const GLOBALS: &[&Check<GlobalsFacts>] = &[&PASSWORDS];
+
+/// What a job accepts to be left out of its backups.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Accepted {
+    /// Names of [`acceptable`] things.
+    pub names: BTreeSet<&'static str>,
+    /// Where they are accepted, for the manifest: `[job.nightly]`.
+    pub by: String,
+}
+
+/// What can be accepted, by the names that configurations use.
+pub fn acceptable() -> impl Iterator<Item = &'static str> {
+    DATABASE.iter().filter_map(|row| row.accept.map(|(name, _)| name))
+}
+
+/// What the checks of a database come to.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Judged {
+    /// What refuses the dump, each with its class.
+    pub refused: Vec<(Class, Finding)>,
+    /// What is good to know.
+    pub told: Vec<Finding>,
+    /// What the backup will not hold.
+    pub left_out: Vec<LeftOut>,
+    /// The names of what is left out because it was accepted.
+    pub accepted: BTreeSet<&'static str>,
+}
+
+/// Looks at facts with every check.
+pub fn judge(facts: &Facts, accepted: &Accepted) -> Judged {
+    let mut judged = Judged::default();
+    for row in DATABASE {
+        for found in (row.check.look)(facts) {
+            let finding = found.named(row.check.name);
+            if finding.severity < Severity::Warning {
+                judged.told.push(finding);
+                continue;
+            }
+            match row.accept.filter(|(name, _)| accepted.names.contains(name)) {
+                None => judged.refused.push((row.class, finding)),
+                Some((name, what)) => judged.accept(name, what(facts), finding, &accepted.by),
+            }
+        }
+    }
+    if facts.foreign_tables > 0 {
+        judged.left_out.push(left_out::foreign_rows(facts));
+    }
+    judged
+}
+
+impl Judged {
+    fn accept(&mut self, name: &'static str, what: String, finding: Finding, by: &str) {
+        let reason = format!("accepted in {by}");
+        let text = format!("{}: {reason}", finding.what);
+        self.told.push(Finding { severity: Severity::Info, what: text, hint: None, ..finding });
+        self.left_out.push(LeftOut { what, reason });
+        self.accepted.insert(name);
+    }
+
+    /// The failure of a dump that is refused: all of it at once.
+    pub fn failure(&self, doing: &str) -> Option<Failure> {
+        let (class, _) = self.refused.first()?;
+        let texts = self.refused.iter().map(|(_, finding)| finding.what.as_str());
+        let hints = self.refused.iter().filter_map(|(_, finding)| finding.hint.as_deref());
+        let what = texts.collect::<Vec<_>>().join("; ");
+        Some(Failure::new(*class, doing, what).hint(hints.collect::<Vec<_>>().join("; ")))
+    }
+}
+
+/// What the checks of the globals find: a failure where they cannot be dumped as wanted.
+///
+/// # Errors
+/// Where something is found.
+pub fn judge_globals(facts: &GlobalsFacts, doing: &str) -> Result<(), Failure> {
+    for found in GLOBALS.iter().flat_map(|check| (check.look)(facts)) {
+        if found.severity >= Severity::Warning {
+            return Err(Failure::new(Class::Privilege, doing, found.what).hint(found.hint));
+        }
+    }
+    Ok(())
+}
+
+/// The first of some names, and how many there are beyond: `a, b and 3 more`. The names of the objects
+/// of a hostile database may be long, and may hold line ends.
+pub(super) fn some<T: AsRef<str>>(names: impl IntoIterator<Item = T>) -> String {
+    let mut names = names.into_iter();
+    let first: Vec<String> = names.by_ref().take(LISTED_MAX).map(|it| short(it.as_ref())).collect();
+    match names.count() {
+        0 => first.join(", "),
+        more => format!("{} and {more} more", first.join(", ")),
+    }
+}
+
+fn short(name: &str) -> String {
+    let visible = |c: char| if c.is_control() { '\u{fffd}' } else { c };
+    if name.chars().count() <= NAME_CHARS {
+        return name.chars().map(visible).collect();
+    }
+    name.chars().take(NAME_CHARS).map(visible).chain(['…']).collect()
+}
+
+/// `1 table`, `2 tables`.
+fn counted(count: u64, one: &str, many: &str) -> String {
+    if count == 1 { format!("1 {one}") } else { format!("{count} {many}") }
+}
+
+/// Where, and as whom, the statements of a hint are to be run.
+fn by_a_superuser(facts: &Facts, statements: &str) -> String {
+    format!("as a superuser, in database {}: {statements}", facts.database)
+}

@@ -1,0 +1,43 @@
+//! Row-level security that holds for the role.
+
+use super::{Row, counted, some};
+use crate::{
+    checks::{Check, Found},
+    domain::{failure::Class, finding::Severity},
+    postgres::preflight::Facts,
+};
+
+/// pg_dump sets `row_security = off` and fails at the first table whose policies hold for it.
+pub(super) const ROW_SECURITY: Row = Row {
+    check: Check { name: "row-security", look: row_security },
+    class: Class::Privilege,
+    accept: None,
+};
+
+fn row_security(facts: &Facts) -> Vec<Found> {
+    let tables = &facts.row_security;
+    if tables.is_empty() {
+        return Vec::new();
+    }
+    let role = &facts.role;
+    let what = format!(
+        "row-level security hides rows of {} of database {} from role {role}: {}",
+        counted(tables.len() as u64, "table", "tables"),
+        facts.database,
+        some(tables.iter().map(|it| &it.ident))
+    );
+    let mut hint = format!("as a superuser: ALTER ROLE {role} BYPASSRLS;");
+    // Security that does not hold for owners would not have been found with one.
+    let forced: Vec<_> = tables.iter().filter(|it| it.owned).map(|it| &it.ident).collect();
+    if !forced.is_empty() {
+        hint.push_str(" (it is forced on the owner as well, who may end that: ");
+        hint.push_str(&format!("ALTER TABLE … NO FORCE ROW LEVEL SECURITY, for {})", some(forced)));
+    }
+    if let Some(service) = facts.service {
+        hint.push_str(&format!(
+            ". Where {} refuses that, dump as the owner of the tables",
+            service.name
+        ));
+    }
+    vec![Found::new(Severity::Critical, what, hint)]
+}

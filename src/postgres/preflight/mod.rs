@@ -1,0 +1,189 @@
+//! What the role of a session would meet if pg_dump ran as it: facts, asked in a few statements of the
+//! catalogue, whose answers are bounded.
+//!
+//! They follow what pg_dump itself does (src/bin/pg_dump in PostgreSQL's source, versions 11 to 18):
+//! which relations it locks and reads, which it leaves alone (those of extensions, but for their
+//! configuration tables; all in schemas that begin with `pg_`, so that other sessions' temporary tables
+//! are not among them), and what it leaves out without failing. What goes away between our look and
+//! pg_dump's does no harm: a right on what is gone is unknown, and then not missing.
+//!
+//! What can still go wrong: rights that are taken away in between (pg_dump then fails by itself); a role
+//! that a pg_dump before version 15 asks for a lock on tables of extensions.
+
+mod read;
+mod service;
+
+pub use self::{
+    read::{globals, read},
+    service::Service,
+};
+use crate::domain::scope::Scope;
+
+/// A name as a statement has it: quoted where it must be.
+pub type Ident = String;
+
+/// What the role of a session would meet in its database.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Facts {
+    /// `server_version_num`
+    pub version_num: u32,
+    /// The database.
+    pub database: Ident,
+    /// The role.
+    pub role: Ident,
+    /// Whether it is a superuser: nothing is kept from it.
+    pub superuser: bool,
+    /// Tables and sequences that it may not read, by schema and name.
+    pub unreadable: Vec<Relation>,
+    /// Tables whose row-level security holds for it.
+    pub row_security: Vec<Relation>,
+    /// Large objects that it may not read.
+    pub large_objects: LargeObjects,
+    /// User mappings whose options it may not see.
+    pub user_mappings: Vec<UserMapping>,
+    /// Whether the options of those mappings are known to be there; else they may be.
+    pub mappings_are_certain: bool,
+    /// Subscriptions of the database, where pg_dump would leave them out.
+    pub subscriptions: Vec<Ident>,
+    /// Foreign tables: definitions without rows.
+    pub foreign_tables: u64,
+    /// Whose service the server belongs to.
+    pub service: Option<Service>,
+}
+
+/// What a relation is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// A table, ordinary or partitioned.
+    Table,
+    /// A sequence.
+    Sequence,
+}
+
+/// A table or a sequence.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Relation {
+    /// The schema's name, as it is.
+    pub schema: String,
+    /// Its name, as it is.
+    pub name: String,
+    /// The schema's name for a statement.
+    pub schema_ident: Ident,
+    /// Schema and name for a statement.
+    pub ident: Ident,
+    /// What it is.
+    pub kind: Kind,
+    /// Whether the role lacks USAGE on the schema.
+    pub lacks_usage: bool,
+    /// Whether the role lacks SELECT.
+    pub lacks_select: bool,
+    /// Whether the role owns it, by itself or as a member of the owner.
+    pub owned: bool,
+}
+
+/// Large objects that may not be read.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct LargeObjects {
+    /// How many.
+    pub count: u64,
+    /// The ids of the first.
+    pub first: Vec<u32>,
+}
+
+/// A user mapping.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UserMapping {
+    /// The foreign server.
+    pub server: Ident,
+    /// Whom it is for: a role, or PUBLIC.
+    pub user: Ident,
+}
+
+impl Facts {
+    /// What of it concerns a dump of that scope.
+    #[must_use]
+    pub fn within(mut self, scope: &Scope) -> Self {
+        let taken = |it: &Relation| scope.takes(&it.schema, &it.name);
+        // Tables are locked for definitions, too, which takes SELECT.
+        self.unreadable.retain(|it| taken(it) && (scope.has_data() || it.kind == Kind::Table));
+        self.row_security.retain(|it| scope.takes_data(&it.schema, &it.name));
+        if !scope.has_large_objects() {
+            self.large_objects = LargeObjects::default();
+        }
+        if !(scope.has_definitions() && scope.has_what_is_in_no_schema()) {
+            self.user_mappings.clear();
+            self.subscriptions.clear();
+        }
+        if !scope.has_data() {
+            self.foreign_tables = 0;
+        }
+        self
+    }
+}
+
+/// What the role of a session would meet when it dumps the globals.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct GlobalsFacts {
+    /// The database that was asked in.
+    pub database: Ident,
+    /// The role.
+    pub role: Ident,
+    /// Whether the hashes of passwords are wanted.
+    pub passwords_wanted: bool,
+    /// Why the hashes of passwords cannot be read; none: they can.
+    pub passwords_refused: Option<String>,
+    /// Whose service the server belongs to.
+    pub service: Option<Service>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::scope::Contents;
+
+    fn relation(schema: &str, name: &str, kind: Kind) -> Relation {
+        Relation {
+            schema: schema.to_owned(),
+            name: name.to_owned(),
+            schema_ident: schema.to_owned(),
+            ident: format!("{schema}.{name}"),
+            kind,
+            lacks_usage: false,
+            lacks_select: true,
+            owned: false,
+        }
+    }
+
+    #[test]
+    fn what_is_not_taken_need_not_be_readable() {
+        let facts = Facts {
+            unreadable: vec![
+                relation("a", "t", Kind::Table),
+                relation("a", "s", Kind::Sequence),
+                relation("b", "t", Kind::Table),
+            ],
+            row_security: vec![relation("a", "t", Kind::Table)],
+            large_objects: LargeObjects { count: 1, first: vec![7] },
+            user_mappings: vec![UserMapping { server: "s".into(), user: "u".into() }],
+            subscriptions: vec!["s".into()],
+            foreign_tables: 1,
+            ..Facts::default()
+        };
+        assert_eq!(facts.clone().within(&Scope::default()), facts);
+        let some = Scope { schemas: vec!["a".parse().unwrap()], ..Scope::default() };
+        let of_a = facts.clone().within(&some);
+        assert_eq!((of_a.unreadable.len(), of_a.row_security.len()), (2, 1));
+        assert_eq!((of_a.large_objects.count, of_a.user_mappings.len()), (0, 0));
+        assert!(of_a.subscriptions.is_empty());
+        let definition = vec!["a.t".parse().unwrap()];
+        let empty = Scope { exclude_table_data: definition, ..Scope::default() };
+        let of_empty = facts.clone().within(&empty);
+        assert_eq!((of_empty.unreadable.len(), of_empty.row_security.len()), (3, 0));
+        let only = |contents| Scope { contents, ..Scope::default() };
+        let schema = facts.clone().within(&only(Contents::Schema));
+        assert_eq!((schema.unreadable.len(), schema.row_security.len()), (2, 0));
+        assert_eq!((schema.large_objects.count, schema.subscriptions.len()), (0, 1));
+        let data = facts.within(&only(Contents::Data));
+        assert_eq!((data.large_objects.count, data.subscriptions.len()), (1, 0));
+    }
+}
