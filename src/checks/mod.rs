@@ -4,6 +4,7 @@
 //! Whoever calls them brings the facts: the functions ask nobody, so that a test hands them any
 //! state of the world.
 
+pub mod doctor;
 pub mod preflight;
 pub mod wal;
 

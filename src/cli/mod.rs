@@ -4,6 +4,7 @@ mod acknowledge;
 mod cancel;
 mod check_config;
 mod daemon;
+mod doctor;
 pub mod exit;
 mod list;
 mod notify;
@@ -50,6 +51,8 @@ enum Command {
     Daemon,
     /// Read the configuration, report every error in it, and print the next runs.
     CheckConfig,
+    /// Look at servers, roles, repositories and this host, and say what is wrong and what to do.
+    Doctor(doctor::Arguments),
     /// Run a job now and wait for its end, through the daemon where one is up.
     Run(run::Arguments),
     /// Stop the run of a job that is under way; it ends in its own time.
@@ -87,6 +90,7 @@ pub fn main(arguments: impl Iterator<Item = OsString>) -> Exit {
     let result = match arguments.command {
         Command::Daemon => daemon::daemon(&cli),
         Command::CheckConfig => check_config::check_config(&cli),
+        Command::Doctor(arguments) => doctor::doctor(&cli, &arguments),
         Command::Run(arguments) => run::run(&cli, &arguments),
         Command::Cancel(arguments) => cancel::cancel(&cli, &arguments),
         Command::Status => status::status(&cli),

@@ -6,6 +6,7 @@ pub mod encrypt;
 pub mod entries;
 pub mod frames;
 pub mod globals;
+pub mod identity;
 pub mod index;
 pub mod plain;
 pub mod proof;

@@ -4,6 +4,7 @@
 mod account;
 pub mod acknowledge;
 pub mod control;
+pub mod doctor;
 pub mod engine;
 pub mod ground;
 pub mod heartbeat;

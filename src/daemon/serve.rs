@@ -42,6 +42,8 @@ use super::{
     watch::Watch,
 };
 
+/// Where, in the runtime folder, the address of the listener is written.
+pub(super) const ADDRESS_FILE: &str = "http.addr";
 /// How often who waits for a run hears how far it is.
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
 /// The planner is asked at least so often, whatever the heartbeat does.
@@ -201,7 +203,7 @@ async fn listen_http(
     let doing = "write the listener's address";
     let fail = |error| Failure::from_error(Class::State, doing, &error);
     files::create_private_dir_all(&table.daemon.runtime_dir).map_err(fail)?;
-    let path = table.daemon.runtime_dir.join("http.addr");
+    let path = table.daemon.runtime_dir.join(ADDRESS_FILE);
     files::write_atomic(&path, format!("{address}\n").as_bytes(), 0o644).map_err(fail)?;
     tracing::info!(%address, "listening for scrapes");
     let served = Served { metrics: metrics.clone(), health: health.clone() };

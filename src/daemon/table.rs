@@ -42,6 +42,8 @@ pub struct Table {
     pub daemon: config::Daemon,
     /// The jobs by name.
     pub jobs: BTreeMap<JobName, Arc<Configured>>,
+    /// The servers by name.
+    pub servers: BTreeMap<ServerName, Arc<Server>>,
     /// The repositories by name.
     pub repositories: BTreeMap<RepositoryName, Arc<Handle>>,
     /// Who is told, by name.
@@ -144,7 +146,8 @@ fn build(config: &Config, ground: &Ground, d: &mut Diagnostics) -> Table {
     let jobs = build_jobs(&resources, &notifiers, ground.now, d);
     resources.retention.report_unused(config, d);
     receivers::check(config, &notifiers, &jobs, d);
-    Table { daemon, jobs, repositories: resources.repositories, notifiers }
+    let Resources { servers, repositories, .. } = resources;
+    Table { daemon, jobs, servers, repositories, notifiers }
 }
 
 fn build_servers(

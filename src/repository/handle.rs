@@ -155,6 +155,28 @@ impl Handle {
         }
     }
 
+    /// The store, without repeats, and whether there is a repository in it: for a close look. Makes none.
+    ///
+    /// # Errors
+    /// As [`Handle::open`]: where nothing may be written, nothing is to be tried either.
+    pub async fn store(&self) -> Result<(Arc<dyn Store>, bool), StoreError> {
+        let known = self.known()?;
+        let store = (self.opener)().await?;
+        let store = store.without_repeats().unwrap_or(store);
+        let found = Repository::open(self.name.clone(), Arc::clone(&store), false).await;
+        match (found, &known) {
+            (Ok(repository), Some(id)) if repository.id() != id => {
+                Err(self.stranger(repository.id(), id))
+            }
+            (Ok(_), _) => Ok((store, true)),
+            (Err(error), Some(_)) if error.kind == StoreErrorKind::NotFound => {
+                Err(self.gone(&error))
+            }
+            (Err(error), None) if error.kind == StoreErrorKind::NotFound => Ok((store, false)),
+            (Err(error), _) => Err(error),
+        }
+    }
+
     async fn get(&self, create: bool) -> Result<Arc<Repository>, StoreError> {
         let mut opened = self.opened.lock().await;
         let known = self.known()?;

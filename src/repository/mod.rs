@@ -19,6 +19,7 @@ pub mod marks;
 #[cfg(any(test, feature = "test-util"))]
 pub mod memory;
 pub mod pace;
+pub mod probe;
 mod recipients;
 pub mod repo;
 pub mod retry;

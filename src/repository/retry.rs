@@ -21,6 +21,7 @@ use tokio::time::{Sleep, sleep};
 
 use super::{
     dice::Dice,
+    probe::Survey,
     store::{Limits, ObjectMeta, Store, StoreError, Swept, Upload},
 };
 
@@ -201,6 +202,14 @@ impl Store for Retry {
     async fn sweep(&self, min_age: Duration, now: Timestamp) -> Result<Swept, StoreError> {
         // It runs again and again as it is, and a second attempt would count wrong.
         self.inner.sweep(min_age, now).await
+    }
+
+    async fn survey(&self, scratch: &str) -> Result<Survey, StoreError> {
+        self.patience.run(|| self.inner.survey(scratch)).await
+    }
+
+    fn without_repeats(&self) -> Option<Arc<dyn Store>> {
+        Some(Arc::clone(&self.inner))
     }
 }
 

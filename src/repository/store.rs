@@ -3,12 +3,14 @@
 //! Objects are written once, under names never used before. Any future of a store may be dropped:
 //! that leaves at most something unlisted behind, which [`Store::sweep`] finds later.
 
-use std::{fmt::Debug, ops::Range, time::Duration};
+use std::{fmt::Debug, ops::Range, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::{StreamExt as _, stream::BoxStream};
 use jiff::Timestamp;
+
+use super::probe::Survey;
 
 /// What kind of trouble a store has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -152,6 +154,17 @@ pub trait Store: Send + Sync + Debug {
 
     /// Removes unfinished uploads of ours that are older than `min_age` at `now`.
     async fn sweep(&self, min_age: Duration, now: Timestamp) -> Result<Swept, StoreError>;
+
+    /// What only this kind of store can tell of itself. `scratch` is the key of an object of a probe,
+    /// which is there and may be overwritten.
+    async fn survey(&self, _scratch: &str) -> Result<Survey, StoreError> {
+        Ok(Survey::default())
+    }
+
+    /// The same store without repeats, for somebody who waits for the answer; none where it has none.
+    fn without_repeats(&self) -> Option<Arc<dyn Store>> {
+        None
+    }
 }
 
 /// An object that arrives in parts.

@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 /// Wall and monotonic time, read together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,6 +44,24 @@ impl Clock for SystemClock {
     }
 }
 
+/// How far another clock is ahead of ours that said `at` between two looks at ours, and cuts what is
+/// finer than `grain` off. What the measuring leaves open counts for nothing.
+pub fn ahead(
+    at: Timestamp,
+    before: Timestamp,
+    after: Timestamp,
+    grain: SignedDuration,
+) -> SignedDuration {
+    let (early, late) = (before.duration_since(at) - grain, at.duration_since(after));
+    if late > SignedDuration::ZERO {
+        late
+    } else if early > SignedDuration::ZERO {
+        -early
+    } else {
+        SignedDuration::ZERO
+    }
+}
+
 /// A clock that goes only where a test moves it.
 #[derive(Debug)]
 pub struct ManualClock {
@@ -75,5 +93,21 @@ impl ManualClock {
 impl Clock for ManualClock {
     fn now(&self) -> Now {
         *self.now.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_measuring_leaves_open_is_no_skew() {
+        let at = |seconds: i64| Timestamp::from_second(1_800_000_000 + seconds).unwrap();
+        let second = SignedDuration::from_secs(1);
+        let cases = [(100, 0), (104, 0), (99, 0), (110, 5), (90, -9), (105, 0)];
+        for (said, seconds) in cases {
+            let skew = ahead(at(said), at(100), at(105), second);
+            assert_eq!(skew, SignedDuration::from_secs(seconds), "{said}");
+        }
     }
 }

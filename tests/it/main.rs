@@ -8,6 +8,7 @@ mod config;
 mod contract;
 mod copies;
 mod docs;
+mod doctor;
 mod dumps;
 mod harness;
 mod harness_self;

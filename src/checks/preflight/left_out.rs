@@ -1,6 +1,6 @@
 //! What pg_dump leaves out, and succeeds.
 
-use super::{Row, counted, some};
+use super::{Acceptance, Row, counted, some};
 use crate::{
     checks::{Check, Found},
     domain::{failure::Class, finding::Severity, manifest::LeftOut},
@@ -11,20 +11,27 @@ use crate::{
 pub(super) const USER_MAPPINGS: Row = Row {
     check: Check { name: "user-mapping-options", look: user_mappings },
     class: Class::Privilege,
-    accept: Some(("user-mapping-options", |facts| {
-        format!("options of {}: {}", mappings(facts), some(facts.user_mappings.iter().map(named)))
-    })),
+    accept: Some(Acceptance {
+        name: "user-mapping-options",
+        missing: |facts| {
+            let names = some(facts.user_mappings.iter().map(named));
+            format!("options of {}: {names}", mappings(facts))
+        },
+    }),
 };
 
 /// pg_dump warns, and goes on.
 pub(super) const SUBSCRIPTIONS: Row = Row {
     check: Check { name: "subscriptions", look: subscriptions },
     class: Class::Privilege,
-    accept: Some(("subscriptions", |facts| {
-        let count = facts.subscriptions.len() as u64;
-        let names = some(&facts.subscriptions);
-        format!("{}: {names}", counted(count, "subscription", "subscriptions"))
-    })),
+    accept: Some(Acceptance {
+        name: "subscriptions",
+        missing: |facts| {
+            let count = facts.subscriptions.len() as u64;
+            let names = some(&facts.subscriptions);
+            format!("{}: {names}", counted(count, "subscription", "subscriptions"))
+        },
+    }),
 };
 
 fn mappings(facts: &Facts) -> String {

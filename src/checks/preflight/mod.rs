@@ -39,9 +39,17 @@ pub struct Row {
     pub check: Check<Facts>,
     /// The class of a dump that is refused for it.
     pub class: Class,
-    /// What the option `accept` of a job calls it, where it can be accepted; and what is then missing
-    /// from the backup.
-    pub accept: Option<(&'static str, fn(&Facts) -> String)>,
+    /// How it can be accepted, where it can.
+    pub accept: Option<Acceptance>,
+}
+
+/// Something that a job may go without.
+#[derive(Debug, Clone, Copy)]
+pub struct Acceptance {
+    /// What the option `accept` of a job calls it.
+    pub name: &'static str,
+    /// What is then missing from the backup.
+    pub missing: fn(&Facts) -> String,
 }
 
 /// Every check of a database.
@@ -67,7 +75,7 @@ pub struct Accepted {
 
 /// What can be accepted, by the names that configurations use.
 pub fn acceptable() -> impl Iterator<Item = &'static str> {
-    DATABASE.iter().filter_map(|row| row.accept.map(|(name, _)| name))
+    DATABASE.iter().filter_map(|row| row.accept.map(|accept| accept.name))
 }
 
 /// What the checks of a database come to.
@@ -93,9 +101,11 @@ pub fn judge(facts: &Facts, accepted: &Accepted) -> Judged {
                 judged.told.push(finding);
                 continue;
             }
-            match row.accept.filter(|(name, _)| accepted.names.contains(name)) {
+            match row.accept.filter(|accept| accepted.names.contains(accept.name)) {
                 None => judged.refused.push((row.class, finding)),
-                Some((name, what)) => judged.accept(name, what(facts), finding, &accepted.by),
+                Some(accept) => {
+                    judged.accept(accept.name, (accept.missing)(facts), finding, &accepted.by);
+                }
             }
         }
     }

@@ -26,18 +26,20 @@ fn row_security(facts: &Facts) -> Vec<Found> {
         facts.database,
         some(tables.iter().map(|it| &it.ident))
     );
-    let mut hint = format!("as a superuser: ALTER ROLE {role} BYPASSRLS;");
     // Security that does not hold for owners would not have been found with one.
     let forced: Vec<_> = tables.iter().filter(|it| it.owned).map(|it| &it.ident).collect();
-    if !forced.is_empty() {
-        hint.push_str(" (it is forced on the owner as well, who may end that: ");
-        hint.push_str(&format!("ALTER TABLE … NO FORCE ROW LEVEL SECURITY, for {})", some(forced)));
-    }
-    if let Some(service) = facts.service {
-        hint.push_str(&format!(
-            ". Where {} refuses that, dump as the owner of the tables",
-            service.name
-        ));
-    }
+    let forced = if forced.is_empty() {
+        String::new()
+    } else {
+        let tables = some(forced);
+        format!(
+            " (it is forced on the owner as well, who may end that: \
+             ALTER TABLE … NO FORCE ROW LEVEL SECURITY, for {tables})"
+        )
+    };
+    let service = facts.service.map_or_else(String::new, |service| {
+        format!(". Where {} refuses that, dump as the owner of the tables", service.name)
+    });
+    let hint = format!("as a superuser: ALTER ROLE {role} BYPASSRLS;{forced}{service}");
     vec![Found::new(Severity::Critical, what, hint)]
 }

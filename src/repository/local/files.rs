@@ -92,6 +92,13 @@ impl Root {
         if self.path.is_dir() { Ok(()) } else { Err(self.missing(doing)) }
     }
 
+    /// Bytes that are free on the filesystem, as unprivileged users see it.
+    pub(super) fn free(&self, doing: &str) -> Result<u64, StoreError> {
+        let facts =
+            rustix::fs::statvfs(&self.path).map_err(|errno| self.error(doing, &errno.into()))?;
+        Ok(facts.f_bavail.saturating_mul(facts.f_frsize))
+    }
+
     /// Refuses to write `need` bytes to the filesystem of `file` where less than `min_free` would
     /// be left.
     pub(super) fn check_space(

@@ -31,6 +31,7 @@ use self::{
     files::{Root, blocking, meta_of},
     upload::LocalUpload,
 };
+use super::probe::Survey;
 use super::store::{Limits, ObjectMeta, Store, StoreError, StoreErrorKind, Swept, Upload};
 
 /// Length of a part. Nothing on a filesystem asks for a certain length; this is what S3 stores get,
@@ -114,6 +115,16 @@ impl Store for LocalStore {
         let root = Arc::clone(&self.root);
         let doing = format!("sweep {}", self.place());
         blocking(doing.clone(), move || walk::sweep(&root, &doing, min_age, now)).await
+    }
+
+    async fn survey(&self, _scratch: &str) -> Result<Survey, StoreError> {
+        let root = Arc::clone(&self.root);
+        let doing = format!("look at {}", self.place());
+        blocking(doing.clone(), move || {
+            let free = root.free(&doing)?;
+            Ok(Survey { space: Some((free, root.min_free)), ..Survey::default() })
+        })
+        .await
     }
 }
 

@@ -21,6 +21,11 @@ const RIGHTS: &str = "the credentials need s3:ListBucket, s3:ListBucketMultipart
                       s3:GetObject, s3:PutObject, s3:DeleteObject and \
                       s3:AbortMultipartUpload on this bucket and prefix";
 
+/// What stores answer where a digest is not that of the bytes. Source: Amazon S3 API reference, "Error
+/// responses"; the last is MinIO's.
+const WRONG_DIGEST: [&str; 4] =
+    ["BadDigest", "InvalidDigest", "XAmzContentSHA256Mismatch", "XAmzContentChecksumMismatch"];
+
 /// One request that failed.
 #[derive(Debug, Clone)]
 pub(super) struct Failure {
@@ -76,6 +81,17 @@ impl Failure {
     /// The store answered that it knows no such upload.
     pub(super) fn is_no_such_upload(&self) -> bool {
         matches!(&self.cause, Cause::Answer { code, .. } if code == "NoSuchUpload")
+    }
+
+    /// The store answered that the bytes are not those of the digest.
+    pub(super) fn is_wrong_digest(&self) -> bool {
+        // Stores that check differ in the code; the status is 400.
+        matches!(&self.cause, Cause::Answer { status: 400, code, .. } if WRONG_DIGEST.contains(&code.as_str()))
+    }
+
+    /// The store answered that the bucket has no lifecycle rules.
+    pub(super) fn is_no_lifecycle(&self) -> bool {
+        matches!(&self.cause, Cause::Answer { code, .. } if code == "NoSuchLifecycleConfiguration")
     }
 
     /// It is not known whether the request was carried out.

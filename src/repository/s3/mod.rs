@@ -16,6 +16,7 @@ mod listing;
 mod object;
 mod options;
 mod record;
+mod survey;
 mod sweep;
 mod upload;
 
@@ -29,6 +30,7 @@ use jiff::Timestamp;
 pub use self::config::KIND;
 pub use self::options::{Integrity, LEAST_PART_BYTES, S3Credentials, S3Options};
 use self::{client::Bucket, object::Body};
+use super::probe::Survey;
 use super::store::{Limits, ObjectMeta, Store, StoreError, StoreErrorKind, Swept, Upload};
 use crate::sys::clock::Clock;
 
@@ -121,6 +123,11 @@ impl Store for S3Store {
 
     async fn sweep(&self, min_age: Duration, now: Timestamp) -> Result<Swept, StoreError> {
         self.0.sweep_uploads(min_age, now).await
+    }
+
+    async fn survey(&self, scratch: &str) -> Result<Survey, StoreError> {
+        check_key("probe", scratch)?;
+        self.0.survey(scratch).await
     }
 }
 

@@ -114,7 +114,7 @@ impl Bucket {
         }
     }
 
-    async fn put_once(
+    pub(super) async fn put_once(
         &self,
         key: &str,
         bytes: Bytes,

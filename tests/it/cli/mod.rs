@@ -18,6 +18,7 @@ use crate::{
 const COMMANDS: &[&[&str]] = &[
     &["daemon"],
     &["check-config"],
+    &["doctor"],
     &["run", "a"],
     &["status"],
     &["list"],

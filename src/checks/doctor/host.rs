@@ -1,0 +1,162 @@
+//! This host: what the daemon lives on.
+
+use std::{net::SocketAddr, path::PathBuf};
+
+use super::Line;
+use crate::{
+    checks::{Check, Found},
+    domain::{finding::Severity, name::JobName},
+};
+
+/// What this host is looked at with.
+#[derive(Debug)]
+pub struct HostView {
+    /// The state directory, and what is wrong with it.
+    pub state_dir: (PathBuf, Result<(), StateTrouble>),
+    /// Whether a daemon answers.
+    pub daemon: Daemon,
+    /// Where metrics are served, and whether that works: for a daemon that is up whether it can be
+    /// reached, else whether it could listen. None where metrics are off.
+    pub metrics: Option<(SocketAddr, Result<(), String>)>,
+    /// How many jobs are enabled.
+    pub jobs: usize,
+    /// Enabled jobs that nothing starts.
+    pub untriggered: Vec<JobName>,
+}
+
+/// What is wrong with a state directory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StateTrouble {
+    /// It is not there yet; the daemon makes it.
+    Missing,
+    /// It belongs to somebody else than who asks.
+    Foreign {
+        /// Whose it is, by number.
+        owner: u32,
+    },
+    /// It cannot be looked at, or written to.
+    Unusable(String),
+    /// Others than the owner may write to it.
+    Exposed {
+        /// Permission bits.
+        mode: u32,
+    },
+}
+
+/// Whether a daemon answers at the control socket.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Daemon {
+    /// It does.
+    Up,
+    /// None is up.
+    Down,
+    /// One is up, and does not let us in; or something is wrong with the socket.
+    Closed(String),
+}
+
+/// What is looked at.
+pub const LINES: &[&Line<HostView>] = &[&STATE, &DAEMON, &METRICS, &TRIGGERS];
+
+const STATE: Line<HostView> = Line {
+    label: "state",
+    state: |view| Some(view.state_dir.0.display().to_string()),
+    check: Check { name: "state-directory", look: state },
+};
+
+const DAEMON: Line<HostView> = Line {
+    label: "daemon",
+    state: |view| {
+        let state = match view.daemon {
+            Daemon::Up => "it answers at its socket",
+            Daemon::Down => "none is up",
+            Daemon::Closed(_) => "its socket cannot be used",
+        };
+        Some(state.to_owned())
+    },
+    check: Check { name: "daemon-socket", look: daemon },
+};
+
+const METRICS: Line<HostView> = Line {
+    label: "metrics",
+    state: |view| view.metrics.as_ref().map(|(address, _)| address.to_string()),
+    check: Check { name: "metrics-address", look: metrics },
+};
+
+const TRIGGERS: Line<HostView> = Line {
+    label: "schedules",
+    state: |view| {
+        let started = view.jobs - view.untriggered.len().min(view.jobs);
+        Some(format!("{started} of {} jobs start by themselves", view.jobs))
+    },
+    check: Check { name: "job-untriggered", look: triggers },
+};
+
+fn state(view: &HostView) -> Vec<Found> {
+    let (path, Err(trouble)) = (&view.state_dir.0, &view.state_dir.1) else { return Vec::new() };
+    let path = path.display();
+    vec![match trouble {
+        StateTrouble::Missing => Found::new(
+            Severity::Info,
+            format!("{path} is not there yet"),
+            "the daemon makes it, where its user may; packages make it for them",
+        ),
+        StateTrouble::Foreign { owner } => Found::new(
+            Severity::Info,
+            format!(
+                "{path} belongs to user {owner}, and this is another one: rights were tried as this one"
+            ),
+            "run `pgkeep doctor` as the user that the daemon runs as",
+        ),
+        StateTrouble::Unusable(why) => Found::new(
+            Severity::Critical,
+            format!("{path} cannot be used: {why}"),
+            "give it to the user that pgkeep runs as",
+        ),
+        StateTrouble::Exposed { mode } => Found::new(
+            Severity::Warning,
+            format!("others may write to {path} (mode {mode:03o})"),
+            format!("chmod 700 {path}"),
+        ),
+    }]
+}
+
+fn daemon(view: &HostView) -> Vec<Found> {
+    match &view.daemon {
+        Daemon::Up => Vec::new(),
+        Daemon::Down => vec![Found::new(
+            Severity::Info,
+            "no daemon of this configuration is up: nothing runs by itself",
+            "systemctl enable --now pgkeep",
+        )],
+        Daemon::Closed(why) => {
+            vec![Found::new(Severity::Warning, why, "run this as the daemon's user, or as root")]
+        }
+    }
+}
+
+fn metrics(view: &HostView) -> Vec<Found> {
+    let Some((address, Err(why))) = &view.metrics else { return Vec::new() };
+    let (what, hint) = match view.daemon {
+        Daemon::Up => (
+            format!("the daemon is up, and its metrics at {address} cannot be reached: {why}"),
+            "Prometheus cannot either: look at the daemon's log and at firewalls",
+        ),
+        _ => (
+            format!("a daemon could not listen on {address}: {why}"),
+            "who has it? `ss -ltnp`; set another `listen`",
+        ),
+    };
+    vec![Found::new(Severity::Warning, what, hint)]
+}
+
+fn triggers(view: &HostView) -> Vec<Found> {
+    if view.untriggered.is_empty() {
+        return Vec::new();
+    }
+    let names: Vec<&str> = view.untriggered.iter().map(JobName::as_str).collect();
+    vec![Found::new(
+        Severity::Info,
+        format!("these jobs run only when they are asked to: {}", names.join(", ")),
+        "give them a `schedule`, or `after`; or leave them so, for `pgkeep run`",
+    )]
+}

@@ -1,0 +1,115 @@
+//! A server that answers.
+
+use jiff::SignedDuration;
+
+use super::{Line, SKEW_MAX, skew};
+use crate::{
+    checks::{Check, Found},
+    domain::{finding::Severity, name::DatabaseName},
+    postgres::{catalog::ServerFacts, preflight::Service},
+};
+
+/// What a server is looked at with.
+#[derive(Debug)]
+pub struct ServerView {
+    /// What it is.
+    pub facts: ServerFacts,
+    /// How far its clock is ahead of ours.
+    pub clock_ahead: SignedDuration,
+    /// The major version and the folder of the client programs that fit; none where none do, which is
+    /// said elsewhere.
+    pub programs: Option<(u32, String)>,
+    /// Databases that no job backs up; none where no job backs up any of this server.
+    pub unprotected: Option<Vec<DatabaseName>>,
+    /// Databases that jobs choose and the service keeps to itself.
+    pub kept_by_service: Vec<DatabaseName>,
+    /// The service.
+    pub service: Option<Service>,
+}
+
+/// What is looked at.
+pub const LINES: &[&Line<ServerView>] = &[&PROGRAMS, &CLOCK, &UNPROTECTED, &SERVICE];
+
+const PROGRAMS: Line<ServerView> = Line {
+    label: "programs",
+    state: |view| {
+        let (major, dir) = view.programs.as_ref()?;
+        Some(format!("pg_dump {major} in {dir}"))
+    },
+    check: Check { name: "tool-version", look: programs },
+};
+
+const CLOCK: Line<ServerView> = Line {
+    label: "clock",
+    state: |view| Some(skew(view.clock_ahead)),
+    check: Check { name: "server-clock", look: clock },
+};
+
+const UNPROTECTED: Line<ServerView> = Line {
+    label: "protection",
+    state: |view| {
+        let all = view.unprotected.as_ref()?.is_empty();
+        let all = if all { "every database has a job, or is excluded by one" } else { "not all" };
+        Some(all.to_owned())
+    },
+    check: Check { name: "databases-unprotected", look: unprotected },
+};
+
+const SERVICE: Line<ServerView> = Line {
+    label: "service",
+    state: |view| Some(view.service?.name.to_owned()),
+    check: Check { name: "managed-database", look: kept_by_service },
+};
+
+fn programs(view: &ServerView) -> Vec<Found> {
+    let server = view.facts.major();
+    let newer = view.programs.iter().filter(|(major, _)| *major > server);
+    let found = newer.map(|(major, _)| {
+        Found::new(
+            Severity::Warning,
+            format!(
+                "PostgreSQL {server} is dumped with the pg_dump of {major}: restoring needs {major}"
+            ),
+            format!("install the client programs of PostgreSQL {server}, or set bin_dir"),
+        )
+    });
+    found.collect()
+}
+
+fn clock(view: &ServerView) -> Vec<Found> {
+    if view.clock_ahead.abs() <= SKEW_MAX {
+        return Vec::new();
+    }
+    vec![Found::new(
+        Severity::Warning,
+        format!("the server's clock is {}", skew(view.clock_ahead)),
+        "the age of a backup counts from the server's clock, and schedules go by this host's: check the \
+         time service of both",
+    )]
+}
+
+fn unprotected(view: &ServerView) -> Vec<Found> {
+    let Some(names) = view.unprotected.as_ref().filter(|names| !names.is_empty()) else {
+        return Vec::new();
+    };
+    let names: Vec<&str> = names.iter().map(DatabaseName::as_str).collect();
+    vec![Found::new(
+        Severity::Warning,
+        format!("no job backs up {}", super::super::preflight::some(names)),
+        "include them in `databases` of a job, or name them in its `exclude`",
+    )]
+}
+
+fn kept_by_service(view: &ServerView) -> Vec<Found> {
+    let (Some(service), false) = (view.service, view.kept_by_service.is_empty()) else {
+        return Vec::new();
+    };
+    let names: Vec<_> =
+        view.kept_by_service.iter().map(|name| format!("{:?}", name.as_str())).collect();
+    let names = names.join(", ");
+    vec![Found::new(
+        Severity::Warning,
+        format!("{} keeps {names} to itself, and a job chooses it", service.name),
+        format!("exclude = [{names}] in the job"),
+    )]
+}

@@ -1,0 +1,180 @@
+//! The lines, on states of the world that are hard to get into.
+
+use super::{
+    host::{Daemon, HostView, StateTrouble},
+    repository::RepositoryView,
+    *,
+};
+use crate::repository::probe::{Kept, Probed, Survey};
+
+fn honest() -> RepositoryView {
+    let survey = Survey {
+        condition: Some(Kept::Yes),
+        digest: Some(Kept::Yes),
+        space: Some((10 << 30, 1 << 30)),
+        versioned: Some(false),
+        lock: None,
+        expiry: Some(Vec::new()),
+    };
+    let probed = Probed {
+        place: "s3://bucket/db1".to_owned(),
+        keeps_what_is_there: true,
+        reads_back: true,
+        lists: true,
+        clock_ahead: Some(SignedDuration::from_secs(3)),
+        not_removed: None,
+        survey,
+    };
+    RepositoryView { probed, databases: 5 << 30 }
+}
+
+/// What is found, as `label severity check`.
+fn found<F>(lines: &[&Line<F>], facts: &F) -> Vec<String> {
+    let each = look(lines, facts).into_iter().flat_map(|looked| {
+        let label = looked.label;
+        looked.findings.into_iter().map(move |it| {
+            assert!(it.hint.is_some_and(|hint| !hint.is_empty()), "{}", it.check);
+            format!("{label} {} {}", it.severity.as_str(), it.check)
+        })
+    });
+    each.collect()
+}
+
+#[test]
+fn an_honest_repository_has_a_line_for_each_thing_and_no_finding() {
+    let looked = look(repository::LINES, &honest());
+    assert_eq!(looked.len(), repository::LINES.len());
+    assert_eq!(found(repository::LINES, &honest()), Vec::<String>::new());
+    let mut folder = honest();
+    folder.probed.survey = Survey { space: Some((10 << 30, 0)), ..Survey::default() };
+    let labels: Vec<_> =
+        look(repository::LINES, &folder).into_iter().map(|looked| looked.label).collect();
+    assert_eq!(labels, ["writing", "overwriting", "removing", "space", "clock"]);
+}
+
+#[test]
+fn each_lie_of_a_repository_is_found() {
+    type Lie = fn(&mut RepositoryView);
+    let lies: [(Lie, &str); 16] = [
+        (|it| it.probed.reads_back = false, "writing critical repository-integrity"),
+        (|it| it.probed.lists = false, "writing critical repository-integrity"),
+        (|it| it.probed.keeps_what_is_there = false, "overwriting critical repository-overwrite"),
+        (
+            |it| it.probed.survey.condition = Some(Kept::Ignored),
+            "overwriting warning repository-overwrite",
+        ),
+        (
+            |it| it.probed.survey.condition = Some(Kept::Unsupported),
+            "overwriting info repository-overwrite",
+        ),
+        (|it| it.probed.survey.digest = Some(Kept::Ignored), "digests warning repository-digest"),
+        (
+            |it| it.probed.survey.digest = Some(Kept::Unsupported),
+            "digests warning repository-digest",
+        ),
+        (|it| it.probed.survey.digest = Some(Kept::NotAsked), "digests info repository-digest"),
+        (|it| it.probed.not_removed = Some("no".into()), "removing warning repository-delete"),
+        (
+            |it| {
+                it.probed.not_removed = Some("locked".into());
+                it.probed.survey.lock = Some("COMPLIANCE for 30 days".into());
+            },
+            "removing info repository-delete",
+        ),
+        (|it| it.probed.survey.versioned = Some(true), "versions info repository-versions"),
+        (
+            |it| it.probed.survey.expiry = Some(vec!["tidy removes".into()]),
+            "rules warning repository-expiry",
+        ),
+        (|it| it.probed.survey.space = Some((1, 1)), "space critical repository-space"),
+        (|it| it.databases = 50 << 30, "space info repository-space"),
+        (
+            |it| it.probed.clock_ahead = Some(SignedDuration::from_mins(20)),
+            "clock warning repository-clock",
+        ),
+        (
+            |it| it.probed.clock_ahead = Some(SignedDuration::from_mins(-2)),
+            "clock warning repository-clock",
+        ),
+    ];
+    for (lie, expected) in lies {
+        let mut view = honest();
+        lie(&mut view);
+        assert_eq!(found(repository::LINES, &view), [expected]);
+    }
+}
+
+#[test]
+fn each_trouble_of_a_host_is_found() {
+    let healthy = || HostView {
+        state_dir: ("/var/lib/pgkeep".into(), Ok(())),
+        daemon: Daemon::Up,
+        metrics: Some(("127.0.0.1:9479".parse().unwrap(), Ok(()))),
+        jobs: 2,
+        untriggered: Vec::new(),
+    };
+    assert_eq!(found(host::LINES, &healthy()), Vec::<String>::new());
+    type Trouble = fn(&mut HostView);
+    let troubles: [(Trouble, &str); 8] = [
+        (|it| it.state_dir.1 = Err(StateTrouble::Missing), "state info state-directory"),
+        (
+            |it| it.state_dir.1 = Err(StateTrouble::Foreign { owner: 7 }),
+            "state info state-directory",
+        ),
+        (
+            |it| it.state_dir.1 = Err(StateTrouble::Exposed { mode: 0o775 }),
+            "state warning state-directory",
+        ),
+        (
+            |it| it.state_dir.1 = Err(StateTrouble::Unusable("read-only".into())),
+            "state critical state-directory",
+        ),
+        (|it| it.daemon = Daemon::Down, "daemon info daemon-socket"),
+        (|it| it.daemon = Daemon::Closed("denied".into()), "daemon warning daemon-socket"),
+        (
+            |it| it.metrics = Some(("[::1]:1".parse().unwrap(), Err("in use".into()))),
+            "metrics warning metrics-address",
+        ),
+        (|it| it.untriggered = vec!["manual".parse().unwrap()], "schedules info job-untriggered"),
+    ];
+    for (trouble, expected) in troubles {
+        let mut view = healthy();
+        trouble(&mut view);
+        assert_eq!(found(host::LINES, &view), [expected]);
+    }
+}
+
+#[test]
+fn servers_tell_of_clocks_programs_and_databases_without_a_job() {
+    use super::server::{LINES, ServerView};
+    use crate::postgres::catalog::ServerFacts;
+    let healthy = || ServerView {
+        facts: ServerFacts {
+            version_num: 150_018,
+            version: "15.18".to_owned(),
+            system_id: 1,
+            in_recovery: false,
+            at: jiff::Timestamp::UNIX_EPOCH,
+        },
+        clock_ahead: SignedDuration::ZERO,
+        programs: Some((15, "/usr/lib/postgresql/15/bin".to_owned())),
+        unprotected: Some(Vec::new()),
+        kept_by_service: Vec::new(),
+        service: None,
+    };
+    assert_eq!(found(LINES, &healthy()), Vec::<String>::new());
+    let late = ServerView { clock_ahead: SignedDuration::from_mins(-5), ..healthy() };
+    assert_eq!(found(LINES, &late), ["clock warning server-clock"]);
+    assert!(look(LINES, &late)[1].state.contains("5m behind this host"));
+    let newer = ServerView { programs: Some((17, String::new())), ..healthy() };
+    assert_eq!(found(LINES, &newer), ["programs warning tool-version"]);
+    let alone = ServerView { unprotected: Some(vec!["shop".parse().unwrap()]), ..healthy() };
+    assert_eq!(found(LINES, &alone), ["protection warning databases-unprotected"]);
+}
+
+#[test]
+fn every_check_has_a_name_of_its_own_in_its_table() {
+    let names = names();
+    let unique: std::collections::BTreeSet<_> = names.iter().collect();
+    assert_eq!(unique.len(), names.len());
+}

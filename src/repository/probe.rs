@@ -1,0 +1,169 @@
+//! A close look at a store: does it keep what it promises? A scratch object is written, read, found in a
+//! listing, written a second time with other bytes, and removed again.
+//!
+//! The object lies under [`SCRATCH`], where no backup can be, so that it is in nobody's way. What a probe
+//! that was killed left behind, a later one removes.
+//!
+//! What can still go wrong: a store that keeps its promises for small objects alone.
+
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use futures_util::{StreamExt as _, TryStreamExt as _};
+use jiff::{SignedDuration, Timestamp};
+
+use super::store::{Store, StoreError, StoreErrorKind};
+use crate::sys::clock::{Clock, ahead};
+
+/// Where scratch objects lie. No server is called so: a backup's key has more segments.
+pub const SCRATCH: &str = "pgkeep-doctor";
+/// Scratch objects that are older were left behind.
+const LEFT_BEHIND: Duration = Duration::from_hours(1);
+/// Left-behind objects that one probe removes.
+const REMOVED_MAX: usize = 100;
+const BYTES: usize = 4096;
+/// Stores give whole seconds, cut off (HTTP's `Last-Modified`).
+const GRAIN: SignedDuration = SignedDuration::from_secs(1);
+
+/// Whether a store does of itself what it is asked to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kept {
+    /// It does.
+    Yes,
+    /// It took the request and ignored what was asked.
+    Ignored,
+    /// It answered that it cannot.
+    Unsupported,
+    /// It is not asked to, by the configuration.
+    NotAsked,
+}
+
+/// What only stores of one kind can tell.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Survey {
+    /// Whether it refuses to replace an object where it is asked to; none: not known.
+    pub condition: Option<Kept>,
+    /// Whether it refuses bytes whose digest is wrong; none: not known.
+    pub digest: Option<Kept>,
+    /// Bytes that are free, and bytes that are to be left free.
+    pub space: Option<(u64, u64)>,
+    /// Whether older versions of removed objects stay; none: not known.
+    pub versioned: Option<bool>,
+    /// The lock that holds objects for some time, in the store's words.
+    pub lock: Option<String>,
+    /// Rules of the store's own that remove objects of this repository, in words; none: not known.
+    pub expiry: Option<Vec<String>>,
+}
+
+/// What a probe saw.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Probed {
+    /// The place, for messages.
+    pub place: String,
+    /// Whether the second write under the same key was refused.
+    pub keeps_what_is_there: bool,
+    /// Whether what came back, whole and in part, was what was written.
+    pub reads_back: bool,
+    /// Whether the listing showed it.
+    pub lists: bool,
+    /// How far the store's clock is ahead of ours, less what the measuring leaves open; none where it
+    /// does not tell.
+    pub clock_ahead: Option<SignedDuration>,
+    /// Why the object could not be removed again; none: it is gone.
+    pub not_removed: Option<String>,
+    /// What only this kind of store can tell.
+    pub survey: Survey,
+}
+
+/// Probes a store. `nonce` makes the name of the scratch object.
+///
+/// # Errors
+/// When the store cannot be reached, or does not take or give the object at all.
+pub async fn probe(store: &dyn Store, clock: &dyn Clock, nonce: u64) -> Result<Probed, StoreError> {
+    let key = format!("{SCRATCH}/{nonce:016x}");
+    let probed = look(store, clock, &key).await;
+    // Also after a failure: it may have been stored all the same.
+    let removed = store.delete(&key).await;
+    let mut probed = probed?;
+    probed.not_removed = match removed {
+        Err(error) => Some(error.what),
+        Ok(()) => store.head(&key).await?.map(|_| "it is still there".to_owned()),
+    };
+    sweep(store, clock.now().wall).await;
+    Ok(probed)
+}
+
+async fn look(store: &dyn Store, clock: &dyn Clock, key: &str) -> Result<Probed, StoreError> {
+    let bytes: Bytes = key.bytes().cycle().take(BYTES).collect::<Vec<u8>>().into();
+    let other: Bytes = bytes.iter().map(|byte| byte ^ 1).collect::<Vec<u8>>().into();
+    let before = clock.now().wall;
+    store.put_new(key, bytes.clone()).await?;
+    let after = clock.now().wall;
+    let Some(meta) = store.head(key).await? else {
+        let what = "it was stored and is not there";
+        return Err(StoreError::new(StoreErrorKind::Damaged, format!("look up {key}"), what));
+    };
+    let keeps_what_is_there = match store.put_new(key, other).await {
+        Err(error) if error.kind == StoreErrorKind::Exists => true,
+        Err(error) => return Err(error),
+        Ok(_) => false,
+    };
+    let whole = read(store, key, None).await?;
+    let part = read(store, key, Some(100..200)).await?;
+    let reads_back = meta.bytes == BYTES as u64 && whole == bytes && part == bytes[100..200];
+    let lists = store.list(SCRATCH).any(async |it| it.is_ok_and(|meta| meta.key == key)).await;
+    Ok(Probed {
+        place: store.place(),
+        keeps_what_is_there,
+        reads_back,
+        lists,
+        clock_ahead: meta.modified.map(|at| ahead(at, before, after, GRAIN)),
+        not_removed: None,
+        survey: store.survey(key).await?,
+    })
+}
+
+async fn read(
+    store: &dyn Store,
+    key: &str,
+    range: Option<std::ops::Range<u64>>,
+) -> Result<Bytes, StoreError> {
+    let mut stream = store.get(key, range).await?;
+    let mut bytes = BytesMut::new();
+    while let Some(piece) = stream.try_next().await? {
+        bytes.extend_from_slice(&piece);
+        if bytes.len() > 2 * BYTES {
+            break;
+        }
+    }
+    Ok(bytes.freeze())
+}
+
+/// Removes what earlier probes left behind. That it does not work out was said of our own object.
+async fn sweep(store: &dyn Store, now: Timestamp) {
+    let old = SignedDuration::try_from(LEFT_BEHIND).unwrap_or(SignedDuration::MAX);
+    let objects: Vec<_> = store.list(SCRATCH).take(REMOVED_MAX).collect().await;
+    for meta in objects.into_iter().flatten() {
+        if meta.modified.is_some_and(|at| now.duration_since(at) > old) {
+            drop(store.delete(&meta.key).await);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::{repository::memory::MemoryStore, sys::clock::SystemClock};
+
+    #[tokio::test]
+    async fn an_honest_store_passes_and_keeps_nothing() {
+        let clock = SystemClock::new();
+        let store = Arc::new(MemoryStore::new(clock.clone()));
+        let probed = probe(&*store, &*clock, 7).await.unwrap();
+        assert!(probed.keeps_what_is_there && probed.reads_back && probed.lists, "{probed:?}");
+        assert_eq!(probed.not_removed, None);
+        assert!(store.keys().is_empty());
+    }
+}

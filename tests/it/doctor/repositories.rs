@@ -1,0 +1,201 @@
+//! Repositories that are in some trouble, and stores that lie.
+
+use std::{fs, path::PathBuf, time::Duration};
+
+use super::{files, found, item, json};
+use crate::harness::{
+    chaos::{Chaos, Fault},
+    pgkeep::Pgkeep,
+    postgres::{APP, Cluster},
+    process::{command, must},
+    s3::{ACCESS_KEY, BUCKET, S3Server, SECRET_KEY},
+};
+
+const XML: &str = "content-type: application/xml\r\n";
+
+/// An S3 server behind a proxy.
+struct Bucket {
+    runtime: tokio::runtime::Runtime,
+    server: S3Server,
+    chaos: Chaos,
+}
+
+impl Bucket {
+    fn start() -> Self {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .unwrap();
+        let server = runtime.block_on(S3Server::start());
+        let chaos = runtime.block_on(Chaos::start(server.address(), 5));
+        Self { runtime, server, chaos }
+    }
+
+    fn home(&self, secret: &str) -> Pgkeep {
+        let url = self.chaos.url();
+        let lines = "prefix = \"db1\"\nrequest_timeout = \"5s\"";
+        Pgkeep::new().s3_with("offsite", &url, BUCKET, (ACCESS_KEY, secret), lines)
+    }
+}
+
+#[test]
+fn a_bucket_is_looked_at_closely_and_nothing_stays_there() {
+    let bucket = Bucket::start();
+    let home = bucket.home(SECRET_KEY);
+    let whole = json(&home, &[], 0);
+    for label in ["reach", "writing", "removing", "clock"] {
+        assert_eq!(item(&whole, "repository offsite", label)["state"], "ok", "{whole:#}");
+    }
+    for label in ["overwriting", "digests"] {
+        assert_eq!(item(&whole, "repository offsite", label)["state"], "ok", "{whole:#}");
+    }
+    assert_eq!(files(&bucket.server.object_path("")), Vec::<String>::new());
+    let seen = bucket.chaos.seen("PUT", "pgkeep-doctor");
+    let conditional = seen.iter().filter(|it| it.header("if-none-match").is_some()).count();
+    assert!(conditional >= 2, "the condition itself was tried: {seen:#?}");
+    drop(bucket.runtime);
+}
+
+/// What was found of the bucket, as `severity check`.
+fn of_the_bucket(said: &serde_json::Value) -> Vec<String> {
+    let of = |it: String| it.strip_prefix("repository offsite: ").map(str::to_owned);
+    found(said).into_iter().filter_map(of).collect()
+}
+
+#[test]
+fn what_a_store_ignores_refuses_and_removes_by_itself_is_told() {
+    let bucket = Bucket::start();
+    let home = bucket.home(SECRET_KEY);
+    // The object itself passes; to the write over it, and to the one with a wrong digest, it says yes.
+    bucket.chaos.next(1, "PUT", "pgkeep-doctor", Fault::Delay(Duration::ZERO));
+    bucket.chaos.next(2, "PUT", "pgkeep-doctor", Fault::Answer(200, "", String::new()));
+    let whole = json(&home, &[], 7);
+    let expected = ["warning repository-overwrite", "warning repository-digest"];
+    assert_eq!(of_the_bucket(&whole), expected);
+    // And that it cannot.
+    let unknown = "<Error><Code>NotImplemented</Code><Message>no</Message></Error>".to_owned();
+    bucket.chaos.next(1, "PUT", "pgkeep-doctor", Fault::Delay(Duration::ZERO));
+    bucket.chaos.next(2, "PUT", "pgkeep-doctor", Fault::Answer(501, "", unknown));
+    let whole = json(&home, &[], 7);
+    let expected = ["info repository-overwrite", "warning repository-digest"];
+    assert_eq!(of_the_bucket(&whole), expected);
+
+    let denied = "<Error><Code>AccessDenied</Code><Message>no</Message></Error>".to_owned();
+    bucket.chaos.next(1, "DELETE", "pgkeep-doctor", Fault::Answer(403, "", denied));
+    let rules = "<LifecycleConfiguration><Rule><ID>tidy</ID><Filter><Prefix></Prefix></Filter>\
+                 <Status>Enabled</Status><Expiration><Days>30</Days></Expiration></Rule>\
+                 </LifecycleConfiguration>";
+    bucket.chaos.next(1, "GET", "lifecycle", Fault::Answer(200, XML, rules.to_owned()));
+    let versions =
+        "<VersioningConfiguration><Status>Enabled</Status></VersioningConfiguration>".to_owned();
+    bucket.chaos.next(1, "GET", "versioning", Fault::Answer(200, XML, versions));
+    let whole = json(&home, &["--fail-on", "critical"], 0);
+    let of = |label| &item(&whole, "repository offsite", label)["findings"][0];
+    assert_eq!(of("removing")["check"], "repository-delete", "{whole:#}");
+    assert!(of("removing")["what"].as_str().unwrap().contains("AccessDenied"), "{whole:#}");
+    assert!(of("rules")["what"].as_str().unwrap().contains("tidy removes objects after 30 days"));
+    assert_eq!(of("versions")["severity"], "info");
+}
+
+#[test]
+fn a_bucket_that_cannot_be_had_says_why() {
+    let bucket = Bucket::start();
+    let whole = json(&bucket.home("wrong"), &[], 7);
+    let reach = &item(&whole, "repository offsite", "reach")["findings"][0];
+    assert_eq!(reach["check"], "repository-refused");
+    assert!(reach["hint"].as_str().unwrap().contains("secret"), "{reach:#}");
+
+    // It does not wait for the patience that a dump has.
+    bucket.runtime.block_on(bucket.chaos.refuse());
+    let whole = json(&bucket.home(SECRET_KEY), &[], 7);
+    let reach = &item(&whole, "repository offsite", "reach")["findings"][0];
+    assert_eq!(reach["check"], "repository-unavailable");
+}
+
+#[test]
+fn a_filesystem_that_is_not_mounted_is_not_written_to() {
+    let cluster = Cluster::start();
+    let home = Pgkeep::new().server("main", &cluster).local("disk").dump(
+        "nightly",
+        "main",
+        &[APP],
+        &["disk"],
+        "globals = false",
+    );
+    home.run(&["run", "nightly"]).expect_code(0);
+    assert_eq!(
+        item(
+            &json(&home, &["--job", "nightly", "--fail-on", "critical"], 0),
+            "repository disk",
+            "reach"
+        )["state"],
+        "ok"
+    );
+    let folder = home.repository_dir("disk");
+    fs::rename(&folder, folder.with_extension("away")).unwrap();
+    fs::create_dir(&folder).unwrap();
+    let whole = json(&home, &["--job", "nightly", "--fail-on", "critical"], 7);
+    let reach = &item(&whole, "repository disk", "reach")["findings"][0];
+    assert!(reach["hint"].as_str().unwrap().contains("mounted"), "{reach:#}");
+    assert_eq!(files(&folder), Vec::<String>::new());
+}
+
+#[test]
+fn a_full_filesystem_and_one_that_is_small_are_told_apart() {
+    let home = Pgkeep::new().local_with("disk", "min_free = \"1000TiB\"");
+    let whole = json(&home, &[], 7);
+    let reach = &item(&whole, "repository disk", "reach")["findings"][0];
+    // Not even a scratch object may be written below min_free.
+    assert_eq!(reach["check"], "space", "{whole:#}");
+    assert!(reach["what"].as_str().unwrap().contains("min_free"));
+}
+
+/// A secret key in a file, and its recipient.
+fn key(home: &std::path::Path, name: &str) -> (PathBuf, String) {
+    let file = home.join(name);
+    must(command("age-keygen").arg("-o").arg(&file));
+    let recipient = must(command("age-keygen").arg("-y").arg(&file)).trim().to_owned();
+    (file, recipient)
+}
+
+#[test]
+fn the_key_of_what_is_encrypted_is_tried_where_it_is_at_hand() {
+    let folder = tempfile::tempdir().unwrap();
+    let (right, recipient) = key(folder.path(), "right");
+    let (wrong, other) = key(folder.path(), "wrong");
+    let cluster = Cluster::start();
+    let home = Pgkeep::new()
+        .server("main", &cluster)
+        .local_with("vault", &format!("min_free = \"1MiB\"\nencrypt_to = [{recipient:?}]"))
+        .dump("nightly", "main", &[APP], &["vault"], "globals = false");
+    let with = |key: Option<&PathBuf>, code: i32| {
+        let path = key.map(|it| it.display().to_string());
+        let mut arguments = vec!["--job", "nightly", "--fail-on", "critical"];
+        if let Some(path) = &path {
+            arguments.extend(["--identity", path]);
+        }
+        item(&json(&home, &arguments, code), "repository vault", "encryption").clone()
+    };
+    let text = |item: &serde_json::Value| item["text"].as_str().unwrap().to_owned();
+    assert!(text(&with(None, 0)).contains("--identity FILE tries it"));
+    assert!(text(&with(Some(&right), 0)).contains("nothing encrypted is stored yet"));
+    home.run(&["run", "nightly"]).expect_code(0);
+    assert!(text(&with(Some(&right), 0)).contains("the key opens the newest backup, 2"));
+    let refused = with(Some(&wrong), 7);
+    assert_eq!(refused["findings"][0]["check"], "repository-keys");
+
+    // What is there was made for one key, and what comes is for the other.
+    home.rewrite(&home.config().replace(&recipient, &other));
+    let refused = with(Some(&wrong), 7);
+    assert!(refused["findings"][0]["what"].as_str().unwrap().contains("do not open the newest"));
+
+    fs::write(folder.path().join("none"), "# nothing\n").unwrap();
+    let path = folder.path().join("none").display().to_string();
+    let output = home.run(&["doctor", "--identity", &path]).expect_code(1);
+    assert!(output.stderr.contains("there is no key in it"), "{}", output.stderr);
+    let secret = fs::read_to_string(&right).unwrap();
+    let secret = secret.lines().find(|line| line.starts_with("AGE-SECRET")).unwrap();
+    let said = home.run(&["doctor", "--identity", &right.display().to_string()]);
+    assert!(!said.text().contains(secret) && !said.stderr.contains(secret));
+}
