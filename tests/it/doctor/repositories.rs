@@ -50,7 +50,7 @@ fn a_bucket_is_looked_at_closely_and_nothing_stays_there() {
     for label in ["overwriting", "digests"] {
         assert_eq!(item(&whole, "repository offsite", label)["state"], "ok", "{whole:#}");
     }
-    assert_eq!(files(&bucket.server.object_path("")), Vec::<String>::new());
+    assert_eq!(files(&bucket.server.object_path("")), Vec::<PathBuf>::new());
     let seen = bucket.chaos.seen("PUT", "pgkeep-doctor");
     let conditional = seen.iter().filter(|it| it.header("if-none-match").is_some()).count();
     assert!(conditional >= 2, "the condition itself was tried: {seen:#?}");
@@ -138,7 +138,7 @@ fn a_filesystem_that_is_not_mounted_is_not_written_to() {
     let whole = json(&home, &["--job", "nightly", "--fail-on", "critical"], 7);
     let reach = &item(&whole, "repository disk", "reach")["findings"][0];
     assert!(reach["hint"].as_str().unwrap().contains("mounted"), "{reach:#}");
-    assert_eq!(files(&folder), Vec::<String>::new());
+    assert_eq!(files(&folder), Vec::<PathBuf>::new());
 }
 
 #[test]
