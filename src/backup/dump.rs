@@ -232,7 +232,7 @@ pub async fn database(
         Ok(stored) => stored,
         Err(why) => return Ok(lost(without_snapshot(why, snapshot_lost))),
     };
-    if let Some(failure) = locks::refusal(&changed, &doing) {
+    if let Some(failure) = locks::refusal(changed, &doing) {
         stored.abandon().await;
         return Ok(lost(failure.into()));
     }

@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     domain::failure::{Class, Failure},
-    postgres::snapshot::ExportedSnapshot,
+    postgres::{PgError, snapshot::ExportedSnapshot},
     sys::task::Task,
 };
 
@@ -26,20 +26,21 @@ pub(super) async fn changed(
     snapshot: &ExportedSnapshot,
     exited: &CancellationToken,
     task: &Task,
-) -> Vec<String> {
+) -> Result<Vec<String>, PgError> {
     let begun = task.progress.bytes();
     while task.progress.bytes() == begun && !exited.is_cancelled() {
         tokio::time::sleep(POLL).await;
     }
-    // Where there is no answer there is no snapshot, and no dump either.
-    snapshot.changed(&task.cancel).await.unwrap_or_default()
+    snapshot.changed(&task.cancel).await
 }
 
-/// Why there is no backup, where tables changed.
-pub(super) fn refusal(changed: &[String], doing: &str) -> Option<Failure> {
-    if changed.is_empty() {
-        return None;
-    }
+/// Why there is no backup, where tables changed, or nobody can say that none did.
+pub(super) fn refusal(changed: Result<Vec<String>, PgError>, doing: &str) -> Option<Failure> {
+    let changed = match changed {
+        Ok(changed) if changed.is_empty() => return None,
+        Ok(changed) => changed,
+        Err(error) => return Some(error.into_failure(doing)),
+    };
     let what = format!(
         "truncated, rewritten or dropped after the snapshot was taken and before pg_dump had its \
          lock: {}; their rows would be missing without a word",

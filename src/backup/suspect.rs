@@ -172,11 +172,11 @@ pub(super) async fn judge(
             return Err(failure);
         }
     };
-    let new = Measure {
-        plain_bytes: stored.streamed.plain.bytes,
-        totals: stored.streamed.structure.totals.clone(),
-        globals: about.series.subject == Subject::Globals,
-    };
+    let new = Measure::new(
+        &stored.streamed.plain,
+        stored.streamed.structure.totals.clone(),
+        about.series.subject == Subject::Globals,
+    );
     let mut suspicions = last.judge(&new);
     let doubts = said.doubts.into_iter().map(|what| Suspicion::new(Kind::ToolOutput, what));
     suspicions.extend(doubts);

@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     backup::{BackupId, Series},
-    manifest::{Manifest, Totals},
+    manifest::{Manifest, Plain, Totals},
 };
 
 /// The name of the object that marks a suspicious backup in its folder. It is put there before the
@@ -102,6 +102,8 @@ pub fn phrase(suspicions: &[Suspicion]) -> String {
 /// What a backup holds, as far as backups are compared.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Measure {
+    /// `custom` or `sql`.
+    pub format: String,
     /// Bytes as the tool wrote them.
     pub plain_bytes: u64,
     /// Counts of what is in it.
@@ -113,11 +115,24 @@ pub struct Measure {
 impl Measure {
     /// That of a backup.
     pub fn of(manifest: &Manifest) -> Self {
-        Self {
-            plain_bytes: manifest.plain.bytes,
-            totals: manifest.totals.clone(),
-            globals: manifest.database.is_none(),
-        }
+        let globals = manifest.database.is_none();
+        Self::new(&manifest.plain, manifest.totals.clone(), globals)
+    }
+
+    /// That of a backup with these bytes and counts.
+    pub fn new(plain: &Plain, totals: Totals, globals: bool) -> Self {
+        let format = plain.format.split(' ').next().unwrap_or_default().to_owned();
+        Self { format, plain_bytes: plain.bytes, totals, globals }
+    }
+
+    /// Whether the rows are written as INSERT statements.
+    fn inserts(&self) -> bool {
+        self.totals.rows == 0 && self.totals.statements > 0
+    }
+
+    /// Rows, or statements that bring them.
+    fn rows(&self) -> u64 {
+        if self.inserts() { self.totals.statements } else { self.totals.rows }
     }
 }
 
@@ -133,19 +148,22 @@ pub fn judge(new: &Measure, last: &Measure, shrink: Share) -> Vec<Suspicion> {
     } else if FEWER.is_gone(before.tables, now.tables) {
         add(Kind::FewerTables, pair(now.tables, before.tables, "tables"));
     }
-    if now.rows == 0 && before.rows > 0 {
-        add(Kind::NoRows, pair(0, before.rows, "rows"));
-    } else if before.rows >= ROWS_MIN && shrink.is_gone(before.rows, now.rows) {
-        add(Kind::FewerRows, pair(now.rows, before.rows, "rows"));
+    // Of another form only what is gone altogether can be told.
+    let same_form = new.format == last.format && new.inserts() == last.inserts();
+    let (rows, rows_before) = (new.rows(), last.rows());
+    if rows == 0 && rows_before > 0 {
+        add(Kind::NoRows, pair(0, rows_before, "rows"));
+    } else if same_form && rows_before >= ROWS_MIN && shrink.is_gone(rows_before, rows) {
+        add(Kind::FewerRows, pair(rows, rows_before, "rows"));
     }
     if now.large_objects == 0 && before.large_objects > 0 {
         add(Kind::NoLargeObjects, pair(0, before.large_objects, "large objects"));
     }
-    if FEWER.is_gone(before.entries, now.entries) {
+    if same_form && FEWER.is_gone(before.entries, now.entries) {
         let of = if new.globals { "statements" } else { "entries" };
         add(Kind::FewerEntries, pair(now.entries, before.entries, of));
     }
-    if shrink.is_gone(last.plain_bytes, new.plain_bytes) {
+    if same_form && shrink.is_gone(last.plain_bytes, new.plain_bytes) {
         add(Kind::FewerBytes, pair(new.plain_bytes, last.plain_bytes, "bytes"));
     }
     found
@@ -199,7 +217,20 @@ mod tests {
 
     fn measure(plain_bytes: u64, [entries, tables, rows, large_objects]: [u64; 4]) -> Measure {
         let totals = Totals { entries, tables, rows, large_objects, ..Totals::default() };
-        Measure { plain_bytes, totals, globals: false }
+        Measure { format: "custom".to_owned(), plain_bytes, totals, globals: false }
+    }
+
+    #[test]
+    fn another_form_is_not_taken_for_less() {
+        let last = measure(100_000, [100, 20, 5000, 7]);
+        let mut inserts = measure(40_000, [100, 20, 0, 7]);
+        inserts.totals.statements = 50;
+        assert_eq!(kinds(&inserts, &last), []);
+        assert_eq!(kinds(&last, &inserts), []);
+        inserts.totals.statements = 0;
+        assert_eq!(kinds(&inserts, &last), [Kind::NoRows, Kind::FewerBytes]);
+        let script = Measure { format: "sql".to_owned(), ..measure(40_000, [10, 20, 5000, 7]) };
+        assert_eq!(kinds(&script, &last), []);
     }
 
     fn kinds(new: &Measure, last: &Measure) -> Vec<Kind> {

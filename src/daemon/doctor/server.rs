@@ -19,11 +19,12 @@ use crate::{
         finding::Finding,
         name::{DatabaseName, RepositoryName},
         pattern::{Selection, unprotected},
+        scope::Scope,
     },
     postgres::{
         PgError, Server, Session,
         catalog::{self, Database, ServerFacts},
-        preflight::{Scope, Service, globals},
+        preflight::{Service, globals},
     },
     sys::{clock::ahead, task::Task},
 };
@@ -149,8 +150,9 @@ fn view(
     // Of all jobs, also those that are not looked at now.
     let all = table.jobs.values().filter(|job| job.common.enabled);
     let all = all.filter_map(|job| job.job.protects());
-    let patterns: Vec<_> =
-        all.filter(|it| it.server.name() == server.name()).map(|it| it.patterns).collect();
+    let own: Vec<_> = all.filter(|it| it.server.name() == server.name()).collect();
+    let whole = own.iter().filter(|it| it.scope.is_whole());
+    let patterns: Vec<_> = whole.map(|it| it.patterns.clone()).collect();
     let candidates: Vec<_> = told.databases.iter().map(Database::candidate).collect();
     let kept = |name: &&DatabaseName| {
         told.service.is_some_and(|service| service.databases.contains(&name.as_str()))
@@ -162,7 +164,7 @@ fn view(
         facts: told.facts.clone(),
         clock_ahead: told.clock_ahead,
         programs,
-        unprotected: (!patterns.is_empty()).then(|| unprotected(&candidates, &patterns)),
+        unprotected: (!own.is_empty()).then(|| unprotected(&candidates, &patterns)),
         kept_by_service,
         service: told.service,
     }
@@ -231,7 +233,8 @@ async fn database(
                 continue;
             }
         };
-        let judged = judge(facts, &backing.protects.accepted);
+        let facts = facts.clone().within(&backing.protects.scope);
+        let judged = judge(&facts, &backing.protects.accepted);
         let mut findings: Vec<Finding> =
             judged.refused.into_iter().map(|(_, finding)| finding).collect();
         let whole = findings.is_empty() && judged.left_out.is_empty();
@@ -257,7 +260,7 @@ async fn preflight_of(
     let session = server.connect(name.as_str(), doing, task).await?;
     let alone = preflight::alone(server, &session, (doing, task)).await;
     let looked = match alone {
-        Ok(()) => preflight::look(&session, &Scope::EVERYTHING, &Accepted::default(), task)
+        Ok(()) => preflight::look(&session, &Scope::default(), &Accepted::default(), task)
             .await
             .map_err(|error| error.into_failure(doing)),
         Err(failure) => Err(failure),
