@@ -16,7 +16,7 @@ use crate::harness::{
     fakes::{Fake, FakeBin, fake_bin_dir},
     pgkeep::Pgkeep,
     postgres::{APP, Cluster, SUPERUSER},
-    process::spawn,
+    process::{spawn, wait_for},
     wait::{PATIENCE, eventually},
 };
 
@@ -38,7 +38,7 @@ impl Psql {
     }
 
     fn wait(&mut self) {
-        assert!(self.0.wait().unwrap().success());
+        assert!(wait_for(&mut self.0, "the end of a psql", PATIENCE).success());
     }
 }
 
