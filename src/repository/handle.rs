@@ -264,7 +264,10 @@ impl Handle {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{repository::memory::MemoryStore, sys::clock::SystemClock};
+    use crate::{
+        repository::memory::MemoryStore,
+        sys::clock::{ManualClock, SystemClock},
+    };
 
     fn handle(store: &Arc<MemoryStore>, memory: &std::path::Path) -> Handle {
         let store = store.clone();
@@ -287,6 +290,23 @@ mod tests {
         assert!(error.what.contains("does not work"), "{error}");
         assert!(store.keys().is_empty());
         assert!(handle.open_existing().await.unwrap().is_none(), "reading needs no key");
+    }
+
+    #[tokio::test]
+    async fn all_that_is_written_goes_at_the_pace() {
+        let dir = tempfile::tempdir().unwrap();
+        let clock = ManualClock::new("2026-11-21T00:00:00Z".parse().unwrap());
+        let store = Arc::new(MemoryStore::new(clock.clone()));
+        // The marker of a new repository takes the line for about a millisecond.
+        let pace = Pace::new(100_000, clock.clone());
+        let handle = handle(&store, &dir.path().join("local")).at_pace(pace);
+        handle.open().await.unwrap();
+        let opened = handle.opened.lock().await.clone().unwrap();
+        let mut second = opened.put_new("b/second", bytes::Bytes::from_static(b"x"));
+        assert!(futures_util::poll!(&mut second).is_pending(), "it does not wait");
+        clock.advance(std::time::Duration::from_secs(1));
+        second.await.unwrap();
+        assert!(store.keys().iter().any(|key| key == "b/second"));
     }
 
     #[tokio::test]
