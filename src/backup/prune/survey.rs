@@ -16,6 +16,7 @@ use crate::{
         manifest::{MANIFEST_NAME, Owner},
         name::ServerName,
         retention::{self, Candidate, Proof, Reason, Reasons, Standing},
+        suspicion::{ACKNOWLEDGED_NAME, MARK_NAME},
     },
     repository::{
         listing::{Entry, Listed, Within},
@@ -162,6 +163,12 @@ struct Open {
     trusted: VecDeque<Listed>,
 }
 
+/// Whether an object is neither the manifest nor a mark or a proof beside it.
+fn is_data(name: &str) -> bool {
+    ![MANIFEST_NAME, MARK_NAME, ACKNOWLEDGED_NAME].contains(&name)
+        && Proof::from_name(name).is_none()
+}
+
 fn keep_newest(newest: &mut VecDeque<Listed>, listed: Listed) {
     newest.push_back(listed);
     if newest.len() > EXAMINED_MAX {
@@ -235,7 +242,7 @@ impl<'a> Surveyor<'a> {
         let proves = |proof| {
             listed.objects.iter().any(|object| Proof::from_name(&object.name) == Some(proof))
         };
-        let has_data = listed.objects.iter().any(|object| object.name != MANIFEST_NAME);
+        let has_data = listed.objects.iter().any(|object| is_data(&object.name));
         let mut candidate = Candidate {
             at: listed.id.time(),
             written: listed.newest_modified(),

@@ -18,6 +18,8 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
 };
 
+use serde_json::Value;
+
 use self::{
     contents::Contents,
     dice::Dice,
@@ -98,92 +100,94 @@ fn round(seed: u64, world: &mut World, told: &mut String) -> bool {
     let ran = trouble.carry_out(world, &job, &contents);
     world.liar.set(&Fault::None);
     world.runtime.block_on(world.chaos.calm());
-    let stored = check(world, &job, &ran, (&before, database));
+    let stored = Listed::of(world);
+    stored.check(&ran, &BTreeSet::new());
+    stored.assert_one_of(&job);
+    for one in &stored.complete {
+        stored.assert_same(world, one, (&before, database));
+    }
+    stored.assert_clean(world);
     assert!(!trouble.is_harmless(&contents) || ran.code == 0, "{ran:#?}");
 
     // What is left of it keeps nobody from the next.
     let next = Running::start(&world.home, &job.name).end();
-    if let Trouble::FullDisk = trouble {
-        // The database may be too large for the small disk whatever happens.
-        check_listed(world, &next, &stored);
-    } else {
+    let after = Listed::of(world);
+    after.check(&next, &stored.complete);
+    if !matches!(trouble, Trouble::FullDisk) {
+        // That database may be too large for the small disk whatever happens.
         assert_eq!(next.code, 0, "the next run: {next:#?}");
         let now = if trouble.changes_database() {
             Fingerprint::of(&world.cluster, database)
         } else {
             before
         };
-        let new: Vec<_> = complete(world).into_iter().filter(|it| !stored.contains(it)).collect();
-        assert_eq!(new.len(), job.repositories.len(), "{new:?}");
-        assert_same(world, dice.pick(&new), (&now, database));
+        let new: Vec<Stored> = after.complete.difference(&stored.complete).cloned().collect();
+        after.assert_same(world, dice.pick(&new), (&now, database));
     }
-    assert_clean(world);
-    !stored.is_empty()
+    after.assert_clean(world);
+    !stored.complete.is_empty()
 }
 
 /// A complete backup: repository and id.
 type Stored = (String, String);
 
-fn complete(world: &World) -> BTreeSet<Stored> {
-    let text = |row: &serde_json::Value, key: &str| row[key].as_str().unwrap().to_owned();
-    let rows = world.rows();
-    let whole = rows.iter().filter(|row| row["complete"] == true);
-    whole.map(|row| (text(row, "repository"), text(row, "id"))).collect()
+/// What `list --incomplete` shows.
+struct Listed {
+    rows: Vec<Value>,
+    complete: BTreeSet<Stored>,
 }
 
-/// Holds what a run says against what is listed, and restores all that is.
-fn check(
-    world: &World,
-    job: &Job,
-    ran: &Ran,
-    (before, database): (&Fingerprint, &str),
-) -> BTreeSet<Stored> {
-    let stored = complete(world);
-    check_listed(world, ran, &BTreeSet::new());
-    for (repository, _) in &stored {
-        assert!(job.repositories.contains(&&**repository), "{repository}: {ran:#?}");
+impl Listed {
+    fn of(world: &World) -> Self {
+        let rows = world.rows();
+        let text = |row: &Value, key: &str| row[key].as_str().unwrap().to_owned();
+        let whole = rows.iter().filter(|row| row["complete"] == true);
+        let complete = whole.map(|row| (text(row, "repository"), text(row, "id"))).collect();
+        Self { rows, complete }
     }
-    let each: BTreeSet<&String> = stored.iter().map(|(repository, _)| repository).collect();
-    assert_eq!(each.len(), stored.len(), "several backups of one run: {stored:?}");
-    for one in &stored {
-        assert_same(world, one, (before, database));
+
+    /// What a run that ended by itself says is what is listed beside `earlier`.
+    fn check(&self, ran: &Ran, earlier: &BTreeSet<Stored>) {
+        if ran.code >= 128 {
+            return;
+        }
+        let report = ran.report.as_ref().unwrap_or_else(|| panic!("no report: {}", ran.stderr));
+        let new = self.complete.difference(earlier);
+        let listed: BTreeSet<String> = new.map(|(repository, _)| repository.clone()).collect();
+        let said = delivered(report);
+        assert_eq!(said, listed, "what the run says, and what is listed: {ran:#?}");
+        let expected: &[i32] = if listed.is_empty() { &[1] } else { &[0, 4] };
+        assert!(expected.contains(&ran.code), "{ran:#?}");
     }
-    assert_clean(world);
-    stored
-}
 
-/// What a run that ended by itself says is what is listed beside `earlier`.
-fn check_listed(world: &World, ran: &Ran, earlier: &BTreeSet<Stored>) {
-    if ran.code >= 128 {
-        return;
+    /// At most one backup, in each repository of the job.
+    fn assert_one_of(&self, job: &Job) {
+        let each: BTreeSet<&str> = self.complete.iter().map(|(it, _)| it.as_str()).collect();
+        assert_eq!(each.len(), self.complete.len(), "several of one run: {:?}", self.complete);
+        assert!(each.iter().all(|it| job.repositories.contains(it)), "{each:?}");
     }
-    let report = ran.report.as_ref().unwrap_or_else(|| panic!("no report: {}", ran.stderr));
-    let said = delivered(report);
-    let new = complete(world).into_iter().filter(|it| !earlier.contains(it));
-    let listed: BTreeSet<String> = new.map(|(repository, _)| repository).collect();
-    assert_eq!(said, listed, "what the run says, and what is listed: {ran:#?}");
-    let expected: &[i32] = if listed.is_empty() { &[1] } else { &[0, 4] };
-    assert!(expected.contains(&ran.code), "{ran:#?}");
-}
 
-fn assert_same(world: &World, (repository, id): &Stored, (before, like): (&Fingerprint, &str)) {
-    let rows = world.rows();
-    let is = |row: &&serde_json::Value| row["repository"] == **repository && row["id"] == **id;
-    let row = rows.iter().find(is).expect("a row");
-    world.restore(&folder(world, row), repository, like);
-    let differences = before.differences(&Fingerprint::of(&world.cluster, "restored"));
-    world.cluster.psql("postgres", "DROP DATABASE restored");
-    assert!(differences.is_empty(), "{repository} {id} differs:\n{}", differences.join("\n"));
-}
+    fn assert_same(
+        &self,
+        world: &World,
+        (repository, id): &Stored,
+        (before, like): (&Fingerprint, &str),
+    ) {
+        let is = |row: &&Value| row["repository"] == **repository && row["id"] == **id;
+        let row = self.rows.iter().find(is).expect("a row");
+        world.restore(&folder(world, row), repository, like);
+        let differences = before.differences(&Fingerprint::of(&world.cluster, "restored"));
+        world.cluster.psql("postgres", "DROP DATABASE restored");
+        assert!(differences.is_empty(), "{repository} {id} differs:\n{}", differences.join("\n"));
+    }
 
-/// After a sweep nothing lies there but whole backups.
-fn assert_clean(world: &World) {
-    world.sweep();
-    let rows = world.rows();
-    let half: Vec<_> = rows.iter().filter(|row| row["complete"] != true).collect();
-    assert!(half.is_empty(), "{half:#?}");
-    let folders: Vec<_> = rows.iter().map(|row| folder(world, row)).collect();
-    let mut files = world.files();
-    files.retain(|file| !folders.iter().any(|folder| file.starts_with(folder)));
-    assert!(files.is_empty(), "what is not listed: {files:#?}");
+    /// After a sweep nothing lies there but whole backups.
+    fn assert_clean(&self, world: &World) {
+        world.sweep();
+        let whole = self.rows.iter().filter(|row| row["complete"] == true);
+        let folders: Vec<_> = whole.map(|row| folder(world, row)).collect();
+        let mut files = world.files();
+        files.retain(|file| !folders.iter().any(|folder| file.starts_with(folder)));
+        assert!(files.is_empty(), "what is not listed: {files:#?}");
+    }
 }

@@ -84,6 +84,10 @@ fn restore(cluster: &Cluster, folder: &Path, manifest: &Value) {
     must(cluster.tool("pg_restore").args(["--exit-on-error", "-d", "restored"]).arg(&file));
 }
 
+/// What a materialized view holds is made anew by a restore; it may have been stale before.
+const VIEWS: &str = "SELECT format('%I.%I', n.nspname, c.relname) FROM pg_class AS c \
+                     JOIN pg_namespace AS n ON n.oid = c.relnamespace WHERE relkind = 'm'";
+
 /// The columns of tables that inherit stand in another order after a restore, since pg_dump writes
 /// those of the parent first: rows are compared by name there, and definitions without their order.
 fn compare(cluster: &Cluster) {
@@ -92,7 +96,10 @@ fn compare(cluster: &Cluster) {
     let of = |line: &String| {
         line.strip_prefix("- table ").map(|rest| rest.split('|').next().unwrap().to_owned())
     };
-    let turned: BTreeSet<String> = differences.iter().filter_map(of).collect();
+    let mut turned: BTreeSet<String> = differences.iter().filter_map(of).collect();
+    for view in cluster.psql(DB, VIEWS).lines() {
+        turned.remove(view);
+    }
     for table in &turned {
         let sql = format!(
             "SELECT count(*), sum(hashtextextended(to_jsonb(x)::text COLLATE \"C\", 1)::numeric) \
@@ -105,17 +112,11 @@ fn compare(cluster: &Cluster) {
         );
         assert_ne!(cluster.psql(DB, &inherits), "0", "{table} differs, and inherits nothing");
     }
-    let kept = |line: &&String| {
-        (line.starts_with("- ") || line.starts_with("+ ")) && !line.contains(" table ")
-    };
-    let unordered = |sign: &str| -> Vec<String> {
-        let of = differences.iter().filter(kept).filter_map(|line| line.strip_prefix(sign));
-        let mut lines: Vec<String> =
-            of.map(|line| line.trim().trim_end_matches(',').to_owned()).collect();
-        lines.sort();
-        lines
-    };
-    assert_eq!(unordered("- "), unordered("+ "), "definitions");
+    // Definitions are compared below.
+    let other = ["sequence ", "large object ", "database "];
+    let is_other = |line: &&String| other.iter().any(|it| line[2..].starts_with(it));
+    let others: Vec<&String> = differences.iter().filter(is_other).collect();
+    assert!(others.is_empty(), "{others:#?}");
     let [before, after] = [DB, "restored"].map(|name| definitions(cluster, name));
     assert_eq!(before, after, "definitions, line by line in any order");
 }
