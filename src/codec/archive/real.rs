@@ -88,8 +88,9 @@ fn check_the_rest(name: &str, archive: &[u8], seen: &Seen) {
 
 #[test]
 fn a_cut_at_any_byte_is_an_early_end() {
+    let step = if std::env::var_os("PGKEEP_LONG").is_some() { 1 } else { 17 };
     for (name, archive) in COPIES.into_iter().chain(INSERTS) {
-        for length in 1..archive.len() {
+        for length in (1..archive.len()).step_by(step) {
             let error = prove(&archive[..length]).unwrap_err();
             let early =
                 matches!(error, FormatError::EndsEarly { .. } | FormatError::DataMissing { .. });
