@@ -253,6 +253,8 @@ CREATE DATABASE "$(printf %s "$hostile" | sed 's/"/""/g')" TEMPLATE template0
 SQL
     sql "$app" -v customers=10000 <"$data/app.sql"
     sql "$hostile" <"$data/hostile.sql"
+    # The role that pgkeep connects as: what an administrator runs on a server of their own.
+    sql postgres <"$root/packaging/sql/role.sql"
     echo 'SELECT pg_switch_wal()' | sql postgres >/dev/null
     await 60 "the first WAL segment in the archive" archived
 }
@@ -292,7 +294,9 @@ timezone    = "Europe/Zurich"
 
 [server.demo]
 host = "$run/socket"
-user = "postgres"
+user = "pgkeep"
+# Before PostgreSQL 17 VACUUM and REINDEX take the owner of the tables, or a superuser.
+maintenance_user = "postgres"
 
 [repository.local]
 kind     = "local"

@@ -20,7 +20,7 @@ use tempfile::TempDir;
 
 use super::{
     http::{self, Metrics},
-    postgres::{Cluster, SUPERUSER},
+    postgres::{Cluster, KEEPER, SUPERUSER},
     process::{Output, code_of, command, run_within, spawn, wait_for},
     wait::{PATIENCE, eventually},
 };
@@ -80,12 +80,17 @@ impl Pgkeep {
         self
     }
 
-    /// Adds `[server.NAME]` for a cluster, through its socket; with more lines.
+    /// Adds `[server.NAME]` for a cluster, through its socket, as the role of packaging/sql; with more
+    /// lines. Before PostgreSQL 17 VACUUM and REINDEX of what others own take a superuser.
     pub(crate) fn server_with(self, name: &str, cluster: &Cluster, lines: &str) -> Self {
         let host = quote(cluster.socket_dir().to_string_lossy());
         let port = cluster.port();
+        let mut lines = lines.to_owned();
+        if !lines.contains("maintenance_user") {
+            write!(lines, "\nmaintenance_user = \"{SUPERUSER}\"").unwrap();
+        }
         self.toml(&format!(
-            "[server.{name}]\nhost = {host}\nport = {port}\nuser = \"{SUPERUSER}\"\n{lines}"
+            "[server.{name}]\nhost = {host}\nport = {port}\nuser = \"{KEEPER}\"\n{lines}"
         ))
     }
 

@@ -22,6 +22,8 @@ use super::{
 
 /// The bootstrap superuser; no password is needed on the socket.
 pub(crate) const SUPERUSER: &str = "postgres";
+/// The role that pgkeep connects as, made by packaging/sql/role.sql; no password either.
+pub(crate) const KEEPER: &str = "pgkeep";
 /// The superuser's password over TCP.
 pub(crate) const PASSWORD: &str = "it is postgres";
 /// The seeded database of ordinary name.
