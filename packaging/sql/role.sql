@@ -10,6 +10,7 @@
 --   -v role=NAME           another name than pgkeep
 --   -v large_objects=no    leaves out lo_compat_privileges (see below)
 --   -v switch_wal=yes      for wal-check with end_to_end: may end a WAL segment
+--   -v server_files=yes    for server_files of dumps: may read every file that the server can
 --   -v maintain=yes        for vacuum and reindex, PostgreSQL 17 and newer: pg_maintain
 --   -v by_schema=yes       as before PostgreSQL 14: no pg_read_all_data, database.sql everywhere
 --
@@ -20,6 +21,7 @@
 \if :{?role} \else \set role pgkeep \endif
 \if :{?large_objects} \else \set large_objects yes \endif
 \if :{?switch_wal} \else \set switch_wal no \endif
+\if :{?server_files} \else \set server_files no \endif
 \if :{?maintain} \else \set maintain no \endif
 \if :{?by_schema} \else \set by_schema no \endif
 -- Memberships that are there already are no news.
@@ -67,6 +69,12 @@ WHERE datallowconn AND NOT datistemplate AND NOT has_database_privilege(:'role',
 
 \if :switch_wal
 GRANT EXECUTE ON FUNCTION pg_catalog.pg_switch_wal() TO :"role";
+\endif
+
+\if :server_files
+-- pg_hba.conf and the like beside the globals, wherever they lie.
+GRANT pg_read_server_files TO :"role";
+GRANT EXECUTE ON FUNCTION pg_catalog.pg_read_binary_file(text, bigint, bigint, boolean) TO :"role";
 \endif
 
 \if :maintain

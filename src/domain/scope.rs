@@ -108,7 +108,7 @@ impl Scope {
 
     /// Whether large objects are in it.
     pub fn has_large_objects(&self) -> bool {
-        self.large_objects.unwrap_or_else(|| self.has_large_objects_by_itself())
+        self.has_data() && self.large_objects.unwrap_or_else(|| self.has_large_objects_by_itself())
     }
 
     /// Whether definitions are in it.

@@ -100,7 +100,8 @@ pub struct UserMapping {
 }
 
 impl Facts {
-    /// What of it concerns a dump of that scope.
+    /// What of it concerns a dump of that scope: what is not dumped need not be readable. A sequence
+    /// that pg_dump takes along with a selected table is not seen here; pg_dump fails at it by itself.
     #[must_use]
     pub fn within(mut self, scope: &Scope) -> Self {
         let taken = |it: &Relation| scope.takes(&it.schema, &it.name);
@@ -114,7 +115,10 @@ impl Facts {
             self.user_mappings.clear();
             self.subscriptions.clear();
         }
-        if !scope.has_data() {
+        if scope.options.iter().any(|option| option == "--no-subscriptions") {
+            self.subscriptions.clear();
+        }
+        if !(scope.has_data() && scope.has_what_is_in_no_schema()) {
             self.foreign_tables = 0;
         }
         self
