@@ -116,13 +116,11 @@ async fn bounded<T>(
     work: impl Future<Output = Result<T, StoreError>>,
 ) -> Result<T, Failure> {
     let doing = format!("{verb} repository {name}");
-    match tokio::time::timeout(LIMIT, work).await {
-        Ok(result) => result.map_err(|error| error.into_failure(doing)),
-        Err(_) => {
-            let what = format!("no answer within {} s", LIMIT.as_secs());
-            Err(Failure::new(Class::RepositorySlow, doing, what))
-        }
-    }
+    let Ok(result) = tokio::time::timeout(LIMIT, work).await else {
+        let what = format!("no answer within {} s", LIMIT.as_secs());
+        return Err(Failure::new(Class::RepositorySlow, doing, what));
+    };
+    result.map_err(|error| error.into_failure(doing))
 }
 
 /// Every backup in a repository that was suspicious and that a word means, with the word's number.

@@ -69,8 +69,7 @@ pub async fn look(
 pub async fn refuse(
     server: &Server,
     session: &Session,
-    scope: &Scope,
-    accepted: &Accepted,
+    (scope, accepted): (&Scope, &Accepted),
     (doing, task): (&str, &Task),
 ) -> Result<Preflight, Failure> {
     alone(server, session, (doing, task)).await?;

@@ -156,6 +156,7 @@ impl Proof {
 }
 
 /// One backup of a series, as retention sees it.
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Candidate {
     /// Its id.

@@ -321,7 +321,9 @@ mod tests {
         let judged = judge(text).unwrap();
         assert_eq!(judged.output, ["warning: from tomorrow / detail: on", "hello", "WARNING:  x"]);
         assert_eq!(severities(&judged), [Severity::Warning]);
-        let many: String = (0..1000).map(|n| format!("{n} {}\n", "ä".repeat(1000))).collect();
+        let long = "ä".repeat(1000);
+        let many: Vec<String> = (0..1000).map(|n| format!("{n} {long}")).collect();
+        let many = many.join("\n");
         let judged = judge(&many).unwrap();
         assert_eq!(judged.output.len(), KEPT_MAX + 1);
         assert!(judged.output.iter().all(|line| line.len() <= LINE_MAX + '…'.len_utf8()));

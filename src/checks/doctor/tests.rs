@@ -104,6 +104,8 @@ fn each_lie_of_a_repository_is_found() {
     }
 }
 
+type HostTrouble = fn(&mut HostView);
+
 #[test]
 fn each_trouble_of_a_host_is_found() {
     let healthy = || HostView {
@@ -114,8 +116,7 @@ fn each_trouble_of_a_host_is_found() {
         untriggered: Vec::new(),
     };
     assert_eq!(found(host::LINES, &healthy()), Vec::<String>::new());
-    type Trouble = fn(&mut HostView);
-    let troubles: [(Trouble, &str); 8] = [
+    let troubles: [(HostTrouble, &str); 8] = [
         (|it| it.state_dir.1 = Err(StateTrouble::Missing), "state info state-directory"),
         (
             |it| it.state_dir.1 = Err(StateTrouble::Foreign { owner: 7 }),

@@ -133,7 +133,7 @@ fn a_filesystem_that_is_not_mounted_is_not_written_to() {
         "ok"
     );
     let folder = home.repository_dir("disk");
-    fs::rename(&folder, folder.with_extension("away")).unwrap();
+    fs::remove_dir_all(&folder).unwrap();
     fs::create_dir(&folder).unwrap();
     let whole = json(&home, &["--job", "nightly", "--fail-on", "critical"], 7);
     let reach = &item(&whole, "repository disk", "reach")["findings"][0];

@@ -253,12 +253,11 @@ fn a_selection_never_passes_for_the_backup_of_its_database() {
     let before = value(&daemon, "pgkeep_backup_newest_timestamp_seconds");
     let bytes = value(&daemon, "pgkeep_backup_stored_bytes");
     assert_eq!(value(&daemon, "pgkeep_backup_max_age_seconds"), Some(3600.0));
-    let probes = || {
-        daemon.metrics().value("pgkeep_repository_last_probe_success_timestamp_seconds", &probed)
-    };
-    let at = probes();
+    let last = "pgkeep_repository_last_probe_success_timestamp_seconds";
+    let look = || daemon.metrics().value(last, &probed);
+    let at = look();
     run_job(&home, "views", 0);
-    eventually("another probe", PATIENCE, || (probes() > at).then_some(()));
+    eventually("another probe", PATIENCE, || (look() > at).then_some(()));
     assert_eq!(stored(), Some(1.0));
     assert_eq!(value(&daemon, "pgkeep_backup_newest_timestamp_seconds"), before);
     assert_eq!(value(&daemon, "pgkeep_backup_stored_bytes"), bytes);

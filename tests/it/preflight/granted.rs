@@ -1,5 +1,7 @@
 //! What packaging/sql grants suffices, and what is no trouble is not taken for one.
 
+use std::io::{BufRead as _, BufReader, Write as _};
+
 use super::{DB, ROLE, cluster, home_as, lacks, run};
 use crate::harness::{
     pgkeep::Pgkeep,
@@ -79,11 +81,10 @@ fn what_others_hide_from_pg_dump_is_not_asked_for() {
     psql.args(["-XqAt", "-d", DB]).stdin(std::process::Stdio::piped());
     psql.stdout(std::process::Stdio::piped());
     let mut other = crate::harness::process::spawn(&mut psql);
-    use std::io::{BufRead as _, Write as _};
     let mut stdin = other.stdin.take().unwrap();
     stdin.write_all(b"CREATE TEMP TABLE hidden (id serial);\n\\echo made\n").unwrap();
     let mut line = String::new();
-    std::io::BufReader::new(other.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    BufReader::new(other.stdout.take().unwrap()).read_line(&mut line).unwrap();
     assert_eq!(line, "made\n");
     run(&home_as(&cluster, ROLE, ""), 0);
     drop(stdin);

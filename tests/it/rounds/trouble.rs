@@ -7,7 +7,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use super::{
     contents::Contents,
     dice::Dice,
-    world::{CLOUD, Job, Ran, Running, VAULT, World, small_jobs},
+    world::{CLOUD, Job, Ran, Running, VAULT, World, draw_job, small_jobs},
 };
 use crate::harness::{
     chaos::Fault as Network,
@@ -66,7 +66,7 @@ impl Trouble {
         world: &World,
         contents: &Contents,
     ) -> (Self, Job) {
-        let mut job = world.draw_job(dice);
+        let mut job = draw_job(dice);
         let trouble = match sort {
             0 => Self::Nothing,
             1 => Self::Program(Fault::Kill(dice.small(1000))),
@@ -86,7 +86,7 @@ impl Trouble {
             12 if dice.percent(10) => Self::Stall(dice.small(999)),
             _ => {
                 while !job.repositories.iter().any(|it| [CLOUD, VAULT].contains(it)) {
-                    job = world.draw_job(dice);
+                    job = draw_job(dice);
                 }
                 let (fault, rule) = Self::network(dice);
                 Self::Network(fault, rule)
@@ -141,12 +141,12 @@ impl Trouble {
         };
         let rule = match (&fault, dice.below(3)) {
             (Network::BlackHole, _) => {
-                NetworkRule::Next(dice.small(3) + 1, *dice.pick(&["", "PUT"]))
+                NetworkRule::Next(dice.small(3) + 1, dice.pick::<&str>(&["", "PUT"]))
             }
             (_, 0) => NetworkRule::Percent(dice.below(60) + 5),
             _ => NetworkRule::Next(
                 dice.small(6) + 1,
-                *dice.pick(&["", "PUT", "POST", "GET", "HEAD", "DELETE"]),
+                dice.pick::<&str>(&["", "PUT", "POST", "GET", "HEAD", "DELETE"]),
             ),
         };
         (fault, rule)

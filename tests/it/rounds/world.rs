@@ -103,11 +103,6 @@ impl World {
         Self { cluster, liar, home, server, chaos, runtime, is_small_mounted, key_file }
     }
 
-    pub(super) fn draw_job(&self, dice: &mut Dice) -> Job {
-        let mask = dice.below((1 << SETS_OF.len()) - 1) + 1;
-        job(mask)
-    }
-
     /// The folder that holds a repository.
     pub(super) fn root(&self, repository: &str) -> PathBuf {
         match repository {
@@ -208,6 +203,10 @@ impl Drop for World {
 /// Every job: one for each set of repositories, and those with the small one.
 fn all_jobs() -> Vec<Job> {
     (1..1 << SETS_OF.len()).map(job).chain(small_jobs()).collect()
+}
+
+pub(super) fn draw_job(dice: &mut Dice) -> Job {
+    job(dice.below((1 << SETS_OF.len()) - 1) + 1)
 }
 
 fn job(mask: u64) -> Job {

@@ -1,0 +1,154 @@
+//! What all backups of one run have in common, and what comes of each.
+
+use std::{path::Path, sync::Arc, time::Duration};
+
+use crate::{
+    checks::preflight::Accepted,
+    domain::{
+        backup::{BackupId, Series, Subject},
+        blocking::Held,
+        failure::{Class, Failure},
+        finding::Finding,
+        manifest::{Owner, Tool},
+        name::DatabaseName,
+        scope::Scope,
+        suspicion::Share,
+    },
+    postgres::{Server, catalog::ServerFacts, scope::Form, spec::ChildEnv, tools::Installed},
+    repository::repo::Repository,
+    sys::{host, process::Spec, task::Task},
+};
+
+use super::super::{
+    courtesy::{Courtesy, Seen},
+    fanout::{Compression, Delivered, Lost},
+};
+
+/// What all backups of one run have in common.
+#[derive(Debug)]
+pub struct Source<'a> {
+    /// The server.
+    pub server: &'a Server,
+    /// What it is.
+    pub facts: &'a ServerFacts,
+    /// The client programs that fit it.
+    pub tools: &'a Installed,
+    /// This host.
+    pub owner: &'a Owner,
+    /// The repositories.
+    pub repositories: &'a [Arc<Repository>],
+    /// What of a database is dumped.
+    pub scope: &'a Scope,
+    /// How pg_dump writes it.
+    pub form: Form<'a>,
+    /// How to compress.
+    pub compression: Compression,
+    /// Most parts of a volume.
+    pub volume_parts: u32,
+    /// What may be left out.
+    pub accepted: &'a Accepted,
+    /// How long pg_dump waits for a lock.
+    pub lock_wait: Duration,
+    /// How long to wait for a safe snapshot; none: the first snapshot will do.
+    pub deferrable: Option<Duration>,
+    /// What is done for others meanwhile.
+    pub courtesy: Courtesy,
+    /// By how much a backup may shrink before it is suspicious; none: backups are not compared.
+    pub shrink: Option<Share>,
+    /// Nice value of children.
+    pub nice: i32,
+    /// Time between SIGTERM and SIGKILL.
+    pub grace: Duration,
+    /// Where children are recorded.
+    pub records: &'a Path,
+    /// A private folder for passfiles, and for what is noted of an archive.
+    pub scratch: &'a Path,
+}
+
+/// What came of one subject.
+#[derive(Debug)]
+pub struct Dumped {
+    /// Per repository.
+    pub delivered: Vec<Delivered>,
+    /// What was noticed.
+    pub findings: Vec<Finding>,
+    /// What it held up meanwhile; none where that was not seen.
+    pub held: Option<Held>,
+    /// What the program said and nobody knows the meaning of, line by line.
+    pub output: Vec<String>,
+}
+
+impl Dumped {
+    /// Nothing came of it.
+    ///
+    /// # Errors
+    /// Where that has one reason for all repositories.
+    pub(in crate::backup) fn none(lost: Lost) -> Result<Self, Failure> {
+        match lost {
+            Lost::All(failure) => Err(failure),
+            Lost::Each(delivered) => Ok(Self::failed(delivered)),
+        }
+    }
+
+    /// Nothing came of it, and something was seen meanwhile.
+    pub(super) fn lost(lost: Lost, source: &Source<'_>, seen: &Seen, task: &Task) -> Self {
+        let delivered = match lost {
+            Lost::All(failure) => {
+                let explained = !task.cancel.is_cancelled();
+                let failure =
+                    if explained { seen.explain(failure, source.courtesy) } else { failure };
+                let names = source.repositories.iter().map(|it| it.name().clone());
+                names.map(|name| (name, Err(failure.clone()))).collect()
+            }
+            Lost::Each(delivered) => delivered,
+        };
+        Self::failed(delivered)
+    }
+
+    const fn failed(delivered: Vec<Delivered>) -> Self {
+        Self { delivered, findings: Vec::new(), held: None, output: Vec::new() }
+    }
+
+    /// With what was seen meanwhile.
+    pub(super) fn with(self, seen: &Seen, name: &DatabaseName, source: &Source<'_>) -> Self {
+        let mut findings = self.findings;
+        findings.extend(seen.findings(name.as_str(), source.courtesy));
+        Self { findings, held: seen.held(), ..self }
+    }
+}
+
+impl Source<'_> {
+    /// The series of a subject: a database's has the name of what is dumped of it.
+    pub fn series(&self, subject: Subject) -> Series {
+        let contents = match subject {
+            Subject::Database(_) => self.scope.series(),
+            Subject::Globals => Scope::default().series(),
+        };
+        let (server, system_id) = (self.server.name().clone(), self.facts.system_id);
+        Series { server, system_id, subject, contents }
+    }
+
+    /// A child that runs `command`.
+    pub(in crate::backup) fn child(&self, command: &[String], env: &ChildEnv) -> Spec {
+        let (program, arguments) = command.split_first().map_or(("", &[][..]), |(p, a)| (p, a));
+        let mut spec = Spec::new(program).args(arguments).envs(env.vars.iter().cloned());
+        spec.nice = self.nice;
+        spec.record_in = Some(self.records.to_owned());
+        spec
+    }
+
+    /// What the manifest says of the program.
+    pub(in crate::backup) fn tool(&self, name: &str, command: Vec<String>) -> Tool {
+        Tool { name: name.to_owned(), version: self.tools.version.text.clone(), command }
+    }
+}
+
+/// A new backup's id, from the host's clock.
+///
+/// # Errors
+/// When the kernel gives no random bits.
+pub(in crate::backup) fn new_id(task: &Task) -> Result<BackupId, Failure> {
+    let random = host::random_u64()
+        .map_err(|error| Failure::from_error(Class::Internal, "make a backup id", &error))?;
+    Ok(BackupId::new(task.clock.now().wall, random))
+}
