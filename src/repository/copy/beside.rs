@@ -60,11 +60,12 @@ impl Copy {
     ) -> Result<StoredObject, StoreError> {
         let bytes = bytes.into();
         self.check_form(&bytes)?;
-        let name = layout::stored_name(name, &self.recipients);
-        self.put_as(name, bytes).await
+        let object = self.put_as(layout::stored_name(name, &self.recipients), bytes).await?;
+        self.small.push(object.clone());
+        Ok(object)
     }
 
-    /// Stores a small object under that very name, whatever is in it.
+    /// Stores a small object under that very name, whatever is in it. The manifest does not name it.
     pub(in crate::repository) async fn put_as(
         &mut self,
         name: impl Into<String>,
@@ -85,7 +86,6 @@ impl Copy {
             }
             return Err(error);
         }
-        self.small.push(object.clone());
         Ok(object)
     }
 
