@@ -220,7 +220,20 @@ proptest! {
             apply(&mut changed, change);
         }
         if let Ok(after) = prove_changed(&changed, &sizes) {
-            check_accepted(name, (archive, &prove(archive).unwrap()), &changed, &after);
+            let before = prove(archive).unwrap();
+            if changes.iter().all(|change| matches!(change, Change::Set(..))) {
+                check_accepted(name, (archive, &before), &changed, &after);
+            } else {
+                // A whole chunk may be gone or come twice: a row of its own. The structure cannot
+                // tell, the digests do.
+                let ids = |it: &Seen| it.entries.iter().map(|it| it.dump_id).collect::<Vec<_>>();
+                prop_assert_eq!(ids(&after), ids(&before));
+                let digests =
+                    |it: &Seen| it.entries.iter().map(|it| it.digest).collect::<Vec<_>>();
+                let same = after.toc_digest == before.toc_digest
+                    && digests(&after) == digests(&before);
+                prop_assert_eq!(same, changed == archive);
+            }
         }
     }
 }
