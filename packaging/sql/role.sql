@@ -40,7 +40,8 @@ ALTER ROLE :"role" LOGIN BYPASSRLS;
 
 \if :read_all
 -- SELECT on every table, view and sequence, USAGE on every schema, also on those that come later. It
--- reads the system catalogue too: the hashes of the roles' passwords, for the globals.
+-- reads the system catalogue too: the hashes of the roles' passwords, for the globals; and, which pgkeep
+-- has no use for, the passwords in connection strings of subscriptions and in options of user mappings.
 GRANT pg_read_all_data TO :"role";
 \else
 -- The hashes of the roles' passwords, for the globals. In this database alone, which is where

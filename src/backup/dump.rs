@@ -200,7 +200,7 @@ impl About<'_> {
         // Once pg_dump is done with the snapshot and its password file, they go: a repository that
         // still takes parts must not hold back VACUUM.
         let close = async {
-            let changed = locks::changed(&snapshot, &exited, &backup).await;
+            let changed = locks::changed(&snapshot, source.scope, &exited, &backup).await;
             exited.cancelled().await;
             let lost = snapshot.lost();
             snapshot.close().await;

@@ -134,6 +134,8 @@ pub struct Stored {
     pub streamed: Streamed,
     /// The child's error output, for findings.
     pub stderr: String,
+    /// Bytes of it that were not kept.
+    pub unheard: u64,
     /// Why it looks as if something were missing in it; for whoever gets to know before the commit.
     pub suspicions: Vec<Suspicion>,
     copies: Vec<(RepositoryName, Result<Copy, Failure>)>,
@@ -195,6 +197,7 @@ impl Fanout<'_> {
             Ok(streamed) => Ok(Stored {
                 streamed,
                 stderr: exit.stderr.clone(),
+                unheard: exit.stderr_left_out,
                 suspicions: Vec::new(),
                 copies,
                 doing: self.doing.clone(),

@@ -13,7 +13,10 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    domain::failure::{Class, Failure},
+    domain::{
+        failure::{Class, Failure},
+        scope::Scope,
+    },
     postgres::{PgError, snapshot::ExportedSnapshot},
     sys::task::Task,
 };
@@ -21,9 +24,11 @@ use crate::{
 /// How often it is looked whether pg_dump has begun to write: it does when it has all its locks.
 const POLL: Duration = Duration::from_millis(10);
 
-/// Tables that changed under the snapshot before pg_dump had its locks.
+/// Tables of the scope that changed under the snapshot before pg_dump had its locks. Others are not
+/// locked, and may be emptied at any time.
 pub(super) async fn changed(
     snapshot: &ExportedSnapshot,
+    scope: &Scope,
     exited: &CancellationToken,
     task: &Task,
 ) -> Result<Vec<String>, PgError> {
@@ -31,7 +36,7 @@ pub(super) async fn changed(
     while task.progress.bytes() == begun && !exited.is_cancelled() {
         tokio::time::sleep(POLL).await;
     }
-    snapshot.changed(&task.cancel).await
+    snapshot.changed(scope, &task.cancel).await
 }
 
 /// Why there is no backup, where tables changed, or nobody can say that none did.

@@ -5,10 +5,13 @@
 
 use crate::{
     checks::preflight::{self, Accepted, Judged},
-    domain::{failure::Failure, scope::Scope},
+    domain::{
+        failure::{Class, Failure},
+        scope::Scope,
+    },
     postgres::{
         PgError, Server, Session, pooler,
-        preflight::{Facts, globals, read},
+        preflight::{Facts, globals, hides_damage, read},
     },
     sys::task::Task,
 };
@@ -23,9 +26,11 @@ pub struct Preflight {
 }
 
 impl Preflight {
-    /// Further options for pg_dump. What was accepted to be left out is no warning any more.
+    /// Further options for pg_dump. What was accepted to be left out, or is no part of the selection,
+    /// is no warning any more.
     pub fn options(&self) -> Vec<String> {
-        let leaves_out = self.judged.accepted.contains("subscriptions");
+        let leaves_out =
+            self.judged.accepted.contains("subscriptions") || self.facts.subscriptions_beside;
         leaves_out.then(|| "--no-subscriptions".to_owned()).into_iter().collect()
     }
 }
@@ -73,6 +78,13 @@ pub async fn refuse(
     (doing, task): (&str, &Task),
 ) -> Result<Preflight, Failure> {
     alone(server, session, (doing, task)).await?;
+    let hides = hides_damage(session, &task.cancel).await;
+    if hides.map_err(|error| error.into_failure(doing))? {
+        let what = "zero_damaged_pages = on: rows of damaged pages would be left out, and lc_messages has \
+                    the server say so in words that pgkeep does not know";
+        return Err(Failure::new(Class::Incomplete, doing, what)
+            .hint("set zero_damaged_pages = off, or lc_messages = 'C'"));
+    }
     let preflight = look(session, scope, accepted, task).await;
     let preflight = preflight.map_err(|error| error.into_failure(doing))?;
     match preflight.judged.failure(doing) {

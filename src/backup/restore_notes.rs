@@ -2,6 +2,7 @@
 
 use crate::domain::{
     manifest::{DatabaseFacts, StoredFile},
+    pattern::Glob,
     recipients::Recipients,
     scope::{Contents, Scope},
 };
@@ -103,6 +104,16 @@ fn for_database(facts: &DatabaseFacts, about: &About<'_>) -> Vec<String> {
                 .to_owned(),
         );
     }
+    // A schema that is selected is made by the dump, also the one that every new database has.
+    let has_public = |globs: &[Glob]| globs.iter().any(|glob| glob.matches("public"));
+    let makes_public = has_public(&scope.schemas) && !has_public(&scope.exclude_schemas);
+    if makes_public {
+        lines.extend([
+            "#    The backup makes the schema public: drop the one that is there, wherever it is restored."
+                .to_owned(),
+            "psql --no-psqlrc --dbname=restored --command='DROP SCHEMA IF EXISTS public'".to_owned(),
+        ]);
+    }
     lines.extend([
         "# 4. Restore, and stop at the first error.".to_owned(),
         format!("{unpack} | {}", restore_into("restored", about.is_script)),
@@ -116,10 +127,11 @@ fn for_database(facts: &DatabaseFacts, about: &About<'_>) -> Vec<String> {
             one_line(&format!("{unpack} | {WRITABLE} {}", restore_into(&own, about.is_script)))
         ),
     ]);
-    if !about.is_script {
+    // Every server has this one already.
+    if !about.is_script && facts.name != "postgres" && !makes_public {
         lines.extend([
             "#    or, without databases.sql, under its own name and with its own locale and settings:".to_owned(),
-            format!("#    {unpack} | pg_restore --create --exit-on-error --no-password --dbname=postgres"),
+            format!("#    {unpack} | {WRITABLE} pg_restore --create --exit-on-error --no-password --dbname=postgres"),
         ]);
     }
     lines.extend([
@@ -160,13 +172,16 @@ fn createdb(facts: &DatabaseFacts) -> String {
         shell_quote(&facts.collate),
         shell_quote(&facts.ctype),
     );
-    if let (Some(provider @ ("icu" | "builtin")), Some(locale)) =
-        (facts.locale_provider.as_deref(), &facts.locale)
-    {
-        let locale = shell_quote(locale);
-        line.push_str(
-            &[" --locale-provider=", provider, " --", provider, "-locale=", &locale].concat(),
-        );
+    match (facts.locale_provider.as_deref(), &facts.locale) {
+        (Some(provider @ ("icu" | "builtin")), Some(locale)) => {
+            let locale = shell_quote(locale);
+            line.push_str(
+                &[" --locale-provider=", provider, " --", provider, "-locale=", &locale].concat(),
+            );
+        }
+        // Else it would be the provider of the new cluster's template0.
+        (Some("libc"), _) => line.push_str(" --locale-provider=libc"),
+        _ => {}
     }
     if let Some(rules) = &facts.icu_rules {
         line.push_str(&[" --icu-rules=", &shell_quote(rules)].concat());

@@ -81,22 +81,17 @@ impl Yardstick {
     }
 
     fn judge(&self, new: &Measure) -> Vec<Suspicion> {
-        let (Some((_, last)), Some(shrink)) = (&self.last, self.shrink) else { return Vec::new() };
-        suspicion::judge(new, last, shrink)
-    }
-
-    /// That nothing could be compared, although there may be a last one.
-    fn finding(&self, name: &str) -> Option<Finding> {
-        if self.last.is_some() || self.problems.is_empty() {
-            return None;
+        let Some(shrink) = self.shrink else { return Vec::new() };
+        match &self.last {
+            Some((_, last)) => suspicion::judge(new, last, shrink),
+            None if self.problems.is_empty() => Vec::new(),
+            // Taken for a good one, it would release the last one that is.
+            None => {
+                let why = self.problems.join("; ");
+                let what = format!("it could not be compared with the last one: {why}");
+                vec![Suspicion::new(Kind::Other, what)]
+            }
         }
-        let why = self.problems.join("; ");
-        Some(Finding {
-            check: CHECK.to_owned(),
-            severity: Severity::Info,
-            what: format!("the backup of {name} was not compared with the last one: {why}"),
-            hint: None,
-        })
     }
 }
 
@@ -165,13 +160,17 @@ pub(super) async fn judge(
 ) -> Result<(Stored, Judged), Failure> {
     let subject = about.series.subject.to_string();
     let said = Said::read(program, &stored.stderr);
-    let said = match said.judge(program, (&subject, about.doing), about.left_out) {
+    let mut said = match said.judge(program, (&subject, about.doing), about.left_out) {
         Ok(said) => said,
         Err(failure) => {
             stored.abandon().await;
             return Err(failure);
         }
     };
+    if stored.unheard > 0 {
+        // What says that something was left out may be among it.
+        said.doubts.push(format!("{} bytes of what {program} said were not kept", stored.unheard));
+    }
     let new = Measure::new(
         &stored.streamed.plain,
         stored.streamed.structure.totals.clone(),
@@ -182,7 +181,7 @@ pub(super) async fn judge(
     suspicions.extend(doubts);
     let name = format!("{}/{subject}", about.series.server);
     let finding = if suspicions.is_empty() {
-        last.finding(&name)
+        None
     } else {
         Some(finding(&name, about.id, &suspicions, last.last.as_ref().map(|(id, _)| id)))
     };

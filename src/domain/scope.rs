@@ -101,9 +101,9 @@ impl Scope {
     }
 
     /// Whether pg_dump takes large objects unless it is told otherwise (`dopt.outputBlobs` in
-    /// pg_dump.c): not where schemas or tables are selected, nor definitions alone.
+    /// pg_dump.c): not where schemas, tables or extensions are selected, nor definitions alone.
     pub fn has_large_objects_by_itself(&self) -> bool {
-        self.schemas.is_empty() && self.tables.is_empty() && self.contents != Contents::Schema
+        self.has_what_is_in_no_schema() && self.contents != Contents::Schema
     }
 
     /// Whether large objects are in it.
@@ -121,10 +121,11 @@ impl Scope {
         self.contents != Contents::Schema
     }
 
-    /// Whether what belongs to no schema is in it (foreign servers, subscriptions): not where schemas
-    /// or tables are selected.
+    /// Whether what belongs to no schema is in it (foreign servers, subscriptions): not where schemas,
+    /// tables or extensions are selected (`dopt.include_everything` in pg_dump.c).
     pub fn has_what_is_in_no_schema(&self) -> bool {
-        self.schemas.is_empty() && self.tables.is_empty()
+        let of_extensions = self.options.iter().any(|option| option.starts_with("--extension="));
+        self.schemas.is_empty() && self.tables.is_empty() && !of_extensions
     }
 
     /// Whether the table, view or sequence is in it.
@@ -244,6 +245,9 @@ mod tests {
         }
         let said = Scope { large_objects: Some(true), ..Scope::default() }.canonical();
         assert!(said.is_whole(), "what goes without saying leaves nothing out");
+        let options = vec!["--extension=x".to_owned()];
+        let said = Scope { large_objects: Some(true), options, ..Scope::default() }.canonical();
+        assert_eq!(said.large_objects, Some(true), "pg_dump leaves them out with --extension");
     }
 
     /// The names must stay what they are, or series break off when pgkeep is upgraded.

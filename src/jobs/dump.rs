@@ -180,16 +180,17 @@ impl Job for Dump {
         let skipped = self.role.skips(&facts);
         let deferrable = self.deferrable.is_some();
         let fit = match skipped {
-            Some(_) => Ok(()),
+            Some(_) => Ok(None),
             None => self.role.check(&session, &facts, deferrable, &doing, &cx.task).await,
         };
         session.close().await;
-        fit?;
+        let behind = fit?;
         if let Some(reason) = skipped {
             return Ok(Report::left_out(reason));
         }
         let tools = self.server.tools(facts.major(), &cx.task).await?;
         let mut report = Report::default();
+        report.findings.extend(behind);
         report.findings.extend(report::newer_tools(&tools, &facts));
         let chosen = choose::databases(&self.patterns, &databases);
         for problem in &chosen.problems {

@@ -25,7 +25,7 @@ use super::{
     error::PgError,
     notice::{Notice, Notices},
     spec::{ConnSpec, Endpoint},
-    startup::is_refusal,
+    startup::{UNKNOWN_SETTING, is_refusal},
     tls::SslMode,
 };
 
@@ -380,11 +380,18 @@ async fn try_modes(
     let mut first = None;
     for mode in modes {
         let mut opened = open(spec, at, dbname, application_name, tls, *mode).await;
-        if let Err(error) = &opened
-            && is_refusal(&error.to_string())
-            && spec.startup.refuse()
-        {
-            opened = open(spec, at, dbname, application_name, tls, *mode).await;
+        if let Err(error) = &opened {
+            // Another session may have learned the same a moment ago: this one is opened again, too.
+            let is_refused = is_refusal(&error.to_string());
+            let is_older = error.sqlstate() == Some(UNKNOWN_SETTING);
+            if is_refused {
+                spec.startup.refuse();
+            } else if is_older {
+                spec.startup.forget();
+            }
+            if is_refused || is_older {
+                opened = open(spec, at, dbname, application_name, tls, *mode).await;
+            }
         }
         match opened {
             Ok(opened) => return Ok(opened),

@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use crate::domain::{failure::Class, manifest::Snapshot, units::format_duration};
+use crate::domain::{failure::Class, manifest::Snapshot, scope::Scope, units::format_duration};
 
 use super::{
     PgError, Session,
@@ -32,12 +32,17 @@ const LSN: &str = "SELECT (CASE WHEN pg_is_in_recovery() \
 /// Tables that the server has in another file, or no more, than the snapshot has them. The catalog is
 /// read by the snapshot, `pg_relation_filenode` as it is now. Those of a materialized view are made
 /// again by a restore; temporary tables are never dumped.
-const CHANGED: &str = "SELECT format('%I.%I', n.nspname, c.relname) \
+const CHANGED: &str = "SELECT format('%I.%I', n.nspname, c.relname), \
+                       n.nspname::text, c.relname::text \
                        FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace \
                        WHERE c.relkind = 'r' AND c.relpersistence <> 't' AND c.relfilenode <> 0 \
                        AND c.oid >= 16384 \
                        AND pg_relation_filenode(c.oid) IS DISTINCT FROM c.relfilenode \
-                       ORDER BY 1 LIMIT 10";
+                       ORDER BY 1 LIMIT 10000";
+/// Its limit.
+const CHANGED_MAX: usize = 10_000;
+/// Tables that are named.
+const NAMED_MAX: usize = 10;
 
 /// An exported snapshot, alive while this is.
 #[derive(Debug)]
@@ -118,16 +123,31 @@ impl ExportedSnapshot {
         &self.session
     }
 
-    /// Tables that were truncated, rewritten or dropped since the snapshot was taken, ten at most.
+    /// Tables whose rows are in `scope` and that were truncated, rewritten or dropped since the
+    /// snapshot was taken, ten at most.
     /// TRUNCATE and the forms of ALTER TABLE that rewrite leave nothing for older snapshots ("MVCC
     /// Caveats" in the manual): whoever locks such a table afterwards reads it as empty, and is told
     /// nothing. VACUUM FULL and CLUSTER cannot be told apart from them here.
     ///
     /// # Errors
     /// When the session is gone, and the snapshot with it.
-    pub async fn changed(&self, cancel: &CancellationToken) -> Result<Vec<String>, PgError> {
+    pub async fn changed(
+        &self,
+        scope: &Scope,
+        cancel: &CancellationToken,
+    ) -> Result<Vec<String>, PgError> {
         let rows = self.session.query(CHANGED, &[], cancel).await?;
-        rows.iter().map(|row| get(row, 0)).collect()
+        let mut changed: Vec<String> = Vec::new();
+        for row in &rows {
+            let (schema, name): (String, String) = (get(row, 1)?, get(row, 2)?);
+            if changed.len() < NAMED_MAX && scope.takes_data(&schema, &name) {
+                changed.push(get(row, 0)?);
+            }
+        }
+        if changed.is_empty() && rows.len() >= CHANGED_MAX {
+            changed.push(format!("more than {CHANGED_MAX} tables"));
+        }
+        Ok(changed)
     }
 
     /// Whether the connection that holds it is gone, and the snapshot with it.

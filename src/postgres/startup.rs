@@ -18,6 +18,8 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 const SETTINGS: &[(&str, &str, u32)] = &[
     ("statement_timeout", "0", 0),
     ("lock_timeout", "0", 0),
+    // PostgreSQL's own default: pg_dump has nothing else that tells of pages which were skipped.
+    ("client_min_messages", "notice", 0),
     ("idle_in_transaction_session_timeout", "0", 0),
     ("idle_session_timeout", "0", 14),
     ("transaction_timeout", "0", 17),
@@ -57,11 +59,19 @@ impl Startup {
         !self.refused.load(Ordering::Relaxed) && SETTINGS.iter().any(|(_, _, since)| newer(*since))
     }
 
+    /// Forgets the version: a server refused a session for a setting that it does not have.
+    pub(super) fn forget(&self) {
+        self.major.store(0, Ordering::Relaxed);
+    }
+
     /// Leaves ours out from now on. Says whether they had been in.
     pub(super) fn refuse(&self) -> bool {
         !self.refused.swap(true, Ordering::Relaxed)
     }
 }
+
+/// `undefined_object`: with it a server refuses a setting that came with a newer version.
+pub(super) const UNKNOWN_SETTING: &str = "42704";
 
 /// Whether somebody in between does not take the settings.
 pub(super) fn is_refusal(message: &str) -> bool {

@@ -37,6 +37,7 @@ use crate::{
         backup::{BackupId, Series},
         manifest::{MANIFEST_NAME, Manifest, StoredObject},
         recipients::Recipients,
+        suspicion::{ACKNOWLEDGED_NAME, MARK_NAME},
     },
 };
 
@@ -332,8 +333,11 @@ impl Copy {
         let is_ours = manifest.series == self.series
             && manifest.id == self.id
             && manifest.recipients == self.recipients;
+        // Marks lie beside the manifest, and are no part of what it vouches for.
+        let is_mark = |it: &&StoredObject| [MARK_NAME, ACKNOWLEDGED_NAME].contains(&&*it.name);
+        let named = self.small.len() - self.small.iter().filter(is_mark).count();
         let names_all = manifest.objects.len() == self.volumes.len()
-            && manifest.stored().count() == self.volumes.len() + self.small.len();
+            && manifest.stored().count() == self.volumes.len() + named;
         let all_stored = manifest.stored().all(is_stored);
         if !is_ours || !names_all || !all_stored {
             let what = "the manifest names other things than were stored: a defect in pgkeep, \

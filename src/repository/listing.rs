@@ -12,6 +12,7 @@ use crate::domain::{
     backup::{BackupId, Series},
     manifest::{MANIFEST_NAME, Manifest, StoredObject},
     name::ServerName,
+    suspicion::MARK_NAME,
 };
 
 /// Which part of a repository to list.
@@ -89,7 +90,12 @@ impl Listed {
                 found,
             })
         };
-        manifest.stored().filter_map(problem).collect()
+        let mut problems: Vec<SizeProblem> = manifest.stored().filter_map(problem).collect();
+        // Without its mark it would be taken for a good one.
+        if !manifest.suspicions.is_empty() && !self.was_suspicious() {
+            problems.push(SizeProblem { name: MARK_NAME.to_owned(), expected: 0, found: None });
+        }
+        problems
     }
 }
 

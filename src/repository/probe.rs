@@ -15,7 +15,8 @@ use jiff::{SignedDuration, Timestamp};
 use super::store::{Store, StoreError, StoreErrorKind};
 use crate::sys::clock::{Clock, ahead};
 
-/// Where scratch objects lie. No server is called so: a backup's key has more segments.
+/// Where scratch objects lie, right below it. A server may be called so: a backup's key has more
+/// segments.
 pub const SCRATCH: &str = "pgkeep-doctor";
 /// Scratch objects that are older were left behind.
 const LEFT_BEHIND: Duration = Duration::from_hours(1);
@@ -144,7 +145,8 @@ async fn sweep(store: &dyn Store, now: Timestamp) {
     let old = SignedDuration::try_from(LEFT_BEHIND).unwrap_or(SignedDuration::MAX);
     let objects: Vec<_> = store.list(SCRATCH).take(REMOVED_MAX).collect().await;
     for meta in objects.into_iter().flatten() {
-        if meta.modified.is_some_and(|at| now.duration_since(at) > old) {
+        let ours = meta.key.matches('/').count() == 1;
+        if ours && meta.modified.is_some_and(|at| now.duration_since(at) > old) {
             drop(store.delete(&meta.key).await);
         }
     }
@@ -155,7 +157,10 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::{repository::memory::MemoryStore, sys::clock::SystemClock};
+    use crate::{
+        repository::memory::MemoryStore,
+        sys::clock::{ManualClock, SystemClock},
+    };
 
     #[tokio::test]
     async fn an_honest_store_passes_and_keeps_nothing() {
@@ -165,5 +170,17 @@ mod tests {
         assert!(probed.keeps_what_is_there && probed.reads_back && probed.lists, "{probed:?}");
         assert_eq!(probed.not_removed, None);
         assert!(store.keys().is_empty());
+    }
+
+    #[tokio::test]
+    async fn backups_of_a_server_that_is_called_so_stay() {
+        let clock = ManualClock::new("2026-11-21T00:00:00Z".parse().unwrap());
+        let store = Arc::new(MemoryStore::new(clock.clone()));
+        for key in ["left", "1/app/all/x/manifest.json"] {
+            store.put_new(&format!("{SCRATCH}/{key}"), Bytes::from_static(b"x")).await.unwrap();
+        }
+        clock.advance(LEFT_BEHIND * 2);
+        probe(&*store, &*clock, 7).await.unwrap();
+        assert_eq!(store.keys(), [format!("{SCRATCH}/1/app/all/x/manifest.json")]);
     }
 }

@@ -7,7 +7,7 @@
 //!
 //! What can still go wrong: a database that allows no connections cannot be dumped. It is named.
 
-use std::time::Duration;
+use std::{path::Path, time::Duration};
 
 use crate::{
     codec::{plain::PlainProof, proof::Proof as _},
@@ -105,23 +105,39 @@ async fn one(
     name: &str,
     task: &Task,
 ) -> Result<Vec<u8>, String> {
-    let major = source.tools.version.major;
     let archive = source.scratch.join("definition.dump");
+    let made = describe(source, env, (name, &archive), task).await;
+    // Passwords of user mappings are in there: it does not lie about until the run ends.
+    if let Err(error) = tokio::fs::remove_file(&archive).await
+        && error.kind() != std::io::ErrorKind::NotFound
+    {
+        return Err(format!("{} cannot be removed: {error}", archive.display()));
+    }
+    made
+}
+
+async fn describe(
+    source: &Source<'_>,
+    env: &ChildEnv,
+    (name, archive): (&str, &Path),
+    task: &Task,
+) -> Result<Vec<u8>, String> {
+    let major = source.tools.version.major;
     let list = source.scratch.join("definition.list");
     let program = |name: &str| source.tools.program(name).map_err(|failure| failure.to_string());
     let dump = Definitions {
         database: name,
         lock_wait: source.lock_wait,
         keepalives: source.server.spec().keepalives,
-        file: &archive,
+        file: archive,
     };
     run(source, env, &dump.command(&program("pg_dump")?, major), task).await?;
     let pg_restore = program("pg_restore")?;
-    let entries = run(source, env, &command::list_entries(&pg_restore, &archive), task).await?;
+    let entries = run(source, env, &command::list_entries(&pg_restore, archive), task).await?;
     let wanted: Vec<&[u8]> =
         entries.stdout.split(|byte| *byte == b'\n').filter(|line| is_wanted(line)).collect();
     tokio::fs::write(&list, wanted.join(&b'\n')).await.map_err(|error| chain(&error))?;
-    let line = command::definitions_to_sql(&pg_restore, &archive, &list);
+    let line = command::definitions_to_sql(&pg_restore, archive, &list);
     let exit = run(source, env, &line, task).await?;
     let mut proof = Box::new(PlainProof::new());
     proof.feed(&exit.stdout, &mut Vec::new()).map_err(|error| error.to_string())?;

@@ -1,7 +1,7 @@
 //! One repository: can it be reached, does its store keep what it promises, and can what is encrypted
 //! there be read by whoever has the key?
 
-use std::{sync::Arc, time::Duration};
+use std::{pin::pin, sync::Arc, time::Duration};
 
 use bytes::BytesMut;
 use futures_util::TryStreamExt as _;
@@ -32,6 +32,8 @@ use crate::{
 
 /// How long one repository may take.
 const LIMIT: Duration = Duration::from_mins(2);
+/// How long a probe that is under way when doctor is stopped has to remove its object.
+const TIDY: Duration = Duration::from_secs(10);
 /// The header of an age file, and more than its first chunk.
 const BEGINNING: u64 = 3 * PIECE_BYTES as u64;
 
@@ -52,10 +54,16 @@ pub(super) async fn look(
         let probed = probe(&*store, &*task.clock, nonce).await?;
         Ok::<_, StoreError>((store, there, probed))
     };
+    let mut work = pin!(work);
     let looked = tokio::select! {
         biased;
-        () = task.cancel.cancelled() => return,
-        looked = tokio::time::timeout(LIMIT, work) => looked,
+        () = task.cancel.cancelled() => {
+            // Dropped, it would leave its object: in a folder, where root asks, one that the daemon
+            // cannot list.
+            tokio::time::timeout(TIDY, work).await.ok();
+            return;
+        }
+        looked = tokio::time::timeout(LIMIT, work.as_mut()) => looked,
     };
     let (store, there, probed) = match looked {
         Ok(Ok(looked)) => looked,

@@ -182,12 +182,19 @@ impl Job {
         let expected = self.released(at).max(self.moved);
         let trigger = if now <= plus(expected, GRACE) {
             Some(Trigger::Schedule { slot })
-        } else if now <= plus(expected, self.spec.catch_up) {
+        } else if now <= self.catch_up_ends(expected) {
             Some(Trigger::CatchUp { slot })
         } else {
             None
         };
         Some(Due { slot, at, trigger })
+    }
+
+    /// Until when a slot that was expected then is made good. Where that falls into a blackout, its end
+    /// is not too late.
+    fn catch_up_ends(&self, expected: Timestamp) -> Timestamp {
+        let limit = plus(expected, self.spec.catch_up);
+        self.blackout_ends(limit).map_or(limit, |end| plus(end, GRACE))
     }
 
     /// Notes that the slot has been acted on in this life.

@@ -7,11 +7,15 @@ use crate::{
     config::{Diagnostics, Options},
     domain::{
         failure::{Class, Failure},
+        finding::{Finding, Severity},
         standby::OnlyOn,
     },
     postgres::{Session, catalog::ServerFacts, replay::replay},
     sys::task::Task,
 };
+
+/// How far a standby may be behind before it is told, where the job sets no limit.
+const TOLD_FROM: Duration = Duration::from_hours(1);
 
 /// What the job asks of the server's role.
 #[derive(Debug, Clone, Copy)]
@@ -41,7 +45,7 @@ impl Role {
         skips.then(|| format!("the server is {is}, and the job has only_on = \"{}\"", self.only_on))
     }
 
-    /// Whether a standby can be dumped from as it stands.
+    /// Whether a standby can be dumped from as it stands; gives what is to be told of it.
     ///
     /// # Errors
     /// Where it is too far behind, or `deferrable` is asked for: there are no serializable transactions on
@@ -53,24 +57,31 @@ impl Role {
         deferrable: bool,
         doing: &str,
         task: &Task,
-    ) -> Result<(), Failure> {
+    ) -> Result<Option<Finding>, Failure> {
         if !facts.in_recovery {
-            return Ok(());
+            return Ok(None);
         }
         if deferrable {
             let what = "deferrable = true needs a primary, and the server is a standby";
             return Err(Failure::new(Class::Configuration, doing, what)
                 .hint("dump from the primary, or do without deferrable"));
         }
-        let Some(max) = self.max_replay_lag else { return Ok(()) };
+        let max = self.max_replay_lag.unwrap_or(TOLD_FROM);
         let replay =
             replay(session, max, &task.cancel).await.map_err(|error| error.into_failure(doing))?;
         match replay.exceeds(max) {
+            // The backup counts as fresh: its time is that of the clock.
+            Some(what) if self.max_replay_lag.is_none() => Ok(Some(Finding {
+                check: "replay-lag".to_owned(),
+                severity: Severity::Warning,
+                what: format!("the backup is older than its time says: {what}"),
+                hint: Some("set max_replay_lag in the job to refuse such a backup".to_owned()),
+            })),
             Some(what) => Err(Failure::new(Class::Standby, doing, what).hint(
                 "look at pg_stat_wal_receiver and pg_last_xact_replay_timestamp() there: is the \
                  connection to the primary up, does a long query hold replay up?",
             )),
-            None => Ok(()),
+            None => Ok(None),
         }
     }
 }

@@ -14,7 +14,7 @@ mod read;
 mod service;
 
 pub use self::{
-    read::{globals, read},
+    read::{globals, hides_damage, read},
     service::Service,
 };
 use crate::domain::scope::Scope;
@@ -45,6 +45,9 @@ pub struct Facts {
     pub mappings_are_certain: bool,
     /// Subscriptions of the database, where pg_dump would leave them out.
     pub subscriptions: Vec<Ident>,
+    /// Whether there are some that are not to be dumped anyway: pg_dump warns of them all the same,
+    /// whatever is selected (`getSubscriptions`).
+    pub subscriptions_beside: bool,
     /// Foreign tables: definitions without rows.
     pub foreign_tables: u64,
     /// Whose service the server belongs to.
@@ -113,6 +116,7 @@ impl Facts {
         }
         if !(scope.has_definitions() && scope.has_what_is_in_no_schema()) {
             self.user_mappings.clear();
+            self.subscriptions_beside |= !self.subscriptions.is_empty();
             self.subscriptions.clear();
         }
         if scope.options.iter().any(|option| option == "--no-subscriptions") {
@@ -189,5 +193,6 @@ mod tests {
         assert_eq!((schema.large_objects.count, schema.subscriptions.len()), (0, 1));
         let data = facts.within(&only(Contents::Data));
         assert_eq!((data.large_objects.count, data.subscriptions.len()), (1, 0));
+        assert!(data.subscriptions_beside, "pg_dump is told to leave them out");
     }
 }

@@ -177,6 +177,17 @@ async fn subscriptions(
     rows.iter().map(|row| get(row, 0)).collect()
 }
 
+/// Whether damaged pages are read as empty ones (`zero_damaged_pages`), which the server tells in a language
+/// that is not understood here.
+///
+/// # Errors
+/// When the server does not answer.
+pub async fn hides_damage(session: &Session, cancel: &CancellationToken) -> Result<bool, PgError> {
+    let sql = "SELECT current_setting('zero_damaged_pages')::boolean \
+               AND current_setting('lc_messages') !~ '^(C$|C[.]|POSIX|en)'";
+    get(&session.query_one(sql, &[], cancel).await?, 0)
+}
+
 async fn foreign_tables(session: &Session, cancel: &CancellationToken) -> Result<u64, PgError> {
     let sql = format!(
         "SELECT count(*) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \

@@ -60,12 +60,10 @@ impl Copy {
     ) -> Result<StoredObject, StoreError> {
         let bytes = bytes.into();
         self.check_form(&bytes)?;
-        let object = self.put_as(layout::stored_name(name, &self.recipients), bytes).await?;
-        self.small.push(object.clone());
-        Ok(object)
+        self.put_as(layout::stored_name(name, &self.recipients), bytes).await
     }
 
-    /// Stores a small object under that very name, whatever is in it. The manifest does not name it.
+    /// Stores a small object under that very name, whatever is in it.
     pub(in crate::repository) async fn put_as(
         &mut self,
         name: impl Into<String>,
@@ -86,6 +84,7 @@ impl Copy {
             }
             return Err(error);
         }
+        self.small.push(object.clone());
         Ok(object)
     }
 

@@ -169,7 +169,8 @@ fn reindex_gives_way_to_a_vacuum_against_wraparound() {
 #[test]
 fn reindex_starts_nothing_new_when_its_window_is_over() {
     let cluster = shop();
-    let home = home(&cluster, &format!("window = \"1s\"\nlock_timeout = \"1200ms\"\n{NAMED}"));
+    // The window begins with the second in which the run does.
+    let home = home(&cluster, &format!("window = \"3s\"\nlock_timeout = \"3200ms\"\n{NAMED}"));
     let holder = Holder::of(&cluster, DB, "BEGIN; LOCK TABLE items IN ACCESS EXCLUSIVE MODE");
     let ran = run(&home, "rx", 1);
     ran.failed("public.items_id", Class::Lock);
