@@ -175,7 +175,7 @@ impl Seen {
             let waited = self.ledger.waited(&self.names).unwrap_or_default();
             let what = format!("it gave way to those behind its locks: {waited}");
             return Failure::new(Class::Lock, failure.doing, what).hint(format!(
-                "it is tried again; when_blocking = \"{}\" sets how long others may wait",
+                "it is tried as often as `attempts` says; when_blocking = \"{}\" sets how long others wait",
                 courtesy.when_blocking
             ));
         }

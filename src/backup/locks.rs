@@ -52,7 +52,7 @@ pub(super) fn refusal(changed: Result<Vec<String>, PgError>, doing: &str) -> Opt
         changed.join(", ")
     );
     Some(Failure::new(Class::Lock, doing, what).hint(
-        "it is tried again with a new snapshot; if it happens each time, run the dump at another \
+        "it is tried as often as `attempts` says, with a new snapshot; if it happens each time, run the dump at another \
          hour than the job that loads them",
     ))
 }

@@ -104,6 +104,13 @@ fn for_database(facts: &DatabaseFacts, about: &About<'_>) -> Vec<String> {
                 .to_owned(),
         );
     }
+    if !scope.schemas.is_empty() {
+        lines.push(
+            "#    What is in no schema, or in another, is not in it: make extensions, foreign servers and \
+             whatever else the schemas use first."
+                .to_owned(),
+        );
+    }
     // A schema that is selected is made by the dump, also the one that every new database has.
     let has_public = |globs: &[Glob]| globs.iter().any(|glob| glob.matches("public"));
     let makes_public = has_public(&scope.schemas) && !has_public(&scope.exclude_schemas);

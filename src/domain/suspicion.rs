@@ -29,6 +29,8 @@ pub const ACKNOWLEDGED_NAME: &str = "acknowledged.json";
 const FEWER: Share = Share(10);
 /// Rows are compared from so many on: of ten rows, six are gone on any day.
 const ROWS_MIN: u64 = 100;
+/// Entries of the table of contents are compared from so many on: of six, one is one grant.
+const ENTRIES_MIN: u64 = 20;
 
 /// A part of a whole, in per cent, 1 to 99.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -159,7 +161,7 @@ pub fn judge(new: &Measure, last: &Measure, shrink: Share) -> Vec<Suspicion> {
     if now.large_objects == 0 && before.large_objects > 0 {
         add(Kind::NoLargeObjects, pair(0, before.large_objects, "large objects"));
     }
-    if same_form && FEWER.is_gone(before.entries, now.entries) {
+    if same_form && before.entries >= ENTRIES_MIN && FEWER.is_gone(before.entries, now.entries) {
         let of = if new.globals { "statements" } else { "entries" };
         add(Kind::FewerEntries, pair(now.entries, before.entries, of));
     }

@@ -193,6 +193,7 @@ impl Job for Dump {
         report.findings.extend(behind);
         report.findings.extend(report::newer_tools(&tools, &facts));
         let chosen = choose::databases(&self.patterns, &databases);
+        report.findings.extend(report::closed(&chosen));
         for problem in &chosen.problems {
             let (name, failure) = choose::refused(problem, self.server.name())?;
             self.failed(&Subject::Database(name), &failure, cx, &mut report);

@@ -194,11 +194,13 @@ fn class_of(code: &SqlState) -> Class {
 fn hint_for(code: &SqlState) -> Option<&'static str> {
     match code.code() {
         "42501" => Some(
-            "grant the role what it lacks; for dumps: pg_read_all_data (14+), or run as the owner",
+            "grant the role what it lacks: CONNECT on the database, or for dumps pg_read_all_data (14+); \
+             packaging/sql/role.sql grants all of it",
         ),
         "3D000" => Some("the database does not exist on this server: was it renamed or dropped?"),
         "53300" => Some(
-            "all connections are in use: raise max_connections or superuser_reserved_connections",
+            "all connections are in use: max_connections of the server, or the CONNECTION LIMIT of the \
+             role or of the database, as the message says",
         ),
         "57P03" => Some(
             "the server is starting, stopping or recovering: wait until it accepts connections",

@@ -195,8 +195,8 @@ impl Ledger {
             severity: if self.longest >= NOTABLE { Severity::Warning } else { Severity::Info },
             what: format!("behind the locks of the backup of {subject}: {waited}"),
             hint: Some(
-                "run the job when nobody changes tables, give such statements a lock_timeout, or \
-                 let the backup give way: when_blocking = \"cancel-after 30s\""
+                "run the job when nobody changes tables, or give such statements a lock_timeout; \
+                 `when_blocking` of the job says when the backup gives way"
                     .to_owned(),
             ),
         });

@@ -7,13 +7,17 @@ use crate::{
         finding::{Finding, Severity},
         manifest::Manifest,
         name::RepositoryName,
+        pattern::{Reason, Selection},
         report::{Figures, Report, Sample},
         scope::Scope,
     },
-    postgres::{catalog::ServerFacts, tools::Installed},
+    postgres::{catalog::ServerFacts, ident::quote_ident, tools::Installed},
 };
 
 use super::{super::RunContext, Dump, Work};
+
+/// Databases that a finding names; more are counted.
+const CLOSED_MAX: usize = 10;
 
 impl Dump {
     /// The name of the series: that of the selection, but for the globals.
@@ -97,6 +101,29 @@ impl Work<'_> {
             report.samples.push(Sample { metric, labels, value });
         }
     }
+}
+
+/// Databases that the patterns mean and that allow no connections: they are not dumped, and it
+/// must not go unsaid.
+pub(super) fn closed(chosen: &Selection) -> Option<Finding> {
+    let closed = chosen.left_out.iter().filter(|(_, reason)| *reason == Reason::NoConnections);
+    let mut names: Vec<String> = closed.map(|(name, _)| name.to_string()).collect();
+    let more = names.len().saturating_sub(CLOSED_MAX);
+    names.truncate(CLOSED_MAX);
+    let first = names.first()?.clone();
+    let rest = if more > 0 { format!(" and {more} more") } else { String::new() };
+    Some(Finding {
+        check: "database-closed".to_owned(),
+        severity: Severity::Warning,
+        what: format!(
+            "not dumped, since they allow no connections (datallowconn): {}{rest}",
+            names.join(", ")
+        ),
+        hint: Some(format!(
+            "ALTER DATABASE {} ALLOW_CONNECTIONS true, or name them in `exclude`",
+            quote_ident(&first)
+        )),
+    })
 }
 
 /// pg_dump of a newer major version can read the server; what it writes may not restore into one
