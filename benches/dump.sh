@@ -8,7 +8,7 @@
 #      and its peak memory           /  that of aws                                  promise <  0.50
 #   4. peak memory of the daemon     in MiB                          promise <= memory_budget (128)
 #
-# With --levels also a dump at compression_level -5 (about as fast as lz4), 1, 3 and 9 against the
+# With --levels also a dump at compression_level -5, 1, 3 and 9 against the
 # same zstd behind pg_dump, with the sizes. With --encrypt row 1 again, to an encrypted repository.
 # Beside the times stands the processor time that each took, servers included: on a machine that
 # does other work as well it says more. With --profile one more dump to local and one to S3 under
