@@ -241,6 +241,8 @@ round() {
     timed=local seconds ours local
     timed=peer_aws seconds peer_aws
     timed=s3 seconds ours s3
+    # Before other levels take more.
+    [ -n "${peak:-}" ] || peak=$(awk '/VmHWM/ {printf "%.0f", $2 / 1024}' "/proc/$daemon_pid/status")
     [ -z "$encrypt" ] || timed=sealed seconds ours sealed
     for level in $levels; do
         timed=peer_level$level seconds peer_level "$level"
@@ -261,7 +263,6 @@ median() { median_of "times.$1"; }
 ratio() { awk -v a="$(median "$1")" -v b="$(median "$2")" 'BEGIN {printf "%.2f", a / b}'; }
 # The same of the processor time.
 share() { awk -v a="$(median_of "processor.$1")" -v b="$(median_of "processor.$2")" 'BEGIN {printf "%.2f", a / b}'; }
-peak=$(awk '/VmHWM/ {printf "%.0f", $2 / 1024}' "/proc/$daemon_pid/status")
 cores=$(nproc)
 echo
 echo "on $cores cores, PostgreSQL $("$bin/postgres" --version | sed 's/[^0-9]*//'), medians of $rounds rounds (ms, and ms of processor):"
