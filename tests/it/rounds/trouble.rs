@@ -186,6 +186,9 @@ impl Trouble {
                 world.liar.set(&Fault::Midway(*at));
                 let mut running = Running::start(&world.home, &job.name);
                 wait_stopped(world, &mut running);
+                // The cluster commits without waiting for its WAL: what was just made would be lost
+                // with the crash, and be missing from a backup that is right.
+                world.cluster.psql("postgres", "CHECKPOINT");
                 world.cluster.stop_immediate();
                 world.cluster.start_again();
                 world.liar.release();
