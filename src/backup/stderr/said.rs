@@ -5,8 +5,8 @@
 //! kept in the report and warned of. A list of harmless messages only grows by what somebody has looked
 //! up in the source: what is not on it is never silent.
 //!
-//! What can still go wrong: of more than 64 KiB the middle is not kept. That something was left out
-//! is a message of its own, and unknown.
+//! What can still go wrong: of more than 64 KiB the middle is not kept. Whatever it said, the backup is
+//! then in doubt.
 
 use super::QUOTE_MAX;
 use crate::domain::{
