@@ -1,144 +1,49 @@
-//! Proves the plain SQL of `pg_dumpall --globals-only`.
+//! Proves the plain SQL of `pg_dumpall --globals-only`, as [`super::plain`] does that of a database.
 //!
 //! The text has no structure but its first and its last comment; what lies between may hold line
-//! ends, quotes and that very comment in a role's comment or setting. So literals are followed
-//! (`'…'`, `E'…'`, `"…"`), and the last comment counts only outside of them and with nothing but
-//! comments, blank lines and `\unrestrict` behind it. The text is in the server's encoding; all
-//! server encodings keep ASCII as it is, so bytes suffice.
+//! ends, quotes and that very comment in a role's comment or setting.
 
-use super::proof::{FormatError, Proof, Structure};
-use crate::domain::manifest::Totals;
+use super::{
+    plain::{PlainProof, Script},
+    proof::{FormatError, Proof, Structure},
+};
 
-/// How pg_dumpall's output begins (`main` in pg_dumpall.c; `TEXT_DUMPALL_HEADER`).
+/// How pg_dumpall's output begins (`main` in pg_dumpall.c).
 const HEAD: &[u8] = b"--\n-- PostgreSQL database cluster dump\n--\n";
 /// The last line but comments.
 const COMPLETE: &[u8] = b"-- PostgreSQL database cluster dump complete";
-/// As much of a line as is looked at.
-const LINE: usize = 64;
+const SCRIPT: Script = Script {
+    head: HEAD,
+    complete: COMPLETE,
+    whose: "pg_dumpall's output",
+    end: "the globals, before their last line",
+};
 
 /// The proof of a globals dump. Its [`Structure`] has the format `sql`, no entries, and the number
-/// of statements as [`Totals::entries`].
-#[derive(Debug, Default)]
-pub struct GlobalsProof {
-    position: u64,
-    lex: Lex,
-    before: [u8; 2],
-    escapes: bool,
-    line: Vec<u8>,
-    /// The line began or ended within a literal.
-    literal: bool,
-    complete: bool,
-    statements: u64,
-    failed: Option<FormatError>,
-}
+/// of statements as [`Totals::entries`](crate::domain::manifest::Totals::entries).
+#[derive(Debug)]
+pub struct GlobalsProof(PlainProof);
 
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-enum Lex {
-    #[default]
-    Code,
-    Comment,
-    Text,
-    /// After a backslash in `E'…'`.
-    Escaped,
-    Name,
+impl Default for GlobalsProof {
+    fn default() -> Self {
+        Self::new()
+    }
 }
 
 impl GlobalsProof {
     /// A proof that has seen nothing yet.
     pub fn new() -> Self {
-        Self::default()
-    }
-
-    fn byte(&mut self, byte: u8) {
-        self.lex = match (self.lex, byte) {
-            (Lex::Code, b'\'') => {
-                self.escapes = self.opens_escapes();
-                Lex::Text
-            }
-            (Lex::Code, b'"') => Lex::Name,
-            (Lex::Code, b'-') if self.before[1] == b'-' => Lex::Comment,
-            (Lex::Code, b';') => {
-                self.statements += 1;
-                Lex::Code
-            }
-            (Lex::Comment, b'\n') | (Lex::Text, b'\'') | (Lex::Name, b'"') => Lex::Code,
-            (Lex::Text, b'\\') if self.escapes => Lex::Escaped,
-            (Lex::Escaped, _) => Lex::Text,
-            (same, _) => same,
-        };
-        self.before = [self.before[1], byte];
-        if byte != b'\n' {
-            if self.line.len() < LINE {
-                self.line.push(byte);
-            }
-            return;
-        }
-        let within = !matches!(self.lex, Lex::Code);
-        self.literal |= within;
-        self.judge_line();
-        self.literal = within;
-    }
-
-    /// Whether a quote opens a literal with backslash escapes: after an `E` that is a word of its
-    /// own, or where a doubled quote goes on with such a literal.
-    fn opens_escapes(&self) -> bool {
-        match self.before {
-            [_, b'\''] => self.escapes,
-            [before, b'e' | b'E'] => !(before.is_ascii_alphanumeric() || before == b'_'),
-            _ => false,
-        }
-    }
-
-    fn judge_line(&mut self) {
-        let line = self.line.trim_ascii();
-        if self.literal {
-            self.complete = false;
-        } else if line == COMPLETE {
-            self.complete = true;
-        } else if !(line.is_empty() || line.starts_with(b"--") || line.starts_with(b"\\unrestrict"))
-        {
-            self.complete = false;
-        }
-        self.line.clear();
-    }
-
-    fn read(&mut self, bytes: &[u8]) -> Result<(), FormatError> {
-        for byte in bytes {
-            let expected = usize::try_from(self.position).ok().and_then(|at| HEAD.get(at));
-            if expected.is_some_and(|expected| expected != byte) {
-                let what = "the dump does not begin as pg_dumpall's output does".to_owned();
-                return Err(FormatError::Unsupported { what });
-            }
-            self.byte(*byte);
-            self.position += 1;
-        }
-        Ok(())
+        Self(PlainProof::of(&SCRIPT))
     }
 }
 
 impl Proof for GlobalsProof {
-    fn feed(&mut self, bytes: &[u8], _cuts: &mut Vec<usize>) -> Result<(), FormatError> {
-        if let Some(error) = &self.failed {
-            return Err(error.clone());
-        }
-        self.read(bytes).inspect_err(|error| self.failed = Some(error.clone()))
+    fn feed(&mut self, bytes: &[u8], cuts: &mut Vec<usize>) -> Result<(), FormatError> {
+        self.0.feed(bytes, cuts)
     }
 
-    fn finish(mut self: Box<Self>) -> Result<Structure, FormatError> {
-        if let Some(error) = self.failed {
-            return Err(error);
-        }
-        if self.position == 0 {
-            return Err(FormatError::Empty);
-        }
-        self.literal |= matches!(self.lex, Lex::Text | Lex::Escaped | Lex::Name);
-        self.judge_line();
-        if !self.complete {
-            let place = "the globals, before their last line".to_owned();
-            return Err(FormatError::EndsEarly { offset: self.position, place });
-        }
-        let totals = Totals { entries: self.statements, ..Totals::default() };
-        Ok(Structure { format: "sql".to_owned(), totals, ..Structure::default() })
+    fn finish(self: Box<Self>) -> Result<Structure, FormatError> {
+        Box::new(self.0).finish()
     }
 }
 

@@ -1,4 +1,5 @@
-//! Proves the plain SQL of `pg_dump --format=plain`, for one database.
+//! Proves plain SQL: that of `pg_dump --format=plain` for one database, and by the same rules that of
+//! `pg_dumpall` (see [`super::globals`]).
 //!
 //! The text is followed from its first comment to its last: literals (`'…'`, `E'…'`, `"…"`, `$tag$…$tag$`)
 //! may hold anything, that last comment included; so may the data of a COPY, which goes to the line
@@ -11,10 +12,29 @@
 use super::proof::{FormatError, Proof, Structure};
 use crate::domain::manifest::Totals;
 
-/// How the output begins (`_doSetFixedOutputState` and `RestoreArchive` in pg_backup_archiver.c).
+/// How a program's SQL begins and ends, and what to call it.
+#[derive(Debug)]
+pub(super) struct Script {
+    /// Its first bytes.
+    pub(super) head: &'static [u8],
+    /// The last line but comments and `\unrestrict`.
+    pub(super) complete: &'static [u8],
+    /// Whose it is, in the genitive.
+    pub(super) whose: &'static str,
+    /// Where one that ends early ends.
+    pub(super) end: &'static str,
+}
+
+/// How pg_dump's output begins (`RestoreArchive` in pg_backup_archiver.c).
 const HEAD: &[u8] = b"--\n-- PostgreSQL database dump\n--\n";
 /// The last line but comments and `\unrestrict`.
 const COMPLETE: &[u8] = b"-- PostgreSQL database dump complete";
+const DATABASE: Script = Script {
+    head: HEAD,
+    complete: COMPLETE,
+    whose: "pg_dump's SQL",
+    end: "the SQL, before its last line",
+};
 /// Stands above the data of a table, before its schema (`_printTocEntry`).
 const TABLE_DATA: &[u8] = b"; Type: TABLE DATA; Schema: ";
 /// A statement of this beginning and end is followed by data (`dumpTableData`).
@@ -32,8 +52,9 @@ const TAG_MAX: usize = 64;
 
 /// The proof of a dump in SQL. Its [`Structure`] has the format `sql`, no entries, and the number of
 /// statements as [`Totals::entries`].
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct PlainProof {
+    script: &'static Script,
     position: u64,
     lex: Lex,
     before: [u8; 2],
@@ -95,10 +116,35 @@ fn is_word(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || byte == b'_' || byte >= 0x80
 }
 
+impl Default for PlainProof {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl PlainProof {
     /// A proof that has seen nothing yet.
     pub fn new() -> Self {
-        Self::default()
+        Self::of(&DATABASE)
+    }
+
+    /// A proof of such a script.
+    pub(super) fn of(script: &'static Script) -> Self {
+        Self {
+            script,
+            position: 0,
+            lex: Lex::default(),
+            before: [0; 2],
+            escapes: false,
+            tag: Vec::new(),
+            statement: Statement::default(),
+            line: Vec::new(),
+            literal: false,
+            data: Vec::new(),
+            complete: false,
+            totals: Totals::default(),
+            failed: None,
+        }
     }
 
     fn byte(&mut self, byte: u8) {
@@ -194,8 +240,8 @@ impl PlainProof {
         self.lex = if there == self.tag.len() { Lex::Code } else { Lex::Dollar(there) };
     }
 
-    /// As in [`super::globals`]: after an `E` that is a word of its own, or where a doubled quote
-    /// goes on with such a literal.
+    /// Whether a quote opens a literal with backslash escapes: after an `E` that is a word of its
+    /// own, or where a doubled quote goes on with such a literal.
     fn opens_escapes(&self) -> bool {
         match self.before {
             [_, b'\''] => self.escapes,
@@ -208,7 +254,7 @@ impl PlainProof {
         let line = self.line.trim_ascii();
         if self.literal {
             self.complete = false;
-        } else if line == COMPLETE {
+        } else if line == self.script.complete {
             self.complete = self.statement.begin.is_empty();
         } else if line.starts_with(b"--") {
             let is_data = line.windows(TABLE_DATA.len()).any(|it| it == TABLE_DATA);
@@ -256,9 +302,10 @@ impl PlainProof {
                 continue;
             }
             let byte = bytes[at];
-            let expected = usize::try_from(self.position).ok().and_then(|at| HEAD.get(at));
+            let expected =
+                usize::try_from(self.position).ok().and_then(|at| self.script.head.get(at));
             if expected.is_some_and(|expected| *expected != byte) {
-                let what = "the dump does not begin as pg_dump's SQL does".to_owned();
+                let what = format!("the dump does not begin as {} does", self.script.whose);
                 return Err(FormatError::Unsupported { what });
             }
             self.byte(byte);
@@ -293,7 +340,7 @@ impl Proof for PlainProof {
         self.literal |= !matches!(self.lex, Lex::Code | Lex::Comment);
         self.judge_line();
         if !self.complete {
-            return early(self.position, "the SQL, before its last line");
+            return early(self.position, self.script.end);
         }
         Ok(Structure { format: "sql".to_owned(), totals: self.totals, ..Structure::default() })
     }
