@@ -15,15 +15,15 @@ pub struct RunIdError {
     text: String,
 }
 
-/// Identifies one run: the UTC time when it was decided on, to the second, and 40 random bits, in
-/// the form of a [`BackupId`]: `20261121T021500Z-k3f9q2x7`. Ids sort by time as text, as long as
+/// Identifies one run: the UTC time when it was decided on, to the millisecond, and 30 random bits,
+/// in the form of a [`BackupId`]: `20261121T021500Z-k3f9q2x7`. Ids sort by time as text, as long as
 /// the clock goes forward.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct RunId(BackupId);
 
 impl RunId {
-    /// Makes an id from the time and the lowest 40 of `random`'s bits.
+    /// Makes an id from the time and the lowest 30 of `random`'s bits.
     pub fn new(at: Timestamp, random: u64) -> Self {
         Self(BackupId::new(at, random))
     }
@@ -162,11 +162,11 @@ mod tests {
     #[test]
     fn ids_round_trip() {
         let id = RunId::new("2026-11-21T02:15:00.9Z".parse().unwrap(), 7);
-        assert_eq!(id.as_str(), "20261121T021500Z-00000007");
+        assert_eq!(id.as_str(), "20261121T021500Z-w4000007");
         assert_eq!(id.to_string().parse::<RunId>().unwrap(), id);
         assert_eq!(id.time(), "2026-11-21T02:15:00Z".parse().unwrap());
         let json = serde_json::to_string(&id).unwrap();
-        assert_eq!(json, "\"20261121T021500Z-00000007\"");
+        assert_eq!(json, "\"20261121T021500Z-w4000007\"");
         assert_eq!(serde_json::from_str::<RunId>(&json).unwrap(), id);
     }
 

@@ -125,7 +125,7 @@ fn overwrite(view: &RepositoryView) -> Vec<Found> {
             format!(
                 "{place} ignores If-None-Match: two that write one key at once overwrite each other"
             ),
-            "pgkeep looks before it writes, and ids of backups hold 40 random bits; keep other writers \
+            "pgkeep looks before it writes, and ids hold the millisecond and 30 random bits; keep other writers \
              out of the prefix",
         )],
         Some(Kept::Unsupported) => vec![Found::new(

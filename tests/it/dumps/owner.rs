@@ -6,7 +6,6 @@ use crate::harness::{
     pgkeep::Pgkeep,
     postgres::{APP, Cluster},
     process::Output,
-    wait::a_later_second_than,
 };
 
 const DISK: &str = "disk";
@@ -48,7 +47,6 @@ fn a_dump_into_a_series_of_another_host_is_refused_until_it_is_adopted() {
     assert!(hint.contains(&format!("adopt = [\"{other}\"] in [daemon]")), "{hint}");
     assert_eq!(fs::read_dir(&series).unwrap().count(), 1);
 
-    a_later_second_than(&id);
     let adopting =
         home.config().replacen("[daemon]\n", &format!("[daemon]\nadopt = [\"{other}\"]\n"), 1);
     home.rewrite(&adopting);

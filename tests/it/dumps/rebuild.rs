@@ -159,7 +159,6 @@ fn globals_have_the_configuration_of_the_server() {
     let shown = home.run(&["show", copy.manifest.id.as_str()]).expect_code(1).text();
     assert!(shown.contains("pg_hba.conf.zst is missing"), "{shown}");
 
-    crate::harness::wait::a_later_second_than(copy.manifest.id.as_str());
     let id = run_job(&home, "without", 0).target("@globals", DISK).figures.backup.clone().unwrap();
     let copies = listed(&home, &disk(&home));
     let copy = copies.iter().find(|copy| copy.manifest.id == id).unwrap();
@@ -208,7 +207,6 @@ fn what_the_role_may_not_read_is_named_with_the_grant() {
     let (_, grants) = hint.split_once("in database postgres: ").unwrap();
     let (grants, _) = grants.split_once("; (").unwrap();
     cluster.psql("postgres", grants);
-    crate::harness::wait::a_later_second_than(manifest.id.as_str());
     let ran = run_job(&home, "nightly", 0);
     assert!(ran.report.findings.is_empty(), "{:?}", ran.report.findings);
     let id = ran.target("@globals", DISK).figures.backup.clone().unwrap();

@@ -283,9 +283,6 @@ fn a_selection_is_a_series_of_its_own_for_copy_and_prune() {
     run_job(&home, "whole", 0);
     let mut last = String::new();
     for _ in 0..2 {
-        if !last.is_empty() {
-            crate::harness::wait::a_later_second_than(&last);
-        }
         let ran = run_job(&home, "views", 0);
         last = ran.target(APP, DISK).figures.backup.clone().unwrap().to_string();
     }

@@ -5,11 +5,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use pgkeep::{
-    domain::backup::BackupId,
-    sys::clock::{Clock as _, SystemClock},
-};
-
 /// How often a condition is looked at.
 const POLL: Duration = Duration::from_millis(20);
 
@@ -31,14 +26,4 @@ pub(crate) fn eventually<T>(
         assert!(start.elapsed() < limit, "waited {limit:?} in vain: {what}");
         thread::sleep(POLL);
     }
-}
-
-/// Waits until a new backup sorts behind the one called `id`: ids tell seconds apart, and within
-/// one second it is left to chance which of two is the newer.
-pub(crate) fn a_later_second_than(id: &str) {
-    let made_at = id.parse::<BackupId>().expect("an id of a backup").time();
-    eventually("a later second", PATIENCE, || {
-        let age = SystemClock::new().now().wall.duration_since(made_at);
-        (age.as_secs() >= 1).then_some(())
-    });
 }

@@ -8,7 +8,7 @@ use crate::harness::{
     pgkeep::{Pgkeep, quote},
     postgres::{APP, Cluster},
     process::Output,
-    wait::{PATIENCE, a_later_second_than, eventually},
+    wait::{PATIENCE, eventually},
 };
 
 const DISK: &str = "disk";
@@ -63,7 +63,6 @@ fn a_dump_and_a_prune_do_not_disturb_each_other() {
     let real = quote(cluster.bin_dir().to_string_lossy());
     first.rewrite(&first.config().replace(&real, &quote(programs.to_string_lossy())));
     let mut daemon = first.ready_daemon();
-    a_later_second_than(&id);
     let second = std::thread::scope(|scope| {
         let dump = scope.spawn(|| first.run(&["run", "nightly", "--json"]));
         fake.wait_stopped();

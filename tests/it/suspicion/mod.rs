@@ -11,7 +11,7 @@ use serde_json::Value;
 use crate::harness::{
     pgkeep::{Daemon, Pgkeep},
     postgres::Cluster,
-    wait::{PATIENCE, a_later_second_than, eventually},
+    wait::{PATIENCE, eventually},
 };
 
 const DISK: &str = "disk";
@@ -51,12 +51,9 @@ impl Bench {
         Self { cluster, home }
     }
 
-    /// Dumps once, in a second of its own: the id and the findings.
+    /// Dumps once: the id and the findings.
     #[track_caller]
     fn dump(&self) -> (String, Vec<Value>) {
-        if let Some(last) = self.ids(DISK).last() {
-            a_later_second_than(last);
-        }
         let ran = self.home.run(&["run", "nightly", "--json"]).expect_code(0).json();
         let report = &ran["report"];
         let id = report["targets"][0]["figures"]["backup"].as_str().expect("an id").to_owned();
