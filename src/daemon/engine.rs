@@ -4,6 +4,8 @@
 //! The engine has no loop of its own. The daemon and `pgkeep run` without a daemon drive it with
 //! events, and hand it the ends of attempts from [`Engine::ended`].
 
+mod view;
+
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     path::PathBuf,
@@ -11,11 +13,10 @@ use std::{
     time::Duration,
 };
 
-use jiff::Timestamp;
-use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+pub use self::view::RunningRun;
 use crate::{
     domain::{
         failure::{Class, Failure},
@@ -35,7 +36,7 @@ use super::{
     control::{Reply, ReplySender},
     journal::{Journal, RunEnd, RunRecord, RunStart},
     notices::{Ended, Notices},
-    planner::{Action, EndCause, Event, JobSpec, JobStatus, Planner, Remembered},
+    planner::{Action, EndCause, Event, JobSpec, Planner, Remembered},
     runner::{self, Attempt},
     table::{Configured, Table},
 };
@@ -62,23 +63,6 @@ struct Open {
     report: Report,
     task: Task,
     started: Now,
-}
-
-/// A run under way, for `status`.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct RunningRun {
-    /// The run.
-    pub run: RunId,
-    /// The job.
-    pub job: JobName,
-    /// Which attempt; 1 is the first.
-    pub attempt: u32,
-    /// When the run started.
-    pub since: Timestamp,
-    /// What is being done.
-    pub stage: String,
-    /// Bytes that went by.
-    pub bytes: u64,
 }
 
 /// See the module's head.
@@ -373,54 +357,6 @@ impl Engine {
         self.table = table;
         self.handle(Event::Reloaded(self.table.specs(), self.table.limits()));
         self.export();
-    }
-
-    /// What it runs on.
-    pub fn table(&self) -> &Arc<Table> {
-        &self.table
-    }
-
-    /// When it wants [`Event::Tick`] next, in monotonic time.
-    pub fn wake(&self) -> Option<Duration> {
-        self.wake
-    }
-
-    /// Whether all is done after [`Event::Drain`].
-    pub fn is_done(&self) -> bool {
-        self.exit
-    }
-
-    /// Whether anything happened since the last call: `STATUS` is then worth a new line.
-    pub fn take_changed(&mut self) -> bool {
-        std::mem::take(&mut self.changed)
-    }
-
-    /// The runs under way, for `status`.
-    pub fn running(&self) -> Vec<RunningRun> {
-        let running = self.runs.iter().map(|(run, open)| RunningRun {
-            run: run.clone(),
-            job: open.job.common.name.clone(),
-            attempt: open.attempts,
-            since: open.started.wall,
-            stage: open.task.progress.stage(),
-            bytes: open.task.progress.bytes(),
-        });
-        running.collect()
-    }
-
-    /// The planner's view, for `status` and metrics.
-    pub fn planned(&self) -> Vec<JobStatus> {
-        self.planner.status()
-    }
-
-    /// The time, for `status`.
-    pub fn now(&self) -> Timestamp {
-        self.clock.now().wall
-    }
-
-    /// The journal, for `status`.
-    pub fn journal(&self) -> &Journal {
-        &self.journal
     }
 
     /// Brings what only the planner knows up to date in the metrics.

@@ -268,12 +268,14 @@ mod tests {
     }
 
     #[test]
-    fn few_rows_come_and_go() {
+    fn few_rows_and_entries_come_and_go() {
         let last = measure(2_000, [20, 3, 99, 0]);
         assert_eq!(kinds(&measure(2_000, [20, 3, 1, 0]), &last), []);
         assert_eq!(kinds(&measure(2_000, [20, 3, 0, 0]), &last), [Kind::NoRows]);
         let last = measure(2_000, [20, 3, 100, 0]);
         assert_eq!(kinds(&measure(2_000, [20, 3, 1, 0]), &last), [Kind::FewerRows]);
+        assert_eq!(kinds(&measure(2_000, [1, 3, 99, 0]), &measure(2_000, [19, 3, 99, 0])), []);
+        assert_eq!(kinds(&measure(2_000, [17, 3, 100, 0]), &last), [Kind::FewerEntries]);
     }
 
     #[test]

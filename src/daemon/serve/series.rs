@@ -1,0 +1,92 @@
+//! The series of the configured jobs, with what the journal knows of them.
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+
+use crate::{
+    domain::{
+        failure::{Class, Failure},
+        name::{JobName, RepositoryName},
+        run::SkipReason,
+    },
+    sys::clock::Clock,
+    telemetry::metrics::{DATNAME_CAP_DEFAULT, JobPast, JobSeries, Metrics, Setup},
+};
+
+use super::super::{
+    journal::{Journal, RunRecord},
+    protection,
+    table::Table,
+};
+
+/// Runs of a job that are searched for the last one that did something: its findings stand until
+/// another looks.
+const FINDINGS_RUNS: usize = 32;
+
+/// The metrics with every series that the configuration and the journal know of.
+pub(super) fn metrics(
+    table: &Table,
+    journal: &Journal,
+    clock: &Arc<dyn Clock>,
+) -> Result<Metrics, Failure> {
+    let setup = Setup {
+        version: env!("CARGO_PKG_VERSION"),
+        kinds: &crate::jobs::metrics(),
+        skip_reasons: SkipReason::NAMES,
+        datname_cap: DATNAME_CAP_DEFAULT,
+    };
+    let metrics = Metrics::new(&setup)
+        .map_err(|error| Failure::from_error(Class::Internal, "set up metrics", &error))?;
+    let now = clock.now().wall;
+    configure(&metrics, table, journal, now);
+    metrics.config_loaded(now, true);
+    Ok(metrics)
+}
+
+/// What the journal knows of a job that has just got its series.
+fn restore(metrics: &Metrics, journal: &Journal, name: &JobName) {
+    let known = journal.job(name);
+    let looked = |run: &RunRecord| run.end().is_some_and(|end| end.verdict.did_something());
+    let looked = journal.newest(name, FINDINGS_RUNS, looked);
+    let found = looked.and_then(|run| Some(run.end()?.report.findings.clone()));
+    metrics.restore(
+        name,
+        &JobPast {
+            last_success: known.last_success,
+            last_completion: known.last_completion,
+            last_duration: known.last_duration(),
+            targets: known.targets,
+            samples: known.samples,
+            findings: found.unwrap_or_default(),
+        },
+    );
+}
+
+/// Makes the series of all jobs, with what the journal knows of them: a job may come back that was
+/// taken out. Since when each has been configured is remembered.
+pub(super) fn configure(metrics: &Metrics, table: &Table, journal: &Journal, now: Timestamp) {
+    let since = |name: &JobName| {
+        journal.configured(name, now).unwrap_or_else(|failure| {
+            tracing::warn!(%failure, "cannot remember since when a job has been configured");
+            now
+        })
+    };
+    let series: Vec<JobSeries> = table
+        .jobs
+        .values()
+        .map(|job| JobSeries {
+            name: job.common.name.clone(),
+            kind: job.kind.name.to_owned(),
+            max_age: job.max_age,
+            configured_at: since(&job.common.name),
+        })
+        .collect();
+    let repositories: Vec<RepositoryName> = table.repositories.keys().cloned().collect();
+    metrics.configure(&series, &repositories);
+    metrics.configure_servers(&protection::names(table));
+    metrics.configure_notifiers(table.notifiers.keys());
+    for name in table.jobs.keys() {
+        restore(metrics, journal, name);
+    }
+}
