@@ -103,7 +103,7 @@ impl Daemon {
             runtime_dir,
             listen: listen(&mut o, d),
             timezone: o.take("timezone", d).map_or_else(system_zone, |zone| zone.value),
-            memory_budget: o.take_in_or("memory_budget", budget, ByteSize::mib(128), d),
+            memory_budget: o.take_in_or("memory_budget", budget, ByteSize::mib(256), d),
             max_running: o.take_in_or("max_running", 1..=1000, 4, d),
             max_running_per_server: o.take_in_or("max_running_per_server", 1..=1000, 2, d),
             log_format: log_format(&mut o, d),

@@ -120,7 +120,7 @@ fn build(
     let globals = o.take_or("globals", true, d);
     let newest = o.take_in("newest", 1..=usize::MAX, d).map(|newest| newest.value);
     let within = o.take_in("within", Duration::from_secs(1)..=YEARS_TEN, d).map(|age| age.value);
-    let parallel = o.take_in_or("parallel", 1..=8, 2, d);
+    let parallel = o.take_in_or("parallel", 1..=8, 1, d);
     let name = o.section().rsplit('.').next().unwrap_or_default();
     Some(Arc::new(CopyJob {
         from: source?,

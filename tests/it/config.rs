@@ -246,11 +246,55 @@ fn the_daemon_has_the_documented_defaults() {
     assert_eq!(daemon.state_dir, Path::new("/var/lib/pgkeep"));
     assert_eq!(daemon.runtime_dir, Path::new("/run/pgkeep"));
     assert_eq!(daemon.listen, Some("127.0.0.1:9479".parse().unwrap()));
-    assert_eq!(daemon.memory_budget, ByteSize::mib(128));
+    assert_eq!(daemon.memory_budget, ByteSize::mib(256));
     assert_eq!((daemon.max_running, daemon.max_running_per_server), (4, 2));
     assert_eq!(daemon.grace, Duration::from_secs(30));
     assert_eq!((daemon.nice, daemon.history), (10, 100));
     assert_eq!((daemon.log_format, daemon.log_level), (LogFormat::Text, LogLevel::Info));
+}
+
+/// A first copy of years of backups takes days: with what is the default, the dump of the night and the
+/// WAL check start all the same.
+#[test]
+fn a_copy_leaves_room_for_a_dump_and_a_check() {
+    let root = tempfile::tempdir().unwrap();
+    let text = "
+        [server.main]
+        [repository.disk]
+        kind = \"local\"
+        path = \"/var/backups/pgkeep\"
+        [repository.cloud]
+        kind = \"s3\"
+        bucket = \"acme\"
+        region = \"eu-central-1\"
+        [job.nightly]
+        kind = \"dump\"
+        server = \"main\"
+        repositories = [\"disk\", \"cloud\"]
+        schedule = \"15 2 * * *\"
+        workers = 4
+        [job.upload]
+        kind = \"copy\"
+        from = \"disk\"
+        to = [\"cloud\"]
+        schedule = \"15 3 * * *\"
+        [job.wal]
+        kind = \"wal-check\"
+        server = \"main\"
+        schedule = \"*/5 * * * *\"
+        archive = \"/var/lib/postgresql/wal\"
+        [job.tables]
+        kind = \"vacuum\"
+        server = \"main\"
+        schedule = \"15 4 * * *\"";
+    let path = root.path().join("pgkeep.toml");
+    fs::write(&path, text).unwrap();
+    chmod(&path, 0o600);
+    let loaded = check(&path, &|_| None);
+    let table = loaded.table.as_ref().unwrap_or_else(|| panic!("{}", loaded.render()));
+    let claims: Vec<u64> = table.specs().iter().map(|spec| spec.memory).collect();
+    assert_eq!(claims.len(), 4);
+    assert!(claims.iter().sum::<u64>() <= table.limits().memory, "{claims:?}");
 }
 
 #[test]
