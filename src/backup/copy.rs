@@ -90,7 +90,9 @@ pub async fn copy_backup(
         return Err(CopyError::Source(refusal(&manifest.recipients, target, doing)));
     };
     let stem = layout::plain_name(&stem, &manifest.recipients);
-    let mut copy = target.start_copy(series, id, stem);
+    let mut copy = target
+        .start_copy_anew(series, id, stem)
+        .map_err(|error| CopyError::Target(error.into_failure(&*doing)))?;
     let transferred = tokio::select! {
         transferred = transfer(source, &mut copy, &manifest, passage, task) => transferred,
         () = task.cancel.cancelled() => Err(cancelled()),
@@ -290,7 +292,7 @@ pub(crate) mod tests {
     use bytes::Bytes;
     use std::sync::Arc;
 
-    fn series() -> Series {
+    pub(crate) fn series() -> Series {
         Series {
             server: "main".parse().unwrap(),
             system_id: 7_300_000_000_000_000_000,

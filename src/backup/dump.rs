@@ -129,6 +129,7 @@ impl About<'_> {
         scope::check_version(source.scope, source.form, major, doing)?;
         let pg_dump = source.tools.program("pg_dump")?;
         let session = source.server.connect(name.as_str(), doing, task).await?;
+        source.is_of(&session, (doing, task)).await?;
         let wanted = (source.scope, source.accepted);
         let preflight = preflight::refuse(source.server, &session, wanted, (doing, task)).await?;
         let facts = catalog::database_facts(&session, &task.cancel).await.map_err(fail)?;

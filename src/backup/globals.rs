@@ -62,6 +62,7 @@ pub async fn globals(source: &Source<'_>, parts: Parts, task: &Task) -> Result<D
     let fail = |error: PgError| error.into_failure(doing);
     let database = source.server.maintenance_database();
     let session = source.server.connect(database, doing, task).await?;
+    source.is_of(&session, (doing, task)).await?;
     preflight::refuse_globals(&session, role_passwords, doing, task).await?;
     let env = source.server.child_env(&session, source.scratch)?;
     let snapshot = moment(&session, &task.cancel).await.map_err(fail)?;

@@ -83,6 +83,8 @@ pub struct Engine {
     wake: Option<Duration>,
     exit: bool,
     changed: bool,
+    /// Runs one job alone, without its schedule: what the planner would remember of it says nothing.
+    alone: bool,
 }
 
 /// What an engine is made of.
@@ -135,6 +137,7 @@ impl Engine {
             wake: None,
             exit: false,
             changed: true,
+            alone: only.is_some(),
         };
         engine.export();
         (engine, ended)
@@ -196,6 +199,7 @@ impl Engine {
                 tracing::warn!(%job, %reason, %slot, "a run was left out");
                 self.metrics.run_skipped(&job, reason.as_str());
             }
+            Action::Remember { .. } if self.alone => {}
             Action::Remember { job, memory } => self.remember(&job, &memory),
             Action::Forget { job } => {
                 if let Err(failure) = self.journal.remember(&job, serde_json::Value::Null) {

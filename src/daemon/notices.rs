@@ -89,6 +89,9 @@ impl Notices {
 
     /// A run was started.
     pub(super) fn started(&self, table: &Table, job: &Configured, run: &str, at: Timestamp) {
+        if job.job.may_skip() {
+            return;
+        }
         for notifier in receivers(table, job).filter(|to| to.rules().on.contains(&Event::Start)) {
             let notice = Notice::start(&self.subject(job, run, at));
             let name = job.common.name.clone();

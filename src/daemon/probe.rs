@@ -143,17 +143,17 @@ struct Open {
     series: Series,
     stored: u64,
     bytes: u64,
-    /// Suspicious ones in a row up to the newest.
-    suspicious: u64,
     /// Its newest backups, the newest last.
     newest: VecDeque<Listed>,
+    /// Suspicious ones in a row, up to the one before those.
+    row_before: u64,
 }
 
 impl Open {
     fn new(first: Listed) -> Self {
         let series = first.series.clone();
-        let (stored, bytes, suspicious) = (0, 0, 0);
-        let mut open = Self { series, stored, bytes, suspicious, newest: VecDeque::new() };
+        let (stored, bytes, row_before) = (0, 0, 0);
+        let mut open = Self { series, stored, bytes, newest: VecDeque::new(), row_before };
         open.take(first);
         open
     }
@@ -161,10 +161,20 @@ impl Open {
     fn take(&mut self, listed: Listed) {
         self.stored += 1;
         self.bytes += listed.bytes();
-        self.suspicious = if listed.is_suspicious() { self.suspicious + 1 } else { 0 };
         self.newest.push_back(listed);
-        if self.newest.len() > DAMAGED_MAX {
-            self.newest.pop_front();
+        if self.newest.len() > DAMAGED_MAX
+            && let Some(oldest) = self.newest.pop_front()
+        {
+            self.row_before = if oldest.is_suspicious() { self.row_before + 1 } else { 0 };
+        }
+    }
+
+    /// How many up to `newest` and with it are suspicious, one after the other.
+    fn row(&self, newest: &Listed) -> u64 {
+        let mut backwards = std::iter::once(newest).chain(self.newest.iter().rev());
+        match backwards.position(|listed| !listed.is_suspicious()) {
+            Some(row) => row as u64,
+            None => self.newest.len() as u64 + 1 + self.row_before,
         }
     }
 
@@ -179,13 +189,14 @@ impl Open {
                 if !self.series.is_whole() {
                     return Ok(None);
                 }
+                let suspicious = self.row(&newest);
                 return Ok(Some(StoredBackups {
                     server: self.series.server,
                     subject: self.series.subject,
                     newest: newest.id.time(),
                     stored: self.stored,
                     bytes: self.bytes,
-                    suspicious: self.suspicious,
+                    suspicious,
                 }));
             };
             let (name, series, id) = (repository.name(), newest.series.path(), &newest.id);
@@ -195,7 +206,6 @@ impl Open {
             );
             self.stored -= 1;
             self.bytes -= newest.bytes();
-            self.suspicious = self.suspicious.saturating_sub(u64::from(newest.is_suspicious()));
         }
         Ok(None)
     }
@@ -252,8 +262,9 @@ async fn sweep_one(handle: &Handle, now: Timestamp) -> Result<(), StoreError> {
 mod tests {
     use super::*;
     use crate::{
-        backup::copy::tests::{backup, repository},
-        domain::backup::BackupId,
+        backup::copy::tests::{backup, repository, series},
+        domain::{backup::BackupId, manifest::MANIFEST_NAME, suspicion::MARK_NAME},
+        repository::layout::object_key,
         sys::clock::SystemClock,
     };
 
@@ -269,5 +280,30 @@ mod tests {
         let [counted] = &facts.backups[..] else { panic!("{facts:?}") };
         assert_eq!(counted.stored, 1);
         assert!(counted.newest < now, "{}", counted.newest);
+    }
+
+    /// A backup that is damaged takes no doubt away from the one before it.
+    #[tokio::test]
+    async fn suspicious_ones_count_up_to_the_newest_that_is_whole() {
+        let now = SystemClock::new().now().wall;
+        let (repository, store) = repository().await;
+        let ago = |hours| now.saturating_sub(Duration::from_hours(hours)).unwrap();
+        backup(&repository, &BackupId::new(ago(99), 1)).await;
+        let key = |listed: &BackupId, name| object_key(&series(), listed, name);
+        let doubted = DAMAGED_MAX as u64 + 3;
+        for hours in 1..=doubted {
+            let id = BackupId::new(ago(hours), 1);
+            backup(&repository, &id).await;
+            store.plant(&key(&id, MARK_NAME), "[]", Timestamp::UNIX_EPOCH);
+        }
+        let damaged = BackupId::new(ago(0), 1);
+        backup(&repository, &damaged).await;
+        let data = repository.look_at(&series(), &damaged).await.unwrap().unwrap();
+        for object in data.objects.iter().filter(|object| object.name != MANIFEST_NAME) {
+            store.lose(&key(&damaged, &object.name)).unwrap();
+        }
+        let facts = facts(&repository, now).await.unwrap();
+        let [counted] = &facts.backups[..] else { panic!("{facts:?}") };
+        assert_eq!((counted.stored, counted.suspicious), (doubted + 1, doubted));
     }
 }

@@ -156,6 +156,10 @@ impl Job for Dump {
         self.compression.memory(&repositories) + beside
     }
 
+    fn may_skip(&self) -> bool {
+        self.role.may_skip()
+    }
+
     fn protects(&self) -> Option<Protects> {
         Some(Protects {
             server: self.server.clone(),

@@ -172,6 +172,12 @@ pub trait Job: Send + Sync {
         false
     }
 
+    /// Whether a run may turn out to have nothing to do here. Nobody is told of its start then: no end
+    /// would follow.
+    fn may_skip(&self) -> bool {
+        false
+    }
+
     /// Makes one attempt. A target that fails does not stop the others.
     ///
     /// # Errors

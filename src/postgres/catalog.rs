@@ -118,6 +118,23 @@ pub async fn server_facts(
     })
 }
 
+/// The system identifier, asked in a session of any database; none where the role may not ask for it
+/// there: rights on functions are each database's own.
+///
+/// # Errors
+/// When the server does not answer.
+pub async fn system_id(
+    session: &Session,
+    cancel: &CancellationToken,
+) -> Result<Option<u64>, PgError> {
+    let sql = "SELECT system_identifier::text FROM pg_control_system()";
+    match session.query_one(sql, &[], cancel).await {
+        Ok(row) => Ok(Some(number::<i64>(&get::<String>(&row, 0)?)?.cast_unsigned())),
+        Err(error) if error.class() == Class::Privilege => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
 /// The version (`server_version_num`) and whether it is a standby: what any role may ask.
 ///
 /// # Errors

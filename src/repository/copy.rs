@@ -356,8 +356,12 @@ impl Copy {
             self.keep = true;
             return Err(error.clone());
         }
+        // Only an answer that was lost may be looked up; one that says no is heeded.
+        let may_be_there = answer.as_ref().err().is_none_or(|error| {
+            matches!(error.kind, StoreErrorKind::Unavailable | StoreErrorKind::Slow)
+        });
         match (read_small(&self.store, &key, MANIFEST_MAX).await, answer) {
-            (Ok(Some(there)), _) if there == bytes => Ok(manifest),
+            (Ok(Some(there)), _) if there == bytes && may_be_there => Ok(manifest),
             (Ok(None), Err(error)) => Err(error),
             (Ok(None), Ok(_)) => {
                 let what = "the manifest was stored and is not there";

@@ -150,8 +150,13 @@ impl Repository {
         min_age: Duration,
         now: Timestamp,
     ) -> Result<Cleared, StoreError> {
+        // Names are used again where a copy begins anew: until all are gone nobody writes there.
+        let _removal = match self.removal(series, id) {
+            Ok(removal) => removal,
+            Err(reason) => return Ok(Cleared::Spared(reason)),
+        };
         let Some(listed) = self.look_at(series, id).await? else { return Ok(Cleared::Nothing) };
-        match judge(&listed, min_age, now, self.is_live(series, id)) {
+        match judge(&listed, min_age, now, false) {
             Fate::Spare(reason) => Ok(Cleared::Spared(reason)),
             Fate::Remove => {
                 self.remove_objects(&listed).await?;

@@ -47,13 +47,15 @@ pub struct Repository {
 enum Use {
     Writing,
     Reading,
+    Removing,
 }
 
-/// How many write a backup, and how many read it.
+/// How many write a backup, read it and remove it; whoever removes it is alone.
 #[derive(Debug, Default)]
 struct Users {
     writing: u32,
     reading: u32,
+    removing: u32,
 }
 
 impl Users {
@@ -61,6 +63,17 @@ impl Users {
         match what {
             Use::Writing => &mut self.writing,
             Use::Reading => &mut self.reading,
+            Use::Removing => &mut self.removing,
+        }
+    }
+
+    /// What is being done, of which the worst counts.
+    const fn any(&self) -> Option<Use> {
+        match self {
+            Self { removing: 1.., .. } => Some(Use::Removing),
+            Self { writing: 1.., .. } => Some(Use::Writing),
+            Self { reading: 1.., .. } => Some(Use::Reading),
+            _ => None,
         }
     }
 }
@@ -86,6 +99,32 @@ impl InUse {
         *all.entry(place.clone()).or_default().of(what) += 1;
         Self { place, what }
     }
+
+    /// The same, unless `bars` says that it must not be beside what is being done.
+    fn unless(
+        repository: &Arc<str>,
+        folder: String,
+        what: Use,
+        bars: impl FnOnce(Use) -> bool,
+    ) -> Result<Self, Use> {
+        let place = (Arc::clone(repository), folder);
+        let mut all = IN_USE.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(other) = all.get(&place).and_then(Users::any).filter(|other| bars(*other)) {
+            return Err(other);
+        }
+        *all.entry(place.clone()).or_default().of(what) += 1;
+        Ok(Self { place, what })
+    }
+}
+
+impl Use {
+    const fn words(self) -> &'static str {
+        match self {
+            Self::Writing => "it is being written",
+            Self::Reading => "it is being read",
+            Self::Removing => "it is being removed",
+        }
+    }
 }
 
 impl Drop for InUse {
@@ -93,7 +132,7 @@ impl Drop for InUse {
         let mut all = IN_USE.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(users) = all.get_mut(&self.place) else { return };
         *users.of(self.what) = users.of(self.what).saturating_sub(1);
-        if users.writing == 0 && users.reading == 0 {
+        if users.any().is_none() {
             all.remove(&self.place);
         }
     }
@@ -109,6 +148,12 @@ pub(super) struct Live {
 #[derive(Debug)]
 #[must_use = "the backup may be deleted as soon as this is dropped"]
 pub struct Held {
+    _use: InUse,
+}
+
+/// A backup that is being removed, while this lives.
+#[derive(Debug)]
+pub(super) struct Removal {
     _use: InUse,
 }
 
@@ -191,12 +236,34 @@ impl Repository {
         &self.store
     }
 
-    /// Begins a copy of backup `id`, whose volumes are called `stem`, `stem.001`, …, or `stem.age`,
+    /// Begins a copy of a new backup `id`, whose volumes are called `stem`, `stem.001`, …, or `stem.age`,
     /// `stem.age.001`, … where the repository has recipients. As long as the copy lives, this process
     /// neither sweeps nor deletes it.
     pub fn start_copy(&self, series: &Series, id: &BackupId, stem: &str) -> Copy {
         let folder = layout::folder(series, id);
-        let live = Live { _use: InUse::new(&self.id, folder, Use::Writing) };
+        self.copy(series, id, stem, InUse::new(&self.id, folder, Use::Writing))
+    }
+
+    /// The same of a backup of which something may lie there: names are used again.
+    ///
+    /// # Errors
+    /// While this process removes what lies there: it would remove the new objects of the same name.
+    pub fn start_copy_anew(
+        &self,
+        series: &Series,
+        id: &BackupId,
+        stem: &str,
+    ) -> Result<Copy, StoreError> {
+        let folder = layout::folder(series, id);
+        let doing = format!("write {folder}");
+        let bars = |other| other == Use::Removing;
+        InUse::unless(&self.id, folder, Use::Writing, bars)
+            .map(|using| self.copy(series, id, stem, using))
+            .map_err(|other| StoreError::new(StoreErrorKind::Refused, doing, other.words()))
+    }
+
+    fn copy(&self, series: &Series, id: &BackupId, stem: &str, using: InUse) -> Copy {
+        let live = Live { _use: using };
         let stem = layout::stored_name(stem, &self.recipients);
         let (store, recipients) = (Arc::clone(&self.store), self.recipients.clone());
         Copy::new(store, series.clone(), id.clone(), stem, recipients, live)
@@ -213,11 +280,25 @@ impl Repository {
         self.in_use(series, id) == Some(Use::Writing)
     }
 
+    /// Whether this process is removing that backup.
+    pub fn is_going(&self, series: &Series, id: &BackupId) -> bool {
+        self.in_use(series, id) == Some(Use::Removing)
+    }
+
     fn in_use(&self, series: &Series, id: &BackupId) -> Option<Use> {
         let place = (Arc::clone(&self.id), layout::folder(series, id));
         let all = IN_USE.lock().unwrap_or_else(PoisonError::into_inner);
-        let users = all.get(&place)?;
-        Some(if users.writing > 0 { Use::Writing } else { Use::Reading })
+        all.get(&place)?.any()
+    }
+
+    /// Keeps this process from using a folder while it is removed.
+    ///
+    /// # Errors
+    /// When it is in use.
+    pub(super) fn removal(&self, series: &Series, id: &BackupId) -> Result<Removal, &'static str> {
+        let folder = layout::folder(series, id);
+        let using = InUse::unless(&self.id, folder, Use::Removing, |_| true);
+        using.map(|using| Removal { _use: using }).map_err(Use::words)
     }
 
     /// Lists backups, complete or not, and what is not ours. Memory is bounded by one backup.
@@ -279,22 +360,13 @@ impl Repository {
         series: &Series,
         id: &BackupId,
     ) -> Result<Option<Listed>, StoreError> {
-        self.refuse_in_use(series, id)?;
+        let _removal = self.removal(series, id).map_err(|what| {
+            let doing = format!("delete {}", layout::folder(series, id));
+            StoreError::new(StoreErrorKind::Refused, doing, what)
+        })?;
         let Some(listed) = self.look_at(series, id).await? else { return Ok(None) };
-        // Somebody may have begun to read it while it was listed.
-        self.refuse_in_use(series, id)?;
         self.remove_objects(&listed).await?;
         Ok(Some(listed))
-    }
-
-    fn refuse_in_use(&self, series: &Series, id: &BackupId) -> Result<(), StoreError> {
-        let what = match self.in_use(series, id) {
-            None => return Ok(()),
-            Some(Use::Writing) => "it is being written",
-            Some(Use::Reading) => "it is being read",
-        };
-        let doing = format!("delete {}", layout::folder(series, id));
-        Err(StoreError::new(StoreErrorKind::Refused, doing, what))
     }
 
     /// Removes unfinished uploads of processes that have ended, older than `min_age` at `now`.

@@ -547,6 +547,8 @@ async fn passwords_come_from_files_and_reach_children_through_files() {
         }
     );
     assert!(facts.major() == 15 && facts.system_id != 0 && !facts.in_recovery);
+    let asked = catalog::system_id(&session, &never()).await.unwrap();
+    assert_eq!(asked, Some(facts.system_id));
     let databases = catalog::databases(&session, true, &never()).await.unwrap();
     let size =
         |name: &str| databases.iter().find(|db| db.name.as_str() == name).unwrap().size_bytes;
@@ -556,6 +558,7 @@ async fn passwords_come_from_files_and_reach_children_through_files() {
         .execute("REVOKE EXECUTE ON FUNCTION pg_control_system() FROM public", &never())
         .await
         .unwrap();
+    assert_eq!(catalog::system_id(&session, &never()).await.unwrap(), None);
     let failure = catalog::server_facts(&session, &never()).await.unwrap_err().into_failure("look");
     assert_eq!(failure.class, Class::Privilege);
     assert!(failure.hint.unwrap().contains("GRANT EXECUTE"));

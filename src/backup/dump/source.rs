@@ -14,7 +14,13 @@ use crate::{
         scope::Scope,
         suspicion::Share,
     },
-    postgres::{Server, catalog::ServerFacts, scope::Form, spec::ChildEnv, tools::Installed},
+    postgres::{
+        Server, Session,
+        catalog::{self, ServerFacts},
+        scope::Form,
+        spec::ChildEnv,
+        tools::Installed,
+    },
     repository::repo::Repository,
     sys::{host, process::Spec, task::Task},
 };
@@ -128,6 +134,21 @@ impl Source<'_> {
         Series { server, system_id, subject, contents }
     }
 
+    /// Holds that a session is one of the server whose series the backup becomes part of: its name may
+    /// lead to another one by now.
+    ///
+    /// # Errors
+    /// When it does, or the server does not answer.
+    pub(in crate::backup) async fn is_of(
+        &self,
+        session: &Session,
+        (doing, task): (&str, &Task),
+    ) -> Result<(), Failure> {
+        let found = catalog::system_id(session, &task.cancel).await;
+        let found = found.map_err(|error| error.into_failure(doing))?;
+        another(found, self.facts.system_id, doing).map_or(Ok(()), Err)
+    }
+
     /// A child that runs `command`.
     pub(in crate::backup) fn child(&self, command: &[String], env: &ChildEnv) -> Spec {
         let (program, arguments) = command.split_first().map_or(("", &[][..]), |(p, a)| (p, a));
@@ -143,6 +164,18 @@ impl Source<'_> {
     }
 }
 
+/// What is wrong where the server that answers is known to be another one.
+fn another(found: Option<u64>, expected: u64, doing: &str) -> Option<Failure> {
+    let found = found.filter(|found| *found != expected)?;
+    let what = format!(
+        "another server answers than at the start of the run: its system identifier is {found}, not \
+         {expected}"
+    );
+    let hint = "its name leads to another server by now; the next attempt begins with that one, whose \
+                backups are series of their own";
+    Some(Failure::new(Class::Connection, doing, what).hint(hint))
+}
+
 /// A new backup's id, from the host's clock.
 ///
 /// # Errors
@@ -151,4 +184,17 @@ pub(in crate::backup) fn new_id(task: &Task) -> Result<BackupId, Failure> {
     let random = host::random_u64()
         .map_err(|error| Failure::from_error(Class::Internal, "make a backup id", &error))?;
     Ok(BackupId::new(task.clock.now().wall, random))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_that_was_replaced_is_another_attempts() {
+        assert!(another(Some(7), 7, "dump").is_none());
+        assert!(another(None, 7, "dump").is_none(), "nobody may say");
+        let failure = another(Some(8), 7, "dump").unwrap();
+        assert!(failure.class.is_worth_a_retry() && failure.what.contains("8, not 7"), "{failure}");
+    }
 }

@@ -108,6 +108,8 @@ const KNOWN: &[Known] = &[
     ("has invalid grantor OID", Meaning::Harmless, ""),
     // pg_dump.c, dumpRelationStats (18)
     ("cannot dump statistics for relation kind", Meaning::Harmless, ""),
+    // exec.c, resolve_symlinks: started from a folder that the user may not enter
+    ("could not change directory to \"", Meaning::Harmless, ""),
     // fe-connect.c, passwordFromFile: a password that is missing fails by itself
     ("WARNING: password file", Meaning::Harmless, ""),
 ];

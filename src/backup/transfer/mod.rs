@@ -178,7 +178,7 @@ const fn is_away(failure: &Failure) -> bool {
 
 async fn bring_one(source: &Repository, item: &Item, task: &Task) -> Brought {
     let Item { target, series, id, .. } = item;
-    if target.is_live(series, id) {
+    if target.is_live(series, id) || target.is_going(series, id) {
         return Brought::Busy;
     }
     if item.unfinished

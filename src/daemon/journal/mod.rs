@@ -154,15 +154,21 @@ impl Journal {
         })
     }
 
-    /// Keeps since when a job has been configured, unless that is known; returns what is known.
+    /// Keeps since when a job has been configured as one of that kind, unless that is known; returns
+    /// what is known. A job that was of another kind begins anew.
     pub fn configured(
         &self,
         name: &JobName,
+        kind: &str,
         at: jiff::Timestamp,
     ) -> Result<jiff::Timestamp, Failure> {
-        match self.job(name).configured_at {
-            Some(known) => Ok(known),
-            None => self.change(name, |state| state.configured_at = Some(at)).map(|()| at),
+        let known = self.job(name);
+        match known.configured_at {
+            Some(since) if known.kind == kind => Ok(since),
+            since => {
+                let since = since.filter(|_| known.kind.is_empty()).unwrap_or(at);
+                self.change(name, |state| state.configure_as(kind, since)).map(|()| since)
+            }
         }
     }
 
@@ -217,17 +223,6 @@ impl Journal {
     pub fn runs(&self, name: &JobName, limit: usize) -> Vec<RunRecord> {
         let inner = self.lock();
         self.newest_first(&inner, name).take(limit).collect()
-    }
-
-    /// The newest of the last `limit` runs of a job that is as `wanted`.
-    pub fn newest(
-        &self,
-        name: &JobName,
-        limit: usize,
-        wanted: impl Fn(&RunRecord) -> bool,
-    ) -> Option<RunRecord> {
-        let inner = self.lock();
-        self.newest_first(&inner, name).take(limit).find(wanted)
     }
 
     /// Reads one after the other, as far as it is asked.

@@ -10,6 +10,7 @@ use serde::{Deserialize, Deserializer, Serialize, de::DeserializeOwned};
 use serde_json::Value;
 
 use crate::domain::{
+    finding::Finding,
     metric::{MetricKind, carry_over},
     name::{JobName, NotifyName},
     notice::Memory,
@@ -172,6 +173,8 @@ pub struct JobState {
     /// Since when the job has been configured.
     #[serde(deserialize_with = "lenient")]
     pub configured_at: Option<Timestamp>,
+    /// The job's kind. What another kind did under the same name says nothing of this one.
+    pub kind: String,
     /// When a run last succeeded.
     pub last_success: Option<Timestamp>,
     /// When a run last ended, neither interrupted nor cancelled.
@@ -193,6 +196,9 @@ pub struct JobState {
     /// The samples that the job is remembered by.
     #[serde(deserialize_with = "lenient")]
     pub samples: Vec<Sample>,
+    /// What the last run that did something found; the first hundred.
+    #[serde(deserialize_with = "lenient")]
+    pub findings: Vec<Finding>,
     /// What each receiver of notifications was told of the job.
     #[serde(deserialize_with = "lenient")]
     pub told: BTreeMap<NotifyName, Memory>,
@@ -202,6 +208,26 @@ impl JobState {
     /// How long the last completed run took.
     pub fn last_duration(&self) -> Option<Duration> {
         self.last_duration_ms.map(Duration::from_millis)
+    }
+
+    /// The job has been configured as one of that kind since then. What runs of another kind did is
+    /// forgotten; records of runs, the schedule and what receivers were told stay.
+    pub(super) fn configure_as(&mut self, kind: &str, since: Timestamp) {
+        if !self.kind.is_empty() && self.kind != kind {
+            let Self { version, folded, memory, told, .. } = std::mem::take(self);
+            *self = Self { version, folded, memory, told, ..Self::default() };
+        }
+        kind.clone_into(&mut self.kind);
+        self.configured_at = Some(since);
+    }
+
+    /// Whether a run says something of the job as it is now: not one that began as one of another
+    /// kind, before the configuration changed.
+    fn heeds(&self, record: &RunRecord) -> bool {
+        record.kind.is_empty()
+            || self.kind.is_empty()
+            || self.kind == record.kind
+            || self.configured_at.is_none_or(|since| since <= record.started)
     }
 
     /// Sets times that lie in the future to `now`: the clock was wrong then, and an alert that
@@ -228,8 +254,13 @@ pub(super) fn fold(
     state.folded = state.folded.max(record.seq + 1);
     state.last_run = Some(record.run.clone());
     state.last_verdict = Some(end.verdict);
-    if !end.verdict.completes() {
+    if !end.verdict.completes() || !state.heeds(record) {
         return;
+    }
+    if !record.kind.is_empty() && state.kind != record.kind {
+        // Without a daemon a job runs as it is configured, and nobody says since when.
+        let since = state.configured_at.filter(|_| state.kind.is_empty());
+        state.configure_as(&record.kind, since.unwrap_or(record.started));
     }
     state.last_completion = Some(end.ended);
     state.last_duration_ms = Some(end.duration_ms);
@@ -239,6 +270,9 @@ pub(super) fn fold(
     state.targets = end.report.target_counts();
     carry_over(&mut state.samples, &end.report.samples, end.verdict.did_something(), kind_of);
     state.samples.truncate(SAMPLES_MAX);
+    if end.verdict.did_something() {
+        state.findings = some_findings(&end.report);
+    }
 }
 
 fn shorten(text: &mut String) {
@@ -269,13 +303,18 @@ pub fn abridged(report: &Report) -> Report {
             failure.hint.iter_mut().for_each(shorten);
         }
     }
+    let failure = report.failure.clone();
+    Report { targets, failure, findings: some_findings(report), ..Report::default() }
+}
+
+/// Findings of a bounded number and length.
+fn some_findings(report: &Report) -> Vec<Finding> {
     let mut findings: Vec<_> = report.findings.iter().take(ABRIDGED_FINDINGS).cloned().collect();
     for finding in &mut findings {
         shorten(&mut finding.what);
         finding.hint.iter_mut().for_each(shorten);
     }
-    let failure = report.failure.clone();
-    Report { targets, failure, findings, ..Report::default() }
+    findings
 }
 
 /// The record as bytes, abridged where it would be too long.
@@ -314,6 +353,46 @@ mod tests {
         let mut value = serde_json::to_value(record()).unwrap();
         value["more"] = 1.into();
         assert_eq!(serde_json::from_value::<RunRecord>(value).unwrap(), record());
+    }
+
+    #[test]
+    fn a_job_of_another_kind_begins_anew() {
+        let at = |seconds| Timestamp::from_second(seconds).unwrap();
+        let ended = |state: &mut JobState, kind: &str, started: i64| {
+            let started = at(started);
+            let record = RunRecord { kind: kind.to_owned(), started, ..record() };
+            let verdict = Verdict::Succeeded;
+            let finding = Finding {
+                check: kind.to_owned(),
+                severity: crate::domain::finding::Severity::Critical,
+                what: "x".repeat(5_000),
+                hint: None,
+            };
+            let report = Report { findings: vec![finding; 500], ..Report::default() };
+            fold(
+                state,
+                &record,
+                &RunEnd { verdict, report, ..RunEnd::interrupted(started) },
+                |_| None,
+            );
+        };
+        // Without a daemon nobody has configured it.
+        let mut state = JobState::default();
+        ended(&mut state, "vacuum", 10);
+        assert_eq!((state.kind.as_str(), state.configured_at), ("vacuum", Some(at(10))));
+        assert_eq!(state.findings.len(), ABRIDGED_FINDINGS);
+        assert!(serde_json::to_vec(&state).unwrap().len() < FILE_MAX);
+        state.configure_as("vacuum", at(5));
+        assert_eq!(state.last_success, Some(at(10)), "it is the same kind");
+        state.configure_as("dump", at(20));
+        assert_eq!((state.last_success, state.findings.len()), (None, 0));
+        ended(&mut state, "vacuum", 15);
+        assert_eq!(state.last_success, None, "it began before the change");
+        ended(&mut state, "dump", 25);
+        assert_eq!(state.last_success, Some(at(25)));
+        let failed = RunEnd { verdict: Verdict::Failed, ..RunEnd::interrupted(at(30)) };
+        fold(&mut state, &RunRecord { kind: "dump".to_owned(), ..record() }, &failed, |_| None);
+        assert_eq!(state.findings[0].check, "dump", "who failed has not looked");
     }
 
     #[test]

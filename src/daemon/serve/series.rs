@@ -14,15 +14,7 @@ use crate::{
     telemetry::metrics::{DATNAME_CAP_DEFAULT, JobPast, JobSeries, Metrics, Setup},
 };
 
-use super::super::{
-    journal::{Journal, RunRecord},
-    protection,
-    table::Table,
-};
-
-/// Runs of a job that are searched for the last one that did something: its findings stand until
-/// another looks.
-const FINDINGS_RUNS: usize = 32;
+use super::super::{journal::Journal, protection, table::Table};
 
 /// The metrics with every series that the configuration and the journal know of.
 pub(super) fn metrics(
@@ -47,9 +39,6 @@ pub(super) fn metrics(
 /// What the journal knows of a job that has just got its series.
 fn restore(metrics: &Metrics, journal: &Journal, name: &JobName) {
     let known = journal.job(name);
-    let looked = |run: &RunRecord| run.end().is_some_and(|end| end.verdict.did_something());
-    let looked = journal.newest(name, FINDINGS_RUNS, looked);
-    let found = looked.and_then(|run| Some(run.end()?.report.findings.clone()));
     metrics.restore(
         name,
         &JobPast {
@@ -58,7 +47,7 @@ fn restore(metrics: &Metrics, journal: &Journal, name: &JobName) {
             last_duration: known.last_duration(),
             targets: known.targets,
             samples: known.samples,
-            findings: found.unwrap_or_default(),
+            findings: known.findings,
         },
     );
 }
@@ -66,8 +55,8 @@ fn restore(metrics: &Metrics, journal: &Journal, name: &JobName) {
 /// Makes the series of all jobs, with what the journal knows of them: a job may come back that was
 /// taken out. Since when each has been configured is remembered.
 pub(super) fn configure(metrics: &Metrics, table: &Table, journal: &Journal, now: Timestamp) {
-    let since = |name: &JobName| {
-        journal.configured(name, now).unwrap_or_else(|failure| {
+    let since = |name: &JobName, kind: &str| {
+        journal.configured(name, kind, now).unwrap_or_else(|failure| {
             tracing::warn!(%failure, "cannot remember since when a job has been configured");
             now
         })
@@ -79,7 +68,7 @@ pub(super) fn configure(metrics: &Metrics, table: &Table, journal: &Journal, now
             name: job.common.name.clone(),
             kind: job.kind.name.to_owned(),
             max_age: job.max_age,
-            configured_at: since(&job.common.name),
+            configured_at: since(&job.common.name, job.kind.name),
         })
         .collect();
     let repositories: Vec<RepositoryName> = table.repositories.keys().cloned().collect();

@@ -38,6 +38,11 @@ impl Role {
         Self { only_on, max_replay_lag: max_replay_lag.map(|lag| lag.value) }
     }
 
+    /// Whether there are servers on which the run is left out.
+    pub(super) fn may_skip(&self) -> bool {
+        self.only_on != OnlyOn::Any
+    }
+
     /// Why the run is left out on this server; none where it is not.
     pub(super) fn skips(&self, facts: &ServerFacts) -> Option<String> {
         let is = if facts.in_recovery { "a standby" } else { "a primary" };

@@ -147,7 +147,11 @@ fn put_new(
         }
         Err(error) => return Err(root.error(doing, &error)),
     }
-    root.sync_folders(&path).map_err(|error| root.error(doing, &error))?;
+    if let Err(error) = root.sync_folders(&path) {
+        // It may be gone after a crash: nobody is to find it until then.
+        drop(std::fs::remove_file(&path));
+        return Err(root.error(doing, &error));
+    }
     files::forget_pages(&temp.file, 0, None);
     let facts = temp.file.metadata().map_err(|error| root.error(doing, &error))?;
     Ok(meta_of(key, &facts))

@@ -122,9 +122,12 @@ impl Records {
             tracing::warn!(path = %path.display(), "not the record of an upload; left alone");
             return Ok(());
         };
-        if (&record.endpoint, &record.bucket, &record.prefix)
-            != (&self.endpoint, &self.bucket, &self.prefix)
-        {
+        if (&record.endpoint, &record.bucket) != (&self.endpoint, &self.bucket) {
+            return Ok(());
+        }
+        if record.prefix != self.prefix {
+            // Another repository's, to sweep; a listing of the bucket's root has it all the same.
+            found.live.push(record.upload_id);
             return Ok(());
         }
         if file.try_lock().is_ok() && is_older(record.started, min_age, now) {
@@ -244,6 +247,17 @@ mod tests {
         let found = ours.find(AN_HOUR, at(1_000 + 3_599)).await.expect("found");
         assert!(found.stale.is_empty());
         assert_eq!(found.live, ["young"]);
+    }
+
+    /// The root of a bucket lists the uploads below every prefix.
+    #[tokio::test]
+    async fn those_of_another_prefix_of_the_bucket_are_live() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let there = Records::new(dir.path().into(), String::new(), "b".into(), "q/".into());
+        drop(remember(&there, "elsewhere").await);
+        let found = records(dir.path(), "b").find(AN_HOUR, Timestamp::MAX).await.expect("found");
+        assert!(found.stale.is_empty());
+        assert_eq!(found.live, ["elsewhere"]);
     }
 
     #[tokio::test]

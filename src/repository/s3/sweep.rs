@@ -22,8 +22,9 @@ use crate::{
 };
 
 /// Least age of an upload without a record here. Another host may be at work on it, and no lock
-/// says so.
-const FOREIGN_AGE: Duration = Duration::from_hours(24);
+/// says so: the upload of a volume is as old as the dump, since all are completed at its end. A week
+/// is what rules of buckets for unfinished uploads mostly say; a terabyte at 2 MiB/s takes six days.
+const FOREIGN_AGE: Duration = Duration::from_hours(7 * 24);
 
 impl Bucket {
     pub(super) async fn sweep_uploads(

@@ -260,3 +260,27 @@ async fn another_manifest_is_neither_replaced_nor_removed() {
     assert_eq!(store.lose(&key).unwrap(), "theirs");
     assert_eq!(listed(&repository).await[0].objects.len(), 3, "what it may name stays");
 }
+
+/// A manifest that is found although its store said no may be gone after a crash.
+#[tokio::test]
+async fn only_an_answer_that_was_lost_is_looked_up() {
+    let store = Faulty::new(Arc::new(memory()), Faults::default());
+    let repository = open(store.clone()).await;
+    whole_copy(&repository, &new_id()).await.unwrap();
+    // The last two steps: the manifest is put, and read back.
+    let put = store.steps() - 2;
+    for (kind, stands) in [
+        (StoreErrorKind::Unavailable, true),
+        (StoreErrorKind::Slow, true),
+        (StoreErrorKind::Damaged, false),
+        (StoreErrorKind::Refused, false),
+    ] {
+        let at = Some((put, When::After, Act::Fail(kind)));
+        let memory = memory();
+        let store = Faulty::new(Arc::new(memory.clone()), Faults { at, ..Faults::default() });
+        let repository = open(store).await;
+        let copied = whole_copy(&repository, &new_id()).await;
+        assert_eq!(copied.is_ok(), stands, "{kind:?}");
+        assert_eq!(memory.keys().len() > 1, stands, "{kind:?}: {:?}", memory.keys());
+    }
+}

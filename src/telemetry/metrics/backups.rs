@@ -71,7 +71,8 @@ impl Metrics {
     }
 
     /// A repository was looked at; `facts` is what was seen, or nothing when it could not be
-    /// reached: then the last facts stay, and the time of the last success tells their age.
+    /// reached: then the last facts stay, and the time of the last success tells their age. What was
+    /// seen of one that is no longer configured by the time it was seen is not taken.
     pub fn repository_probed(
         &self,
         repository: &RepositoryName,
@@ -80,6 +81,9 @@ impl Metrics {
     ) {
         let _gate = self.jobs.write().unwrap_or_else(PoisonError::into_inner);
         let own = || vec![repository.to_string()];
+        if !self.has(&core::REPOSITORY_LAST_PROBE, &own()) {
+            return;
+        }
         self.set(&core::REPOSITORY_LAST_PROBE, own(), seconds(at));
         let Some(facts) = facts else { return };
         self.set(&core::REPOSITORY_LAST_PROBE_SUCCESS, own(), seconds(at));

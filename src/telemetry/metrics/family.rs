@@ -113,6 +113,11 @@ impl Family {
         }
     }
 
+    /// Whether there is that series.
+    pub(super) fn has(&self, labels: &[String]) -> bool {
+        self.lock().values.contains_key(labels)
+    }
+
     pub(super) fn len(&self) -> usize {
         self.lock().values.len()
     }

@@ -194,6 +194,10 @@ impl Metrics {
         self.take(desc.name, |family| family.ensure(labels));
     }
 
+    fn has(&self, desc: &MetricDesc, labels: &[String]) -> bool {
+        self.families.get(desc.name).is_some_and(|family| family.has(labels))
+    }
+
     fn retain(&self, name: &str, keep: impl Fn(&[String]) -> bool) {
         if let Some(family) = self.families.get(name) {
             family.retain(keep);

@@ -25,10 +25,13 @@ impl Metrics {
     }
 
     /// A server was asked for its databases; `unprotected` are those without a job, or nothing
-    /// where it could not be asked.
+    /// where it could not be asked. What was seen of one that is no longer configured is not taken.
     pub fn server_probed(&self, server: &ServerName, at: Timestamp, unprotected: Option<usize>) {
         let _gate = self.jobs.write().unwrap_or_else(PoisonError::into_inner);
         let own = || vec![server.to_string()];
+        if !self.has(&core::SERVER_LAST_PROBE, &own()) {
+            return;
+        }
         self.set(&core::SERVER_LAST_PROBE, own(), seconds(at));
         let Some(unprotected) = unprotected else {
             self.retain(core::DATABASES_UNPROTECTED.name, |labels| labels[0] != server.as_str());

@@ -36,6 +36,19 @@ fn a_second_daemon_on_a_state_directory_is_refused() {
     daemon.assert_log_clean(&[]);
 }
 
+/// The next daemon makes up for what was missed, or counts it, as if nobody had run the job by hand.
+#[test]
+fn a_run_without_a_daemon_leaves_the_schedule_alone() {
+    let home = Pgkeep::new().toml(NOWHERE).local("disk").toml(&job("a", "attempts = 1"));
+    home.ready_daemon().stop();
+    let before = memory(&home, "a");
+    assert_eq!(before["memory"]["schedule"], "0 0 29 2 *", "{before}");
+    home.run(&["run", "a"]).expect_code(1);
+    let after = memory(&home, "a");
+    assert_eq!(after["memory"], before["memory"]);
+    assert_eq!(after["last_verdict"], "failed");
+}
+
 #[test]
 fn damaged_files_are_set_aside_and_nothing_else_is_lost() {
     let bench = Bench::new(Fake::Gated);

@@ -171,6 +171,25 @@ fn a_check_hears_of_each_run_under_one_id() {
     assert_nowhere(&bench.home, &["hunter2"]);
 }
 
+/// The standby of a pair with the same configuration: a start without an end would page every night.
+#[test]
+fn a_run_that_may_have_nothing_to_do_tells_no_start() {
+    let receiver = Receiver::start();
+    let notify = webhook("ops", &receiver.url("/x"), "on = [\"start\", \"success\"]\n");
+    let (bench, _) = talkative(&notify);
+    let of = |role: &str| format!("[job.nightly]\nonly_on = \"{role}\"");
+    let config = |role: &str| bench.home.config().replace("[job.nightly]", &of(role));
+    bench.home.rewrite(&config("standby"));
+    let mut daemon = bench.home.ready_daemon();
+    bench.home.run(&["run", "nightly"]).expect_code(6);
+    bench.home.rewrite(&config("primary"));
+    bench.home.run(&["reload"]).expect_code(0);
+    bench.home.run(&["run", "nightly"]).expect_code(0);
+    assert_eq!(events(&receiver.wait(1)), ["success"]);
+    daemon.stop();
+    assert_eq!(receiver.requests().len(), 1);
+}
+
 #[test]
 fn findings_are_told_when_they_change() {
     let receiver = Receiver::start();

@@ -53,7 +53,10 @@ fn what_ended_is_remembered_after_a_restart() {
     let folder = tempfile::tempdir().unwrap();
     let (journal, opened) = open(folder.path());
     assert!(opened.findings.is_empty() && opened.interrupted.is_empty());
-    assert_eq!(journal.configured(&job("nightly"), at("01:00:00")).unwrap(), at("01:00:00"));
+    assert_eq!(
+        journal.configured(&job("nightly"), "dump", at("01:00:00")).unwrap(),
+        at("01:00:00")
+    );
     journal.start(start("r1")).unwrap();
     assert_eq!(journal.runs(&job("nightly"), 9)[0].state, RunState::Running);
     let state = journal.end(&job("nightly"), "r1", end(Verdict::Succeeded)).unwrap();
@@ -68,7 +71,15 @@ fn what_ended_is_remembered_after_a_restart() {
     assert_eq!(journal.job(&job("nightly")), before);
     assert_eq!(before.samples.len(), 1);
     assert_eq!(before.last_verdict, Some(Verdict::Partial));
-    assert_eq!(journal.configured(&job("nightly"), at("05:00:00")).unwrap(), at("01:00:00"));
+    assert_eq!(
+        journal.configured(&job("nightly"), "dump", at("05:00:00")).unwrap(),
+        at("01:00:00")
+    );
+    let other = journal.configured(&job("nightly"), "vacuum", at("06:00:00")).unwrap();
+    assert_eq!(other, at("06:00:00"));
+    let fresh = journal.job(&job("nightly"));
+    assert_eq!((fresh.last_success, fresh.samples.len()), (None, 0), "a vacuum never was");
+    assert_eq!(fresh.memory, before.memory);
     let runs: Vec<_> = journal.runs(&job("nightly"), 9).into_iter().map(|r| r.run).collect();
     assert_eq!(runs, ["../r2", "r1"]);
     assert!(!folder.path().join("runs/r2.json").exists());

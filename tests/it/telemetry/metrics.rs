@@ -272,6 +272,29 @@ fn a_probe_replaces_what_the_last_one_saw() {
     assert_eq!(of(&page, "backup_stored", "new"), Some(3.0));
 }
 
+/// A look that was under way when the configuration changed: its series would never move again, and page.
+#[test]
+fn what_is_no_longer_configured_gets_no_series_back() {
+    let metrics = metrics(DATNAME_CAP_DEFAULT);
+    let at = "2026-11-21T01:00:00Z".parse().unwrap();
+    let (kept, gone) = ("local".parse().unwrap(), "gone".parse().unwrap());
+    metrics.configure(&[], &["local".parse().unwrap(), "gone".parse().unwrap()]);
+    metrics.configure_servers(&["main".parse().unwrap(), "old".parse().unwrap()]);
+    metrics.configure(&[], &["local".parse().unwrap()]);
+    metrics.configure_servers(&["main".parse().unwrap()]);
+    for name in [&kept, &gone] {
+        metrics.repository_probed(name, at, Some(&RepositoryFacts::default()));
+        metrics.repository_probed(name, at, None);
+    }
+    for name in ["main", "old"] {
+        metrics.server_probed(&name.parse().unwrap(), at, Some(1));
+        metrics.server_probed(&name.parse().unwrap(), at, None);
+    }
+    let page = metrics.render().unwrap();
+    assert!(page.contains("repository=\"local\"") && page.contains("server=\"main\""));
+    assert!(!page.contains("repository=\"gone\"") && !page.contains("server=\"old\""), "{page}");
+}
+
 #[test]
 fn declarations_that_collide_are_refused() {
     const TAKEN: MetricDesc =
