@@ -21,8 +21,7 @@ use crate::{
 /// Every kind of repository.
 const KINDS: &[StoreKind] = &[local::KIND, s3::KIND];
 
-/// How long a single request is repeated unless the configuration says otherwise. Shorter than
-/// the default of `stall_timeout`: a repository is given up before a run is.
+/// How long a single request is repeated unless the configuration says otherwise.
 pub const GIVE_UP_AFTER: Duration = Duration::from_mins(5);
 
 /// What `max_upload_rate` may be. At the lowest, one part of 8 MiB takes more than two hours.
