@@ -96,6 +96,8 @@ fn for_database(facts: &DatabaseFacts, about: &About<'_>) -> Vec<String> {
     lines.extend([
         "# 3. A new, empty database; never restore over one that is in use.".to_owned(),
         createdb(facts),
+        "#    Owner, settings, comment and grants of the database are not restored: whoever may connect to a new one may \
+         connect to it. They stand in databases.sql of @globals; docs/RESTORE.md has the way.".to_owned(),
     ]);
     if !scope.tables.is_empty() {
         lines.push(

@@ -129,7 +129,8 @@ fn exceeded(
     let doing = || format!("run job {name}: {}", task.progress.stage());
     if task.progress.silence(now) >= stall {
         let what = format!("nothing came for {} seconds", stall.as_secs());
-        let hint = "look at pg_stat_activity on the server: what does the dump wait for? stall_timeout sets the limit";
+        let hint = "what does it wait for? Look at pg_stat_activity on the server, or at the folder that it reads; \
+                    stall_timeout sets the limit";
         return Some(Failure::new(Class::Stalled, doing(), what).hint(hint));
     }
     let limit = time_limit.filter(|limit| now.saturating_sub(started) >= *limit)?;
