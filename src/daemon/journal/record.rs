@@ -3,7 +3,7 @@
 //! Readers skip fields that they do not know, and fields of a job's memory that they cannot read: a
 //! step back to an older version loses details, never the times that alerts depend on.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{cmp::Reverse, collections::BTreeMap, time::Duration};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Deserializer, Serialize, de::DeserializeOwned};
@@ -196,7 +196,7 @@ pub struct JobState {
     /// The samples that the job is remembered by.
     #[serde(deserialize_with = "lenient")]
     pub samples: Vec<Sample>,
-    /// What the last run that did something found; the first hundred.
+    /// What the last run that did something found; the worst hundred.
     #[serde(deserialize_with = "lenient")]
     pub findings: Vec<Finding>,
     /// What each receiver of notifications was told of the job.
@@ -307,9 +307,11 @@ pub fn abridged(report: &Report) -> Report {
     Report { targets, failure, findings: some_findings(report), ..Report::default() }
 }
 
-/// Findings of a bounded number and length.
+/// Findings of a bounded number and length, the worst first.
 fn some_findings(report: &Report) -> Vec<Finding> {
-    let mut findings: Vec<_> = report.findings.iter().take(ABRIDGED_FINDINGS).cloned().collect();
+    let mut worst: Vec<&Finding> = report.findings.iter().collect();
+    worst.sort_by_key(|finding| Reverse(finding.severity));
+    let mut findings: Vec<_> = worst.into_iter().take(ABRIDGED_FINDINGS).cloned().collect();
     for finding in &mut findings {
         shorten(&mut finding.what);
         finding.hint.iter_mut().for_each(shorten);
@@ -335,6 +337,7 @@ mod tests {
     use super::*;
     use crate::domain::{
         failure::{Class, Failure},
+        finding::Severity,
         report::Target,
     };
 
@@ -364,11 +367,13 @@ mod tests {
             let verdict = Verdict::Succeeded;
             let finding = Finding {
                 check: kind.to_owned(),
-                severity: crate::domain::finding::Severity::Critical,
+                severity: Severity::Critical,
                 what: "x".repeat(5_000),
                 hint: None,
             };
-            let report = Report { findings: vec![finding; 500], ..Report::default() };
+            let info = Finding { severity: Severity::Info, ..finding.clone() };
+            let findings = [vec![info; 500], vec![finding]].concat();
+            let report = Report { findings, ..Report::default() };
             fold(
                 state,
                 &record,
@@ -381,6 +386,7 @@ mod tests {
         ended(&mut state, "vacuum", 10);
         assert_eq!((state.kind.as_str(), state.configured_at), ("vacuum", Some(at(10))));
         assert_eq!(state.findings.len(), ABRIDGED_FINDINGS);
+        assert_eq!(state.findings[0].severity, Severity::Critical);
         assert!(serde_json::to_vec(&state).unwrap().len() < FILE_MAX);
         state.configure_as("vacuum", at(5));
         assert_eq!(state.last_success, Some(at(10)), "it is the same kind");
