@@ -18,7 +18,7 @@ use crate::{
     checks::{
         self,
         wal::{
-            ARCHIVE, ArchiveView, END_TO_END, SERVER, ServerLimits, ServerView, UNREADABLE,
+            ARCHIVE, END_TO_END, SERVER, ServerLimits, ServerView, UNREADABLE,
             listing::{Archive, ListError},
             probe::{self, Destination, Probed},
             space,
@@ -30,7 +30,7 @@ use crate::{
         finding::{Finding, Severity},
         name::ServerName,
         report::{Figures, Outcome, Report, Target, TargetReport},
-        wal::{Expectation, Inventory, KnownLoss, Since, Sizes, Span, WalFile, examine},
+        wal::{Expectation, Inventory, KnownLoss, Since, Sizes, Span, WalFile},
     },
     postgres::{
         PgError, Server, Session, catalog,
@@ -53,7 +53,7 @@ pub(super) const KIND: JobKind = JobKind {
 const MEMORY_LISTING: u64 = 16 << 20;
 /// Memory of a run that only asks the server.
 const MEMORY_SQL: u64 = 1 << 20;
-/// A bucket is listed from its beginning so often: what was removed from it shows only then.
+/// A bucket is listed from its beginning at least so often: what was removed from it shows only then.
 const FULL_LISTING: Duration = Duration::from_hours(24);
 /// A run that comes a little early counts as due: schedules and listings start at odd seconds.
 const EARLY: Duration = Duration::from_secs(30);
@@ -249,41 +249,26 @@ impl Work<'_> {
     async fn list(&mut self, options: &ArchiveOptions) -> Result<Figures, ListError> {
         let place = options.archive.place();
         self.cx.task.progress.set_stage(format!("list the WAL archive {place}"));
-        let (at, size) = (self.now(), self.facts.segment_size);
+        let (at, size, head) = (self.now(), self.facts.segment_size, self.facts.timeline);
         let claimed = self.state.due_claim(self.facts.at, options.deadline);
         let last = self.state.listed.as_ref();
-        let going_on = last.filter(|last| !is_due(Some(last.full_at), at, FULL_LISTING));
-        let resume = going_on.and_then(|last| last.resume.clone());
-        let seen = match going_on.filter(|_| resume.is_some()) {
-            Some(last) => last.seen.clone(),
-            None => Inventory::new(size, options.sizes),
+        let recent = last.filter(|last| !is_due(Some(last.full_at), at, FULL_LISTING));
+        let (seen, resume, full_at) = match recent.and_then(|last| Some((last, last.resume(head)?)))
+        {
+            Some((last, resume)) => (last.seen.clone(), Some(resume), last.full_at),
+            None => (Inventory::new(size, options.sizes), None, at),
         };
-        let full_at = going_on.filter(|_| resume.is_some()).map_or(at, |last| last.full_at);
-        let listed = options.archive.list(seen, resume.as_ref(), &self.cx.task).await?;
+        let listed = options.archive.list(seen, resume, head, &self.cx.task).await?;
         let losses: Vec<Span> =
             options.known_losses.iter().filter_map(|loss| loss.span(size)).collect();
-        let continuity = examine(
-            &listed.seen,
-            &Expectation {
-                since: options.since,
-                head: self.facts.timeline,
-                may_lag: self.facts.in_recovery,
-                claimed,
-                known_losses: &losses,
-            },
-        );
-        let view = ArchiveView { place, seen: listed.seen, continuity };
-        let findings = checks::look(ARCHIVE, &view);
-        let total = |spans: &[Span]| spans.iter().map(Span::count).sum::<u64>();
-        let listing = Listing {
-            at,
-            full_at,
-            findings,
-            missing_recent: total(&view.continuity.missing_recent),
-            missing_old: total(&view.continuity.missing_old),
-            seen: view.seen,
-            resume: listed.resume,
+        let expected = Expectation {
+            since: options.since,
+            head,
+            may_lag: self.facts.in_recovery,
+            claimed,
+            known_losses: &losses,
         };
+        let listing = Listing::of(listed, place, (at, full_at), &expected);
         let counts = [
             ("segments", listing.seen.segments.len()),
             ("missing_recent", listing.missing_recent),

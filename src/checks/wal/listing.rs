@@ -8,7 +8,7 @@ use super::{bucket, directory};
 use crate::{
     domain::{
         failure::Failure,
-        wal::{History, Inventory, SegmentName},
+        wal::{History, Inventory, SegmentName, Timeline},
     },
     repository::{
         handle::{Handle, Place},
@@ -76,6 +76,7 @@ impl Archive {
     }
 
     /// Looks through all of it, or goes on from `resume`: what `seen` has behind it is seen anew.
+    /// The next can go on in `head`, the server's timeline.
     ///
     /// # Errors
     /// See [`ListError`]; nothing is known of the archive then.
@@ -83,11 +84,14 @@ impl Archive {
         &self,
         seen: Inventory,
         resume: Option<&Resume>,
+        head: Timeline,
         task: &Task,
     ) -> Result<Listed, ListError> {
         match self {
             Self::Folder(path) => directory::list(path, seen, task).await,
-            Self::Bucket(..) => bucket::list(self.store(task).await?, seen, resume, task).await,
+            Self::Bucket(..) => {
+                bucket::list(self.store(task).await?, seen, resume, head, task).await
+            }
         }
     }
 

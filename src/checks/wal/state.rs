@@ -9,11 +9,16 @@ use std::{path::Path, time::Duration};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::listing::Resume;
+use super::{
+    ARCHIVE, ArchiveView,
+    archive::TIMELINE,
+    listing::{Listed, Resume},
+};
 use crate::{
+    checks::look,
     domain::{
-        finding::Finding,
-        wal::{Inventory, SegmentName},
+        finding::{Finding, Severity},
+        wal::{Expectation, Inventory, SegmentName, Span, Timeline, examine},
     },
     sys::files::{self, FileError},
 };
@@ -69,6 +74,43 @@ pub struct Probe {
     pub arrived_at: Option<Timestamp>,
     /// What was found.
     pub finding: Option<Finding>,
+}
+
+impl Listing {
+    /// What a listing brought, looked at as a whole. It began at `at`, the last one of everything at
+    /// `full_at`; `place` is that of the archive, for messages.
+    pub fn of(
+        listed: Listed,
+        place: String,
+        (at, full_at): (Timestamp, Timestamp),
+        expected: &Expectation<'_>,
+    ) -> Self {
+        let continuity = examine(&listed.seen, expected);
+        let view = ArchiveView { place, seen: listed.seen, continuity };
+        let total = |spans: &[Span]| spans.iter().map(Span::count).sum::<u64>();
+        Self {
+            at,
+            full_at,
+            findings: look(ARCHIVE, &view),
+            missing_recent: total(&view.continuity.missing_recent),
+            missing_old: total(&view.continuity.missing_old),
+            seen: view.seen,
+            resume: listed.resume,
+        }
+    }
+
+    /// From where the next listing can go on, for a server on timeline `head`; none where everything
+    /// is to be listed.
+    ///
+    /// What is not as it should be may be mended anywhere: everything is listed as long as that lasts,
+    /// each `archive_interval`. In a bucket of a million objects that is a thousand requests. Timelines
+    /// that do not fit together are no reason: what goes on there comes behind the server's own.
+    pub fn resume(&self, head: Timeline) -> Option<&Resume> {
+        let amiss =
+            |found: &Finding| found.severity >= Severity::Warning && found.check != TIMELINE.name;
+        let resume = self.resume.as_ref().filter(|resume| resume.segment.timeline == head);
+        resume.filter(|_| !self.findings.iter().any(amiss))
+    }
 }
 
 impl State {

@@ -87,15 +87,13 @@ fn a_bucket_is_listed_once_and_then_from_where_it_was_whole() {
     assert!(gap.what.contains(&more[1]) && !gap.what.contains(&names[1]), "{gap:#?}");
     let figures = &ran.target("archive").figures.counts;
     assert_eq!((figures["segments"], figures["foreign_files"]), (segments + 2, 1));
-    // It arrives late after all: the listing went on before the gap.
+    // It arrives late after all. As long as something is missing, everything is listed: what was
+    // removed from the beginning shows, and is mended as well.
     upload_one(&archive, &server, &more[1]);
-    let ran = check(&home);
-    ran.assert_quiet();
-    // Removed from the beginning: the next whole listing sees it.
-    fs::remove_dir_all(home.state_dir().join("wal-archives")).unwrap();
-    let ran = check(&home);
-    let gap = ran.one("wal-archive-gap", Severity::Critical);
-    assert!(gap.what.contains(&names[1]), "{gap:#?}");
+    let gap = check(&home).one("wal-archive-gap", Severity::Critical).what.clone();
+    assert!(gap.contains(&names[1]) && !gap.contains(&more[1]), "{gap}");
+    upload_one(&archive, &server, &names[1]);
+    check(&home).assert_quiet();
 }
 
 fn upload_one(archive: &Path, server: &S3Server, name: &str) {
@@ -121,4 +119,34 @@ fn a_bucket_that_is_away_fails_and_one_that_refuses_is_a_finding() {
     let Outcome::Failed(failure) = &ran.target("archive").outcome else { panic!("{ran:#?}") };
     assert_eq!(failure.class, Class::RepositoryUnavailable);
     assert_eq!(ran.missing("recent"), Some(0.0), "the last listing still holds");
+}
+
+/// A restore was tried and archives where the server does: names of timeline 2 come after all of
+/// timeline 1. The server's own timeline is looked at from where it was whole, all the same.
+#[test]
+fn a_bucket_with_a_later_timeline_shows_what_the_server_adds_to_its_own() {
+    let (cluster, archive) = archiving();
+    let (_runtime, server) = server();
+    base_backup(&cluster, &cluster.socket_dir().join("base"), &[]);
+    let names = fill(&cluster, 3);
+    let left = cluster.psql("postgres", "SELECT pg_current_wal_lsn()");
+    for name in fill(&cluster, 2) {
+        let other = name.replacen("00000001", "00000002", 1);
+        fs::copy(archive.join(name), archive.join(other)).unwrap();
+    }
+    fs::write(archive.join("00000002.history"), format!("1\t{left}\tx\n")).unwrap();
+    upload(&archive, &server);
+    let home = home(&cluster, &server, "end_to_end = false");
+    let ran = check(&home);
+    ran.one("wal-archive-timeline", Severity::Warning);
+    assert_eq!(ran.missing("recent"), Some(0.0));
+    let segments = ran.target("archive").figures.counts["segments"];
+
+    fill(&cluster, 2);
+    upload(&archive, &server);
+    fs::remove_file(object(&server, &names[1])).unwrap();
+    let ran = check(&home);
+    assert!(ran.found("wal-archive-lost").is_empty(), "{:#?}", ran.report.findings);
+    assert_eq!(ran.missing("recent"), Some(0.0), "the beginning is looked at once a day");
+    assert_eq!(ran.target("archive").figures.counts["segments"], segments + 2);
 }

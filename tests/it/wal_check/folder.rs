@@ -250,7 +250,7 @@ fn find_the_one(count: u64) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let seen = Inventory::new(SegmentSize::DEFAULT, Sizes::Exact);
     let task = Task::new(SystemClock::new());
-    let listed = runtime.block_on(archive.list(seen, None, &task)).unwrap();
+    let listed = runtime.block_on(archive.list(seen, None, Timeline::FIRST, &task)).unwrap();
     let head = Timeline::new(0x1F).unwrap();
     let since = Since::OldestBackup;
     let expected = Expectation { since, head, may_lag: false, claimed: None, known_losses: &[] };
