@@ -4,6 +4,8 @@
 //! wrong: statistics are estimates, and lost after a crash; a table that nobody counted since has
 //! no dead rows as far as they go. `not_vacuumed_for` and `xid_age` do not depend on them.
 
+mod horizon;
+
 use std::{collections::BTreeSet, fmt, time::Duration};
 
 use super::{
@@ -11,6 +13,8 @@ use super::{
     relation::{RelationName, RelationPatterns},
     units::format_duration,
 };
+
+pub use horizon::{Holder, HolderSort, Horizon, horizon};
 
 /// What is done to a table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -285,69 +289,6 @@ pub fn wraparound(ages: &[DatabaseAge]) -> Vec<Finding> {
         })
     });
     old.collect()
-}
-
-/// Who keeps VACUUM from removing dead rows: the oldest snapshot or transaction of the cluster.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Holder {
-    /// A session, a prepared transaction, a replication slot.
-    pub sort: HolderSort,
-    /// Who it is, for people: `process 123 of role app in database shop, idle in transaction`.
-    pub who: String,
-    /// How old what it holds is, in transactions.
-    pub age: u64,
-    /// For how long it has held it, where the server says so.
-    pub held_for: Option<Duration>,
-}
-
-/// What sort of thing holds the horizon back.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum HolderSort {
-    /// A session with a snapshot, or one that stands in a transaction.
-    Session,
-    /// A walsender: a standby with hot_standby_feedback.
-    Standby,
-    /// A prepared transaction.
-    Prepared,
-    /// A replication slot.
-    Slot,
-}
-
-/// A twentieth of autovacuum_freeze_max_age's default: so many transactions' worth of dead rows
-/// stay. For holders whose time is not known.
-const HELD_AGE: u64 = 10_000_000;
-
-/// What is to be said of the oldest holder: something where it has been there for `limit`.
-pub fn horizon(holder: &Holder, limit: Duration) -> Option<Finding> {
-    let long = holder.held_for.is_some_and(|held| held >= limit);
-    if !long && holder.age < HELD_AGE {
-        return None;
-    }
-    let hint = match holder.sort {
-        HolderSort::Session => {
-            "end it: pg_terminate_backend(pid); idle_in_transaction_session_timeout keeps it from \
-             coming back"
-        }
-        HolderSort::Standby => {
-            "a query on a standby with hot_standby_feedback: look at pg_stat_activity there"
-        }
-        HolderSort::Prepared => "COMMIT PREPARED or ROLLBACK PREPARED it: see pg_prepared_xacts",
-        HolderSort::Slot => {
-            "nobody reads the slot: start its reader, or pg_drop_replication_slot() it"
-        }
-    };
-    let held = holder.held_for.map_or_else(String::new, |held| {
-        format!(", for {}", format_duration(Duration::from_secs(held.as_secs())))
-    });
-    Some(Finding {
-        check: "xmin-horizon".to_owned(),
-        severity: Severity::Warning,
-        what: format!(
-            "rows that died in the last {} transactions cannot be removed: {} holds them back{held}",
-            holder.age, holder.who
-        ),
-        hint: Some(hint.to_owned()),
-    })
 }
 
 #[cfg(test)]

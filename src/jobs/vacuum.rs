@@ -48,7 +48,7 @@ pub(super) const KIND: JobKind = JobKind {
             name: "vacuum_oldest_xid_age",
             help: "Age of the oldest row that is not frozen, in transactions, at the end of the \
                    last run; of every database of the server, also of those that allow no \
-                   connections.",
+                   connections, but not of one that is half dropped.",
             kind: MetricKind::Gauge,
             labels: &["server", "datname"],
         },

@@ -140,19 +140,3 @@ fn old_databases_are_found() {
     assert_eq!(severities, [Severity::Warning, Severity::Critical]);
     assert!(found[1].what.contains("failsafe") && found[1].what.contains("multixacts"));
 }
-
-#[test]
-fn a_holder_is_found_by_time_or_by_age() {
-    let holder = |sort, age, held_for| Holder { sort, who: "x".to_owned(), age, held_for };
-    let cases = [
-        (holder(HolderSort::Session, 10, Some(HOUR)), true),
-        (holder(HolderSort::Session, 10, Some(HOUR / 2)), false),
-        (holder(HolderSort::Session, 10, None), false),
-        (holder(HolderSort::Slot, HELD_AGE, None), true),
-        (holder(HolderSort::Prepared, HELD_AGE, Some(Duration::ZERO)), true),
-        (holder(HolderSort::Standby, 1, None), false),
-    ];
-    for (holder, found) in cases {
-        assert_eq!(horizon(&holder, HOUR).is_some(), found, "{holder:?}");
-    }
-}

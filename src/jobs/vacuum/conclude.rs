@@ -105,13 +105,12 @@ impl Vacuum {
             labels: vec![server.clone(), label(&age.name)],
             value: age.xids as f64,
         }));
-        match vacuum::holder(&session, cancel).await {
-            Ok(holder) => {
-                let age = holder.as_ref().map_or(0, |holder| holder.age);
+        match vacuum::horizon(&session, cancel).await {
+            Ok(horizon) => {
+                let age = horizon.rows.as_ref().map_or(0, |holder| holder.age);
                 let metric = "vacuum_held_back_xmin_age".to_owned();
                 report.samples.push(Sample { metric, labels: vec![server], value: age as f64 });
-                let found = holder.and_then(|holder| rules::horizon(&holder, self.xmin_held_for));
-                report.findings.extend(found);
+                report.findings.extend(rules::horizon(&horizon, self.xmin_held_for));
             }
             Err(error) => report.findings.push(unmeasured(&error)),
         }

@@ -2,21 +2,23 @@
 
 use std::time::Duration;
 
+use tokio_postgres::Row;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    domain::vacuum::{DatabaseAge, Holder, HolderSort},
+    domain::vacuum::{DatabaseAge, Holder, HolderSort, Horizon},
     postgres::{PgError, Session, catalog::get},
 };
 
 /// The age of every database of the cluster, also of those that allow no connections: wraparound
-/// comes to them as well.
+/// comes to them as well. One that is half dropped (`datconnlimit` is -2) stays as old as it is, and
+/// the server does not count it (`vac_truncate_clog` in vacuum.c).
 pub async fn ages(
     session: &Session,
     cancel: &CancellationToken,
 ) -> Result<Vec<DatabaseAge>, PgError> {
     let sql = "SELECT datname::text, age(datfrozenxid)::bigint, mxid_age(datminmxid)::bigint \
-               FROM pg_database ORDER BY datname";
+               FROM pg_database WHERE datconnlimit <> -2 ORDER BY datname";
     let rows = session.query(sql, &[], cancel).await?;
     let age = |row| {
         let count = |column| Ok::<_, PgError>(u64::try_from(get::<i64>(row, column)?).unwrap_or(0));
@@ -26,9 +28,11 @@ pub async fn ages(
 }
 
 /// Backends of VACUUM hold nothing back, and neither does this session. Who may not see a session's
-/// state sees its age all the same.
-const HOLDERS: &str = "SELECT sort, who, age, held FROM (
-    SELECT CASE WHEN a.backend_type = 'walsender' THEN 'standby' ELSE 'session' END AS sort,
+/// state sees its age all the same. With a slot, the feedback of a standby stands there and not at its
+/// walsender; `catalog_xmin` concerns the system catalogue alone (`ComputeXidHorizons` in procarray.c).
+const HOLDERS: &str = "SELECT DISTINCT ON (of_rows) of_rows, sort, who, age, held FROM (
+    SELECT true AS of_rows,
+      CASE WHEN a.backend_type = 'walsender' THEN 'standby' ELSE 'session' END AS sort,
       format('process %s of role %s in database %s, %s', a.pid, coalesce(a.usename, '?'),
         coalesce(a.datname, '?'), coalesce(a.state, a.backend_type, 'state not known')) AS who,
       greatest(age(a.backend_xmin), age(a.backend_xid))::bigint AS age,
@@ -37,34 +41,46 @@ const HOLDERS: &str = "SELECT sort, who, age, held FROM (
     WHERE a.pid <> pg_backend_pid() AND a.backend_type IS DISTINCT FROM 'autovacuum worker'
       AND NOT EXISTS (SELECT FROM pg_stat_progress_vacuum v WHERE v.pid = a.pid)
     UNION ALL
-    SELECT 'prepared', format('prepared transaction %L in database %s', gid, database),
+    SELECT true, 'prepared', format('prepared transaction %L in database %s', gid, database),
       age(transaction)::bigint, (extract(epoch FROM clock_timestamp() - prepared))::float8
     FROM pg_prepared_xacts
     UNION ALL
-    SELECT 'slot', format('replication slot %s (%s)', slot_name,
-        CASE WHEN active THEN 'active' ELSE 'inactive' END),
-      greatest(age(xmin), age(catalog_xmin))::bigint, NULL
-    FROM pg_replication_slots) AS holders
-  WHERE age IS NOT NULL ORDER BY age DESC, held DESC NULLS LAST LIMIT 1";
+    SELECT kept.of_rows, CASE WHEN NOT s.active THEN 'slot'
+        WHEN s.slot_type = 'physical' THEN 'standby' ELSE 'subscriber' END,
+      format('%s replication slot %s (%s)', s.slot_type, s.slot_name,
+        CASE WHEN s.active THEN 'active' ELSE 'inactive' END), kept.age, NULL
+    FROM pg_replication_slots s, LATERAL (
+      VALUES (true, age(s.xmin)::bigint), (false, age(s.catalog_xmin)::bigint)) AS kept (of_rows, age)
+  ) AS holders
+  WHERE age IS NOT NULL ORDER BY of_rows, age DESC, held DESC NULLS LAST";
 
-/// The oldest that holds dead rows back; none where nothing does.
-pub async fn holder(
-    session: &Session,
-    cancel: &CancellationToken,
-) -> Result<Option<Holder>, PgError> {
-    let rows = session.query(HOLDERS, &[], cancel).await?;
-    let Some(row) = rows.first() else { return Ok(None) };
-    let sort: String = get(row, 0)?;
-    let held: Option<f64> = get(row, 3)?;
-    Ok(Some(Holder {
+/// The oldest that hold dead rows back.
+pub async fn horizon(session: &Session, cancel: &CancellationToken) -> Result<Horizon, PgError> {
+    let mut horizon = Horizon::default();
+    for row in session.query(HOLDERS, &[], cancel).await? {
+        let holder = Some(holder(&row)?);
+        if get::<bool>(&row, 0)? {
+            horizon.rows = holder;
+        } else {
+            horizon.catalogue = holder;
+        }
+    }
+    Ok(horizon)
+}
+
+fn holder(row: &Row) -> Result<Holder, PgError> {
+    let sort: String = get(row, 1)?;
+    let held: Option<f64> = get(row, 4)?;
+    Ok(Holder {
         sort: match sort.as_str() {
             "standby" => HolderSort::Standby,
             "prepared" => HolderSort::Prepared,
             "slot" => HolderSort::Slot,
+            "subscriber" => HolderSort::Subscriber,
             _ => HolderSort::Session,
         },
-        who: get(row, 1)?,
-        age: u64::try_from(get::<i64>(row, 2)?).unwrap_or(0),
+        who: get(row, 2)?,
+        age: u64::try_from(get::<i64>(row, 3)?).unwrap_or(0),
         held_for: held.and_then(|held| Duration::try_from_secs_f64(held.max(0.0)).ok()),
-    }))
+    })
 }

@@ -17,6 +17,6 @@ mod statement;
 mod watch;
 
 pub use database::{Call, Done, Settings, database};
-pub use horizon::{ages, holder};
+pub use horizon::{ages, horizon};
 pub use outcome::Ended;
 pub use statement::Knobs;

@@ -156,3 +156,32 @@ fn vacuum_runs_no_function_of_a_database_s_owner() {
     cluster.psql("victim", "SELECT evil.set_config('a', 'b', false)");
     assert_eq!(cluster.psql("postgres", sql), "t");
 }
+
+/// DROP DATABASE was interrupted: nobody can vacuum what is left, and the server does not count it.
+#[test]
+fn vacuum_leaves_a_half_dropped_database_out_of_the_ages() {
+    let cluster = cluster("CREATE DATABASE half");
+    let home = home(&cluster, "");
+    let has_age = |ran: &Ran| {
+        let of = |it: &&Sample| it.metric == "vacuum_oldest_xid_age";
+        ran.report.samples.iter().filter(of).any(|it| it.labels.contains(&"half".to_owned()))
+    };
+    assert!(has_age(&run_job(&home, 0)));
+    cluster.psql(APP, "UPDATE pg_database SET datconnlimit = -2 WHERE datname = 'half'");
+    assert!(!has_age(&run_job(&home, 0)));
+}
+
+/// A logical slot keeps the dead rows of the system catalogue, and no others.
+#[test]
+fn vacuum_takes_a_logical_slot_for_no_holder_of_rows() {
+    let cluster = cluster_of(Cluster::builder().setting("wal_level", "logical"), "");
+    cluster.psql(APP, "SELECT pg_create_logical_replication_slot('later', 'pgoutput')");
+    for _ in 0..3 {
+        cluster.psql(APP, "SELECT pg_current_xact_id()");
+    }
+    let kept = "SELECT xmin IS NULL AND age(catalog_xmin) > 1 FROM pg_replication_slots";
+    assert_eq!(cluster.psql(APP, kept), "t");
+    let ran = run_job(&home(&cluster, ""), 0);
+    let age = ran.report.samples.iter().find(|it| it.metric == "vacuum_held_back_xmin_age");
+    assert_eq!(age.unwrap().value, 0.0);
+}

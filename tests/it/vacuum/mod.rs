@@ -4,6 +4,7 @@
 mod bad;
 mod chosen;
 mod during;
+mod holders;
 
 use std::{
     io::{BufRead as _, BufReader, Write as _},
@@ -12,13 +13,13 @@ use std::{
 
 use pgkeep::domain::{
     failure::{Class, Failure},
-    report::{Outcome, Report, TargetReport, Verdict},
+    report::{Outcome, Report, Sample, TargetReport, Verdict},
 };
 use serde::Deserialize;
 
 use crate::harness::{
     pgkeep::{Pgkeep, quote},
-    postgres::{APP, Cluster, conninfo},
+    postgres::{APP, Builder, Cluster, conninfo},
     process::{Output, spawn},
     wait::{PATIENCE, eventually},
 };
@@ -106,7 +107,11 @@ fn run_job(home: &Pgkeep, code: i32) -> Ran {
 
 /// A cluster with [`TABLES`] in it, and more.
 fn cluster(more: &str) -> Cluster {
-    let cluster = Cluster::start();
+    cluster_of(Cluster::builder(), more)
+}
+
+fn cluster_of(builder: Builder, more: &str) -> Cluster {
+    let cluster = builder.start();
     cluster.psql(APP, &format!("{TABLES}\nRESET ROLE;\n{more}"));
     cluster
 }
