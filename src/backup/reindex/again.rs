@@ -105,7 +105,13 @@ impl Work<'_> {
             .filter(|done| !matches!(done.end, End::Tried(Ok(_))))
             .filter_map(|done| done.target.object.as_deref())
             .collect();
-        let planned = plan(self.orders.wishes, &view.indexes, &view.activity, &view.builds);
+        let planned = plan(
+            self.orders.wishes,
+            self.orders.facts.version_num,
+            &view.indexes,
+            &view.activity,
+            &view.builds,
+        );
         let finding = |index: &Index, (check, reason, hint): (&str, &str, Option<String>)| {
             let base = debris(index, &view.indexes).and_then(|found| found.base);
             let labels = [Some(index.label()), base.map(Index::label)];

@@ -121,7 +121,8 @@ pub async fn database(
     task.progress.set_stage(&*doing);
     let session = connect(orders.server, name, &doing, task).await?;
     let view = look(orders, &session, &doing, task).await?;
-    let planned = plan(orders.wishes, &view.indexes, &view.activity, &view.builds);
+    let planned =
+        plan(orders.wishes, orders.facts.version_num, &view.indexes, &view.activity, &view.builds);
     let mut work = Work {
         orders,
         name,

@@ -4,6 +4,7 @@
 mod debris;
 mod obstacle;
 mod plan;
+mod trouble;
 
 use std::collections::BTreeSet;
 

@@ -2,21 +2,21 @@
 
 use crate::domain::failure::Class;
 
-use super::{Index, Wishes};
+use super::Index;
 
-/// What PostgreSQL will not do.
-pub(super) fn obstacle(index: &Index, wishes: &Wishes) -> Option<(Class, String, String)> {
+/// What PostgreSQL will not do, when it is asked to rebuild the index so.
+pub(super) fn obstacle(index: &Index, concurrently: bool) -> Option<(Class, String, String)> {
     let configuration =
         |why: &str, hint: &str| Some((Class::Configuration, why.to_owned(), hint.to_owned()));
     let otherwise = "rebuild it in a job with concurrently = false, which locks its table";
     if index.temporary {
         return configuration("its table is temporary", "it goes with its session: leave it out");
     }
-    if index.system && wishes.concurrently {
+    if index.system && concurrently {
         let why = "indexes of the system catalogue cannot be rebuilt CONCURRENTLY";
         return configuration(why, otherwise);
     }
-    if index.exclusion && wishes.concurrently {
+    if index.exclusion && concurrently {
         let why = "the index of an exclusion constraint cannot be rebuilt CONCURRENTLY";
         return configuration(why, otherwise);
     }

@@ -4,10 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::domain::{failure::Class, pattern::Glob};
 
-use super::{Activity, Build, Debris, DropDebris, Index, debris, obstacle::obstacle};
+use super::{
+    Activity, Build, Debris, DropDebris, Index, debris,
+    obstacle::obstacle,
+    trouble::{INVALID, Trouble, trouble, unattached},
+};
 
-/// The finding about an index that nobody asked to have rebuilt.
-const INVALID: &str = "invalid-index";
 /// The finding about what a build has left behind.
 pub const DEBRIS: &str = "index-debris";
 /// REINDEX CONCURRENTLY came with PostgreSQL 12.
@@ -90,9 +92,10 @@ pub fn refusal(version_num: u32, concurrently: bool) -> Option<(&'static str, &'
 
 /// Decides for each index: first the debris that goes, then what is rebuilt, invalid ones first.
 /// What another session is building right now is left alone. What is neither asked for nor in
-/// trouble is not in the plan.
+/// trouble is not in the plan. `version_num` is the server's.
 pub fn plan<'a>(
     wishes: &Wishes,
+    version_num: u32,
     indexes: &'a [Index],
     activity: &Activity,
     builds: &[Build],
@@ -103,7 +106,7 @@ pub fn plan<'a>(
         .filter(|index| index.is_whole() || !activity.is_building(index.table))
         .filter_map(|index| match debris(index, indexes) {
             Some(found) => Some(of_debris(&found, wishes, builds)),
-            None => of_index(index, wishes, &parents),
+            None => of_index(index, wishes, version_num, &parents),
         })
         .collect();
     give_to_bases(&mut plan, indexes);
@@ -198,7 +201,12 @@ fn matching<'a>(index: &Index, named: &'a [Glob]) -> Option<&'a Glob> {
     named.iter().find(|glob| glob.matches(&label) && (!own || glob.literal().is_some()))
 }
 
-fn of_index<'a>(index: &'a Index, wishes: &Wishes, parents: &Parents<'_>) -> Option<Planned<'a>> {
+fn of_index<'a>(
+    index: &'a Index,
+    wishes: &Wishes,
+    version_num: u32,
+    parents: &Parents<'_>,
+) -> Option<Planned<'a>> {
     let (reason, literal) = match (matching(index, &wishes.named), parents.asked(index)) {
         (Some(glob), _) => (format!("{:?} asks for it", glob.as_str()), glob.literal().is_some()),
         (None, Some(parent)) => (format!("it is a part of {}", parent.label()), false),
@@ -206,13 +214,16 @@ fn of_index<'a>(index: &'a Index, wishes: &Wishes, parents: &Parents<'_>) -> Opt
         (None, None) => (String::new(), false),
     };
     let asked = !reason.is_empty();
+    let report = |Trouble { what, hint }| {
+        planned(index, Action::Report(INVALID), what.to_owned(), Some(hint))
+    };
     if index.partitioned {
-        return (!index.valid).then(|| unattached(index));
+        return (!index.valid).then(|| report(unattached(index)));
     }
     if !asked && !wishes.invalid || !index.live {
-        return Some(trouble(index));
+        return Some(report(trouble(index, version_num)));
     }
-    if let Some((class, why, hint)) = obstacle(index, wishes) {
+    if let Some((class, why, hint)) = obstacle(index, wishes.concurrently) {
         // Who names it means it; a pattern only happens to match.
         let action = match class {
             Class::Privilege => Action::Refuse(class),
@@ -227,36 +238,6 @@ fn of_index<'a>(index: &'a Index, wishes: &Wishes, parents: &Parents<'_>) -> Opt
         (false, false) => "it is invalid".to_owned(),
     };
     Some(planned(index, Action::Rebuild, reason, None))
-}
-
-/// A finding about an index that is not whole and that nobody asked to have rebuilt.
-fn trouble(index: &Index) -> Planned<'_> {
-    let label = index.sql_name();
-    let (reason, hint) = if index.live {
-        (
-            "it is invalid: no query uses it, and every write to its table pays for it",
-            format!(
-                "REINDEX INDEX CONCURRENTLY {label}, or drop it; a job with invalid = true does \
-                     the former"
-            ),
-        )
-    } else {
-        (
-            "it is half dropped: a DROP INDEX CONCURRENTLY was interrupted",
-            format!("DROP INDEX CONCURRENTLY {label}"),
-        )
-    };
-    planned(index, Action::Report(INVALID), reason.to_owned(), Some(hint))
-}
-
-/// A partitioned index without all its parts.
-fn unattached(index: &Index) -> Planned<'_> {
-    let reason = "not every partition has an index that is attached to it".to_owned();
-    let hint = format!(
-        "make what is missing, and ALTER INDEX {} ATTACH PARTITION …; REINDEX does not",
-        index.sql_name()
-    );
-    planned(index, Action::Report(INVALID), reason, Some(hint))
 }
 
 #[cfg(test)]
@@ -277,7 +258,7 @@ mod tests {
 
     /// The plan in short: `rebuild public.a`.
     fn short(wishes: &Wishes, indexes: &[Index], activity: &Activity) -> Vec<String> {
-        let planned = plan(wishes, indexes, activity, &[]);
+        let planned = plan(wishes, 150_018, indexes, activity, &[]);
         let line = |it: &Planned<'_>| {
             let with = it.debris.iter().map(|debris| format!(" -{}", debris.name));
             let class = match it.action {
