@@ -1,6 +1,6 @@
 //! Large objects that the role may not read.
 
-use super::{Row, by_a_superuser, counted};
+use super::{Row, by_a_superuser, counted, literal};
 use crate::{
     checks::{Check, Found},
     domain::{failure::Class, finding::Severity},
@@ -39,8 +39,4 @@ fn large_objects(facts: &Facts) -> Vec<Found> {
         "{grant} Or, for all that there are and will be: ALTER ROLE {role} SET lo_compat_privileges = on;"
     );
     vec![Found::new(Severity::Critical, what, by_a_superuser(facts, &hint))]
-}
-
-fn literal(text: &str) -> String {
-    format!("'{}'", text.replace('\'', "''"))
 }

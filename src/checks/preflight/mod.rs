@@ -31,6 +31,9 @@ pub use self::passwords::PASSWORDS;
 const LISTED_MAX: usize = 20;
 /// Longest name that a message lists whole, in characters.
 const NAME_CHARS: usize = 130;
+/// Longest identifier that a statement holds, in characters: schema and name of 63 bytes each
+/// (`NAMEDATALEN`), all of them quotes.
+const IDENT_CHARS: usize = 2 * (2 * 63 + 2) + 1;
 
 /// A check of what a dump of a database would meet.
 #[derive(Debug)]
@@ -148,7 +151,7 @@ pub fn judge_globals(facts: &GlobalsFacts, doing: &str) -> Result<(), Failure> {
 }
 
 /// The first of some names, and how many there are beyond: `a, b and 3 more`. The names of the objects
-/// of a hostile database may be long, and may hold line ends.
+/// of a hostile database may be long, and may hold line ends. Not for statements: see [`whole`].
 pub(super) fn some<T: AsRef<str>>(names: impl IntoIterator<Item = T>) -> String {
     let mut names = names.into_iter();
     let first: Vec<String> = names.by_ref().take(LISTED_MAX).map(|it| short(it.as_ref())).collect();
@@ -164,6 +167,44 @@ fn short(name: &str) -> String {
         return name.chars().map(visible).collect();
     }
     name.chars().take(NAME_CHARS).map(visible).chain(['…']).collect()
+}
+
+/// Identifiers for a statement, each whole; none where they are too many, or cannot be pasted.
+fn whole<T: AsRef<str>>(idents: impl IntoIterator<Item = T>) -> Option<Vec<T>> {
+    let fits = |it: &str| it.chars().count() <= IDENT_CHARS && !it.chars().any(char::is_control);
+    let mut idents = idents.into_iter();
+    let first: Vec<T> = idents.by_ref().take(LISTED_MAX).collect();
+    (idents.next().is_none() && first.iter().all(|it| fits(it.as_ref()))).then_some(first)
+}
+
+/// The same, as a list.
+fn listed<T: AsRef<str>>(idents: impl IntoIterator<Item = T>) -> Option<String> {
+    let idents = whole(idents)?;
+    Some(idents.iter().map(AsRef::as_ref).collect::<Vec<_>>().join(", "))
+}
+
+/// For psql: makes a statement for each row of `rows`, and runs it. What `before` and `after` the
+/// column `name` is text; `%I` or `%s` is the column in it.
+fn for_each([before, column, after]: [&str; 3], name: &str, rows: &str) -> String {
+    let plain = |text: &str| text.replace('%', "%%");
+    let format = literal(&format!("{}{column}{}", plain(before), plain(after)));
+    format!("SELECT format({format}, {name}) FROM {rows} \\gexec")
+}
+
+/// Statements to be run one after the other: what stands behind psql's `\gexec` would else belong to it.
+fn in_turn(statements: &[String]) -> String {
+    let mut all = String::new();
+    for statement in statements {
+        if !all.is_empty() {
+            all.push_str(if all.ends_with("\\gexec") { " \\\\ " } else { " " });
+        }
+        all.push_str(statement);
+    }
+    all
+}
+
+fn literal(text: &str) -> String {
+    format!("'{}'", text.replace('\'', "''"))
 }
 
 /// `1 table`, `2 tables`.

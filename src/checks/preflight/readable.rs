@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{LISTED_MAX, Row, by_a_superuser, counted, some};
+use super::{Row, by_a_superuser, counted, for_each, in_turn, listed, literal, some};
 use crate::{
     checks::{Check, Found},
     domain::{failure::Class, finding::Severity},
@@ -39,7 +39,9 @@ fn unreadable(facts: &Facts) -> Vec<Found> {
     vec![Found::new(Severity::Critical, what, by_a_superuser(facts, &grants(facts)))]
 }
 
-/// The statements that mend it: for each relation where they are few, else for whole schemas.
+/// The statements that mend it: for each relation where they are few, else for whole schemas. Where
+/// these are many as well, or have names that cannot be pasted, psql finds in the catalogue what else
+/// is closed to the role.
 fn grants(facts: &Facts) -> String {
     let role = &facts.role;
     let schemas = |of: fn(&Relation) -> bool| -> BTreeSet<&str> {
@@ -48,24 +50,29 @@ fn grants(facts: &Facts) -> String {
     let mut statements = Vec::new();
     let usage = schemas(|it| it.lacks_usage);
     if !usage.is_empty() {
-        statements.push(format!("GRANT USAGE ON SCHEMA {} TO {role};", some(usage)));
+        let statement = match listed(usage) {
+            Some(names) => format!("GRANT USAGE ON SCHEMA {names} TO {role};"),
+            None => all_schemas(role),
+        };
+        statements.push(statement);
     }
-    let lacking = || facts.unreadable.iter().filter(|it| it.lacks_select);
-    for (kind, one, all) in
-        [(Kind::Table, "TABLE", "TABLES"), (Kind::Sequence, "SEQUENCE", "SEQUENCES")]
-    {
-        let names: Vec<_> = lacking().filter(|it| it.kind == kind).map(|it| &it.ident).collect();
-        if names.is_empty() {
+    for kind in [Kind::Table, Kind::Sequence] {
+        let lacking: Vec<_> =
+            facts.unreadable.iter().filter(|it| it.lacks_select && it.kind == kind).collect();
+        if lacking.is_empty() {
             continue;
         }
-        statements.push(if names.len() <= LISTED_MAX {
-            format!("GRANT SELECT ON {one} {} TO {role};", some(names))
+        let one = if kind == Kind::Table { "TABLE" } else { "SEQUENCE" };
+        let within = || listed(lacking.iter().map(|it| &it.schema_ident).collect::<BTreeSet<_>>());
+        statements.push(if let Some(names) = listed(lacking.iter().map(|it| &it.ident)) {
+            format!("GRANT SELECT ON {one} {names} TO {role};")
+        } else if let Some(schemas) = within() {
+            format!("GRANT SELECT ON ALL {one}S IN SCHEMA {schemas} TO {role};")
         } else {
-            let within = some(schemas(|it| it.lacks_select));
-            format!("GRANT SELECT ON ALL {all} IN SCHEMA {within} TO {role};")
+            all_relations(role, kind, one)
         });
     }
-    let statements = statements.join(" ");
+    let statements = in_turn(&statements);
     if facts.version_num >= HAS_READ_ALL {
         format!(
             "{statements} Or, for all that there is and will be: GRANT pg_read_all_data TO {role};"
@@ -73,4 +80,24 @@ fn grants(facts: &Facts) -> String {
     } else {
         format!("{statements} For all that will be, too: packaging/sql/database.sql")
     }
+}
+
+fn all_schemas(role: &str) -> String {
+    let rows = format!(
+        "pg_namespace WHERE nspname !~ '^pg_' AND NOT has_schema_privilege({}::regrole, oid, 'USAGE')",
+        literal(role)
+    );
+    for_each(["GRANT USAGE ON SCHEMA ", "%I", &format!(" TO {role}")], "nspname", &rows)
+}
+
+/// From 16384 on (`FirstNormalObjectId`) they are not the server's own.
+fn all_relations(role: &str, kind: Kind, one: &str) -> String {
+    let sort = if kind == Kind::Table { "'r', 'p'" } else { "'S'" };
+    let rows = format!(
+        "pg_class WHERE relkind IN ({sort}) AND relpersistence <> 't' AND oid >= 16384 \
+         AND NOT has_table_privilege({}::regrole, oid, 'SELECT')",
+        literal(role)
+    );
+    let grant = format!("GRANT SELECT ON {one} ");
+    for_each([&grant, "%s", &format!(" TO {role}")], "oid::regclass", &rows)
 }

@@ -1,10 +1,10 @@
 //! Row-level security that holds for the role.
 
-use super::{Row, counted, some};
+use super::{Row, counted, for_each, literal, some, whole};
 use crate::{
     checks::{Check, Found},
     domain::{failure::Class, finding::Severity},
-    postgres::preflight::Facts,
+    postgres::preflight::{Facts, Ident},
 };
 
 /// pg_dump sets `row_security = off` and fails at the first table whose policies hold for it.
@@ -28,18 +28,29 @@ fn row_security(facts: &Facts) -> Vec<Found> {
     );
     // Security that does not hold for owners would not have been found with one.
     let forced: Vec<_> = tables.iter().filter(|it| it.owned).map(|it| &it.ident).collect();
-    let forced = if forced.is_empty() {
-        String::new()
-    } else {
-        let tables = some(forced);
-        format!(
-            " (it is forced on the owner as well, who may end that: \
-             ALTER TABLE … NO FORCE ROW LEVEL SECURITY, for {tables})"
-        )
-    };
     let service = facts.service.map_or_else(String::new, |service| {
-        format!(". Where {} refuses that, dump as the owner of the tables", service.name)
+        format!(" Where {} refuses that, dump as the owner of the tables.", service.name)
     });
-    let hint = format!("as a superuser: ALTER ROLE {role} BYPASSRLS;{forced}{service}");
+    let mut hint = format!("as a superuser: ALTER ROLE {role} BYPASSRLS;{service}");
+    if !forced.is_empty() {
+        let statements = no_force(role, &forced);
+        let database = &facts.database;
+        hint.push_str(" It is forced on owners as well: an owner may end that, in database ");
+        hint.push_str(&format!("{database}: {statements}"));
+    }
     vec![Found::new(Severity::Critical, what, hint)]
+}
+
+/// The statements that end it for a role that owns the tables, or is a member of their owner.
+fn no_force(role: &str, tables: &[&Ident]) -> String {
+    const END: &str = " NO FORCE ROW LEVEL SECURITY";
+    if let Some(tables) = whole(tables) {
+        let each = tables.iter().map(|table| format!("ALTER TABLE {table}{END};"));
+        return each.collect::<Vec<_>>().join(" ");
+    }
+    let rows = format!(
+        "pg_class WHERE relforcerowsecurity AND pg_has_role({}::regrole, relowner, 'USAGE')",
+        literal(role)
+    );
+    for_each(["ALTER TABLE ", "%s", END], "oid::regclass", &rows)
 }

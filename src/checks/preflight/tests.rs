@@ -146,7 +146,7 @@ fn security_that_is_forced_on_the_owner_has_a_way_of_its_own() {
     let mut table = relation("notes", Kind::Table);
     table.owned = true;
     let hint = failure(&Facts { row_security: vec![table], ..facts() }).hint.unwrap();
-    assert!(hint.contains("NO FORCE ROW LEVEL SECURITY, for shop.notes"), "{hint}");
+    assert!(hint.contains("ALTER TABLE shop.notes NO FORCE ROW LEVEL SECURITY;"), "{hint}");
 }
 
 #[test]
@@ -163,4 +163,55 @@ fn passwords_are_refused_only_where_they_are_wanted() {
     assert!(failure.hint.unwrap().contains("role_passwords = false"));
     let unwanted = GlobalsFacts { passwords_wanted: false, ..facts };
     assert!(judge_globals(&unwanted, "x").is_ok());
+}
+
+/// A closed schema with a table, a sequence and a table with forced security, `count` times.
+fn closed(count: usize) -> Facts {
+    let of = |kind| {
+        move |n: usize| {
+            let mut it = relation("x", kind);
+            it.schema_ident = format!("\"Schema {n} {}\"", "\"\"".repeat(50));
+            it.ident = format!("{}.x", it.schema_ident);
+            (it.lacks_usage, it.owned) = (true, true);
+            it
+        }
+    };
+    let tables: Vec<_> = (0..count).map(of(Kind::Table)).collect();
+    let sequences = (0..count).map(of(Kind::Sequence));
+    let row_security = tables.clone();
+    Facts { unreadable: tables.into_iter().chain(sequences).collect(), row_security, ..facts() }
+}
+
+#[test]
+fn statements_hold_names_whole_or_let_psql_find_them() {
+    for (count, by_name) in [(1, true), (LISTED_MAX, true), (LISTED_MAX + 1, false), (25, false)] {
+        let failure = failure(&closed(count));
+        let hint = failure.hint.unwrap();
+        for statement in
+            ["GRANT USAGE", "GRANT SELECT ON TABLE", "GRANT SELECT ON SEQUENCE", "ALTER TABLE"]
+        {
+            let (_, from) =
+                hint.split_once(statement).unwrap_or_else(|| panic!("{statement}: {hint}"));
+            let end = from.find(if by_name { ";" } else { "\\gexec" }).expect("an end");
+            let text = &from[..end];
+            assert!(!text.contains(" more ") && !text.contains('…'), "{count}: {text}");
+            assert_eq!(text.contains("\"Schema 0 "), by_name, "{count}: {text}");
+        }
+        assert_eq!(hint.contains("\\gexec"), !by_name, "{count}: {hint}");
+    }
+}
+
+#[test]
+fn names_that_cannot_be_pasted_are_left_to_psql() {
+    let mut one = closed(1);
+    for it in one.unreadable.iter_mut().chain(&mut one.row_security) {
+        it.schema_ident = "\"line\nend\"".to_owned();
+        it.ident = "\"line\nend\".x".to_owned();
+    }
+    let hint = failure(&one).hint.unwrap();
+    assert!(!hint.contains('\n') && !hint.contains("line"), "{hint}");
+    let percent = Facts { role: "\"100%'\"".to_owned(), ..one };
+    let hint = failure(&percent).hint.unwrap();
+    assert!(hint.contains("%I TO \"100%%''\"'"), "{hint}");
+    assert!(hint.contains("'\"100%''\"'::regrole"), "{hint}");
 }

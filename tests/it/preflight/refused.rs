@@ -54,6 +54,23 @@ fn a_role_that_may_read_everything_at_once_is_mended_by_one_statement() {
     run(&home, 0);
 }
 
+/// More schemas than a message lists, with names that no line holds: psql finds them itself.
+#[test]
+fn many_closed_schemas_with_names_of_any_sort_are_mended_by_the_hint() {
+    let cluster = cluster();
+    cluster.psql(
+        DB,
+        "SELECT format('CREATE SCHEMA %1$I CREATE TABLE %2$I (id int GENERATED ALWAYS AS IDENTITY)',
+             E'it''s\\n\"%s\" ' || n, E't\\\\;\\t' || n) FROM generate_series(1, 25) n \\gexec",
+    );
+    cluster.psql("postgres", "ALTER ROLE reader RENAME TO \"100% 'read\"");
+    let home = home_as(&cluster, "100% 'read", "");
+    let hint = lacks(&home).hint.unwrap();
+    assert!(!hint.contains('\n') && !hint.contains('…') && !hint.contains(" more "), "{hint}");
+    cluster.psql(DB, &statements(&hint));
+    run(&home, 0);
+}
+
 #[test]
 fn row_security_refuses_also_the_owner_on_whom_it_is_forced() {
     let cluster = cluster();
@@ -75,7 +92,7 @@ fn row_security_refuses_also_the_owner_on_whom_it_is_forced() {
         assert!(failure.what.contains(name), "{failure:#?}");
     }
     let hint = failure.hint.unwrap();
-    assert!(hint.contains("NO FORCE ROW LEVEL SECURITY, for public.forced"), "{hint}");
+    assert!(hint.contains("ALTER TABLE public.forced NO FORCE ROW LEVEL SECURITY;"), "{hint}");
     let (_, statement) = hint.split_once("as a superuser: ").unwrap();
     cluster.psql(DB, statement.split(';').next().unwrap());
     run(&home, 0);
