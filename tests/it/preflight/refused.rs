@@ -99,6 +99,22 @@ fn row_security_refuses_also_the_owner_on_whom_it_is_forced() {
 }
 
 #[test]
+fn security_that_is_forced_in_many_tables_is_ended_by_their_owner() {
+    let cluster = cluster();
+    cluster.psql(
+        DB,
+        "GRANT CREATE ON SCHEMA public TO reader; SET ROLE reader;
+         SELECT format('CREATE TABLE %1$I (i int); ALTER TABLE %1$I ENABLE ROW LEVEL SECURITY, '
+             'FORCE ROW LEVEL SECURITY', 'T ' || n) FROM generate_series(1, 25) n \\gexec",
+    );
+    let home = home_as(&cluster, ROLE, "");
+    let hint = lacks(&home).hint.unwrap();
+    assert!(!hint.contains('…') && !hint.contains(" more "), "{hint}");
+    cluster.psql(DB, &format!("SET ROLE reader; {}", statements(&hint)));
+    run(&home, 0);
+}
+
+#[test]
 fn large_objects_are_counted_and_both_ways_that_are_hinted_at_work() {
     let cluster = cluster();
     cluster.psql(
