@@ -31,13 +31,16 @@ fn row_security(facts: &Facts) -> Vec<Found> {
     let service = facts.service.map_or_else(String::new, |service| {
         format!(" Where {} refuses that, dump as the owner of the tables.", service.name)
     });
-    let mut hint = format!("as a superuser: ALTER ROLE {role} BYPASSRLS;{service}");
-    if !forced.is_empty() {
-        let statements = no_force(role, &forced);
-        let database = &facts.database;
-        hint.push_str(" It is forced on owners as well: an owner may end that, in database ");
-        hint.push_str(&format!("{database}: {statements}"));
-    }
+    let owners = if forced.is_empty() {
+        String::new()
+    } else {
+        format!(
+            " It is forced on owners as well: an owner may end that, in database {}: {}",
+            facts.database,
+            no_force(role, &forced)
+        )
+    };
+    let hint = format!("as a superuser: ALTER ROLE {role} BYPASSRLS;{service}{owners}");
     vec![Found::new(Severity::Critical, what, hint)]
 }
 
