@@ -85,7 +85,10 @@ fn a_server_is_made_again_by_the_lines_of_the_manifests() {
     run(shell(&other, &script).current_dir(&globals.folder), "").expect_code(0);
     for copy in copies.iter().filter(|copy| copy.manifest.database.is_some()) {
         let lines = &copy.manifest.restore;
-        let at = lines.iter().position(|line| line.contains("that databases.sql of @globals makes")).unwrap();
+        let at = lines
+            .iter()
+            .position(|line| line.contains("that databases.sql of @globals makes"))
+            .unwrap();
         let line = lines[at + 1].strip_prefix("#    ").unwrap();
         run(shell(&other, line).current_dir(&copy.folder), "").expect_code(0);
         let name = copy.subject();
