@@ -150,12 +150,14 @@ pub fn judge(new: &Measure, last: &Measure, shrink: Share) -> Vec<Suspicion> {
     } else if FEWER.is_gone(before.tables, now.tables) {
         add(Kind::FewerTables, pair(now.tables, before.tables, "tables"));
     }
-    // Of another form only what is gone altogether can be told.
-    let same_form = new.format == last.format && new.inserts() == last.inserts();
+    // Rows are counted alike in an archive and in SQL: the lines of COPY. Of entries, bytes and INSERT
+    // statements in another form only what is gone altogether can be told.
+    let same_rows = new.inserts() == last.inserts();
+    let same_form = same_rows && new.format == last.format;
     let (rows, rows_before) = (new.rows(), last.rows());
     if rows == 0 && rows_before > 0 {
         add(Kind::NoRows, pair(0, rows_before, "rows"));
-    } else if same_form && rows_before >= ROWS_MIN && shrink.is_gone(rows_before, rows) {
+    } else if same_rows && rows_before >= ROWS_MIN && shrink.is_gone(rows_before, rows) {
         add(Kind::FewerRows, pair(rows, rows_before, "rows"));
     }
     if now.large_objects == 0 && before.large_objects > 0 {
@@ -233,6 +235,16 @@ mod tests {
         assert_eq!(kinds(&inserts, &last), [Kind::NoRows, Kind::FewerBytes]);
         let script = Measure { format: "sql".to_owned(), ..measure(40_000, [10, 20, 5000, 7]) };
         assert_eq!(kinds(&script, &last), []);
+    }
+
+    #[test]
+    fn rows_are_compared_whatever_the_format() {
+        let archive = measure(100_000, [100, 20, 5000, 7]);
+        let script = |rows| Measure { format: "sql".to_owned(), ..measure(1, [1, 20, rows, 7]) };
+        assert_eq!(kinds(&script(50), &archive), [Kind::FewerRows]);
+        assert_eq!(kinds(&script(2500), &archive), []);
+        let fewer = measure(1, [1, 20, 50, 7]);
+        assert_eq!(kinds(&fewer, &script(5000)), [Kind::FewerRows]);
     }
 
     fn kinds(new: &Measure, last: &Measure) -> Vec<Kind> {
