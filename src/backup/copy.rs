@@ -275,7 +275,7 @@ async fn read_volume(
 #[cfg(test)]
 mod encrypted;
 #[cfg(test)]
-mod marked;
+pub(crate) mod marked;
 
 #[cfg(test)]
 pub(crate) mod tests {

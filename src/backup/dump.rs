@@ -39,7 +39,7 @@ use super::{
     suspect::{self, Yardstick},
 };
 
-pub use self::source::{Dumped, Source};
+pub use self::source::{Asked, Dumped, Source};
 pub(super) use self::{draft::Draft, source::new_id};
 
 /// Longest escaped name of a database that becomes a file name, in bytes.
@@ -213,7 +213,7 @@ impl About<'_> {
             Format::Plain => Box::new(PlainProof::new()),
         };
         let stream = fanout.stream(spec, proof, &backup);
-        let last = Yardstick::find(source, &self.series, &backup);
+        let last = Yardstick::find((source.shrink, source.asked), &self.series, &backup);
         let (stored, (gone, changed), mut seen, last) =
             tokio::join!(stream, close, watch.follow(&backup, &exited), last);
         watch.name(&mut seen, task).await;

@@ -101,7 +101,7 @@ pub async fn globals(source: &Source<'_>, parts: Parts, task: &Task) -> Result<D
     };
     let spec = source.child(&command, &env);
     let stream = fanout.stream(spec, Box::new(GlobalsProof::new()), task);
-    let yardstick = Yardstick::find(source, &series, task);
+    let yardstick = Yardstick::find((source.shrink, source.asked), &series, task);
     let (stored, yardstick) = tokio::join!(stream, yardstick);
     drop(env);
     let stored = match stored {

@@ -71,6 +71,24 @@ pub fn hint(owner: &Owner) -> String {
     )
 }
 
+/// Why nothing is added to a series.
+#[derive(Debug)]
+pub enum Refusal {
+    /// Its newest backup is another host's.
+    Stranger(Failure),
+    /// The repository does not say whose it is, or the task was cancelled.
+    Unknown(Failure),
+}
+
+impl Refusal {
+    /// What is reported.
+    pub const fn failure(&self) -> &Failure {
+        match self {
+            Self::Stranger(failure) | Self::Unknown(failure) => failure,
+        }
+    }
+}
+
 /// Refuses to add to a series that belongs to another host. It costs a listing of the series and
 /// one manifest.
 ///
@@ -81,19 +99,22 @@ pub async fn check(
     repository: &Repository,
     series: &Series,
     task: &Task,
-) -> Result<(), Failure> {
+) -> Result<(), Refusal> {
     let doing = format!("add a backup of {} to {}", series.subject, repository.name());
     let owner = tokio::select! {
         biased;
         () = task.cancel.cancelled() => {
-            return Err(Failure::new(Class::Interrupted, doing, "the run was cancelled"));
+            let failure = Failure::new(Class::Interrupted, doing, "the run was cancelled");
+            return Err(Refusal::Unknown(failure));
         }
         owner = newest(repository, series) => owner,
     };
     match owner {
-        Ok(Some(owner)) if !owners.include(&owner) => Err(refusal(&owner, doing)),
+        Ok(Some(owner)) if !owners.include(&owner) => {
+            Err(Refusal::Stranger(refusal(&owner, doing)))
+        }
         Ok(_) => Ok(()),
-        Err(error) => Err(error.into_failure(doing)),
+        Err(error) => Err(Refusal::Unknown(error.into_failure(doing))),
     }
 }
 
@@ -192,6 +213,7 @@ pub(crate) mod tests {
         let series = backup(&repository, &ids[0]).await.series;
         let mine = owners(&[]);
         let refused = check(&mine, &repository, &series, &task).await.unwrap_err();
+        let Refusal::Stranger(refused) = refused else { panic!("{refused:?}") };
         assert_eq!(refused.class, Class::Configuration);
         assert!(refused.what.contains(OTHER) && refused.what.contains("db1"), "{refused}");
         let hint = refused.hint.unwrap();

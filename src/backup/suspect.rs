@@ -1,9 +1,14 @@
 //! Looks at a new backup before it is committed: does something seem to be missing in it?
 //!
 //! It is compared with the last one of its series that nobody has reason to doubt. All repositories
-//! of the run are asked for that while pg_dump works, for a limited time, and the newest that they give
-//! counts for all: so the same backup is judged once, however many repositories take it. One that
-//! does not answer, or whose last manifest cannot be read, never makes a run fail.
+//! of the job are asked for that while pg_dump works, also those that this attempt does not write to,
+//! for a limited time, and the newest that they give counts for all: so the same backup is judged
+//! once, however many repositories take it. One that does not answer, or whose last manifest cannot be
+//! read, never makes a run fail.
+//!
+//! Where none gives one, the backup is taken for a first one only if all say that they have none. One
+//! that is away, or has none but backups in doubt, may hide the last good one: taken for good, the new
+//! one would take its place.
 //!
 //! What can still go wrong: a repository that is away has a newer one than those that answer. Then an
 //! older one is compared with, which finds less only if the database has shrunk since.
@@ -14,7 +19,7 @@ use futures_util::{TryStreamExt as _, future::join_all};
 use jiff::Timestamp;
 
 use super::{
-    dump::{Dumped, Source},
+    dump::{Asked, Dumped},
     fanout::{Delivered, Stored},
     stderr::Said,
 };
@@ -24,10 +29,10 @@ use crate::{
         failure::{Failure, chain},
         finding::{Finding, Severity},
         manifest::LeftOut,
-        suspicion::{self, Kind, Measure, Share, Suspicion},
+        suspicion::{self, Kind, MARK_NAME, Measure, Share, Suspicion},
     },
     repository::{
-        listing::{Entry, Within},
+        listing::{Entry, Listed, Within},
         repo::{ManifestProblem, Repository},
     },
     sys::task::Task,
@@ -51,11 +56,19 @@ pub(super) struct Yardstick {
 }
 
 impl Yardstick {
-    /// Asks all repositories of a run at once.
-    pub(super) async fn find(source: &Source<'_>, series: &Series, task: &Task) -> Self {
-        let Some(shrink) = source.shrink else { return Self::default() };
+    /// Asks all repositories at once; none of them where backups are not compared.
+    pub(super) async fn find(
+        (shrink, asked): (Option<Share>, &Asked),
+        series: &Series,
+        task: &Task,
+    ) -> Self {
+        let Some(shrink) = shrink else { return Self::default() };
         let now = task.clock.now().wall;
-        let asked = source.repositories.iter().map(|repository| async move {
+        let answers = asked.iter().map(|(name, opened)| async move {
+            let repository = match opened {
+                Ok(repository) => repository,
+                Err(failure) => return Err(format!("{name}: {}", failure.what)),
+            };
             let found = tokio::select! {
                 biased;
                 () = task.cancel.cancelled() => Err("the run was cancelled".to_owned()),
@@ -63,10 +76,15 @@ impl Yardstick {
                     found.unwrap_or_else(|_| Err(format!("no answer within {LIMIT:?}")))
                 }
             };
-            found.map_err(|problem| format!("{}: {problem}", repository.name()))
+            match found {
+                Ok(Last::Found(id, measure)) => Ok(Some((id, measure))),
+                Ok(Last::None) => Ok(None),
+                Ok(Last::InDoubt) => Err(format!("{name}: every backup there is in doubt")),
+                Err(problem) => Err(format!("{name}: {problem}")),
+            }
         });
         let mut yardstick = Self { shrink: Some(shrink), ..Self::default() };
-        for answer in join_all(asked).await {
+        for answer in join_all(answers).await {
             match answer {
                 Ok(Some(found)) => {
                     if yardstick.last.as_ref().is_none_or(|(id, _)| *id < found.0) {
@@ -95,36 +113,55 @@ impl Yardstick {
     }
 }
 
-/// The newest backup of a series in a repository that is not in doubt and whose manifest can be
-/// read; none where there is no backup that is not in doubt.
-async fn last(
-    repository: &Repository,
-    series: &Series,
-    now: Timestamp,
-) -> Result<Option<(BackupId, Measure)>, String> {
-    let mut newest: VecDeque<BackupId> = VecDeque::new();
+/// What a repository says about the last backup of a series.
+#[derive(Debug, PartialEq, Eq)]
+enum Last {
+    /// The newest that is not in doubt, of those whose manifest can be read.
+    Found(BackupId, Measure),
+    /// There is none, in doubt or not.
+    None,
+    /// There are some, and all of them are in doubt.
+    InDoubt,
+}
+
+/// Looks for the last backup of a series in a repository. A problem: none was found, and there may
+/// be one.
+async fn last(repository: &Repository, series: &Series, now: Timestamp) -> Result<Last, String> {
+    let mut newest: VecDeque<Listed> = VecDeque::new();
+    let mut in_doubt = false;
     let within = Within::Series(series.clone());
     let mut entries = repository.list(&within);
     while let Some(entry) = entries.try_next().await.map_err(|error| chain(&error))? {
         let Entry::Backup(listed) = entry else { continue };
-        if listed.complete && !listed.is_suspicious() && listed.id.time() <= now {
-            newest.push_back(listed.id);
+        if !listed.complete || listed.id.time() > now {
+            continue;
         }
+        if listed.is_suspicious() {
+            in_doubt = true;
+            continue;
+        }
+        newest.push_back(listed);
         if newest.len() > TRIED_MAX {
             newest.pop_front();
         }
     }
     let mut problem = None;
-    for id in newest.into_iter().rev() {
-        match repository.manifest(series, &id).await {
-            Ok(manifest) => return Ok(Some((id, Measure::of(&manifest)))),
-            Err(error @ ManifestProblem::Store(_)) => return Err(chain(&error)),
-            Err(error) => {
-                problem.get_or_insert_with(|| format!("{id}: {}", chain(&error)));
+    for listed in newest.into_iter().rev() {
+        let why = match repository.manifest(series, &listed.id).await {
+            Ok(manifest) if listed.has_lost_its_mark(&manifest) && !listed.is_acknowledged() => {
+                format!("its manifest tells of a doubt, and {MARK_NAME} is missing")
             }
-        }
+            Ok(manifest) => return Ok(Last::Found(listed.id, Measure::of(&manifest))),
+            Err(error @ ManifestProblem::Store(_)) => return Err(chain(&error)),
+            Err(error) => chain(&error),
+        };
+        problem.get_or_insert_with(|| format!("{}: {why}", listed.id));
     }
-    problem.map_or(Ok(None), Err)
+    match problem {
+        Some(problem) => Err(problem),
+        None if in_doubt => Ok(Last::InDoubt),
+        None => Ok(Last::None),
+    }
 }
 
 /// Which backup is judged.
@@ -221,3 +258,6 @@ impl Judged {
         Dumped { delivered, findings, held: None, output: self.output }
     }
 }
+
+#[cfg(test)]
+mod tests;

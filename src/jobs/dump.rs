@@ -8,11 +8,7 @@ mod role;
 mod selection;
 mod work;
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use futures_util::future::join_all;
@@ -21,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     backup::{
         courtesy::Courtesy,
+        dump::Asked,
         fanout::Compression,
         gate::DatabaseGate,
         globals::{self, Parts},
@@ -38,7 +35,7 @@ use crate::{
         suspicion::Share,
     },
     postgres::{PgError, Server, catalog},
-    repository::{handle::Handle, repo::Repository},
+    repository::handle::Handle,
 };
 
 use super::{ChildSettings, Job, JobKind, Protects, RunContext, choose};
@@ -217,11 +214,9 @@ impl Job for Dump {
     }
 }
 
-type Opened = BTreeMap<RepositoryName, Result<Arc<Repository>, Failure>>;
-
 impl Dump {
     /// All at once: one that does not answer keeps neither the others waiting nor a cancellation.
-    async fn open_repositories(&self, cancel: &CancellationToken) -> Opened {
+    async fn open_repositories(&self, cancel: &CancellationToken) -> Asked {
         let open = self.repositories.iter().map(|handle| async move {
             let doing = format!("open repository {}", handle.name());
             let result = tokio::select! {

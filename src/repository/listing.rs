@@ -92,7 +92,7 @@ impl Listed {
         };
         let mut problems: Vec<SizeProblem> = manifest.stored().filter_map(problem).collect();
         // Without its mark it would be taken for a good one.
-        if !manifest.suspicions.is_empty() && !self.was_suspicious() {
+        if self.has_lost_its_mark(manifest) {
             problems.push(SizeProblem { name: MARK_NAME.to_owned(), expected: 0, found: None });
         }
         problems

@@ -20,6 +20,7 @@ use super::{
 };
 use crate::domain::{
     backup::{BackupId, Series},
+    manifest::Manifest,
     suspicion::{ACKNOWLEDGED_NAME, Acknowledgement, MARK_NAME, Suspicion},
 };
 
@@ -44,6 +45,11 @@ impl Listed {
     /// Whether it is in doubt: suspicious, and nobody has acknowledged it.
     pub fn is_suspicious(&self) -> bool {
         self.was_suspicious() && !self.is_acknowledged()
+    }
+
+    /// Whether the mark is missing that its manifest says belongs there.
+    pub fn has_lost_its_mark(&self, manifest: &Manifest) -> bool {
+        !manifest.suspicions.is_empty() && !self.was_suspicious()
     }
 }
 

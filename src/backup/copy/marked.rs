@@ -11,7 +11,7 @@ use crate::{
 };
 
 /// Makes it suspicious after the fact.
-async fn doubt(source: &Repository, store: &MemoryStore, id: &BackupId) -> Series {
+pub(crate) async fn doubt(source: &Repository, store: &MemoryStore, id: &BackupId) -> Series {
     let mut manifest = backup(source, id).await;
     manifest.suspicions = vec![Suspicion::new(Kind::NoRows, "0 rows, before 5000")];
     let series = manifest.series.clone();

@@ -1,6 +1,6 @@
 //! What all backups of one run have in common, and what comes of each.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
 
 use crate::{
     checks::preflight::Accepted,
@@ -10,7 +10,7 @@ use crate::{
         failure::{Class, Failure},
         finding::Finding,
         manifest::{Owner, Tool},
-        name::DatabaseName,
+        name::{DatabaseName, RepositoryName},
         scope::Scope,
         suspicion::Share,
     },
@@ -30,6 +30,10 @@ use super::super::{
     fanout::{Compression, Delivered, Lost},
 };
 
+/// The repositories of a job, but those in which the series is another host's: each, or why it
+/// cannot be asked.
+pub type Asked = BTreeMap<RepositoryName, Result<Arc<Repository>, Failure>>;
+
 /// What all backups of one run have in common.
 #[derive(Debug)]
 pub struct Source<'a> {
@@ -41,8 +45,10 @@ pub struct Source<'a> {
     pub tools: &'a Installed,
     /// This host.
     pub owner: &'a Owner,
-    /// The repositories.
+    /// The repositories that take it.
     pub repositories: &'a [Arc<Repository>],
+    /// All that are asked for the last backup.
+    pub asked: &'a Asked,
     /// What of a database is dumped.
     pub scope: &'a Scope,
     /// How pg_dump writes it.

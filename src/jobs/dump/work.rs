@@ -6,9 +6,9 @@ use futures_util::future::join_all;
 
 use crate::{
     backup::{
-        dump::{self, Dumped, Source},
+        dump::{self, Asked, Dumped, Source},
         globals,
-        owner::{self, Owners},
+        owner::{self, Owners, Refusal},
     },
     domain::{
         backup::{Series, Subject},
@@ -19,7 +19,7 @@ use crate::{
     repository::repo::Repository,
 };
 
-use super::{super::RunContext, Dump, Opened, report::figures};
+use super::{super::RunContext, Dump, report::figures};
 
 /// What an attempt works with.
 pub(super) struct Work<'a> {
@@ -27,27 +27,17 @@ pub(super) struct Work<'a> {
     pub(super) cx: &'a RunContext,
     pub(super) facts: &'a ServerFacts,
     pub(super) tools: &'a Installed,
-    pub(super) opened: &'a Opened,
+    pub(super) opened: &'a Asked,
     pub(super) owners: &'a Owners,
 }
 
 impl Work<'_> {
     /// One database or the globals, into every repository that is wanted and open.
     pub(super) async fn subject(&self, subject: &Subject, report: &mut Report) {
-        let mut wanted = Vec::new();
-        for (name, opened) in self.opened {
-            let target = self.job.target(subject, name);
-            if !self.cx.wants(&target) {
-                continue;
-            }
-            match opened {
-                Ok(repository) => wanted.push(repository.clone()),
-                Err(failure) => {
-                    report.targets.push(self.cx.ended(target, Err(failure.clone())));
-                }
-            }
+        if !self.opened.keys().any(|name| self.cx.wants(&self.job.target(subject, name))) {
+            return;
         }
-        self.keep_own(subject, &mut wanted, report).await;
+        let (mut wanted, asked) = self.own(subject, report).await;
         if wanted.is_empty() {
             return;
         }
@@ -55,7 +45,7 @@ impl Work<'_> {
         let mut delivered = self.heal(subject, &mut wanted, report).await;
         let mut output = Vec::new();
         if !wanted.is_empty() {
-            match self.dump(subject, &wanted).await {
+            match self.dump(subject, &wanted, &asked).await {
                 Ok(dumped) => {
                     report.findings.extend(dumped.findings);
                     self.held(subject, dumped.held, report);
@@ -87,27 +77,43 @@ impl Work<'_> {
         }
     }
 
-    /// Takes the repositories away in which the series is another host's.
-    async fn keep_own(
-        &self,
-        subject: &Subject,
-        wanted: &mut Vec<Arc<Repository>>,
-        report: &mut Report,
-    ) {
-        let series = self.series(subject);
-        let checks = wanted.iter().map(|it| owner::check(self.owners, it, &series, &self.cx.task));
-        let mut checked = join_all(checks).await.into_iter();
-        wanted.retain(|repository| match checked.next() {
-            Some(Err(failure)) => {
-                let target = self.job.target(subject, repository.name());
-                report.targets.push(self.cx.ended(target, Err(failure)));
-                false
-            }
-            _ => true,
+    /// The repositories that this attempt writes to, and all that are asked for the last backup:
+    /// a series that is another host's is neither written to nor compared with.
+    async fn own(&self, subject: &Subject, report: &mut Report) -> (Vec<Arc<Repository>>, Asked) {
+        let series = &self.series(subject);
+        let checks = self.opened.values().map(|opened| async move {
+            let repository = opened.clone().map_err(Refusal::Unknown)?;
+            owner::check(self.owners, &repository, series, &self.cx.task).await?;
+            Ok::<_, Refusal>(repository)
         });
+        let checked = self.opened.keys().zip(join_all(checks).await);
+        let (mut wanted, mut asked) = (Vec::new(), Asked::new());
+        for (name, checked) in checked {
+            let target = self.job.target(subject, name);
+            match &checked {
+                _ if !self.cx.wants(&target) => {}
+                Ok(repository) => wanted.push(Arc::clone(repository)),
+                Err(refusal) => {
+                    let failure = refusal.failure().clone();
+                    report.targets.push(self.cx.ended(target, Err(failure)));
+                }
+            }
+            let answers = match checked {
+                Ok(repository) => Ok(repository),
+                Err(Refusal::Unknown(failure)) => Err(failure),
+                Err(Refusal::Stranger(_)) => continue,
+            };
+            asked.insert(name.clone(), answers);
+        }
+        (wanted, asked)
     }
 
-    async fn dump(&self, subject: &Subject, wanted: &[Arc<Repository>]) -> Result<Dumped, Failure> {
+    async fn dump(
+        &self,
+        subject: &Subject,
+        wanted: &[Arc<Repository>],
+        asked: &Asked,
+    ) -> Result<Dumped, Failure> {
         let job = self.job;
         let _pass = job.gate.enter(job.server.name(), subject, &self.cx.task).await?;
         let source = Source {
@@ -116,6 +122,7 @@ impl Work<'_> {
             tools: self.tools,
             owner: self.owners.own(),
             repositories: wanted,
+            asked,
             scope: &job.scope,
             form: Form { format: job.format, options: &job.form_options },
             compression: job.compression,

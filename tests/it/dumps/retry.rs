@@ -130,6 +130,33 @@ fn dump_that_s3_was_down_for_is_healed_by_copying() {
 }
 
 #[test]
+fn what_a_second_attempt_reads_is_compared_with_the_last_backup_wherever_that_lies() {
+    let cluster = Cluster::builder().empty().start();
+    cluster.psql("postgres", "CREATE DATABASE stock");
+    cluster.psql("stock", "CREATE TABLE items AS SELECT generate_series(1, 5000) AS i");
+    let bucket = Bucket::start();
+    // What is encrypted is not copied to where it would be plain: the database is read again.
+    let encrypt = format!("encrypt_to = [\"{}\"]", crate::suspicion::RECIPIENT);
+    let home = Pgkeep::new().server("main", &cluster).local_with(DISK, &encrypt);
+    let home = bucket.configure(home, "");
+    let home = home.dump("first", "main", &["stock"], &[DISK], super::ONCE);
+    let home = home.dump("nightly", "main", &["stock"], &[DISK, OFFSITE], SOON);
+    let mut daemon = home.ready_daemon();
+    run_job(&home, "first", 0);
+    cluster.psql("stock", "DELETE FROM items WHERE i > 100");
+    bucket.refuse();
+    let running = Running::start(&home, "nightly");
+    daemon.wait_log("failed: ");
+    bucket.calm();
+    running.end(0).assert_succeeded("stock", OFFSITE);
+    let rows = home.run(&["list", "--json"]).json();
+    let all = rows.as_array().unwrap().iter();
+    let new: Vec<_> = all.filter(|row| row["repository"] == OFFSITE).collect();
+    assert!(new.len() == 1 && new[0]["suspicious"] == true, "{rows:#}");
+    daemon.stop();
+}
+
+#[test]
 fn dump_that_no_repository_takes_says_of_each_why() {
     let cluster = noisy();
     let bucket = Bucket::start();

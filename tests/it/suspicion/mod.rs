@@ -1,6 +1,7 @@
 //! Backups that look as if something were missing in them, from end to end: the real binary, real
 //! PostgreSQL, two repositories, of which one is encrypted.
 
+mod away;
 mod gap;
 mod said;
 
@@ -20,7 +21,7 @@ const DB: &str = "stock";
 const NIGHTLY: &str = "attempts = 1\nworkers = 1\nglobals = false";
 
 /// A key that nobody has the other half of.
-const RECIPIENT: &str = "age1ql3z7hjy54pw3hyww5ayyfg7zqgvc7w3j2elw8zmrj2kg5sfn9aqmcac8p";
+pub(crate) const RECIPIENT: &str = "age1ql3z7hjy54pw3hyww5ayyfg7zqgvc7w3j2elw8zmrj2kg5sfn9aqmcac8p";
 
 struct Bench {
     cluster: Cluster,
