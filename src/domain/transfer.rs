@@ -8,7 +8,9 @@
 //! again, the rest would look like removed ones.
 //!
 //! A backup from the future (a clock was wrong) is brought like any other, and pushes none out: it is
-//! neither one of the `newest` nor a newer one that is there.
+//! neither one of the `newest` nor a newer one that is there. One that is in doubt pushes none out that
+//! is not, as in retention: it is none of the `newest`, and while the newest are in doubt, the last good
+//! one before them is brought whatever its age.
 //!
 //! What can still go wrong: older backups that were lost there by accident look like removed ones.
 //! They are counted, and brought again once what was seen is forgotten.
@@ -28,11 +30,36 @@ pub struct Limits {
     pub within: Option<Duration>,
 }
 
+/// What a source has of one series.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Stocked {
+    /// Complete backups, in order of time.
+    pub ids: Vec<BackupId>,
+    /// Those of them that are in doubt: suspicious, and nobody has acknowledged them.
+    pub in_doubt: BTreeSet<BackupId>,
+}
+
+impl Stocked {
+    /// The newest that is not in doubt, where newer ones are.
+    fn last_before_doubt(&self, now: Timestamp) -> Option<&BackupId> {
+        let mut newest_first = self.ids.iter().rev().filter(|id| id.time() <= now).peekable();
+        let newest = newest_first.peek()?;
+        if !self.in_doubt.contains(*newest) {
+            return None;
+        }
+        newest_first.find(|id| !self.in_doubt.contains(*id))
+    }
+}
+
 /// What a target has of one series.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Holdings {
     /// Backups that are complete there.
     pub complete: BTreeSet<BackupId>,
+    /// Those of them that are in doubt there.
+    pub in_doubt: BTreeSet<BackupId>,
+    /// Backups of which only the manifest is left.
+    pub damaged: BTreeSet<BackupId>,
     /// Folders without a manifest.
     pub incomplete: BTreeSet<BackupId>,
     /// Backups that were complete there at some time.
@@ -48,6 +75,8 @@ pub enum Decision {
     Unfinished,
     /// It is brought: it was there, and what is left there is older.
     Lost,
+    /// Its manifest is there and nothing else: nothing is written over, so that it waits.
+    Damaged,
     /// It is there.
     Present,
     /// There are `newest` newer ones.
@@ -71,6 +100,7 @@ impl fmt::Display for Decision {
             Self::Missing => "it is missing there",
             Self::Unfinished => "only data without a manifest lies there",
             Self::Lost => "it was there and is gone, and nothing as new is left there",
+            Self::Damaged => "only the manifest is left there: delete its folder",
             Self::Present => "it is there already",
             Self::NotAmongNewest => "there are enough newer ones (newest)",
             Self::TooOld => "it is too old (within)",
@@ -84,29 +114,39 @@ impl fmt::Display for Decision {
 pub struct Decided {
     /// The backup.
     pub id: BackupId,
-    /// How many newer ones of its series the source has, without those from the future.
+    /// How many newer ones of its series the source has, without those from the future
+    /// or in doubt.
     pub rank: usize,
     /// What is done with it.
     pub decision: Decision,
 }
 
-/// Decides about the complete backups of one series, newest first. `source` is in order of time.
+/// Decides about the complete backups of one series, newest first.
 pub fn decide(
-    source: &[BackupId],
+    source: &Stocked,
     target: &Holdings,
     limits: &Limits,
     now: Timestamp,
 ) -> Vec<Decided> {
-    let newest_there = target.complete.iter().rev().find(|id| id.time() <= now);
+    let there = || target.complete.iter().rev().filter(|id| id.time() <= now);
+    // Retention removes neither the newest nor the newest that is not in doubt.
+    let newest_there = there().next();
+    let trusted_there = there().find(|id| !target.in_doubt.contains(*id));
+    let before_doubt = source.last_before_doubt(now);
     let decision = |rank: usize, id: &BackupId| {
         if target.complete.contains(id) {
             Decision::Present
         } else if limits.newest.is_some_and(|newest| rank >= newest) {
             Decision::NotAmongNewest
-        } else if limits.within.is_some_and(|within| is_older(id, within, now)) {
+        } else if limits.within.is_some_and(|within| is_older(id, within, now))
+            && before_doubt != Some(id)
+        {
             Decision::TooOld
+        } else if target.damaged.contains(id) {
+            Decision::Damaged
         } else if target.seen.contains(id) {
-            let newer_is_there = newest_there.is_some_and(|newest| newest > id);
+            let newest = if source.in_doubt.contains(id) { newest_there } else { trusted_there };
+            let newer_is_there = newest.is_some_and(|newest| newest > id);
             if newer_is_there { Decision::Removed } else { Decision::Lost }
         } else if target.incomplete.contains(id) {
             Decision::Unfinished
@@ -115,11 +155,11 @@ pub fn decide(
         }
     };
     let mut newer = 0;
-    let newest_first = source.iter().rev();
+    let newest_first = source.ids.iter().rev();
     newest_first
         .map(|id| {
             let rank = newer;
-            newer += usize::from(id.time() <= now);
+            newer += usize::from(id.time() <= now && !source.in_doubt.contains(id));
             Decided { id: id.clone(), rank, decision: decision(rank, id) }
         })
         .collect()
@@ -157,8 +197,8 @@ mod tests {
         ago.iter().map(|ago| day(*ago)).collect()
     }
 
-    fn source(ago: &[u32]) -> Vec<BackupId> {
-        days(ago).into_iter().collect()
+    fn source(ago: &[u32]) -> Stocked {
+        Stocked { ids: days(ago).into_iter().collect(), in_doubt: BTreeSet::new() }
     }
 
     fn target(complete: &[u32], seen: &[u32]) -> Holdings {
@@ -221,7 +261,7 @@ mod tests {
     fn the_newest_of_every_series_comes_before_older_ones_of_any() {
         let hourly = source(&[0, 1, 2, 3]);
         let daily = source(&[2, 9]);
-        let of = |source: &[BackupId], there: &Holdings| {
+        let of = |source: &Stocked, there: &Holdings| {
             let decided = decide(source, there, &Limits::default(), now());
             decided.into_iter().filter(|d| d.decision.brings()).collect::<Vec<_>>()
         };
@@ -237,7 +277,7 @@ mod tests {
     fn what_is_from_the_future_pushes_nothing_out() {
         let future = BackupId::new(now().saturating_add(DAY * 400).unwrap(), 7);
         let mut all = source(&[0, 1, 2]);
-        all.push(future.clone());
+        all.ids.push(future.clone());
         let ids = |there: &Holdings, limits: &Limits| {
             let decided = decide(&all, there, limits, now()).into_iter();
             let brings = decided.filter(|decided| decided.decision.brings());
@@ -251,18 +291,75 @@ mod tests {
         assert_eq!(ids(&there, &Limits::default()), [day(0)]);
     }
 
+    /// Backups of so many days ago, of which some are in doubt.
+    fn doubted(ago: &[u32], in_doubt: &[u32]) -> Stocked {
+        Stocked { in_doubt: days(in_doubt), ..source(ago) }
+    }
+
+    #[test]
+    fn what_is_in_doubt_pushes_nothing_out() {
+        let decide_all = |source: &Stocked, there: &Holdings, limits: Limits| {
+            let decided = decide(source, there, &limits, now()).into_iter();
+            decided.map(|decided| decided.decision).collect::<Vec<_>>()
+        };
+        let (missing, present) = (Decision::Missing, Decision::Present);
+        let source = doubted(&[0, 1, 2, 3, 4], &[0, 1, 4]);
+        let none = Holdings::default();
+        let newest = Limits { newest: Some(1), within: None };
+        let out = Decision::NotAmongNewest;
+        assert_eq!(decide_all(&source, &none, newest), [missing, missing, missing, out, out]);
+        // The last good one is brought whatever its age, as long as newer ones are in doubt.
+        let within = Limits { newest: None, within: Some(DAY) };
+        let old = Decision::TooOld;
+        assert_eq!(decide_all(&source, &none, within), [missing, missing, missing, old, old]);
+        let looked_at = doubted(&[0, 1, 2, 3, 4], &[1, 4]);
+        assert_eq!(decide_all(&looked_at, &none, within), [missing, missing, old, old, old]);
+        // It was lost there, though newer ones are there: retention never removes it.
+        let mut there = target(&[0, 1], &[0, 1, 2]);
+        let all = Limits::default();
+        there.in_doubt = days(&[0, 1]);
+        let lost = Decision::Lost;
+        assert_eq!(decide_all(&source, &there, all), [present, present, lost, missing, missing]);
+        // Somebody has acknowledged the newest there: then it was removed.
+        there.in_doubt = days(&[1]);
+        let removed = Decision::Removed;
+        assert_eq!(decide_all(&source, &there, all)[2], removed);
+        // One in doubt is no floor of retention beside the newest.
+        let mut there = target(&[0, 2], &[0, 1, 2]);
+        there.in_doubt = days(&[0]);
+        assert_eq!(decide_all(&source, &there, all)[..3], [present, removed, present]);
+    }
+
+    #[test]
+    fn what_has_only_its_manifest_there_is_not_there() {
+        let mut there = target(&[1], &[0, 1, 2]);
+        there.damaged = days(&[0, 3]);
+        let decided = decide(&source(&[0, 1, 2, 3]), &there, &Limits::default(), now());
+        let decisions: Vec<Decision> = decided.iter().map(|it| it.decision).collect();
+        let (damaged, removed) = (Decision::Damaged, Decision::Removed);
+        assert_eq!(decisions, [damaged, Decision::Present, removed, damaged]);
+        assert!(!damaged.brings());
+        // The newest of what is there is what counts.
+        let there = Holdings { damaged: days(&[0]), ..target(&[], &[1]) };
+        let decided = decide(&source(&[0, 1]), &there, &Limits::default(), now());
+        assert_eq!(decided[1].decision, Decision::Lost);
+    }
+
     proptest! {
         /// A retention in the target, whatever it removes as long as it leaves the newest there, and
-        /// the copying come to rest: the second copy after it brings nothing.
+        /// the newest that is not in doubt, and the copying come to rest: the second copy after it
+        /// brings nothing.
         #[test]
         fn copying_and_pruning_come_to_rest(
             have in proptest::collection::btree_set(0u32..40, 1..20),
+            in_doubt in proptest::collection::btree_set(0u32..40, 0..20),
             keep in proptest::collection::vec(any::<bool>(), 40),
             newest in proptest::option::of(1usize..10),
         ) {
-            let source: Vec<BackupId> = source(&have.iter().copied().collect::<Vec<_>>());
+            let in_doubt: Vec<u32> = have.intersection(&in_doubt).copied().collect();
+            let source = doubted(&have.iter().copied().collect::<Vec<_>>(), &in_doubt);
             let limits = Limits { newest, within: None };
-            let mut there = Holdings::default();
+            let mut there = Holdings { in_doubt: days(&in_doubt), ..Holdings::default() };
             let copy = |there: &mut Holdings| {
                 let decided = decide(&source, there, &limits, now());
                 let brings = decided.into_iter().filter(|decided| decided.decision.brings());
@@ -274,8 +371,11 @@ mod tests {
             prop_assert!(copy(&mut there) > 0);
             prop_assert_eq!(copy(&mut there), 0);
             let last = there.complete.last().cloned();
+            let trusted = there.complete.difference(&there.in_doubt).last().cloned();
             let mut keep = keep.iter();
-            there.complete.retain(|id| *keep.next().unwrap() || Some(id) == last.as_ref());
+            there.complete.retain(|id| {
+                *keep.next().unwrap() || [last.as_ref(), trusted.as_ref()].contains(&Some(id))
+            });
             prop_assert_eq!(copy(&mut there), 0);
         }
     }

@@ -277,7 +277,7 @@ impl CopyJob {
     ) {
         let now = cx.task.clock.now().wall;
         let none = Holdings::default();
-        for (series, ids) in stock {
+        for (series, stocked) in stock {
             let holdings = looked.holdings.get(series).unwrap_or(&none);
             let wanted = cx.wants(&report::target(name, series));
             tallies.open(name, series, wanted);
@@ -288,10 +288,18 @@ impl CopyJob {
                 plan.leave(Step { target, action: "leave".into(), reason });
             }
             let mut left: BTreeMap<_, usize> = BTreeMap::new();
-            for decided in decide(ids, holdings, &self.limits, now) {
+            for decided in decide(stocked, holdings, &self.limits, now) {
                 tallies.decided(name, series, &decided);
-                if decided.decision == Decision::Lost && refused.is_none() {
-                    looked.seen.forget(series, &decided.id);
+                if refused.is_none() {
+                    match decided.decision {
+                        Decision::Lost => looked.seen.forget(series, &decided.id),
+                        // Once its folder is gone, it is missing, not removed.
+                        Decision::Damaged => {
+                            looked.seen.forget(series, &decided.id);
+                            tallies.found_damaged(name, series, &decided);
+                        }
+                        _ => {}
+                    }
                 }
                 if !wanted || (refused.is_some() && decided.decision.brings()) {
                     continue;

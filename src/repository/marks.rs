@@ -20,7 +20,8 @@ use super::{
 };
 use crate::domain::{
     backup::{BackupId, Series},
-    manifest::Manifest,
+    manifest::{MANIFEST_NAME, Manifest},
+    retention::Proof,
     suspicion::{ACKNOWLEDGED_NAME, Acknowledgement, MARK_NAME, Suspicion},
 };
 
@@ -30,6 +31,15 @@ const ACKNOWLEDGEMENT_MAX: u64 = 64 << 10;
 impl Listed {
     fn has(&self, name: &str) -> bool {
         self.objects.iter().any(|object| object.name == name)
+    }
+
+    /// Whether anything is there but the manifest, marks and proofs.
+    pub fn has_data(&self) -> bool {
+        self.objects.iter().any(|object| {
+            let name = object.name.as_str();
+            ![MANIFEST_NAME, MARK_NAME, ACKNOWLEDGED_NAME].contains(&name)
+                && Proof::from_name(name).is_none()
+        })
     }
 
     /// Whether something seemed to be missing in it when it was made.

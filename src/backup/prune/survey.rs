@@ -13,10 +13,9 @@ use crate::{
         backup::{BackupId, Series},
         failure::{Class, Failure, chain},
         finding::Finding,
-        manifest::{MANIFEST_NAME, Owner},
+        manifest::Owner,
         name::ServerName,
         retention::{self, Candidate, Proof, Reason, Reasons, Standing},
-        suspicion::{ACKNOWLEDGED_NAME, MARK_NAME},
     },
     repository::{
         listing::{Entry, Listed, Within},
@@ -163,12 +162,6 @@ struct Open {
     trusted: VecDeque<Listed>,
 }
 
-/// Whether an object is neither the manifest nor a mark or a proof beside it.
-fn is_data(name: &str) -> bool {
-    ![MANIFEST_NAME, MARK_NAME, ACKNOWLEDGED_NAME].contains(&name)
-        && Proof::from_name(name).is_none()
-}
-
 fn keep_newest(newest: &mut VecDeque<Listed>, listed: Listed) {
     newest.push_back(listed);
     if newest.len() > EXAMINED_MAX {
@@ -242,7 +235,6 @@ impl<'a> Surveyor<'a> {
         let proves = |proof| {
             listed.objects.iter().any(|object| Proof::from_name(&object.name) == Some(proof))
         };
-        let has_data = listed.objects.iter().any(|object| is_data(&object.name));
         let mut candidate = Candidate {
             at: listed.id.time(),
             written: listed.newest_modified(),
@@ -254,7 +246,7 @@ impl<'a> Surveyor<'a> {
             suspicious: listed.is_suspicious(),
             id: listed.id.clone(),
         };
-        if listed.complete && !has_data {
+        if listed.complete && !listed.has_data() {
             candidate.standing = Standing::Damaged;
             self.report_damage(&listed, "nothing but its manifest is there");
         }

@@ -17,7 +17,7 @@ use crate::{
     domain::{
         backup::{BackupId, Series},
         failure::{Class, Failure},
-        transfer::Holdings,
+        transfer::{Holdings, Stocked},
     },
     sys::files,
 };
@@ -75,7 +75,7 @@ impl Seen {
     /// Forgets what the source does not have any more, and tells each series what was seen of it.
     pub fn tell(&mut self, stock: &Stock, holdings: &mut BTreeMap<Arc<Series>, Holdings>) {
         let mut known = std::mem::take(&mut self.stored.seen);
-        for (series, ids) in stock {
+        for (series, Stocked { ids, .. }) in stock {
             let Some(mut seen) = known.remove(&series.path()) else { continue };
             let before = seen.len();
             seen.retain(|id| ids.binary_search(id).is_ok());
@@ -135,6 +135,10 @@ mod tests {
         format!("20261121T0215{second:02}Z-k3f9q2x7").parse().unwrap()
     }
 
+    fn stock<const N: usize>(ids: [BackupId; N]) -> Stock {
+        Stock::from([(series("app"), Stocked { ids: ids.into(), ..Stocked::default() })])
+    }
+
     #[test]
     fn what_was_seen_is_remembered_of_one_repository_while_the_source_has_it() {
         let dir = tempfile::tempdir().unwrap();
@@ -145,7 +149,7 @@ mod tests {
         }
         seen.add(&series("gone"), &id(1));
         seen.save().unwrap();
-        let stock = Stock::from([(series("app"), vec![id(2), id(3), id(4)])]);
+        let stock = stock([id(2), id(3), id(4)]);
         let told = |repository: &str| {
             let mut holdings = BTreeMap::new();
             let mut seen = Seen::load(&path, repository).unwrap();
@@ -174,7 +178,7 @@ mod tests {
         seen.forget(&series("app"), &id(1));
         seen.forget(&series("other"), &id(1));
         seen.save().unwrap();
-        let stock = Stock::from([(series("app"), vec![id(1), id(2)])]);
+        let stock = stock([id(1), id(2)]);
         let mut holdings = BTreeMap::new();
         Seen::load(&path, "one").unwrap().tell(&stock, &mut holdings);
         assert_eq!(holdings[&series("app")].seen, BTreeSet::from([id(2)]));

@@ -12,7 +12,7 @@ use crate::{
         backup::{BackupId, Series, Subject},
         name::ServerName,
         pattern::{DatabasePatterns, Glob},
-        transfer::Holdings,
+        transfer::{Holdings, Stocked},
     },
     repository::{
         listing::{Entry, Listed, Within},
@@ -41,8 +41,8 @@ impl Selection {
     }
 }
 
-/// The complete backups of each series, in order of time.
-pub type Stock = BTreeMap<Arc<Series>, Vec<BackupId>>;
+/// The complete backups of each series.
+pub type Stock = BTreeMap<Arc<Series>, Stocked>;
 
 /// Lists what a source has of the selection.
 pub async fn stock(source: &Repository, selection: &Selection) -> Result<Stock, StoreError> {
@@ -50,23 +50,38 @@ pub async fn stock(source: &Repository, selection: &Selection) -> Result<Stock, 
     for server in &selection.servers {
         let mut entries = source.list(&Within::Server(server.clone()));
         while let Some(entry) = entries.try_next().await? {
-            let Entry::Backup(Listed { series, id, complete: true, .. }) = entry else { continue };
-            if let Some(ids) = stock.get_mut(&series) {
-                ids.push(id);
-            } else if selection.has(&series.subject) {
-                stock.insert(Arc::new(series), vec![id]);
+            let Entry::Backup(listed) = entry else { continue };
+            if !listed.complete || !selection.has(&listed.series.subject) {
+                continue;
             }
+            let in_doubt = listed.is_suspicious();
+            let Listed { series, id, .. } = listed;
+            if !stock.contains_key(&series) {
+                stock.insert(Arc::new(series.clone()), Stocked::default());
+            }
+            let Some(stocked) = stock.get_mut(&series) else { continue };
+            if in_doubt {
+                stocked.in_doubt.insert(id.clone());
+            }
+            stocked.ids.push(id);
         }
     }
     // A listing comes in the order of keys, which is that of time: here it is not left to trust.
-    for ids in stock.values_mut() {
-        ids.sort_unstable();
+    for stocked in stock.values_mut() {
+        stocked.ids.sort_unstable();
     }
     Ok(stock)
 }
 
+/// The newest backup of a series in a target, and the newest that is not in doubt.
+#[derive(Default)]
+struct Newest {
+    any: Option<BackupId>,
+    trusted: Option<BackupId>,
+}
+
 /// Lists what a target has of the stock, and of each series its newest that is not from the future
-/// at `now`, whoever brought it.
+/// at `now`, and the newest that is not in doubt, whoever brought them.
 pub async fn holdings(
     target: &Repository,
     selection: &Selection,
@@ -74,25 +89,41 @@ pub async fn holdings(
     now: Timestamp,
 ) -> Result<BTreeMap<Arc<Series>, Holdings>, StoreError> {
     let mut all: BTreeMap<Arc<Series>, Holdings> = BTreeMap::new();
-    let mut newest: BTreeMap<Arc<Series>, BackupId> = BTreeMap::new();
+    let mut newest: BTreeMap<Arc<Series>, Newest> = BTreeMap::new();
     for server in &selection.servers {
         let mut entries = target.list(&Within::Server(server.clone()));
         while let Some(entry) = entries.try_next().await? {
-            let Entry::Backup(Listed { series, id, complete, .. }) = entry else { continue };
-            let Some((series, ids)) = stock.get_key_value(&series) else { continue };
-            let counts = complete && id.time() <= now;
-            if counts && newest.get(series).is_none_or(|newest| *newest < id) {
-                newest.insert(Arc::clone(series), id.clone());
+            let Entry::Backup(listed) = entry else { continue };
+            let Some((series, stocked)) = stock.get_key_value(&listed.series) else { continue };
+            let (whole, in_doubt) = (listed.complete && listed.has_data(), listed.is_suspicious());
+            let Listed { id, complete, .. } = listed;
+            if whole && id.time() <= now {
+                let newest = newest.entry(Arc::clone(series)).or_default();
+                newest.any = newest.any.take().max(Some(id.clone()));
+                if !in_doubt {
+                    newest.trusted = newest.trusted.take().max(Some(id.clone()));
+                }
             }
-            if ids.binary_search(&id).is_ok() {
+            if stocked.ids.binary_search(&id).is_ok() {
                 let holdings = all.entry(Arc::clone(series)).or_default();
-                let set = if complete { &mut holdings.complete } else { &mut holdings.incomplete };
+                if in_doubt {
+                    holdings.in_doubt.insert(id.clone());
+                }
+                let set = match complete {
+                    true if whole => &mut holdings.complete,
+                    true => &mut holdings.damaged,
+                    false => &mut holdings.incomplete,
+                };
                 set.insert(id);
             }
         }
     }
-    for (series, id) in newest {
-        all.entry(series).or_default().complete.insert(id);
+    for (series, Newest { any, trusted }) in newest {
+        let holdings = all.entry(series).or_default();
+        if any != trusted {
+            holdings.in_doubt.extend(any.clone());
+        }
+        holdings.complete.extend(any.into_iter().chain(trusted));
     }
     Ok(all)
 }

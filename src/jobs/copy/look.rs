@@ -18,7 +18,7 @@ use crate::{
         failure::{Class, Failure},
         finding::{Finding, Severity},
         name::RepositoryName,
-        transfer::Holdings,
+        transfer::{Holdings, Stocked},
     },
     jobs::RunContext,
     repository::{handle::Handle, repo::Repository, store::StoreError},
@@ -89,7 +89,9 @@ impl Looked {
         let asked: Vec<_> = stock
             .iter()
             .filter(|(series, _)| cx.wants(&report::target(target.name(), series)))
-            .filter_map(|(series, ids)| Some((series, ids, &holdings.get(series)?.complete)))
+            .filter_map(|(series, stocked)| {
+                Some((series, &*stocked.ids, &holdings.get(series)?.complete))
+            })
             .filter(|(_, ids, there)| !ids.iter().all(|id| there.contains(id)))
             .collect();
         let mut refused = BTreeMap::new();
@@ -143,7 +145,7 @@ pub(super) fn remember(
     stock: &Stock,
     tallies: &Tallies,
 ) -> Option<Finding> {
-    for (series, ids) in stock {
+    for (series, Stocked { ids, .. }) in stock {
         let Some(holdings) = looked.holdings.get(series) else { continue };
         let there = ids.iter().filter(|id| holdings.complete.contains(*id));
         there.for_each(|id| looked.seen.add(series, id));

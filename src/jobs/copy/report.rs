@@ -18,6 +18,7 @@ use crate::{
         report::{Figures, Outcome, Report, Sample, Target, TargetReport},
         transfer::{Decided, Decision},
     },
+    repository::layout,
 };
 
 /// Lines of output that a target has.
@@ -113,6 +114,9 @@ struct Pending {
 /// A backup that the source does not hold whole: how many newer ones there are comes first.
 type Damaged = (usize, Arc<Series>, BackupId);
 
+/// A backup of which a target has only the manifest: how many newer ones there are comes first.
+type ManifestAlone = (usize, RepositoryName, Arc<Series>, BackupId);
+
 /// All targets.
 #[derive(Debug)]
 pub(super) struct Tallies {
@@ -120,6 +124,7 @@ pub(super) struct Tallies {
     targets: BTreeMap<Target, Tally>,
     pending: BTreeMap<RepositoryName, Pending>,
     damaged: BTreeMap<Damaged, Failure>,
+    manifests_alone: BTreeSet<ManifestAlone>,
 }
 
 impl Tallies {
@@ -129,6 +134,7 @@ impl Tallies {
             targets: BTreeMap::new(),
             pending: BTreeMap::new(),
             damaged: BTreeMap::new(),
+            manifests_alone: BTreeSet::new(),
         }
     }
 }
@@ -162,13 +168,24 @@ impl Tallies {
             Decision::Present => "present",
             Decision::NotAmongNewest | Decision::TooOld => "left_out",
             Decision::Removed => "removed",
-            Decision::Missing | Decision::Unfinished | Decision::Lost => {
+            Decision::Missing | Decision::Unfinished | Decision::Lost | Decision::Damaged => {
                 let pending = self.pending.entry(repository.clone()).or_default();
                 pending.ids.insert((decided.id.clone(), Arc::clone(series)));
                 return;
             }
         };
         self.targets.entry(target(repository, series)).or_default().count(name, 1);
+    }
+
+    /// Of a backup that is to be there only the manifest is.
+    pub(super) fn found_damaged(
+        &mut self,
+        repository: &RepositoryName,
+        series: &Arc<Series>,
+        Decided { id, rank, .. }: &Decided,
+    ) {
+        let found = (*rank, repository.clone(), Arc::clone(series), id.clone());
+        self.manifests_alone.insert(found);
     }
 
     /// What became of a backup that was to be brought.
@@ -245,14 +262,14 @@ impl Tallies {
 
     /// Adds the targets that this attempt did, and what was found damaged.
     pub(super) fn into_report(self, report: &mut Report) {
-        report.findings.extend(self.findings());
+        report.findings.extend(self.damaged_in_source());
+        report.findings.extend(self.damaged_in_targets());
         let wanted = self.targets.into_iter().filter(|(_, tally)| tally.wanted);
         report.targets.extend(wanted.map(|(target, tally)| tally.into_report(target)));
     }
 
     /// The newest of each series first.
-    fn findings(&self) -> Vec<Finding> {
-        let severity = |rank: usize| if rank == 0 { Severity::Critical } else { Severity::Warning };
+    fn damaged_in_source(&self) -> Vec<Finding> {
         let one = |((rank, series, id), failure): (&Damaged, &Failure)| Finding {
             check: "copy-source-damaged".to_owned(),
             severity: severity(*rank),
@@ -261,7 +278,7 @@ impl Tallies {
                 series.server,
                 series.subject,
                 self.source,
-                if *rank == 0 { ", the newest of its series," } else { "" },
+                if *rank == 0 { ", with no newer good one in its series," } else { "" },
                 failure.what
             ),
             hint: Some(format!(
@@ -282,4 +299,38 @@ impl Tallies {
         }
         findings
     }
+
+    /// The newest of each series first.
+    fn damaged_in_targets(&self) -> Vec<Finding> {
+        let check = || "copy-target-damaged".to_owned();
+        let one = |(rank, repository, series, id): &ManifestAlone| Finding {
+            check: check(),
+            severity: severity(*rank),
+            what: format!(
+                "backup {id} of {}/{} in {repository} is damaged: nothing but its manifest is there",
+                series.server, series.subject
+            ),
+            hint: Some(format!(
+                "delete the folder {} there, and the next run copies the backup again; find out who \
+                 or what removed its data",
+                layout::folder(series, id)
+            )),
+        };
+        let all = &self.manifests_alone;
+        let mut findings: Vec<Finding> = all.iter().take(DAMAGED_MAX).map(one).collect();
+        if let Some((rank, ..)) = all.iter().nth(DAMAGED_MAX) {
+            findings.push(Finding {
+                check: check(),
+                severity: severity(*rank),
+                what: format!("{} more backups are damaged so", all.len() - DAMAGED_MAX),
+                hint: Some("the plan of `--dry-run` counts them".to_owned()),
+            });
+        }
+        findings
+    }
+}
+
+/// How bad it is that one is damaged of which there are so many newer ones.
+const fn severity(rank: usize) -> Severity {
+    if rank == 0 { Severity::Critical } else { Severity::Warning }
 }

@@ -1,5 +1,7 @@
 //! The whole job against repositories in memory.
 
+mod unsound;
+
 use super::{plan::STEPS_MAX, *};
 use crate::{
     backup::copy::tests::backup_of,
