@@ -126,6 +126,11 @@ impl Handle {
         &self.name
     }
 
+    /// Whether this host has ever stored something there, or cannot say.
+    pub fn is_known(&self) -> bool {
+        !matches!(self.known(), Ok(None))
+    }
+
     /// What its store can take, known before it is opened.
     pub fn limits(&self) -> Limits {
         self.limits

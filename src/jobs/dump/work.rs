@@ -13,6 +13,7 @@ use crate::{
     domain::{
         backup::{Series, Subject},
         failure::Failure,
+        name::RepositoryName,
         report::{Report, TargetReport},
     },
     postgres::{catalog::ServerFacts, scope::Form, tools::Installed},
@@ -78,7 +79,8 @@ impl Work<'_> {
     }
 
     /// The repositories that this attempt writes to, and all that are asked for the last backup:
-    /// a series that is another host's is neither written to nor compared with.
+    /// a series that is another host's is neither written to nor compared with, and one that cannot be
+    /// opened hides no backup if this host never stored one there.
     async fn own(&self, subject: &Subject, report: &mut Report) -> (Vec<Arc<Repository>>, Asked) {
         let series = &self.series(subject);
         let checks = self.opened.values().map(|opened| async move {
@@ -100,12 +102,18 @@ impl Work<'_> {
             }
             let answers = match checked {
                 Ok(repository) => Ok(repository),
-                Err(Refusal::Unknown(failure)) => Err(failure),
-                Err(Refusal::Stranger(_)) => continue,
+                Err(Refusal::Unknown(failure)) if self.may_hold(name) => Err(failure),
+                Err(Refusal::Unknown(_) | Refusal::Stranger(_)) => continue,
             };
             asked.insert(name.clone(), answers);
         }
         (wanted, asked)
+    }
+
+    /// Whether this host may have stored backups there.
+    fn may_hold(&self, name: &RepositoryName) -> bool {
+        let mut handles = self.job.repositories.iter();
+        handles.find(|handle| handle.name() == name).is_none_or(|handle| handle.is_known())
     }
 
     async fn dump(

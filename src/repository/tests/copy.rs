@@ -260,32 +260,25 @@ async fn what_is_being_read_is_not_deleted() {
 }
 
 /// A delete that the store holds up would remove what was written anew under the same name.
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test]
 async fn nothing_is_written_where_something_is_being_removed() {
-    let counting = Faulty::new(Arc::new(memory()), Faults::default());
-    let repository = open(counting.clone()).await;
-    let id = new_id();
+    let repository = open(Arc::new(memory())).await;
+    let (series, id) = (series(), new_id());
     whole_copy(&repository, &id).await.unwrap();
-    // The listing of the folder, and then the first delete.
-    let at = Some((counting.steps() + 1, When::Before, Act::Hang));
-    let faulty = Faulty::new(Arc::new(memory()), Faults { at, ..Faults::default() });
-    let repository = open(faulty.clone()).await;
-    let id = new_id();
-    whole_copy(&repository, &id).await.unwrap();
-    let series = series();
-    tokio::select! {
-        () = faulty.hung() => {
-            let refused = repository.start_copy_anew(&series, &id, STEM).unwrap_err();
-            assert!(refused.what.contains("removed"), "{refused}");
-            assert!(repository.is_going(&series, &id));
-            let second = repository.delete_backup(&series, &id).await.unwrap_err();
-            assert_eq!(second.kind, StoreErrorKind::Refused);
-            let swept = repository.remove_garbage(&series, &id, Duration::ZERO, Timestamp::MAX);
-            assert_eq!(swept.await.unwrap(), Cleared::Spared("it is being removed"));
-        }
-        deleted = repository.delete_backup(&series, &id) => panic!("{deleted:?}"),
-    }
-    assert!(repository.start_copy_anew(&series, &id, STEM).is_ok(), "the removal has ended");
+    let removal = repository.removal(&series, &id).unwrap();
+    let refused = repository.start_copy_anew(&series, &id, STEM).unwrap_err();
+    assert!(refused.what.contains("removed"), "{refused}");
+    assert!(repository.is_going(&series, &id));
+    let second = repository.delete_backup(&series, &id).await.unwrap_err();
+    assert_eq!(second.kind, StoreErrorKind::Refused);
+    let swept = repository.remove_garbage(&series, &id, Duration::ZERO, Timestamp::MAX);
+    assert_eq!(swept.await.unwrap(), Cleared::Spared("it is being removed"));
+    drop(removal);
+    let copy = repository.start_copy_anew(&series, &id, STEM).unwrap();
+    assert!(repository.removal(&series, &id).is_err(), "it is being written");
+    drop(copy);
+    assert!(repository.delete_backup(&series, &id).await.unwrap().is_some());
+    assert!(!repository.is_going(&series, &id));
 }
 
 #[tokio::test]

@@ -17,7 +17,7 @@ fn under_way(bench: &Bench, copies: usize) -> Client {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn copy_that_is_killed_leaves_nothing_listed_and_the_next_run_goes_on() {
-    let bench = Bench::new(PATIENT, "").await;
+    let bench = Bench::new(PATIENT, "parallel = 2").await;
     let ids = [bench.dump(), bench.dump()];
     let mut daemon = bench.home.ready_daemon();
     let client = under_way(&bench, 2);

@@ -42,7 +42,8 @@ fn a_run_without_a_daemon_leaves_the_schedule_alone() {
     let home = Pgkeep::new().toml(NOWHERE).local("disk").toml(&job("a", "attempts = 1"));
     home.ready_daemon().stop();
     let before = memory(&home, "a");
-    assert_eq!(before["memory"]["schedule"], "0 0 29 2 *", "{before}");
+    let schedule = before["memory"]["schedule"].as_str().unwrap();
+    assert!(schedule.starts_with("0 0 29 2 *"), "{before}");
     home.run(&["run", "a"]).expect_code(1);
     let after = memory(&home, "a");
     assert_eq!(after["memory"], before["memory"]);
