@@ -254,6 +254,23 @@ mod tests {
         }
     }
 
+    /// What the hint on a foreign timeline says: move its files away.
+    #[tokio::test]
+    async fn a_timeline_that_is_moved_away_is_gone_at_the_next_listing() {
+        let mut bench = Bench::with(&ONE[..5]).await;
+        bench.add(&TWO).await;
+        assert_eq!(bench.missing(1, ONE[4]).await, (0, 0));
+        let newer = |bench: &Bench| bench.last.as_ref().unwrap().seen.histories.len();
+        assert_eq!(newer(&bench), 1);
+        assert_eq!(bench.missing(1, ONE[4]).await, (0, 0));
+        assert_eq!(newer(&bench), 1, "it is there, and read again");
+        for name in TWO {
+            bench.store.lose(name).unwrap();
+        }
+        assert_eq!(bench.missing(1, ONE[4]).await, (0, 0));
+        assert_eq!(newer(&bench), 0);
+    }
+
     fn timeline(number: u32) -> Timeline {
         Timeline::new(number).unwrap()
     }

@@ -150,13 +150,16 @@ impl Inventory {
     }
 
     /// Forgets what comes after a segment in the order of names, so that it can be seen again.
-    /// Histories stay: they come before the segments of their timeline, and do not change.
+    /// Histories of that timeline and of earlier ones stay: they come before the segments of their
+    /// timeline, and do not change.
     pub fn forget_after(&mut self, timeline: Timeline, number: u64) {
         for set in
             [&mut self.segments, &mut self.partials, &mut self.wrong_size, &mut self.duplicates]
         {
             set.forget_after(timeline, number);
         }
+        self.histories.retain(|of, _| *of <= timeline);
+        self.switches = self.histories.values().flatten().map(|it| it.switches.len()).sum();
     }
 }
 
