@@ -159,13 +159,8 @@ impl About<'_> {
     /// Exports the snapshot; `status` tells where that takes its time.
     async fn export(&self, session: Session, task: &Task) -> Result<ExportedSnapshot, PgError> {
         let deferrable = self.source.deferrable;
-        let stage = task.progress.stage();
-        if deferrable.is_some() {
-            task.progress.set_stage(format!("{stage} (waits for a safe snapshot)"));
-        }
-        let snapshot = export_snapshot(session, deferrable, &task.cancel).await;
-        task.progress.set_stage(stage);
-        snapshot
+        let _waits = deferrable.map(|_| task.progress.waits_for("a safe snapshot"));
+        export_snapshot(session, deferrable, &task.cancel).await
     }
 
     /// Has pg_dump read, while it is watched whom that holds up, and the last backup is looked for.

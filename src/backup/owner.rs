@@ -22,6 +22,7 @@ use crate::{
         manifest::Owner,
     },
     repository::{
+        ask::ask,
         listing::{Entry, Within},
         repo::{ManifestProblem, Repository},
         store::StoreError,
@@ -93,7 +94,8 @@ impl Refusal {
 /// one manifest.
 ///
 /// # Errors
-/// When the newest backup is another host's, the repository fails, or the task is cancelled.
+/// When the newest backup is another host's, the repository fails or does not answer in time, or the task
+/// is cancelled.
 pub async fn check(
     owners: &Owners,
     repository: &Repository,
@@ -101,20 +103,14 @@ pub async fn check(
     task: &Task,
 ) -> Result<(), Refusal> {
     let doing = format!("add a backup of {} to {}", series.subject, repository.name());
-    let owner = tokio::select! {
-        biased;
-        () = task.cancel.cancelled() => {
-            let failure = Failure::new(Class::Interrupted, doing, "the run was cancelled");
-            return Err(Refusal::Unknown(failure));
-        }
-        owner = newest(repository, series) => owner,
-    };
+    let asked = repository.in_time(&doing, newest(repository, series));
+    let owner = ask(repository.name(), &doing, task, asked).await;
     match owner {
         Ok(Some(owner)) if !owners.include(&owner) => {
             Err(Refusal::Stranger(refusal(&owner, doing)))
         }
         Ok(_) => Ok(()),
-        Err(error) => Err(Refusal::Unknown(error.into_failure(doing))),
+        Err(failure) => Err(Refusal::Unknown(failure)),
     }
 }
 

@@ -38,11 +38,11 @@ use crate::{
         report::{Report, Step, Target, TargetReport},
         transfer::{Decision, Holdings, Limits, decide},
     },
-    repository::{handle::Handle, store},
+    repository::{ask::ask, handle::Handle, store},
 };
 
 use self::{
-    look::{Looked, remember, twice, unless_cancelled},
+    look::{Looked, remember, twice},
     plan::Plan,
     report::Tallies,
 };
@@ -200,11 +200,11 @@ impl Job for CopyJob {
         let mut report = Report::default();
         cx.task.progress.set_stage(format!("list repository {from}"));
         let doing = format!("open repository {from}");
-        let source = unless_cancelled(cx, &doing, self.from.open_existing()).await?;
+        let source = ask(from, &doing, &cx.task, self.from.open_existing()).await?;
         let stock = match &source {
             Some(source) => {
                 let doing = format!("list repository {from}");
-                unless_cancelled(cx, &doing, survey::stock(source, &self.selection)).await?
+                ask(from, &doing, &cx.task, survey::stock(source, &self.selection)).await?
             }
             None => Stock::new(),
         };

@@ -12,7 +12,6 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use futures_util::future::join_all;
-use tokio_util::sync::CancellationToken;
 
 use crate::{
     backup::{
@@ -26,7 +25,7 @@ use crate::{
     checks::preflight::Accepted,
     domain::{
         backup::Subject,
-        failure::{Class, Failure},
+        failure::Failure,
         metric::{MetricDesc, MetricKind},
         name::{RepositoryName, ServerName},
         pattern::DatabasePatterns,
@@ -35,7 +34,8 @@ use crate::{
         suspicion::Share,
     },
     postgres::{PgError, Server, catalog},
-    repository::handle::Handle,
+    repository::{ask::ask, handle::Handle},
+    sys::task::Task,
 };
 
 use super::{ChildSettings, Job, JobKind, Protects, RunContext, choose};
@@ -199,13 +199,13 @@ impl Job for Dump {
             let (name, failure) = choose::refused(problem, self.server.name())?;
             self.failed(&Subject::Database(name), &failure, cx, &mut report);
         }
-        let opened = self.open_repositories(cancel).await;
+        let opened = self.open_repositories(&cx.task).await;
         let mut subjects: Vec<Subject> = chosen.chosen.into_iter().map(Subject::Database).collect();
         if self.globals {
             subjects.push(Subject::Globals);
         }
-        let work =
-            Work { job: self, cx, facts: &facts, tools: &tools, opened: &opened, owners: &owners };
+        let mut work =
+            Work { job: self, cx, facts: &facts, tools: &tools, opened, owners: &owners };
         for subject in &subjects {
             work.subject(subject, &mut report).await;
             self.objective(subject, cx, &mut report);
@@ -216,16 +216,11 @@ impl Job for Dump {
 
 impl Dump {
     /// All at once: one that does not answer keeps neither the others waiting nor a cancellation.
-    async fn open_repositories(&self, cancel: &CancellationToken) -> Asked {
+    async fn open_repositories(&self, task: &Task) -> Asked {
+        task.progress.set_stage("open the repositories");
         let open = self.repositories.iter().map(|handle| async move {
             let doing = format!("open repository {}", handle.name());
-            let result = tokio::select! {
-                biased;
-                () = cancel.cancelled() => {
-                    Err(Failure::new(Class::Interrupted, doing, "the run was cancelled"))
-                }
-                result = handle.open() => result.map_err(|error| error.into_failure(doing)),
-            };
+            let result = ask(handle.name(), &doing, task, handle.open()).await;
             (handle.name().clone(), result)
         });
         join_all(open).await.into_iter().collect()

@@ -22,7 +22,7 @@ use crate::{
         report::{Figures, Outcome, Report, Sample, Target, TargetReport},
         retention::Policy,
     },
-    repository::{handle::Handle, repo::Repository},
+    repository::{ask::ask, handle::Handle, repo::Repository},
 };
 
 use super::{ChildSettings, Job, JobKind, Resources, RunContext, options};
@@ -198,14 +198,7 @@ impl Work<'_> {
 
     async fn look_and_act(&mut self, handle: &Handle, steps: Steps) -> Result<(), Failure> {
         let doing = format!("open repository {}", self.name);
-        let opened = tokio::select! {
-            biased;
-            () = self.cx.task.cancel.cancelled() => {
-                return Err(Failure::new(Class::Interrupted, doing, "the run was cancelled"));
-            }
-            opened = handle.open_existing() => opened,
-        };
-        let opened = opened.map_err(|error| error.into_failure(doing))?;
+        let opened = ask(&self.name, &doing, &self.cx.task, handle.open_existing()).await?;
         // Nothing was ever stored there.
         let Some(repository) = opened else { return Ok(()) };
         let survey = prune::survey(&repository, self.order, steps, &self.cx.task).await?;

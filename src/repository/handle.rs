@@ -6,13 +6,25 @@
 //! looks like an empty folder, in which a new repository could be made: under a name that is known,
 //! it is refused, and so is another repository in its place. What lies there is looked at each time
 //! that it is asked for: a filesystem may go away under a daemon that has used it before.
+//!
+//! Whoever asks while an opening is under way waits for that one, and takes what comes of it: no queue
+//! forms before a repository that does not answer. Each waits no longer than it wants to, and an opening
+//! that nobody waits for any more is given up.
 
-use std::{fmt, path::PathBuf, sync::Arc};
+use std::{
+    fmt,
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
-use futures_util::future::BoxFuture;
-use tokio::sync::Mutex;
+use futures_util::{
+    FutureExt as _,
+    future::{BoxFuture, Shared, WeakShared},
+};
 
 use super::{
+    ask::{QUESTION_LIMIT, within},
     pace::{Pace, Paced},
     repo::Repository,
     store::{Limits, Store, StoreError, StoreErrorKind},
@@ -28,7 +40,7 @@ const MEMORY_MAX: u64 = 256;
 
 /// Makes the store. Called again after a failure.
 pub type Opener =
-    Box<dyn Fn() -> BoxFuture<'static, Result<Arc<dyn Store>, StoreError>> + Send + Sync>;
+    Arc<dyn Fn() -> BoxFuture<'static, Result<Arc<dyn Store>, StoreError>> + Send + Sync>;
 
 /// A place beside a repository, at the same service: another prefix, another bucket.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
@@ -43,24 +55,41 @@ pub struct Place {
 pub type Elsewhere =
     Box<dyn Fn(&Place) -> BoxFuture<'static, Result<Arc<dyn Store>, StoreError>> + Send + Sync>;
 
+type Opening = BoxFuture<'static, Result<Arc<Repository>, StoreError>>;
+
 /// One `[repository.NAME]`.
 pub struct Handle {
-    name: RepositoryName,
-    opener: Opener,
+    door: Door,
     elsewhere: Option<Elsewhere>,
     limits: Limits,
+    /// The openings under way, for reading and for writing.
+    under_way: [Mutex<Option<WeakShared<Opening>>>; 2],
+}
+
+/// All that an opening needs; it does not end with whoever began it.
+#[derive(Clone)]
+struct Door {
+    name: RepositoryName,
+    opener: Opener,
     recipients: Recipients,
     /// How fast bytes may go to it.
     pace: Option<Arc<Pace>>,
     /// The file that remembers the repository's id.
     memory: PathBuf,
-    /// The store, once a repository was found in it.
-    opened: Mutex<Option<Arc<dyn Store>>>,
+    stores: Arc<Mutex<Stores>>,
+}
+
+#[derive(Default)]
+struct Stores {
+    /// In which a repository was found.
+    opened: Option<Arc<dyn Store>>,
+    /// That is, or was last, being opened.
+    asked: Option<Arc<dyn Store>>,
 }
 
 impl fmt::Debug for Handle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Handle").field("name", &self.name).finish_non_exhaustive()
+        f.debug_struct("Handle").field("name", &self.door.name).finish_non_exhaustive()
     }
 }
 
@@ -68,33 +97,32 @@ impl Handle {
     /// A repository that `opener` makes the store of, with those limits. `memory` is a file of its
     /// own in the state directory.
     pub fn new(name: RepositoryName, opener: Opener, limits: Limits, memory: PathBuf) -> Self {
-        Self {
+        let door = Door {
             name,
             opener,
-            elsewhere: None,
-            limits,
             recipients: Recipients::default(),
             pace: None,
             memory,
-            opened: Mutex::default(),
-        }
+            stores: Arc::default(),
+        };
+        Self { door, elsewhere: None, limits, under_way: Default::default() }
     }
 
     /// The same, with everything that is written encrypted to these.
     #[must_use]
     pub fn encrypted_to(self, recipients: Recipients) -> Self {
-        Self { recipients, ..self }
+        Self { door: Door { recipients, ..self.door }, ..self }
     }
 
     /// The same, with a limit on what goes to it per second.
     #[must_use]
     pub fn at_pace(self, pace: Pace) -> Self {
-        Self { pace: Some(Arc::new(pace)), ..self }
+        Self { door: Door { pace: Some(Arc::new(pace)), ..self.door }, ..self }
     }
 
     /// Whom everything that is written is encrypted to; none: it is not.
     pub fn recipients(&self) -> &Recipients {
-        &self.recipients
+        &self.door.recipients
     }
 
     /// The same repository, whose service can be asked for other places.
@@ -116,19 +144,19 @@ impl Handle {
     pub async fn elsewhere(&self, place: &Place) -> Result<Arc<dyn Store>, StoreError> {
         let Some(open) = &self.elsewhere else {
             let what = "this kind of repository has no places beside it";
-            return Err(StoreError::new(StoreErrorKind::Refused, self.doing(), what));
+            return Err(StoreError::new(StoreErrorKind::Refused, self.door.doing(), what));
         };
         open(place).await
     }
 
     /// Its name in the configuration.
     pub fn name(&self) -> &RepositoryName {
-        &self.name
+        &self.door.name
     }
 
     /// Whether this host has ever stored something there, or cannot say.
     pub fn is_known(&self) -> bool {
-        !matches!(self.known(), Ok(None))
+        !matches!(self.door.known(), Ok(None))
     }
 
     /// What its store can take, known before it is opened.
@@ -140,12 +168,14 @@ impl Handle {
     /// to be encrypted, encrypting is tried first.
     ///
     /// # Errors
-    /// When the store cannot be reached or refuses, or what lies there is no repository of ours.
+    /// When the store cannot be reached within [`QUESTION_LIMIT`] or refuses, or what lies there is no
+    /// repository of ours.
     pub async fn open(&self) -> Result<Arc<Repository>, StoreError> {
-        if !self.recipients.is_empty() {
-            encrypt::prove(&self.recipients).map_err(|error| self.unusable(&error))?;
+        let recipients = self.recipients();
+        if !recipients.is_empty() {
+            encrypt::prove(recipients).map_err(|error| self.door.unusable(&error))?;
         }
-        self.get(true).await
+        self.get(true, QUESTION_LIMIT).await
     }
 
     /// The repository, or none where nothing has been stored yet. For whoever only reads.
@@ -153,7 +183,7 @@ impl Handle {
     /// # Errors
     /// As [`Handle::open`].
     pub async fn open_existing(&self) -> Result<Option<Arc<Repository>>, StoreError> {
-        match self.get(false).await {
+        match self.get(false, QUESTION_LIMIT).await {
             Ok(repository) => Ok(Some(repository)),
             Err(error) if error.kind == StoreErrorKind::NotFound => Ok(None),
             Err(error) => Err(error),
@@ -165,47 +195,79 @@ impl Handle {
     /// # Errors
     /// As [`Handle::open`]: where nothing may be written, nothing is to be tried either.
     pub async fn store(&self) -> Result<(Arc<dyn Store>, bool), StoreError> {
-        let known = self.known()?;
-        let store = (self.opener)().await?;
+        let door = &self.door;
+        let known = door.known()?;
+        let store = (door.opener)().await?;
         let store = store.without_repeats().unwrap_or(store);
-        let found = Repository::open(self.name.clone(), Arc::clone(&store), false).await;
-        match (found, &known) {
-            (Ok(repository), Some(id)) if repository.id() != id => {
-                Err(self.stranger(repository.id(), id))
-            }
-            (Ok(_), _) => Ok((store, true)),
-            (Err(error), Some(_)) if error.kind == StoreErrorKind::NotFound => {
-                Err(self.gone(&error))
-            }
-            (Err(error), None) if error.kind == StoreErrorKind::NotFound => Ok((store, false)),
-            (Err(error), _) => Err(error),
+        let found = Repository::open(door.name.clone(), Arc::clone(&store), false).await;
+        match door.is_ours(found, known.as_deref()) {
+            Ok(_) => Ok((store, true)),
+            Err(error) if error.kind == StoreErrorKind::NotFound => Ok((store, false)),
+            Err(error) => Err(error),
         }
     }
 
-    async fn get(&self, create: bool) -> Result<Arc<Repository>, StoreError> {
-        let mut opened = self.opened.lock().await;
+    async fn get(&self, create: bool, limit: Duration) -> Result<Arc<Repository>, StoreError> {
+        let opening = self.opening(create);
+        within(limit, &self.door.doing(), || self.door.trouble(), opening).await
+    }
+
+    /// The opening that is under way, or a new one.
+    fn opening(&self, create: bool) -> Shared<Opening> {
+        let slot = &self.under_way[usize::from(create)];
+        let mut slot = slot.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(opening) = slot.as_ref().and_then(WeakShared::upgrade) {
+            return opening;
+        }
+        let opening = self.door.clone().open(create).boxed().shared();
+        *slot = opening.downgrade();
+        opening
+    }
+}
+
+impl Door {
+    fn stores(&self) -> std::sync::MutexGuard<'_, Stores> {
+        self.stores.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What the store that is being opened fails with, while it is asked again.
+    fn trouble(&self) -> Option<StoreError> {
+        self.stores().asked.as_ref()?.trouble()
+    }
+
+    async fn open(self, create: bool) -> Result<Arc<Repository>, StoreError> {
         let known = self.known()?;
-        let store = match &*opened {
-            Some(store) => Arc::clone(store),
+        let opened = self.stores().opened.clone();
+        let store = match opened {
+            Some(store) => store,
             None => self.paced((self.opener)().await?),
         };
+        self.stores().asked = Some(Arc::clone(&store));
         let name = self.name.clone();
         let found = Repository::open(name, Arc::clone(&store), create && known.is_none()).await;
-        let repository = match (found, &known) {
-            (Ok(repository), Some(id)) if repository.id() != id => {
-                return Err(self.stranger(repository.id(), id));
-            }
-            (Ok(repository), _) => Arc::new(repository.encrypted_to(self.recipients.clone())),
-            (Err(error), Some(_)) if error.kind == StoreErrorKind::NotFound => {
-                return Err(self.gone(&error));
-            }
-            (Err(error), _) => return Err(error),
-        };
+        let repository = self.is_ours(found, known.as_deref())?;
         if known.is_none() && create {
             self.remember(repository.id())?;
         }
-        *opened = Some(store);
-        Ok(repository)
+        self.stores().opened = Some(store);
+        Ok(Arc::new(repository.encrypted_to(self.recipients.clone())))
+    }
+
+    /// Holds what was found against what this host knows of it.
+    fn is_ours(
+        &self,
+        found: Result<Repository, StoreError>,
+        known: Option<&str>,
+    ) -> Result<Repository, StoreError> {
+        match (found, known) {
+            (Ok(repository), Some(id)) if repository.id() != id => {
+                Err(self.stranger(repository.id(), id))
+            }
+            (Err(error), Some(_)) if error.kind == StoreErrorKind::NotFound => {
+                Err(self.gone(&error))
+            }
+            (found, _) => found,
+        }
     }
 
     fn paced(&self, store: Arc<dyn Store>) -> Arc<dyn Store> {
@@ -268,16 +330,25 @@ impl Handle {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use futures_util::future::join_all;
+
     use super::*;
     use crate::{
-        repository::memory::MemoryStore,
+        repository::{
+            faulty::{Faults, Faulty},
+            layout::MARKER_KEY,
+            memory::MemoryStore,
+            retry::{Retry, RetryPolicy},
+        },
         sys::clock::{ManualClock, SystemClock},
     };
 
     fn handle(store: &Arc<MemoryStore>, memory: &std::path::Path) -> Handle {
         let store = store.clone();
         let limits = store.limits();
-        let opener: Opener = Box::new(move || {
+        let opener: Opener = Arc::new(move || {
             let store: Arc<dyn Store> = store.clone();
             Box::pin(async move { Ok(store) })
         });
@@ -306,7 +377,7 @@ mod tests {
         let pace = Pace::new(100_000, clock.clone());
         let handle = handle(&store, &dir.path().join("local")).at_pace(pace);
         handle.open().await.unwrap();
-        let opened = handle.opened.lock().await.clone().unwrap();
+        let opened = handle.door.stores().opened.clone().unwrap();
         let mut second = opened.put_new("b/second", bytes::Bytes::from_static(b"x"));
         assert!(futures_util::poll!(&mut second).is_pending(), "it does not wait");
         clock.advance(std::time::Duration::from_secs(1));
@@ -334,5 +405,54 @@ mod tests {
         handle(&other, &dir.path().join("repositories/other")).open().await.unwrap();
         let error = handle(&other, &memory).open().await.unwrap_err();
         assert!(error.what.contains("another repository"), "{error}");
+    }
+    /// A handle whose store does not come, and how often it was asked for.
+    fn silent(memory: &std::path::Path) -> (Handle, Arc<AtomicU32>) {
+        let asked = Arc::new(AtomicU32::new(0));
+        let counted = asked.clone();
+        let opener: Opener = Arc::new(move || {
+            counted.fetch_add(1, Ordering::Relaxed);
+            Box::pin(std::future::pending())
+        });
+        let limits = MemoryStore::new(SystemClock::new()).limits();
+        let handle = Handle::new("local".parse().unwrap(), opener, limits, memory.to_owned());
+        (handle, asked)
+    }
+
+    #[tokio::test]
+    async fn who_waits_for_a_repository_that_is_silent_waits_beside_the_others() {
+        let dir = tempfile::tempdir().unwrap();
+        let (handle, asked) = silent(&dir.path().join("local"));
+        let (begun, each) = (tokio::time::Instant::now(), Duration::from_millis(200));
+        let waits = [(); 50].map(|()| handle.get(true, each));
+        for waited in join_all(waits).await {
+            let error = waited.unwrap_err();
+            assert_eq!(error.kind, StoreErrorKind::Unavailable);
+            assert!(error.what.contains("within 200ms"), "{error}");
+        }
+        assert!(begun.elapsed() < each * 20, "one after the other it is 50 times as long");
+        assert_eq!(asked.load(Ordering::Relaxed), 1, "one opening for all");
+        handle.get(true, each).await.unwrap_err();
+        assert_eq!(asked.load(Ordering::Relaxed), 2, "one that nobody waits for is given up");
+    }
+
+    #[tokio::test]
+    async fn who_gives_up_says_what_was_wrong_all_the_time() {
+        let dir = tempfile::tempdir().unwrap();
+        let broken = || {
+            let memory = Arc::new(MemoryStore::new(SystemClock::new()));
+            Faulty::new(memory, Faults { before: 1.0, ..Faults::default() })
+        };
+        let opener: Opener = Arc::new(move || {
+            let retry = Retry::new(broken(), RetryPolicy::new(Duration::from_mins(5)));
+            Box::pin(async move { Ok(Arc::new(retry) as Arc<dyn Store>) })
+        });
+        let (limits, memory) = (broken().limits(), dir.path().join("local"));
+        let handle = Handle::new("local".parse().unwrap(), opener, limits, memory);
+        let error = handle.get(true, Duration::from_secs(1)).await.unwrap_err();
+        let cause = broken().get(MARKER_KEY, None).await.err().unwrap();
+        assert_eq!(error.kind, cause.kind);
+        assert!(error.what.starts_with(&cause.what), "{error}");
+        assert!(error.what.contains("given up after 1s"), "{error}");
     }
 }

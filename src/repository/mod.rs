@@ -2,6 +2,7 @@
 //! decorators, and on top of it one concrete [`repo::Repository`] that knows layout and commit
 //! order.
 
+pub mod ask;
 pub mod copy;
 mod dice;
 mod failure;

@@ -136,6 +136,10 @@ impl Store for Paced {
     async fn sweep(&self, min_age: Duration, now: Timestamp) -> Result<Swept, StoreError> {
         self.inner.sweep(min_age, now).await
     }
+
+    fn trouble(&self) -> Option<StoreError> {
+        self.inner.trouble()
+    }
 }
 
 #[derive(Debug)]

@@ -16,6 +16,7 @@ use futures_util::{TryStreamExt, stream::BoxStream};
 use jiff::Timestamp;
 
 use super::{
+    ask::{QUESTION_LIMIT, within},
     copy::Copy,
     layout,
     listing::{self, Entry, Listed, Listing, Within},
@@ -234,6 +235,18 @@ impl Repository {
 
     pub(super) fn store(&self) -> &Arc<dyn Store> {
         &self.store
+    }
+
+    /// The result of a question to this repository; after [`QUESTION_LIMIT`], why there is none.
+    ///
+    /// # Errors
+    /// The question's own, and that it took too long.
+    pub async fn in_time<T>(
+        &self,
+        doing: &str,
+        question: impl Future<Output = Result<T, StoreError>>,
+    ) -> Result<T, StoreError> {
+        within(QUESTION_LIMIT, doing, || self.store.trouble(), question).await
     }
 
     /// Begins a copy of a new backup `id`, whose volumes are called `stem`, `stem.001`, …, or `stem.age`,

@@ -8,7 +8,13 @@
 //! What can still go wrong: an attempt under way is never cut off here, so that the store below must
 //! have time limits for single requests.
 
-use std::{future::Future, ops::Range, pin::Pin, sync::Arc, time::Duration};
+use std::{
+    future::Future,
+    ops::Range,
+    pin::Pin,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -60,7 +66,8 @@ pub struct Retry {
 impl Retry {
     /// `inner`, asked again as `policy` says.
     pub fn new(inner: Arc<dyn Store>, policy: RetryPolicy) -> Self {
-        let patience = Arc::new(Patience { policy, dice: Dice::new(policy.seed) });
+        let patience =
+            Arc::new(Patience { policy, dice: Dice::new(policy.seed), trouble: Mutex::default() });
         Self { inner, patience }
     }
 }
@@ -88,9 +95,15 @@ impl Retry {
 struct Patience {
     policy: RetryPolicy,
     dice: Dice,
+    /// What a request fails with that is being repeated.
+    trouble: Mutex<Option<StoreError>>,
 }
 
 impl Patience {
+    fn told(&self, trouble: Option<StoreError>) {
+        *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = trouble;
+    }
+
     async fn run<T, F: Future<Output = Result<T, StoreError>> + Send>(
         self: &Arc<Self>,
         mut attempt: impl FnMut() -> F + Send,
@@ -129,6 +142,7 @@ impl Tries {
         let wait = self.patience.dice.below(u64::try_from(longest.as_micros()).unwrap_or(u64::MAX));
         self.failed = self.failed.saturating_add(1);
         tracing::debug!(attempts = self.failed, wait_us = wait, %error, "the store is asked again");
+        self.patience.told(Some(error.clone()));
         tokio::select! {
             biased;
             () = &mut self.deadline => {
@@ -138,6 +152,14 @@ impl Tries {
                 Err(StoreError { what, ..error })
             }
             () = sleep(Duration::from_micros(wait)) => Ok(()),
+        }
+    }
+}
+
+impl Drop for Tries {
+    fn drop(&mut self) {
+        if self.failed > 0 {
+            self.patience.told(None);
         }
     }
 }
@@ -206,6 +228,10 @@ impl Store for Retry {
 
     async fn survey(&self, scratch: &str) -> Result<Survey, StoreError> {
         self.patience.run(|| self.inner.survey(scratch)).await
+    }
+
+    fn trouble(&self) -> Option<StoreError> {
+        self.patience.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     fn without_repeats(&self) -> Option<Arc<dyn Store>> {

@@ -161,6 +161,11 @@ pub trait Store: Send + Sync + Debug {
         Ok(Survey::default())
     }
 
+    /// What requests fail with that are being repeated now; none where it repeats none.
+    fn trouble(&self) -> Option<StoreError> {
+        None
+    }
+
     /// The same store without repeats, for somebody who waits for the answer; none where it has none.
     fn without_repeats(&self) -> Option<Arc<dyn Store>> {
         None

@@ -4,8 +4,9 @@
 //! Cancel by token, then await; never drop (DESIGN rule 8).
 
 use std::{
+    collections::BTreeMap,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -49,6 +50,8 @@ pub struct Progress {
     /// being waited for.
     silent_since: AtomicU64,
     stage: Mutex<String>,
+    /// What is being waited for, and how often.
+    waits: Mutex<BTreeMap<String, u32>>,
 }
 
 impl Progress {
@@ -88,8 +91,61 @@ impl Progress {
         *self.stage.lock().unwrap_or_else(PoisonError::into_inner) = stage.into();
     }
 
-    /// What is being done.
+    /// Says that something is waited for, as long as the result lives: `repository offsite`.
+    pub fn waits_for(&self, what: impl Into<String>) -> Waits<'_> {
+        let what = what.into();
+        *self.waiting().entry(what.clone()).or_default() += 1;
+        Waits { progress: self, what }
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, BTreeMap<String, u32>> {
+        self.waits.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What is being done, and what is waited for: `dump app (waits for repository offsite)`.
     pub fn stage(&self) -> String {
-        self.stage.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        let stage = self.stage.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let waits: Vec<String> = self.waiting().keys().cloned().collect();
+        if waits.is_empty() { stage } else { format!("{stage} (waits for {})", waits.join(", ")) }
+    }
+}
+
+/// Something is waited for while this lives.
+#[derive(Debug)]
+#[must_use = "it says so only while it lives"]
+pub struct Waits<'a> {
+    progress: &'a Progress,
+    what: String,
+}
+
+impl Drop for Waits<'_> {
+    fn drop(&mut self) {
+        let mut waiting = self.progress.waiting();
+        let Some(count) = waiting.get_mut(&self.what) else { return };
+        *count = count.saturating_sub(1);
+        if *count == 0 {
+            waiting.remove(&self.what);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_waited_for_is_said_as_long_as_it_is() {
+        let progress = Progress::default();
+        progress.set_stage("dump app");
+        let disk = progress.waits_for("repository disk");
+        let cloud = [(); 2].map(|()| progress.waits_for("repository cloud"));
+        assert_eq!(progress.stage(), "dump app (waits for repository cloud, repository disk)");
+        drop(disk);
+        progress.set_stage("dump shop");
+        let [first, second] = cloud;
+        drop(first);
+        assert_eq!(progress.stage(), "dump shop (waits for repository cloud)");
+        drop(second);
+        assert_eq!(progress.stage(), "dump shop");
     }
 }

@@ -1,9 +1,8 @@
 //! A target before and after: what it has, and what was seen in it.
 
-use std::{collections::BTreeMap, future::Future, path::Path, sync::Arc};
+use std::{collections::BTreeMap, path::Path, sync::Arc};
 
 use futures_util::future::join_all;
-use tokio_util::sync::CancellationToken;
 
 use crate::{
     backup::{
@@ -21,7 +20,7 @@ use crate::{
         transfer::{Holdings, Stocked},
     },
     jobs::RunContext,
-    repository::{handle::Handle, repo::Repository, store::StoreError},
+    repository::{ask::ask, handle::Handle, repo::Repository},
 };
 
 use super::report::{self, Tallies};
@@ -52,9 +51,9 @@ impl Looked {
     ) -> Result<Self, Failure> {
         let doing = format!("open repository {}", handle.name());
         let repository = if cx.dry_run {
-            unless_cancelled(cx, &doing, handle.open_existing()).await?
+            ask(handle.name(), &doing, &cx.task, handle.open_existing()).await?
         } else {
-            Some(unless_cancelled(cx, &doing, handle.open()).await?)
+            Some(ask(handle.name(), &doing, &cx.task, handle.open()).await?)
         };
         let id = repository.as_ref().map(|repository| repository.id().to_owned());
         let id = id.unwrap_or_default();
@@ -68,7 +67,7 @@ impl Looked {
             let doing = format!("list repository {}", handle.name());
             let now = cx.task.clock.now().wall;
             let listed = survey::holdings(repository, selection, stock, now);
-            holdings = unless_cancelled(cx, &doing, listed).await?;
+            holdings = ask(handle.name(), &doing, &cx.task, listed).await?;
         }
         seen.tell(stock, &mut holdings);
         Ok(Looked { repository, holdings, seen, refused: BTreeMap::new(), forgot })
@@ -100,7 +99,7 @@ impl Looked {
                 let (from, to) = (source.name(), target.name());
                 let doing = format!("copy {} from {from} to {to}", series.subject);
                 let asked = owner::stranger_in(owners, (source, ids), (target, there), series);
-                let failure = match unless_cancelled(cx, &doing, asked).await {
+                let failure = match ask(to, &doing, &cx.task, asked).await {
                     Ok(None) => return None,
                     Ok(Some(stranger)) => owner::refusal(&stranger, doing),
                     Err(failure) => failure,
@@ -165,20 +164,4 @@ pub(super) fn remember(
                 .to_owned(),
         ),
     })
-}
-
-/// The result of work that may be given up at any time.
-pub(super) async fn unless_cancelled<T>(
-    cx: &RunContext,
-    doing: &str,
-    work: impl Future<Output = Result<T, StoreError>>,
-) -> Result<T, Failure> {
-    let cancel: &CancellationToken = &cx.task.cancel;
-    tokio::select! {
-        biased;
-        () = cancel.cancelled() => {
-            Err(Failure::new(Class::Interrupted, doing, "the run was cancelled"))
-        }
-        result = work => result.map_err(|error| error.into_failure(doing)),
-    }
 }

@@ -60,7 +60,7 @@ impl Bench {
 
     fn handle(&self, name: &str, store: &Arc<dyn Store>) -> Arc<Handle> {
         let (store, limits) = (Arc::clone(store), store.limits());
-        let opener: Opener = Box::new(move || {
+        let opener: Opener = Arc::new(move || {
             let store = Arc::clone(&store);
             Box::pin(async move { Ok(store) })
         });

@@ -12,7 +12,7 @@ use crate::{
     },
     domain::{
         backup::{Series, Subject},
-        failure::Failure,
+        failure::{Class, Failure},
         name::RepositoryName,
         report::{Report, TargetReport},
     },
@@ -28,13 +28,14 @@ pub(super) struct Work<'a> {
     pub(super) cx: &'a RunContext,
     pub(super) facts: &'a ServerFacts,
     pub(super) tools: &'a Installed,
-    pub(super) opened: &'a Asked,
+    /// One that does not answer is out from then on.
+    pub(super) opened: Asked,
     pub(super) owners: &'a Owners,
 }
 
 impl Work<'_> {
     /// One database or the globals, into every repository that is wanted and open.
-    pub(super) async fn subject(&self, subject: &Subject, report: &mut Report) {
+    pub(super) async fn subject(&mut self, subject: &Subject, report: &mut Report) {
         if !self.opened.keys().any(|name| self.cx.wants(&self.job.target(subject, name))) {
             return;
         }
@@ -81,17 +82,29 @@ impl Work<'_> {
     /// The repositories that this attempt writes to, and all that are asked for the last backup:
     /// a series that is another host's is neither written to nor compared with, and one that cannot be
     /// opened hides no backup if this host never stored one there.
-    async fn own(&self, subject: &Subject, report: &mut Report) -> (Vec<Arc<Repository>>, Asked) {
+    async fn own(
+        &mut self,
+        subject: &Subject,
+        report: &mut Report,
+    ) -> (Vec<Arc<Repository>>, Asked) {
         let series = &self.series(subject);
-        let checks = self.opened.values().map(|opened| async move {
+        self.cx.task.progress.set_stage(format!("look who owns the backups of {subject}"));
+        let checks = self.opened.values().map(async |opened| {
             let repository = opened.clone().map_err(Refusal::Unknown)?;
             owner::check(self.owners, &repository, series, &self.cx.task).await?;
             Ok::<_, Refusal>(repository)
         });
-        let checked = self.opened.keys().zip(join_all(checks).await);
+        let checked: Vec<_> = join_all(checks).await;
+        let names: Vec<RepositoryName> = self.opened.keys().cloned().collect();
         let (mut wanted, mut asked) = (Vec::new(), Asked::new());
-        for (name, checked) in checked {
+        for (name, checked) in names.iter().zip(checked) {
             let target = self.job.target(subject, name);
+            if let Err(Refusal::Unknown(failure)) = &checked
+                && let Class::RepositoryUnavailable | Class::RepositorySlow = failure.class
+            {
+                // Asked again for each database, one that is away would hold up each.
+                self.opened.insert(name.clone(), Err(failure.clone()));
+            }
             match &checked {
                 _ if !self.cx.wants(&target) => {}
                 Ok(repository) => wanted.push(Arc::clone(repository)),

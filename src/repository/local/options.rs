@@ -27,7 +27,7 @@ fn build(o: &mut Options<'_>, _context: &Context, d: &mut Diagnostics) -> Option
     }
     let path = o.absolute_path("path", d)?.value;
     let options = LocalOptions { path, min_free };
-    let opener: Opener = Box::new(move || {
+    let opener: Opener = Arc::new(move || {
         let store: Arc<dyn Store> = Arc::new(LocalStore::new(options.clone()));
         Box::pin(async move { Ok(store) })
     });

@@ -55,7 +55,7 @@ fn bucket(o: &mut Options<'_>, d: &mut Diagnostics) -> Option<String> {
 fn build(o: &mut Options<'_>, context: &Context, d: &mut Diagnostics) -> Option<(Opener, Limits)> {
     let (options, give_up_after) = read(o, context, d)?;
     let (clock, limits) = (context.clock.clone(), options.limits());
-    let opener: Opener = Box::new(move || {
+    let opener: Opener = Arc::new(move || {
         let (options, clock) = (options.clone(), clock.clone());
         Box::pin(open(options, clock, give_up_after))
     });

@@ -41,6 +41,11 @@ impl Client {
         kill_process(Pid::from_child(&self.child), signal).unwrap();
     }
 
+    /// Its standard error so far.
+    pub(crate) fn said(&self) -> String {
+        String::from_utf8_lossy(&fs::read(self.folder.path().join("err")).unwrap()).into_owned()
+    }
+
     /// Waits for its end.
     #[track_caller]
     pub(crate) fn end(mut self) -> Output {

@@ -7,6 +7,7 @@ mod leftovers;
 mod memory;
 mod network;
 mod refused;
+mod silence;
 
 use std::{
     collections::BTreeMap,

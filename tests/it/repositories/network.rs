@@ -12,10 +12,11 @@ use crate::harness::{
 };
 
 const PART: &str = "partNumber=";
-const PROBE_LOG: [&str; 2] = ["cannot list the repository", "cannot sweep the repository"];
+pub(super) const PROBE_LOG: [&str; 2] =
+    ["cannot list the repository", "cannot sweep the repository"];
 
 #[expect(clippy::disallowed_methods, reason = "the limits run by the machine's clock")]
-fn timed<T>(work: impl FnOnce() -> T) -> (T, Duration) {
+pub(super) fn timed<T>(work: impl FnOnce() -> T) -> (T, Duration) {
     let start = Instant::now();
     let done = work();
     (done, start.elapsed())
@@ -192,7 +193,7 @@ async fn a_bucket_that_comes_back_gets_a_copy_and_not_another_dump() {
 
 impl Bench {
     /// Backups with a manifest in the local repository, while the bucket is away.
-    fn listed_on_disk(&self) -> usize {
+    pub(super) fn listed_on_disk(&self) -> usize {
         self.files(DISK).iter().filter(|path| path.ends_with("/manifest.json")).count()
     }
 }
