@@ -53,7 +53,7 @@ struct Diagnosis<'a> {
 
 pub(super) fn doctor(cli: &Cli, arguments: &Arguments) -> Outcome {
     let table = cli.table()?;
-    let asked = asked(&table, arguments)?;
+    let asked = asked(cli, &table, arguments)?;
     let mut items = Vec::new();
     let mut printed = Ok(());
     let runtime = runtime()?;
@@ -83,7 +83,7 @@ pub(super) fn doctor(cli: &Cli, arguments: &Arguments) -> Outcome {
 }
 
 /// What is asked for, if the configuration has it.
-fn asked(table: &Table, arguments: &Arguments) -> Result<Asked, Stop> {
+fn asked(cli: &Cli, table: &Table, arguments: &Arguments) -> Result<Asked, Stop> {
     let missing = |what: String| {
         let failure = Failure::new(Class::Configuration, "look up what to look at", what);
         Stop::Failed(Exit::NotFound, failure)
@@ -95,7 +95,9 @@ fn asked(table: &Table, arguments: &Arguments) -> Result<Asked, Stop> {
         return Err(missing(format!("there is no job {name}")));
     }
     let identities = arguments.identity.as_deref().map(read_identities).transpose()?;
-    Ok(Asked { server: arguments.server.clone(), job: arguments.job.clone(), identities })
+    let (config, server, job) =
+        (cli.config.clone(), arguments.server.clone(), arguments.job.clone());
+    Ok(Asked { config, server, job, identities })
 }
 
 /// Says nothing of what stands in the file.

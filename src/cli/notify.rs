@@ -1,19 +1,24 @@
-//! `pgkeep notify NAME`: sends a test, in place and with a single attempt. The exit code tells
-//! whether it arrived.
+//! `pgkeep notify NAME`: sends a test with a single attempt, through the daemon where one is up: what its
+//! unit forbids, it meets as the daemon would. The exit code tells whether it arrived.
 
 use clap::Args;
 use serde::Serialize;
 
 use crate::{
+    daemon::{
+        control::{CallError, ControlClient, Reply, Request},
+        receivers,
+    },
     domain::{
         failure::{Class, Failure},
         name::NotifyName,
-        notice::Notice,
     },
-    sys::{clock::Clock as _, host},
+    sys::clock::Clock as _,
 };
 
-use super::{Cli, Outcome, Stop, exit::Exit, output, runtime};
+use super::{Cli, Outcome, Stop, exit::Exit, output, run, runtime};
+
+const DOING: &str = "send a test";
 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
@@ -25,29 +30,51 @@ pub(super) struct Arguments {
 struct Tried<'a> {
     notify: &'a NotifyName,
     delivered: bool,
+    /// Whether the daemon sent it.
+    by_daemon: bool,
     failure: Option<&'a Failure>,
 }
 
 pub(super) fn notify(cli: &Cli, arguments: &Arguments) -> Outcome {
     let table = cli.table()?;
     let name = &arguments.name;
-    let Some(notifier) = table.notifiers.get(name) else {
+    if !table.notifiers.contains_key(name) {
         let what = format!("there is no [notify.{name}]");
         let failure = Failure::new(Class::Configuration, "look up the receiver", what);
         return Err(Stop::Failed(Exit::NotFound, failure));
-    };
-    let notice = Notice::test(name, &host::hostname(), cli.clock.now().wall);
+    }
     let runtime = runtime()?;
-    let failure = runtime.block_on(notifier.try_once(&notice)).err();
+    let daemon = runtime.block_on(run::connect(&table.daemon.runtime_dir))?;
+    let by_daemon = daemon.is_some();
+    let sent = if let Some(client) = daemon {
+        runtime.block_on(by(client, name))?
+    } else {
+        let now = cli.clock.now().wall;
+        runtime.block_on(receivers::test(&table.notifiers, name, now))
+    };
     runtime.shutdown_background();
+    let failure = sent.err();
     if cli.json {
         let delivered = failure.is_none();
-        output::json(&Tried { notify: name, delivered, failure: failure.as_ref() })?;
+        output::json(&Tried { notify: name, delivered, by_daemon, failure: failure.as_ref() })?;
         return Ok(if delivered { Exit::Done } else { Exit::Failed });
     }
     if let Some(failure) = failure {
         return Err(failure.into());
     }
-    output::line(&format!("notify {name}: delivered"))?;
+    let from = if by_daemon { "by the daemon" } else { "from here; no daemon is up" };
+    output::line(&format!("notify {name}: delivered {from}"))?;
     Ok(Exit::Done)
+}
+
+/// The daemon's answer; the outer error is that there was none.
+async fn by(client: ControlClient, name: &NotifyName) -> Result<Result<(), Failure>, Stop> {
+    let fail = |error: CallError| Failure::from_error(Class::State, DOING, &error);
+    let call = Request::Notify { name: name.clone() };
+    match client.call(&call).await.map_err(fail)?.last().await.map_err(fail)? {
+        Reply::Done(_) => Ok(Ok(())),
+        Reply::Failed(failure) => Ok(Err(failure)),
+        Reply::Refused { reason } => Err(run::refused(DOING, &reason)),
+        _ => Err(Failure::new(Class::State, DOING, "the daemon gave no answer").into()),
+    }
 }

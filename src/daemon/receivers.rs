@@ -2,14 +2,24 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
+use jiff::Timestamp;
+
 use crate::{
     config::{Config, Diagnostics, JobCommon},
-    domain::name::{JobName, NotifyName},
+    domain::{
+        failure::{Class, Failure},
+        name::{JobName, NotifyName},
+        notice::Notice,
+    },
     jobs::ChildSettings,
+    sys::host,
     telemetry::notify::{self, Notifier},
 };
 
-use super::table::Configured;
+use super::{
+    control::{Reply, ReplySender},
+    table::Configured,
+};
 
 /// Receivers of notifications by name.
 pub type Notifiers = BTreeMap<NotifyName, Arc<Notifier>>;
@@ -32,6 +42,36 @@ pub(super) fn build(config: &Config, children: &ChildSettings, d: &mut Diagnosti
         }
     }
     notifiers
+}
+
+/// Sends a test to one of them, with a single attempt.
+///
+/// # Errors
+/// Where it was not delivered, or there is no such receiver.
+pub async fn test(notifiers: &Notifiers, name: &NotifyName, now: Timestamp) -> Result<(), Failure> {
+    let Some(notifier) = notifiers.get(name) else {
+        let what = format!("there is no [notify.{name}] in the configuration that runs");
+        let failure = Failure::new(Class::Configuration, "look up the receiver", what);
+        return Err(failure.hint("was it added since the last reload? `pgkeep reload`"));
+    };
+    notifier.try_once(&Notice::test(name, &host::hostname(), now)).await
+}
+
+/// Does it in the background; the answer goes to `reply`.
+pub(super) fn start_test(
+    notifiers: &Notifiers,
+    name: NotifyName,
+    now: Timestamp,
+    reply: ReplySender,
+) {
+    let notifiers = notifiers.clone();
+    tokio::spawn(async move {
+        let answer = match test(&notifiers, &name, now).await {
+            Ok(()) => Reply::Done("delivered".to_owned()),
+            Err(failure) => Reply::Failed(failure),
+        };
+        reply.send(answer);
+    });
 }
 
 /// Warns of what cannot have been meant.

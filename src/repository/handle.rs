@@ -13,7 +13,7 @@
 
 use std::{
     fmt,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -62,6 +62,7 @@ pub struct Handle {
     door: Door,
     elsewhere: Option<Elsewhere>,
     limits: Limits,
+    folder: Option<PathBuf>,
     /// The openings under way, for reading and for writing.
     under_way: [Mutex<Option<WeakShared<Opening>>>; 2],
 }
@@ -105,7 +106,7 @@ impl Handle {
             memory,
             stores: Arc::default(),
         };
-        Self { door, elsewhere: None, limits, under_way: Default::default() }
+        Self { door, elsewhere: None, limits, folder: None, under_way: Default::default() }
     }
 
     /// The same, with everything that is written encrypted to these.
@@ -118,6 +119,17 @@ impl Handle {
     #[must_use]
     pub fn at_pace(self, pace: Pace) -> Self {
         Self { door: Door { pace: Some(Arc::new(pace)), ..self.door }, ..self }
+    }
+
+    /// The same, whose backups lie in a folder of this host.
+    #[must_use]
+    pub fn in_folder(self, folder: Option<PathBuf>) -> Self {
+        Self { folder, ..self }
+    }
+
+    /// The folder of this host that its backups lie in; none: they lie elsewhere.
+    pub fn folder(&self) -> Option<&Path> {
+        self.folder.as_deref()
     }
 
     /// Whom everything that is written is encrypted to; none: it is not.

@@ -37,6 +37,8 @@ pub struct StoreKind {
     /// For a kind whose places have neighbours: what reads them, from the same options, which
     /// [`StoreKind::build`] has found right.
     pub elsewhere: Option<fn(&mut Options<'_>, &Context) -> Option<Elsewhere>>,
+    /// For a kind that keeps its backups in a folder of this host: which one.
+    pub folder: Option<fn(&mut Options<'_>) -> Option<PathBuf>>,
 }
 
 /// What building needs beside the options.
@@ -79,6 +81,7 @@ pub fn build(
         Some(rate) => handle.at_pace(Pace::new(rate.value.bytes(), context.clock.clone())),
         None => handle,
     };
+    let handle = handle.in_folder(kind.folder.and_then(|read| read(&mut section.options())));
     let elsewhere = kind.elsewhere.and_then(|read| read(&mut section.options(), context));
     Some(match elsewhere {
         Some(elsewhere) => handle.with_elsewhere(elsewhere),

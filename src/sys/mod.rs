@@ -7,3 +7,4 @@ pub mod host;
 pub mod lock;
 pub mod process;
 pub mod task;
+pub mod unit;

@@ -6,6 +6,7 @@ use super::Line;
 use crate::{
     checks::{Check, Found},
     domain::{finding::Severity, name::JobName},
+    sys::unit::Barrier,
 };
 
 /// What this host is looked at with.
@@ -18,10 +19,21 @@ pub struct HostView {
     /// Where metrics are served, and whether that works: for a daemon that is up whether it can be
     /// reached, else whether it could listen. None where metrics are off.
     pub metrics: Option<(SocketAddr, Result<(), String>)>,
+    /// The systemd unit of this configuration, where there is one.
+    pub unit: Option<UnitView>,
     /// How many jobs are enabled.
     pub jobs: usize,
     /// Enabled jobs that nothing starts.
     pub untriggered: Vec<JobName>,
+}
+
+/// What a unit keeps its daemon from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UnitView {
+    /// The unit's name.
+    pub name: String,
+    /// What the daemon writes to and cannot: what it is (`repository local`), where it lies, and why.
+    pub closed: Vec<(String, PathBuf, Barrier)>,
 }
 
 /// What is wrong with a state directory.
@@ -55,12 +67,21 @@ pub enum Daemon {
 }
 
 /// What is looked at.
-pub const LINES: &[&Line<HostView>] = &[&STATE, &DAEMON, &METRICS, &TRIGGERS];
+pub const LINES: &[&Line<HostView>] = &[&STATE, &UNIT, &DAEMON, &METRICS, &TRIGGERS];
 
 const STATE: Line<HostView> = Line {
     label: "state",
     state: |view| Some(view.state_dir.0.display().to_string()),
     check: Check { name: "state-directory", look: state },
+};
+
+const UNIT: Line<HostView> = Line {
+    label: "unit",
+    state: |view| {
+        let unit = view.unit.as_ref()?;
+        Some(format!("{} lets the daemon write where it has to", unit.name))
+    },
+    check: Check { name: "unit-paths", look: unit },
 };
 
 const DAEMON: Line<HostView> = Line {
@@ -118,6 +139,29 @@ fn state(view: &HostView) -> Vec<Found> {
             format!("chmod 700 {path}"),
         ),
     }]
+}
+
+fn unit(view: &HostView) -> Vec<Found> {
+    let Some(UnitView { name, closed }) = &view.unit else { return Vec::new() };
+    let each = closed.iter().map(|(what, path, barrier)| {
+        let path = path.display();
+        let (why, hint) = match barrier {
+            Barrier::Home(value) => (
+                format!("ProtectHome={value} closes it, whoever owns it"),
+                "choose a folder outside of /home, /root and /run/user; ReadWritePaths= opens nothing there"
+                    .to_owned(),
+            ),
+            Barrier::ReadOnly => (
+                "it lies in no folder that ReadWritePaths= names".to_owned(),
+                format!(
+                    "systemctl edit {name}, with ReadWritePaths={path} under [Service]; then systemctl restart {name}"
+                ),
+            ),
+        };
+        let text = format!("{what}: a daemon of {name} cannot write to {path}: {why}");
+        Found::new(Severity::Critical, text, hint)
+    });
+    each.collect()
 }
 
 fn daemon(view: &HostView) -> Vec<Found> {

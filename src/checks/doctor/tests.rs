@@ -1,11 +1,14 @@
 //! The lines, on states of the world that are hard to get into.
 
 use super::{
-    host::{Daemon, HostView, StateTrouble},
+    host::{Daemon, HostView, StateTrouble, UnitView},
     repository::RepositoryView,
     *,
 };
-use crate::repository::probe::{Kept, Probed, Survey};
+use crate::{
+    repository::probe::{Kept, Probed, Survey},
+    sys::unit::Barrier,
+};
 
 fn honest() -> RepositoryView {
     let survey = Survey {
@@ -112,11 +115,12 @@ fn each_trouble_of_a_host_is_found() {
         state_dir: ("/var/lib/pgkeep".into(), Ok(())),
         daemon: Daemon::Up,
         metrics: Some(("127.0.0.1:9479".parse().unwrap(), Ok(()))),
+        unit: Some(UnitView { name: "pgkeep.service".to_owned(), closed: Vec::new() }),
         jobs: 2,
         untriggered: Vec::new(),
     };
     assert_eq!(found(host::LINES, &healthy()), Vec::<String>::new());
-    let troubles: [(HostTrouble, &str); 8] = [
+    let troubles: [(HostTrouble, &str); 9] = [
         (|it| it.state_dir.1 = Err(StateTrouble::Missing), "state info state-directory"),
         (
             |it| it.state_dir.1 = Err(StateTrouble::Foreign { owner: 7 }),
@@ -129,6 +133,13 @@ fn each_trouble_of_a_host_is_found() {
         (
             |it| it.state_dir.1 = Err(StateTrouble::Unusable("read-only".into())),
             "state critical state-directory",
+        ),
+        (
+            |it| {
+                let closed = ("repository local".into(), "/srv/b".into(), Barrier::ReadOnly);
+                it.unit.as_mut().unwrap().closed.push(closed);
+            },
+            "unit critical unit-paths",
         ),
         (|it| it.daemon = Daemon::Down, "daemon info daemon-socket"),
         (|it| it.daemon = Daemon::Closed("denied".into()), "daemon warning daemon-socket"),

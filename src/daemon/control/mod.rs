@@ -16,7 +16,7 @@ use crate::{
     backup::acknowledge::Acknowledged,
     domain::{
         failure::Failure,
-        name::{JobName, RepositoryName},
+        name::{JobName, NotifyName, RepositoryName},
         report::{Report, Verdict},
     },
 };
@@ -67,6 +67,11 @@ pub enum Request {
         /// In this repository; none: in all.
         #[serde(default)]
         repository: Option<RepositoryName>,
+    },
+    /// Send a test to a receiver of notifications, from where the daemon runs.
+    Notify {
+        /// The receiver.
+        name: NotifyName,
     },
     /// How everything is.
     Status,

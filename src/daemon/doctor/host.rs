@@ -12,7 +12,7 @@ use super::Item;
 use crate::{
     checks::doctor::{
         self,
-        host::{Daemon, HostView, StateTrouble},
+        host::{Daemon, HostView, StateTrouble, UnitView},
     },
     daemon::{
         control::{ConnectError, ControlClient, SOCKET_NAME},
@@ -20,13 +20,14 @@ use crate::{
         table::Table,
     },
     domain::failure::chain,
+    sys::unit::Unit,
 };
 
 /// How long the listener for metrics may take to answer.
 const ANSWER: Duration = Duration::from_secs(5);
 
 /// Looks at this host.
-pub(super) async fn look(table: &Table, show: &mut impl FnMut(Item)) {
+pub(super) async fn look(table: &Table, config: &Path, show: &mut impl FnMut(Item)) {
     let daemon = daemon(&table.daemon.runtime_dir).await;
     let enabled = table.jobs.values().filter(|job| job.common.enabled);
     let untriggered =
@@ -35,6 +36,7 @@ pub(super) async fn look(table: &Table, show: &mut impl FnMut(Item)) {
         state_dir: (table.daemon.state_dir.clone(), state(&table.daemon.state_dir)),
         metrics: metrics(table, &daemon).await,
         daemon,
+        unit: unit(table, config).await,
         jobs: enabled.count(),
         untriggered: untriggered.map(|job| job.common.name.clone()).collect(),
     };
@@ -61,6 +63,23 @@ fn state(path: &Path) -> Result<(), StateTrouble> {
     }
     rustix::fs::access(path, rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK)
         .map_err(|errno| StateTrouble::Unusable(io::Error::from(errno).to_string()))
+}
+
+/// What the unit of this configuration keeps its daemon from.
+async fn unit(table: &Table, config: &Path) -> Option<UnitView> {
+    let config = std::path::absolute(config).ok()?;
+    let unit = Unit::of(&config).await?;
+    let (state, runtime) = (&table.daemon.state_dir, &table.daemon.runtime_dir);
+    let own = [("the state directory", state), ("the runtime directory", runtime)];
+    let own = own.map(|(what, path)| (what.to_owned(), path.clone())).into_iter();
+    let repositories = table.repositories.iter().filter_map(|(name, handle)| {
+        Some((format!("repository {name}"), handle.folder()?.to_owned()))
+    });
+    let closed = own.chain(repositories).filter_map(|(what, path)| {
+        let barrier = unit.barrier(&path)?;
+        Some((what, path, barrier))
+    });
+    Some(UnitView { closed: closed.collect(), name: unit.name.clone() })
 }
 
 async fn daemon(runtime_dir: &Path) -> Daemon {

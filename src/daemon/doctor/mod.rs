@@ -10,6 +10,7 @@ mod server;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
     sync::Arc,
 };
 
@@ -31,6 +32,8 @@ use crate::{
 /// What is to be looked at.
 #[derive(Debug, Default)]
 pub struct Asked {
+    /// The file that the configuration was read from.
+    pub config: PathBuf,
     /// Only this server.
     pub server: Option<ServerName>,
     /// Only what this job works with.
@@ -129,6 +132,6 @@ pub async fn look(table: &Table, asked: &Asked, task: &Task, mut show: impl FnMu
         }
     }
     if !narrowed && !task.cancel.is_cancelled() {
-        host::look(table, &mut show).await;
+        host::look(table, &asked.config, &mut show).await;
     }
 }

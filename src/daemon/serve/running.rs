@@ -23,6 +23,7 @@ use super::{
         engine::{AttemptEnded, Engine},
         notify::{Notifier, Watchdog},
         planner::Event,
+        receivers,
         reload::{self, Refused},
         signals::{Signal, SignalStream},
         status::{self, Status},
@@ -197,6 +198,11 @@ impl Daemon {
                 let by = acknowledge::by(uid, self.clock.now().wall);
                 let order = Order { words, repository, by };
                 acknowledge::start(self.engine.table(), order, self.watch.toucher(), reply);
+                return;
+            }
+            Request::Notify { name } => {
+                let now = self.clock.now().wall;
+                receivers::start_test(&self.engine.table().notifiers, name, now, reply);
                 return;
             }
             Request::Cancel { job } => self.cancel(&job),

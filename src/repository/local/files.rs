@@ -12,9 +12,12 @@ use std::{
 use jiff::Timestamp;
 use rustix::fs::{Advice, CWD, OFlags, RenameFlags};
 
-use crate::repository::{
-    key,
-    store::{ObjectMeta, StoreError, StoreErrorKind},
+use crate::{
+    repository::{
+        key,
+        store::{ObjectMeta, StoreError, StoreErrorKind},
+    },
+    sys::unit::HOMES,
 };
 
 /// What the names of unfinished files start with. No key has a segment that starts with a dot.
@@ -69,15 +72,25 @@ impl Root {
                 "Mount the filesystem of {} writable, and list the path in ReadWritePaths= of the unit.",
                 self.path.display()
             )),
-            Io::PermissionDenied => new(StoreErrorKind::Refused).hint(format!(
-                "Give {} and all below it to the user that pgkeep runs as.",
-                self.path.display()
-            )),
+            Io::PermissionDenied => new(StoreErrorKind::Refused).hint(self.closed()),
             Io::NotADirectory | Io::IsADirectory | Io::InvalidFilename | Io::InvalidInput => {
                 new(StoreErrorKind::Refused)
             }
             _ => new(StoreErrorKind::Unavailable),
         }
+    }
+
+    /// What to do where the system refuses. Below the folders that `ProtectHome=` hides, the owner is
+    /// not the cause: the daemon of the unit sees nothing there, and whoever asks by hand does.
+    fn closed(&self) -> String {
+        let path = self.path.display();
+        if HOMES.iter().any(|folder| self.path.starts_with(folder)) {
+            return format!(
+                "ProtectHome= of the unit hides /home, /root and /run/user from the daemon, whoever owns {path}: \
+                 choose a folder elsewhere. Without the unit: give the folder to the user that pgkeep runs as."
+            );
+        }
+        format!("Give {path} and all below it to the user that pgkeep runs as.")
     }
 
     fn missing(&self, doing: &str) -> StoreError {

@@ -1,6 +1,6 @@
 //! The options of a `[repository.NAME]` of the kind `local`.
 
-use std::sync::Arc;
+use std::{path::PathBuf, sync::Arc};
 
 use super::{LIMITS, LocalOptions, LocalStore};
 use crate::{
@@ -14,10 +14,15 @@ use crate::{
 };
 
 /// The kind's row in the table.
-pub const KIND: StoreKind = StoreKind { name: "local", build, elsewhere: None };
+pub const KIND: StoreKind =
+    StoreKind { name: "local", build, elsewhere: None, folder: Some(folder) };
 
 /// Room that is left on the filesystem: pg_wal may share it.
 const MIN_FREE: ByteSize = ByteSize::gib(1);
+
+fn folder(o: &mut Options<'_>) -> Option<PathBuf> {
+    Some(o.absolute_path("path", &mut Diagnostics::new())?.value)
+}
 
 fn build(o: &mut Options<'_>, _context: &Context, d: &mut Diagnostics) -> Option<(Opener, Limits)> {
     let min_free = o.take_or("min_free", MIN_FREE, d).bytes();

@@ -16,7 +16,8 @@ use crate::{
 };
 
 /// The kind's row in the table.
-pub const KIND: StoreKind = StoreKind { name: "s3", build, elsewhere: Some(elsewhere) };
+pub const KIND: StoreKind =
+    StoreKind { name: "s3", build, elsewhere: Some(elsewhere), folder: None };
 
 const INTEGRITY: &[(&str, Integrity)] = &[
     ("auto", Integrity::Auto),

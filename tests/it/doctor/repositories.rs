@@ -199,3 +199,37 @@ fn the_key_of_what_is_encrypted_is_tried_where_it_is_at_hand() {
     let said = home.run(&["doctor", "--identity", &right.display().to_string()]);
     assert!(!said.text().contains(secret) && !said.stderr.contains(secret));
 }
+
+/// Where the unit does not let the daemon write, though whoever asks may.
+#[test]
+fn a_folder_that_the_unit_closes_is_told() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let bin = tempfile::tempdir().unwrap();
+    let path = format!("{}:/usr/bin:/bin", bin.path().display());
+    let home = Pgkeep::new().local("disk").env("PATH", &path);
+    let unit = |lines: &str| {
+        let config = home.config_path();
+        let script = format!(
+            "#!/bin/sh\ncat <<'END'\nLoadState=loaded\nExecStart={{ path=/usr/bin/pgkeep ; \
+             argv[]=/usr/bin/pgkeep daemon --config {} ; pid=0 }}\n{lines}\nEND\n",
+            config.display()
+        );
+        let program = bin.path().join("systemctl");
+        fs::write(&program, script).unwrap();
+        fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+    };
+    unit("ProtectSystem=strict\nProtectHome=yes\nReadWritePaths=/elsewhere");
+    let whole = json(&home, &[], 7);
+    let text = item(&whole, "this host", "unit")["findings"].to_string();
+    let folder = home.repository_dir("disk").display().to_string();
+    assert!(
+        text.contains(&format!(
+            "repository disk: a daemon of pgkeep.service cannot write to {folder}"
+        )),
+        "{text}"
+    );
+    assert!(text.contains(&format!("ReadWritePaths={folder} under [Service]")), "{text}");
+    assert_eq!(item(&whole, "repository disk", "writing")["state"], "ok", "{whole:#}");
+    unit("ProtectSystem=strict\nProtectHome=yes\nReadWritePaths=/");
+    assert_eq!(item(&json(&home, &[], 0), "this host", "unit")["state"], "ok");
+}

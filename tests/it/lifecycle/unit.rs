@@ -2,7 +2,10 @@
 
 use std::{fs, path::Path, time::Duration};
 
-use pgkeep::config::{self, Diagnostics};
+use pgkeep::{
+    cli::exit::Exit,
+    config::{self, Diagnostics},
+};
 
 use crate::harness::process::{command, run};
 
@@ -49,13 +52,29 @@ fn the_unit_is_hardened() {
     run(security.arg(path), "").expect_code(0);
 }
 
+/// check-config has no credentials in `ExecReload=` (systemd 252), and what it stops never reaches the
+/// daemon's metric; in `ExecStartPre=` its exit code stops no restarts.
 #[test]
-fn a_reload_is_validated_and_brings_a_verdict() {
+fn the_daemon_alone_judges_its_configuration() {
     let unit = unit();
-    let reload = values(&unit, "ExecReload");
-    let [check, reload] = reload[..] else { panic!("{reload:?}") };
-    assert_eq!([check], values(&unit, "ExecStartPre")[..]);
-    assert_eq!(reload, check.replace("check-config", "reload"));
+    let [start] = values(&unit, "ExecStart")[..] else { panic!("one ExecStart") };
+    assert_eq!(values(&unit, "ExecReload"), [start.replace(" daemon ", " reload ")]);
+    assert_eq!(values(&unit, "ExecStartPre"), Vec::<&str>::new());
+    let never: Vec<u8> = values(&unit, "RestartPreventExitStatus")
+        .iter()
+        .flat_map(|codes| codes.split(' '))
+        .map(|code| code.parse().unwrap())
+        .collect();
+    assert_eq!(never, [Exit::Usage.code(), Exit::Configuration.code()]);
+}
+
+#[test]
+fn memory_and_tasks_have_a_limit_outside_of_the_daemon() {
+    let unit = unit();
+    assert_eq!(values(&unit, "MemoryMax").len(), 1);
+    let [tasks] = values(&unit, "TasksMax")[..] else { panic!("one TasksMax") };
+    // The runtime alone may start 512 threads for files.
+    assert!(tasks.parse::<u32>().unwrap() > 512, "{tasks}");
 }
 
 #[test]

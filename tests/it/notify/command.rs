@@ -105,6 +105,29 @@ fn a_program_that_hangs_is_ended_with_all_that_it_started() {
     assert_eq!(files_below(&home.state_dir().join("children")), Vec::<String>::new());
 }
 
+/// A program meets the limits of the daemon's unit only where the daemon starts it.
+#[test]
+fn a_test_is_sent_by_the_daemon_where_one_is_up() {
+    let folder = tempfile::tempdir().unwrap();
+    let home = Pgkeep::new().toml(&section(&program(folder.path(), "echo $PPID >parent"), ""));
+    let parent = || -> u32 {
+        fs::read_to_string(folder.path().join("parent")).unwrap().trim().parse().unwrap()
+    };
+    let json = home.run(&["notify", "ops", "--json"]).expect_code(0).json();
+    assert_eq!(json["by_daemon"], false);
+    let mut daemon = home.ready_daemon();
+    assert_ne!(parent(), daemon.pid());
+    let said = home.run(&["notify", "ops"]).expect_code(0);
+    assert_eq!(said.text(), "notify ops: delivered by the daemon\n");
+    assert_eq!(parent(), daemon.pid());
+    // What the daemon has not read yet it does not know.
+    let home = home.toml("[notify.new]\nkind = \"command\"\ncommand = [\"/bin/true\"]\n");
+    let said = home.run(&["notify", "new"]).expect_code(1);
+    assert!(said.stderr.contains("hint: was it added since the last reload?"), "{}", said.stderr);
+    daemon.stop();
+    daemon.assert_log_clean(&[]);
+}
+
 #[test]
 fn a_program_that_others_may_change_is_refused() {
     let folder = tempfile::tempdir().unwrap();

@@ -31,7 +31,7 @@ fn a_test_arrives_or_says_why_not() {
         "timeout = \"1s\"\ntoken = \"hunter4\"\n",
     ));
     let said = home.run(&["notify", "ops"]).expect_code(0);
-    assert_eq!(said.text(), "notify ops: delivered\n");
+    assert_eq!(said.text(), "notify ops: delivered from here; no daemon is up\n");
     let told = receiver.wait(1).remove(0);
     let json = home.run(&["notify", "ops", "--json"]).expect_code(0).json();
     assert_documented("notify", &json);
