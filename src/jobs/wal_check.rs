@@ -6,6 +6,7 @@
 //! no finding comes and goes. A server that cannot be asked is a failure; an archive that cannot be
 //! read is a finding, and brings no numbers.
 
+mod archive;
 mod options;
 mod samples;
 
@@ -19,18 +20,17 @@ use crate::{
         self,
         wal::{
             ARCHIVE, END_TO_END, SERVER, ServerLimits, ServerView, UNREADABLE,
-            listing::{Archive, ListError},
+            listing::Archive,
             probe::{self, Destination, Probed},
             space,
-            state::{Listing, Probe, State},
+            state::{Probe, State},
         },
     },
     domain::{
         failure::{Class, Failure},
-        finding::{Finding, Severity},
         name::ServerName,
         report::{Figures, Outcome, Report, Target, TargetReport},
-        wal::{Expectation, Inventory, KnownLoss, Since, Sizes, Span, WalFile},
+        wal::{KnownLoss, Since, Sizes},
     },
     postgres::{
         PgError, Server, Session, catalog,
@@ -114,7 +114,7 @@ impl Job for WalCheck {
         })?;
         let facts = Arc::new(facts);
         let mut work = Work { job: self, cx, facts, state, report: Report::default() };
-        work.archive().await;
+        work.archive(&session).await;
         work.server(&session);
         work.probe(&session).await;
         session.close().await;
@@ -200,84 +200,6 @@ impl Work<'_> {
             limits: self.job.limits.clone(),
             archive_has_segments: listed.is_some_and(|l| !l.seen.segments.is_empty()),
         }
-    }
-
-    /// Looks through the archive where it is time to; says what is known of it in any case.
-    async fn archive(&mut self) {
-        let Some(options) = &self.job.archive else { return };
-        if let Some((name, at)) = &self.facts.archiver.last_archived
-            && let Some(WalFile::Segment(segment)) = WalFile::parse(name)
-        {
-            self.state.claim(*at, segment);
-        }
-        let target = self.job.target(ARCHIVE_TARGET);
-        let last = self.state.listed.as_ref().map(|listed| listed.at);
-        let due = is_due(last, self.now(), options.interval);
-        // A retry that does not look at the archive again knows what the first attempt found.
-        let mut readable = !self.cx.earlier.findings.iter().any(|found| found.check == UNREADABLE);
-        if due && self.cx.wants(&target) {
-            match self.list(options).await {
-                Ok(figures) => {
-                    readable = true;
-                    self.ended(ARCHIVE_TARGET, Ok(figures));
-                }
-                Err(ListError::Failed(failure)) => self.ended(ARCHIVE_TARGET, Err(failure)),
-                Err(ListError::Unreadable { what, hint }) => {
-                    readable = false;
-                    let outcome = Outcome::Skipped(format!("it cannot be read: {what}"));
-                    self.report.targets.push(TargetReport::new(target, outcome));
-                    self.report.findings.push(Finding {
-                        check: UNREADABLE.to_owned(),
-                        severity: Severity::Critical,
-                        what: format!("the WAL archive cannot be read, and is not checked: {what}"),
-                        hint: Some(hint),
-                    });
-                }
-            }
-        }
-        let server = self.job.server.name();
-        let listed = self.state.listed.as_ref();
-        self.report.samples.extend(samples::of_archive(listed, readable, server));
-        let max_age = samples::archive_max_age(options.interval, self.cx.max_age, server);
-        self.report.samples.push(max_age);
-        if let Some(listed) = listed.filter(|_| readable) {
-            self.report.findings.extend(listed.findings.iter().cloned());
-        }
-    }
-
-    /// Lists the archive and remembers what that brought.
-    async fn list(&mut self, options: &ArchiveOptions) -> Result<Figures, ListError> {
-        let place = options.archive.place();
-        self.cx.task.progress.set_stage(format!("list the WAL archive {place}"));
-        let (at, size, head) = (self.now(), self.facts.segment_size, self.facts.timeline);
-        let claimed = self.state.due_claim(self.facts.at, options.deadline);
-        let last = self.state.listed.as_ref();
-        let recent = last.filter(|last| !is_due(Some(last.full_at), at, FULL_LISTING));
-        let (seen, resume, full_at) = match recent.and_then(|last| Some((last, last.resume(head)?)))
-        {
-            Some((last, resume)) => (last.seen.clone(), Some(resume), last.full_at),
-            None => (Inventory::new(size, options.sizes), None, at),
-        };
-        let listed = options.archive.list(seen, resume, head, &self.cx.task).await?;
-        let losses: Vec<Span> =
-            options.known_losses.iter().filter_map(|loss| loss.span(size)).collect();
-        let expected = Expectation {
-            since: options.since,
-            head,
-            may_lag: self.facts.in_recovery,
-            claimed,
-            known_losses: &losses,
-        };
-        let listing = Listing::of(listed, place, (at, full_at), &expected);
-        let counts = [
-            ("segments", listing.seen.segments.len()),
-            ("missing_recent", listing.missing_recent),
-            ("missing_old", listing.missing_old),
-            ("foreign_files", listing.seen.foreign),
-            ("misnamed_files", listing.seen.misnamed),
-        ];
-        self.state.listed = Some(listing);
-        Ok(figures(counts))
     }
 
     /// Tries archiving from end to end where it is time to.

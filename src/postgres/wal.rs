@@ -1,4 +1,4 @@
-//! What a server says of its write-ahead log and of archiving it, on PostgreSQL 11 to 18.
+//! What a server says of its write-ahead log and of archiving it, on PostgreSQL 11 to 19.
 //!
 //! What the role may not see is named in [`WalFacts::unmeasured`] and has no value; everything else
 //! is an error. All of it is read in one session within milliseconds, but not in one snapshot: the
@@ -13,7 +13,7 @@ use crate::domain::{
     wal::{Lsn, SegmentSize, Timeline},
 };
 
-pub use self::read::{archiver, may_execute, switch_wal, wal_facts};
+pub use self::read::{archiver, history, may_execute, switch_wal, wal_facts};
 
 /// When WAL is archived.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -101,11 +101,21 @@ pub struct Slot {
     pub active: bool,
     /// The oldest byte that it keeps; none for a slot that keeps nothing.
     pub restart_lsn: Option<Lsn>,
-    /// `reserved`, `extended`, `unreserved`, `lost` (13+).
+    /// `reserved`, `extended`, `unreserved`, `lost` (13+). One that is lost keeps nothing any more, whatever
+    /// else it still shows.
     pub wal_status: Option<String>,
+    /// Why it is lost (17+): `wal_removed`, `rows_removed`, `wal_level_insufficient`, `idle_timeout`.
+    pub invalidation_reason: Option<String>,
     /// Bytes that can be written before the slot is lost (13+, and only with
     /// `max_slot_wal_keep_size`).
     pub safe_wal_size: Option<i64>,
+}
+
+impl Slot {
+    /// The oldest byte that it keeps from being removed.
+    pub fn kept_from(&self) -> Option<Lsn> {
+        self.restart_lsn.filter(|_| self.wal_status.as_deref() != Some("lost"))
+    }
 }
 
 /// Files of `pg_wal`.
@@ -141,8 +151,10 @@ pub struct WalFacts {
     pub timeline: Timeline,
     /// What was written; on a standby what was received or replayed.
     pub lsn: Lsn,
-    /// Where a recovery after a crash would start.
+    /// Where a recovery after a crash would start: what was written when the last checkpoint began.
     pub redo: Lsn,
+    /// The timeline of that checkpoint.
+    pub redo_timeline: Timeline,
     /// When the last checkpoint (on a standby: restartpoint) was made.
     pub checkpoint_at: Timestamp,
     /// Its settings.
@@ -157,6 +169,17 @@ pub struct WalFacts {
     pub slots: Vec<Slot>,
     /// What could not be seen.
     pub unmeasured: Vec<Unmeasured>,
+}
+
+impl WalFacts {
+    /// Whether the server, in its present role, archives.
+    pub fn archives(&self) -> bool {
+        match self.settings.archive_mode {
+            ArchiveMode::Off => false,
+            ArchiveMode::On => !self.in_recovery,
+            ArchiveMode::Always => true,
+        }
+    }
 }
 
 #[cfg(test)]

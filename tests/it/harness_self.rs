@@ -15,7 +15,7 @@ use crate::harness::{
     pgkeep::Pgkeep,
     postgres::{APP, Cluster, HOSTILE, PASSWORD, SUPERUSER, conninfo},
     process::{command, must, run, run_within, spawn, wait_for},
-    versions::WHEELS,
+    versions::MAJORS,
     wait::PATIENCE,
 };
 
@@ -90,8 +90,8 @@ fn a_copy_is_the_same_until_one_byte_changes() {
 
 #[test]
 fn other_versions_hold_the_same_seed() {
-    for major in WHEELS {
-        let Some(builder) = Cluster::of(major) else { return };
+    for major in MAJORS {
+        let Some(builder) = Cluster::of(major) else { continue };
         let cluster = builder.start();
         assert_eq!(cluster.major(), major);
         for (number, database) in [APP, HOSTILE].into_iter().enumerate() {

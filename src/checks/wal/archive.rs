@@ -7,6 +7,7 @@ use crate::{
         finding::Severity,
         wal::{SegmentName, SegmentSet, Span, Timeline},
     },
+    postgres::configuration::READ_FUNCTION,
 };
 
 /// The archive holds no WAL.
@@ -15,13 +16,18 @@ pub(super) const EMPTY: Check<ArchiveView> = Check { name: "wal-archive-empty", 
 pub(super) const GAP: Check<ArchiveView> = Check { name: "wal-archive-gap", look: gap };
 /// Segments that the server takes for archived are not there.
 pub(super) const LOST: Check<ArchiveView> = Check { name: "wal-archive-lost", look: lost };
+/// Segments that the server wrote long enough ago are not there.
+pub(super) const BEHIND: Check<ArchiveView> = Check { name: "wal-archive-behind", look: behind };
 /// Segments have a length that none can have.
 pub(super) const SIZE: Check<ArchiveView> = Check { name: "wal-archive-size", look: wrong_size };
 /// Segments are there twice.
 pub(super) const DUPLICATES: Check<ArchiveView> =
     Check { name: "wal-archive-duplicates", look: duplicates };
-/// A history file is missing or cannot be read.
+/// A history file is missing.
 pub(super) const HISTORY: Check<ArchiveView> = Check { name: "wal-archive-history", look: history };
+/// A history file cannot be read, and the server does not tell what it says.
+pub(super) const HISTORY_UNREAD: Check<ArchiveView> =
+    Check { name: "wal-archive-history-unread", look: history_unread };
 /// Timelines do not hang together.
 pub(super) const TIMELINE: Check<ArchiveView> =
     Check { name: "wal-archive-timeline", look: timeline };
@@ -73,9 +79,9 @@ fn empty(view: &ArchiveView) -> Vec<Found> {
 
 fn gap(view: &ArchiveView) -> Vec<Found> {
     let found = &view.continuity;
-    // What never arrived is told by its own check.
+    // What is missing at the end is told by checks of its own.
     let mut recent = found.missing_recent.clone();
-    recent.retain(|span| Some(*span) != found.never_arrived);
+    recent.retain(|span| !found.never_arrived.contains(span) && !found.behind.contains(span));
     let mut gaps = Vec::new();
     if !recent.is_empty() {
         let (since, hint) = match found.newest_backup {
@@ -108,24 +114,57 @@ fn gap(view: &ArchiveView) -> Vec<Found> {
              known_losses",
         ));
     }
+    if !found.expired.is_empty() {
+        gaps.push(Found::new(
+            Severity::Info,
+            format!(
+                "{} segments between base backups are not there, as repo-retention-archive of pgBackRest \
+                 leaves it: {}",
+                total(&found.expired),
+                ranges(view, &found.expired)
+            ),
+            "the base backups before them recover to where they ended, and to no later point. If \
+             repo-retention-archive is not set, this is a loss",
+        ));
+    }
     gaps
 }
 
 fn lost(view: &ArchiveView) -> Vec<Found> {
-    let each = view.continuity.never_arrived.iter().map(|span| {
-        Found::new(
-            Severity::Critical,
-            format!(
-                "the server takes {} segments for archived that are not in {}: {}",
-                span.count(),
-                view.place,
-                span.names(view.seen.size())
-            ),
-            "the archive command exits with 0 before the file is there, or puts it elsewhere: run \
-             it by hand. Make a base backup once it works",
-        )
-    });
-    each.collect()
+    let lost = &view.continuity.never_arrived;
+    if lost.is_empty() {
+        return Vec::new();
+    }
+    vec![Found::new(
+        Severity::Critical,
+        format!(
+            "the server takes {} segments for archived that are not in {}: {}",
+            total(lost),
+            view.place,
+            ranges(view, lost)
+        ),
+        "the archive command exits with 0 before the file is there, or puts it elsewhere: run it by \
+         hand. Make a base backup once it works",
+    )]
+}
+
+fn behind(view: &ArchiveView) -> Vec<Found> {
+    let behind = &view.continuity.behind;
+    if behind.is_empty() {
+        return Vec::new();
+    }
+    vec![Found::new(
+        Severity::Critical,
+        format!(
+            "the server wrote {} segments longer than archive_deadline ago that are not in {}: {}",
+            total(behind),
+            view.place,
+            ranges(view, behind)
+        ),
+        "is what brings them there running (pg_receivewal, barman receive-wal, on a standby the primary's \
+         archive_command), and does it keep up? A receiver without a slot cannot catch up once pg_wal no \
+         longer has them: look again afterwards, and make a base backup if a gap is left",
+    )]
 }
 
 fn first_of(view: &ArchiveView, set: &SegmentSet) -> String {
@@ -182,19 +221,26 @@ fn history(view: &ArchiveView) -> Vec<Found> {
              the server into the archive",
         ));
     }
-    if let Some(timeline) = found.unread_history {
-        missing.push(Found::new(
-            Severity::Info,
-            format!(
-                "the history file of timeline {timeline} cannot be read here (compressed or \
-                 encrypted): whether earlier timelines lead up to it, and whether they have gaps, \
-                 was not looked at"
-            ),
-            "what is on one timeline was looked at; the tool that wrote the archive has a check of \
-             its own for the rest",
-        ));
-    }
     missing
+}
+
+fn history_unread(view: &ArchiveView) -> Vec<Found> {
+    let each = view.continuity.unread_history.iter().map(|timeline| {
+        Found::new(
+            Severity::Warning,
+            format!(
+                "the history of timeline {timeline} cannot be read (encrypted, or compressed in a way \
+                 that pgkeep does not know), and the role may not ask the server for it: earlier timelines \
+                 are each looked at for themselves, and not as what leads up to it"
+            ),
+            format!(
+                "as a superuser: GRANT EXECUTE ON FUNCTION pg_catalog.{READ_FUNCTION} TO the role of pgkeep \
+                 (it can then read every file of the data directory). Or use the check of the tool that \
+                 keeps the archive"
+            ),
+        )
+    });
+    each.collect()
 }
 
 fn timeline(view: &ArchiveView) -> Vec<Found> {

@@ -142,7 +142,7 @@ async fn history(
     };
     match cancellable(read, task).await {
         Ok(bytes) => {
-            if let Some(history) = read_history(&object.key, &bytes) {
+            if let Some(history) = read_history(&bytes) {
                 seen.add_history(timeline, history);
             }
             Ok(())
@@ -244,6 +244,8 @@ mod tests {
                 head,
                 may_lag: false,
                 claimed: Some(claimed.parse().unwrap()),
+                written: None,
+                told: None,
                 known_losses: &[],
             };
             let at = (Timestamp::UNIX_EPOCH, Timestamp::UNIX_EPOCH);

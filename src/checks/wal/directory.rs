@@ -19,7 +19,7 @@ use super::listing::{HISTORY_MAX, ListError, Listed, read_history};
 use crate::{
     domain::{
         failure::{Class, Failure},
-        wal::{ArchivedFile, Inventory, Noted, SegmentName, WalFile},
+        wal::{ArchivedFile, Inventory, Noted, SegmentName, Sizes, WalFile},
     },
     sys::{files, task::Task},
 };
@@ -80,7 +80,7 @@ fn note(seen: &mut Inventory, path: &Path, name: &str, now: Timestamp) -> Result
         Some(_) => match fs::metadata(path) {
             Ok(facts) if !facts.is_file() => return Ok(()),
             Ok(facts) if facts.len() < seen.size().bytes() && is_young(&facts, now) => {
-                if is_unfinished(name, facts.len()) {
+                if is_unfinished(name, facts.len(), seen.sizes()) {
                     return Ok(());
                 }
                 facts.len()
@@ -94,7 +94,7 @@ fn note(seen: &mut Inventory, path: &Path, name: &str, now: Timestamp) -> Result
     let Noted::History(timeline) = seen.add(name, bytes) else { return Ok(()) };
     match files::read_limited(path, HISTORY_MAX) {
         Ok(bytes) => {
-            if let Some(history) = read_history(name, &bytes) {
+            if let Some(history) = read_history(&bytes) {
                 seen.add_history(timeline, history);
             }
             Ok(())
@@ -117,10 +117,12 @@ fn is_young(facts: &fs::Metadata, now: Timestamp) -> bool {
     now.duration_since(modified) < SignedDuration::from_secs(BEING_WRITTEN)
 }
 
-/// Whether a segment that is too short may become a whole one.
-fn is_unfinished(name: &str, bytes: u64) -> bool {
+/// Whether a segment that is too short may become a whole one. Where lengths tell nothing, only an empty
+/// one may.
+fn is_unfinished(name: &str, bytes: u64, sizes: Sizes) -> bool {
     ArchivedFile::parse(name).is_some_and(|archived| {
-        matches!(archived.file, WalFile::Segment(_)) && (!archived.compressed || bytes == 0)
+        let tells = sizes == Sizes::Exact && !archived.changed;
+        matches!(archived.file, WalFile::Segment(_)) && (tells || bytes == 0)
     })
 }
 

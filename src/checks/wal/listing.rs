@@ -1,6 +1,6 @@
 //! Looking through an archive, wherever it lies.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{io::Read, path::PathBuf, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
@@ -19,6 +19,9 @@ use crate::{
 
 /// A history is a line per promotion; a file that is longer is none.
 pub(super) const HISTORY_MAX: u64 = 1 << 20;
+
+/// Memory that a file compressed with zstd may ask for, as a power of two: as levels to 19 do, 8 MiB.
+const WINDOW_LOG_MAX: u32 = 23;
 
 /// Where an archive lies.
 #[derive(Debug, Clone)]
@@ -119,13 +122,63 @@ impl Archive {
     }
 }
 
-/// What a history file says; none where it cannot be read as one. `name` tells how it is compressed.
-pub(super) fn read_history(name: &str, bytes: &[u8]) -> Option<History> {
-    let plain = if name.rsplit('.').next() == Some("zst") {
-        let room = usize::try_from(HISTORY_MAX).ok()?;
-        zstd::bulk::decompress(bytes, room).ok()?
-    } else {
-        bytes.to_vec()
+/// What a history file says; none where it cannot be read as one. Its first bytes tell how it is compressed:
+/// Barman compresses without an ending, pg_receivewal and WAL-G with one.
+pub(super) fn read_history(bytes: &[u8]) -> Option<History> {
+    let plain: Box<dyn Read + '_> = match bytes {
+        [0x1F, 0x8B, ..] => Box::new(flate2::read::MultiGzDecoder::new(bytes)),
+        // A frame, or the one to be skipped with which pzstd begins.
+        [0x28, 0xB5, 0x2F, 0xFD, ..] | [0x50..=0x5F, 0x2A, 0x4D, 0x18, ..] => {
+            let mut decoder = zstd::Decoder::new(bytes).ok()?;
+            decoder.window_log_max(WINDOW_LOG_MAX).ok()?;
+            Box::new(decoder)
+        }
+        [0x04, 0x22, 0x4D, 0x18, ..] => Box::new(lz4_flex::frame::FrameDecoder::new(bytes)),
+        _ => Box::new(bytes),
     };
-    History::parse(std::str::from_utf8(&plain).ok()?).ok()
+    let mut text = String::new();
+    // One byte more than a history may have: a file that is cut off here is none.
+    plain.take(HISTORY_MAX + 1).read_to_string(&mut text).ok()?;
+    let whole = u64::try_from(text.len()).is_ok_and(|length| length <= HISTORY_MAX);
+    whole.then(|| History::parse(&text).ok()).flatten()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+
+    use super::*;
+
+    const TEXT: &str = "1\t0/3000148\tno recovery target specified\n";
+
+    fn gzip(text: &[u8]) -> Vec<u8> {
+        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        encoder.write_all(text).unwrap();
+        encoder.finish().unwrap()
+    }
+
+    #[test]
+    fn a_history_is_read_by_its_first_bytes() {
+        let plain = History::parse(TEXT).unwrap();
+        let zstd = zstd::bulk::compress(TEXT.as_bytes(), 3).unwrap();
+        let skipped = [&[0x50, 0x2A, 0x4D, 0x18, 4, 0, 0, 0, 1, 2, 3, 4], zstd.as_slice()].concat();
+        let mut lz4 = lz4_flex::frame::FrameEncoder::new(Vec::new());
+        lz4.write_all(TEXT.as_bytes()).unwrap();
+        let lz4 = lz4.finish().unwrap();
+        assert_eq!(read_history(TEXT.as_bytes()).as_ref(), Some(&plain));
+        for bytes in [&gzip(TEXT.as_bytes()), &zstd, &skipped, &lz4] {
+            assert_eq!(read_history(bytes).as_ref(), Some(&plain), "{bytes:?}");
+            assert_eq!(read_history(&bytes[..bytes.len() / 2]), None, "cut off: {bytes:?}");
+        }
+        assert_eq!(read_history(b""), None);
+        assert_eq!(read_history(b"Salted__0123456789"), None);
+    }
+
+    #[test]
+    fn what_is_small_and_becomes_large_is_no_history() {
+        let long = [TEXT.as_bytes(), &vec![b'\n'; 8 << 20]].concat();
+        assert_eq!(read_history(&gzip(&long)), None);
+        assert_eq!(read_history(&zstd::bulk::compress(&long, 3).unwrap()), None);
+        assert!(read_history(&long[..1000]).is_some());
+    }
 }

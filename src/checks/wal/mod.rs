@@ -28,7 +28,7 @@ use crate::{
         units::format_duration,
         wal::{Continuity, Inventory, SegmentName, WalFile},
     },
-    postgres::wal::{ArchiveMode, WalFacts},
+    postgres::wal::WalFacts,
 };
 
 use self::space::Space;
@@ -88,9 +88,11 @@ pub const ARCHIVE: &[&Check<ArchiveView>] = &[
     &archive::EMPTY,
     &archive::GAP,
     &archive::LOST,
+    &archive::BEHIND,
     &archive::SIZE,
     &archive::DUPLICATES,
     &archive::HISTORY,
+    &archive::HISTORY_UNREAD,
     &archive::TIMELINE,
     &archive::START,
 ];
@@ -98,11 +100,7 @@ pub const ARCHIVE: &[&Check<ArchiveView>] = &[
 impl ServerView {
     /// Whether the server, in its present role, archives.
     pub fn archives(&self) -> bool {
-        match self.facts.settings.archive_mode {
-            ArchiveMode::Off => false,
-            ArchiveMode::On => !self.facts.in_recovery,
-            ArchiveMode::Always => true,
-        }
+        self.facts.archives()
     }
 
     /// How long ago something was, by the server's clock; zero for the future.

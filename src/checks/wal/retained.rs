@@ -99,7 +99,7 @@ fn slot_holder(slot: &Slot, lsn: Lsn) -> Option<Holder> {
         )
     };
     Some(Holder {
-        bytes: lsn.since(slot.restart_lsn?),
+        bytes: lsn.since(slot.kept_from()?),
         what: format!("the {state} replication slot {}", slot.name),
         hint,
     })
@@ -107,18 +107,42 @@ fn slot_holder(slot: &Slot, lsn: Lsn) -> Option<Holder> {
 
 fn slot_lost(view: &ServerView) -> Vec<Found> {
     let lost = view.facts.slots.iter().filter_map(|slot| {
-        let state = slot.wal_status.as_deref()?;
-        let what = match state {
-            "lost" => "has lost WAL that it needs: its reader has to start anew",
-            "unreserved" => "keeps WAL that the next checkpoint removes",
+        let (what, hint) = match slot.wal_status.as_deref()? {
+            "lost" => why_lost(slot.invalidation_reason.as_deref()),
+            "unreserved" => ("keeps WAL that the next checkpoint removes", WAL_REMOVED),
             _ => return None,
         };
         Some(Found::new(
             Severity::Warning,
             format!("replication slot {} {what}", slot.name),
-            "raise max_slot_wal_keep_size, or drop the slot and build its standby or subscription \
-             anew",
+            format!(
+                "{hint}. One that is lost is of no more use: drop it, and build its standby or \
+                 subscription anew"
+            ),
         ))
     });
     lost.take(SLOTS_MAX).collect()
+}
+
+const WAL_REMOVED: &str =
+    "its reader is too far behind: look at it, or raise max_slot_wal_keep_size";
+
+/// What became of a slot, and what keeps it from happening again.
+fn why_lost(reason: Option<&str>) -> (&'static str, &'static str) {
+    match reason {
+        Some("idle_timeout") => (
+            "was given up: nobody read it for idle_replication_slot_timeout",
+            "raise idle_replication_slot_timeout if its reader may stay away for longer",
+        ),
+        Some("rows_removed") => (
+            "was given up: rows of the catalogue that it needs were removed on the primary",
+            "set hot_standby_feedback = on here, and let this standby read a slot of the primary",
+        ),
+        Some("wal_level_insufficient") => (
+            "was given up: the primary no longer writes what logical decoding needs",
+            "set wal_level = logical on the primary (from PostgreSQL 19 on effective_wal_level rises by \
+             itself as long as the primary has a logical slot)",
+        ),
+        _ => ("has lost WAL that it needs: its reader has to start anew", WAL_REMOVED),
+    }
 }

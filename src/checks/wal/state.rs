@@ -1,5 +1,5 @@
 //! What is remembered between two runs: the last listing, and what it means; what the server took for
-//! archived and when; the last end-to-end probe.
+//! archived, what it had written, and when; the last end-to-end probe.
 //!
 //! It lies in the state directory, is written atomically, and may be removed at any time: the next run
 //! then lists everything. What was found of another archive, or with other rules, is not used.
@@ -11,24 +11,24 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     ARCHIVE, ArchiveView,
-    archive::TIMELINE,
+    archive::{HISTORY_UNREAD, TIMELINE},
     listing::{Listed, Resume},
 };
 use crate::{
     checks::look,
     domain::{
         finding::{Finding, Severity},
-        wal::{Expectation, Inventory, SegmentName, Span, Timeline, examine},
+        wal::{Expectation, Inventory, Lsn, SegmentName, Span, Timeline, examine},
     },
     sys::files::{self, FileError},
 };
 
 /// Of this form; another is passed over.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 /// A state that is longer is not read again: everything is listed then.
 const STATE_MAX: u64 = 16 << 20;
-/// Claims that are kept; they are thinned out above.
-const CLAIMS_MAX: usize = 64;
+/// Moments that a trail keeps; they are thinned out above.
+const TRAIL_MAX: usize = 64;
 
 /// What is remembered.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -38,8 +38,10 @@ pub struct State {
     subject: String,
     /// The last listing that reached its end.
     pub listed: Option<Listing>,
-    /// What the server took for archived, and since when; in order.
-    claims: Vec<(Timestamp, SegmentName)>,
+    /// What the server took for archived.
+    pub claims: Trail<SegmentName>,
+    /// Up to where the server had written, and on which timeline.
+    pub written: Trail<(Timeline, Lsn)>,
     /// The last end-to-end probe.
     pub probe: Option<Probe>,
 }
@@ -104,10 +106,13 @@ impl Listing {
     ///
     /// What is not as it should be may be mended anywhere: everything is listed as long as that lasts,
     /// each `archive_interval`. In a bucket of a million objects that is a thousand requests. Timelines
-    /// that do not fit together are no reason: what goes on there comes behind the server's own.
+    /// that do not fit together are no reason: what goes on there comes behind the server's own. Nor is a
+    /// history that nobody can read: it stays so.
     pub fn resume(&self, head: Timeline) -> Option<&Resume> {
-        let amiss =
-            |found: &Finding| found.severity >= Severity::Warning && found.check != TIMELINE.name;
+        let elsewhere = [TIMELINE.name, HISTORY_UNREAD.name];
+        let amiss = |found: &Finding| {
+            found.severity >= Severity::Warning && !elsewhere.contains(&found.check.as_str())
+        };
         let resume = self.resume.as_ref().filter(|resume| resume.segment.timeline == head);
         resume.filter(|_| !self.findings.iter().any(amiss))
     }
@@ -116,7 +121,14 @@ impl Listing {
 impl State {
     /// Nothing remembered.
     pub fn new(subject: String) -> Self {
-        Self { version: VERSION, subject, listed: None, claims: Vec::new(), probe: None }
+        Self {
+            version: VERSION,
+            subject,
+            listed: None,
+            claims: Trail::default(),
+            written: Trail::default(),
+            probe: None,
+        }
     }
 
     /// Reads what is remembered of `subject`; nothing where there is none, or it speaks of something
@@ -155,31 +167,45 @@ impl State {
             .map_err(|error| FileError::at("write", path)(std::io::Error::other(error)))?;
         files::write_atomic(path, &bytes, 0o600)
     }
+}
 
-    /// Remembers what the server takes for archived. Only what is newer than the last counts.
-    pub fn claim(&mut self, at: Timestamp, segment: SegmentName) {
-        if self.claims.last().is_some_and(|(_, last)| *last == segment) {
+/// What was so, and since when, by the server's clock; in order. It keeps the newest that is old enough,
+/// and what came after it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Trail<T>(Vec<(Timestamp, T)>);
+
+impl<T> Default for Trail<T> {
+    fn default() -> Self {
+        Self(Vec::new())
+    }
+}
+
+impl<T: Copy + PartialEq> Trail<T> {
+    /// Remembers that something was so. What was so already keeps its time.
+    pub fn saw(&mut self, at: Timestamp, what: T) {
+        if self.0.iter().any(|(since, known)| *known == what && *since <= at) {
             return;
         }
-        if self.claims.len() >= CLAIMS_MAX {
+        if self.0.len() >= TRAIL_MAX {
             // Every other one: the oldest and the newest stay.
             let mut index = 0;
-            self.claims.retain(|_| {
+            self.0.retain(|_| {
                 index += 1;
                 index % 2 == 1
             });
         }
-        self.claims.push((at, segment));
+        let place = self.0.partition_point(|(since, _)| *since <= at);
+        self.0.insert(place, (at, what));
     }
 
-    /// The newest segment that the server has taken for archived for at least `deadline` at `now`:
-    /// it has to be there. Older claims are forgotten.
-    pub fn due_claim(&mut self, now: Timestamp, deadline: Duration) -> Option<SegmentName> {
-        let is_due = |(at, _): &(Timestamp, SegmentName)| {
+    /// The newest that was so at `now` for at least `deadline`. What is older is forgotten.
+    pub fn due(&mut self, now: Timestamp, deadline: Duration) -> Option<T> {
+        let is_due = |(at, _): &(Timestamp, T)| {
             Duration::try_from(now.duration_since(*at)).is_ok_and(|age| age >= deadline)
         };
-        let due = self.claims.iter().rposition(is_due)?;
-        self.claims.drain(..due);
-        self.claims.first().map(|(_, segment)| *segment)
+        let due = self.0.iter().rposition(is_due)?;
+        self.0.drain(..due);
+        self.0.first().map(|(_, what)| *what)
     }
 }

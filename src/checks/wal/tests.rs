@@ -11,7 +11,7 @@ use crate::{
         finding::Severity,
         wal::{SegmentSize, Timeline},
     },
-    postgres::wal::{Archiver, ReadyQueue, Slot, WalDirectory, WalSettings},
+    postgres::wal::{ArchiveMode, Archiver, ReadyQueue, Slot, WalDirectory, WalSettings},
 };
 
 fn now() -> Timestamp {
@@ -44,6 +44,7 @@ fn healthy() -> ServerView {
         timeline: Timeline::FIRST,
         lsn: "0/6000100".parse().unwrap(),
         redo: "0/6000028".parse().unwrap(),
+        redo_timeline: Timeline::FIRST,
         checkpoint_at: ago(3),
         settings,
         archiver: Archiver {
@@ -190,6 +191,7 @@ fn the_one_that_keeps_most_is_named() {
         restart_lsn: Some("0/1000000".parse().unwrap()),
         wal_status: Some("extended".to_owned()),
         safe_wal_size: None,
+        invalidation_reason: None,
     };
     let mut view = healthy();
     let facts = Arc::get_mut(&mut view.facts).unwrap();
@@ -210,6 +212,7 @@ fn the_one_that_keeps_most_is_named() {
             restart_lsn: None,
             wal_status: Some("lost".to_owned()),
             safe_wal_size: None,
+            invalidation_reason: None,
         }];
     };
     assert_eq!(after(lost), one("wal-slot-lost", Severity::Warning));
@@ -220,13 +223,13 @@ fn claims_fall_due_and_are_bounded() {
     let name = |number| SegmentName::new(Timeline::FIRST, number, SegmentSize::DEFAULT);
     let mut state = state::State::new("x".to_owned());
     let deadline = Duration::from_mins(10);
-    assert_eq!(state.due_claim(now(), deadline), None);
+    assert_eq!(state.claims.due(now(), deadline), None);
     for minute in 0..200 {
-        state.claim(ago(200 - minute), name(minute.unsigned_abs()));
+        state.claims.saw(ago(200 - minute), name(minute.unsigned_abs()));
     }
-    let due = state.due_claim(now(), deadline).unwrap().number(SegmentSize::DEFAULT).unwrap();
+    let due = state.claims.due(now(), deadline).unwrap().number(SegmentSize::DEFAULT).unwrap();
     assert!((180..=190).contains(&due), "{due}");
-    assert_eq!(state.due_claim(now(), Duration::ZERO), Some(name(199)));
+    assert_eq!(state.claims.due(now(), Duration::ZERO), Some(name(199)));
 }
 
 #[test]
@@ -234,11 +237,46 @@ fn a_state_of_something_else_is_not_used() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("wal-archives/wal.json");
     let mut state = state::State::new("x".to_owned());
-    state.claim(now(), "000000010000000000000005".parse().unwrap());
+    state.claims.saw(now(), "000000010000000000000005".parse().unwrap());
     state.save(&path).unwrap();
     assert_eq!(state::State::load(&path, "x").unwrap(), state);
     let other = state::State::new("y".to_owned());
     assert_eq!(state::State::load(&path, "y").unwrap(), other);
     std::fs::write(&path, "{").unwrap();
     assert_eq!(state::State::load(&path, "y").unwrap(), other);
+}
+
+/// As PostgreSQL 18 shows one after idle_replication_slot_timeout: with its restart_lsn.
+#[test]
+fn a_slot_that_is_lost_keeps_nothing_and_is_told_with_its_reason() {
+    let slot = |reason: Option<&str>| Slot {
+        name: "gone".to_owned(),
+        active: false,
+        restart_lsn: Some("0/1000000".parse().unwrap()),
+        wal_status: Some("lost".to_owned()),
+        safe_wal_size: None,
+        invalidation_reason: reason.map(str::to_owned),
+    };
+    let hints = [
+        (Some("idle_timeout"), "idle_replication_slot_timeout", false),
+        (Some("rows_removed"), "hot_standby_feedback", false),
+        (Some("wal_level_insufficient"), "effective_wal_level", false),
+        (Some("wal_removed"), "max_slot_wal_keep_size", true),
+        (None, "max_slot_wal_keep_size", true),
+    ];
+    for (reason, part, raises) in hints {
+        let mut view = healthy();
+        let facts = Arc::get_mut(&mut view.facts).unwrap();
+        facts.directory = Some(WalDirectory { bytes: 3 << 30, files: 192 });
+        facts.lsn = "0/C0000000".parse().unwrap();
+        facts.redo = "0/BF000000".parse().unwrap();
+        facts.slots = vec![slot(reason)];
+        let found = look(SERVER, &view);
+        let retained = found.iter().find(|finding| finding.check == "wal-retained").unwrap();
+        assert!(!retained.what.contains("slot"), "{retained:?}");
+        let lost = found.iter().find(|finding| finding.check == "wal-slot-lost").unwrap();
+        let hint = lost.hint.as_ref().unwrap();
+        assert!(hint.contains(part), "{reason:?}: {hint}");
+        assert_eq!(hint.contains("max_slot_wal_keep_size"), raises, "{reason:?}: {hint}");
+    }
 }

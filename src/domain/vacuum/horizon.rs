@@ -46,6 +46,8 @@ pub enum HolderSort {
     Slot,
     /// A logical slot that somebody reads.
     Subscriber,
+    /// The slot `pg_conflict_detection` (19+): subscriptions with `retain_dead_tuples`.
+    Conflicts,
 }
 
 /// A twentieth of autovacuum_freeze_max_age's default: so many transactions' worth of dead rows
@@ -99,8 +101,14 @@ const fn rows_hint(sort: HolderSort) -> &'static str {
             "the slot is being made, and its reader copies tables: look at pg_stat_activity for \
              what it waits for"
         }
+        HolderSort::Conflicts => CONFLICTS,
     }
 }
+
+const CONFLICTS: &str = "subscriptions here with retain_dead_tuples need them to detect conflicts, as long as \
+                         what they apply is behind: look at pg_stat_subscription, and for long transactions on \
+                         their publishers. max_retention_duration of a subscription sets a limit. The slot is \
+                         the server's own: it cannot be dropped";
 
 const fn catalogue_hint(sort: HolderSort) -> &'static str {
     match sort {
@@ -111,6 +119,7 @@ const fn catalogue_hint(sort: HolderSort) -> &'static str {
         HolderSort::Subscriber => {
             "its reader is behind: look at pg_stat_replication here, and at the log of the reader"
         }
+        HolderSort::Conflicts => CONFLICTS,
         // Sessions have no horizon of their own for the catalogue.
         HolderSort::Slot | HolderSort::Session | HolderSort::Prepared => NOBODY_READS,
     }
@@ -150,6 +159,7 @@ mod tests {
             HolderSort::Standby,
             HolderSort::Prepared,
             HolderSort::Subscriber,
+            HolderSort::Conflicts,
             HolderSort::Slot,
         ];
         for sort in sorts {

@@ -16,7 +16,8 @@ use super::{
     inventory::Inventory,
     name::SegmentName,
     position::{Lsn, Timeline},
-    set::Span,
+    set::{SegmentSet, Span},
+    spans::{expired, split, without},
 };
 
 /// From where on an archive has to be whole.
@@ -43,6 +44,11 @@ pub struct Expectation<'a> {
     pub may_lag: bool,
     /// The last segment that the server takes for archived.
     pub claimed: Option<SegmentName>,
+    /// What the server had written, on which timeline, long enough ago: every segment before the one with
+    /// this byte has to be there. None where only its own word on archiving tells.
+    pub written: Option<(Timeline, Lsn)>,
+    /// The history of a timeline, by the server's word.
+    pub told: Option<(Timeline, &'a History)>,
     /// Losses that somebody knows of.
     pub known_losses: &'a [Span],
 }
@@ -58,13 +64,17 @@ pub struct Continuity {
     pub missing_recent: Vec<Span>,
     /// Segments missing before the newest base backup, or on other timelines.
     pub missing_old: Vec<Span>,
-    /// Those of `missing_recent` behind the newest segment that is there: the server takes them for
+    /// Those of `missing_recent` behind the newest segment that is there which the server takes for
     /// archived.
-    pub never_arrived: Option<Span>,
+    pub never_arrived: Vec<Span>,
+    /// Those behind it and behind what the server takes for archived: it wrote them long enough ago.
+    pub behind: Vec<Span>,
+    /// Segments missing between two base backups, where pgBackRest leaves none on purpose.
+    pub expired: Vec<Span>,
     /// Timelines with segments and without their history file.
     pub no_history: Vec<Timeline>,
-    /// The history of the server's timeline is there and was not read: nothing before it was
-    /// looked at as one line.
+    /// The history of the server's timeline is there and was not read, nor did the server tell it: nothing
+    /// before it was looked at as one line.
     pub unread_history: Option<Timeline>,
     /// Timelines that are newer than the server's: a recovery to the latest follows them.
     pub newer: Vec<Timeline>,
@@ -105,13 +115,26 @@ impl Piece {
     }
 }
 
+/// The timeline whose history says what belongs together, where the archive does not tell it: it is
+/// missing, or was not read.
+pub fn untold(seen: &Inventory, expected: &Expectation<'_>) -> Option<Timeline> {
+    let head = head(seen, expected);
+    let told = seen.histories.get(&head).is_some_and(Option::is_some);
+    (head > Timeline::FIRST && !told).then_some(head)
+}
+
+/// The timeline that a recovery to the latest follows, as far as the server's concerns go.
+fn head(seen: &Inventory, expected: &Expectation<'_>) -> Timeline {
+    let newest = timelines(seen).last().copied().filter(|_| expected.may_lag);
+    newest.map_or(expected.head, |newest| newest.max(expected.head))
+}
+
 /// Looks at an archive as a whole.
 pub fn examine(seen: &Inventory, expected: &Expectation<'_>) -> Continuity {
     let mut found = Continuity::default();
     let timelines = timelines(seen);
-    let newest = timelines.last().copied().filter(|_| expected.may_lag);
-    let head = newest.map_or(expected.head, |newest| newest.max(expected.head));
-    let line = line(seen, head, &mut found);
+    let head = head(seen, expected);
+    let line = line(seen, head, expected.told, &mut found);
     let on_line = |timeline| line.iter().any(|piece: &Piece| piece.timeline == timeline);
     found.newer = timelines.iter().copied().filter(|timeline| *timeline > head).collect();
     found.abandoned = timelines
@@ -121,28 +144,11 @@ pub fn examine(seen: &Inventory, expected: &Expectation<'_>) -> Continuity {
         .filter(|_| found.unread_history.is_none() && !found.no_history.contains(&head))
         .collect();
     found.conflicting = conflicting(seen);
-    let first_seen = line.iter().find_map(|piece| edge(seen, piece, true));
-    let last_seen = line.iter().rev().find_map(|piece| edge(seen, piece, false));
-    let claimed = expected.claimed.and_then(|claimed| claimed_number(seen, &line, claimed));
-    let start = start(seen, &line, expected, first_seen.or(claimed), &mut found);
-    let recent_from = found.newest_backup.map_or(0, |lsn| seen.size().segment_of(lsn));
-    let mut missing = Vec::new();
-    if let (Some(start), Some(end)) = (start, last_seen.max(claimed)) {
-        let names = (name_at(seen, &line, start), name_at(seen, &line, end));
-        found.window = names.0.zip(names.1).filter(|_| start <= end);
-        missing = missing_on(seen, &line, start, end);
-    }
-    let missing = without(missing, expected.known_losses);
-    (found.missing_old, found.missing_recent) = split(missing, recent_from);
-    found.never_arrived = found
-        .missing_recent
-        .last()
-        .copied()
-        .filter(|span| last_seen.is_none_or(|last| span.first > last));
-    let start = start.unwrap_or(0);
+    let start = holes(seen, &line, expected, &mut found).unwrap_or(0);
     for timeline in timelines.iter().copied().filter(|timeline| !on_line(*timeline)) {
         found.missing_old.extend(without(inner_gaps(seen, timeline, start), expected.known_losses));
     }
+    let recent_from = found.newest_backup.map_or(0, |lsn| seen.size().segment_of(lsn));
     found.wrong_size_recent = line
         .iter()
         .filter_map(|piece| piece.span(seen))
@@ -154,6 +160,45 @@ pub fn examine(seen: &Inventory, expected: &Expectation<'_>) -> Continuity {
     found
 }
 
+/// What is missing on the line; the answer is where it has to begin.
+fn holes(
+    seen: &Inventory,
+    line: &[Piece],
+    expected: &Expectation<'_>,
+    found: &mut Continuity,
+) -> Option<u64> {
+    let first_seen = line.iter().find_map(|piece| edge(&seen.segments, seen, piece, true));
+    let last_seen = line.iter().rev().find_map(|piece| edge(&seen.segments, seen, piece, false));
+    let claimed = expected.claimed.and_then(|claimed| claimed_number(seen, line, claimed));
+    let written = expected.written.and_then(|written| written_number(seen, line, written));
+    // A receiver that was started just now has a first segment that is not whole yet.
+    let begun = line.iter().find_map(|piece| edge(&seen.partials, seen, piece, true));
+    let first = first_seen.or(claimed).or(begun).or(written);
+    let start = start(seen, line, expected, first, found);
+    let mut missing = Vec::new();
+    if let (Some(start), Some(end)) = (start, last_seen.max(claimed).max(written)) {
+        let names = (name_at(seen, line, start), name_at(seen, line, end));
+        found.window = names.0.zip(names.1).filter(|_| start <= end);
+        missing = missing_on(seen, line, start, end);
+    }
+    let recent_from = found.newest_backup.map_or(0, |lsn| seen.size().segment_of(lsn));
+    if let Some(head) = found.unread_history {
+        missing.splice(0..0, before(seen, head));
+    }
+    let missing = without(missing, expected.known_losses);
+    let (old, recent) = split(missing, recent_from);
+    (found.expired, found.missing_old) = if seen.summed {
+        let starts = seen.backups.iter().map(|(lsn, _)| seen.size().segment_of(*lsn));
+        expired(&old, &starts.collect())
+    } else {
+        (Vec::new(), old)
+    };
+    let (inner, tail) = split(recent, last_seen.map_or(0, |last| last + 1));
+    (found.never_arrived, found.behind) = split(tail, claimed.map_or(0, |claimed| claimed + 1));
+    found.missing_recent = [inner, found.never_arrived.clone(), found.behind.clone()].concat();
+    start
+}
+
 /// All timelines of which something is there, in order.
 fn timelines(seen: &Inventory) -> Vec<Timeline> {
     let mut all: BTreeSet<Timeline> = seen.segments.timelines().into_iter().collect();
@@ -163,7 +208,12 @@ fn timelines(seen: &Inventory) -> Vec<Timeline> {
 }
 
 /// The line that leads to the present of timeline `head`.
-fn line(seen: &Inventory, head: Timeline, found: &mut Continuity) -> Vec<Piece> {
+fn line(
+    seen: &Inventory,
+    head: Timeline,
+    told: Option<(Timeline, &History)>,
+    found: &mut Continuity,
+) -> Vec<Piece> {
     let mut used = seen.segments.timelines();
     used.extend(seen.partials.timelines());
     used.sort_unstable();
@@ -174,36 +224,49 @@ fn line(seen: &Inventory, head: Timeline, found: &mut Continuity) -> Vec<Piece> 
         .collect();
     let mut line = Vec::new();
     let mut begin = Lsn::default();
-    match seen.histories.get(&head) {
-        Some(Some(history)) => {
-            for switch in &history.switches {
-                line.push(Piece { timeline: switch.timeline, begin, end: Some(switch.at) });
-                begin = switch.at;
-            }
+    let archived = seen.histories.get(&head);
+    let told = told.filter(|(of, _)| *of == head).map(|(_, history)| history);
+    if let Some(history) = archived.and_then(Option::as_ref).or(told) {
+        for switch in &history.switches {
+            line.push(Piece { timeline: switch.timeline, begin, end: Some(switch.at) });
+            begin = switch.at;
         }
-        history => {
-            if history.is_some() {
-                found.unread_history = Some(head);
-            }
-            // Where it begins is not known: what is there has to hang together.
-            if head > Timeline::FIRST {
-                let first = seen.segments.first(head, 0, u64::MAX).unwrap_or(0);
-                begin = seen.size().start_of(first);
-            }
+    } else {
+        found.unread_history = archived.map(|_| head);
+        // Where it begins is not known: what is there has to hang together.
+        if head > Timeline::FIRST {
+            let first = seen.segments.first(head, 0, u64::MAX).unwrap_or(0);
+            begin = seen.size().start_of(first);
         }
     }
     line.push(Piece { timeline: head, begin, end: None });
     line
 }
 
-/// The first or the last segment of a piece that is there.
-fn edge(seen: &Inventory, piece: &Piece, first: bool) -> Option<u64> {
+/// The first or the last segment of a piece that is in a set.
+fn edge(set: &SegmentSet, seen: &Inventory, piece: &Piece, first: bool) -> Option<u64> {
     let span = piece.span(seen)?;
     if first {
-        seen.segments.first(span.timeline, span.first, span.last)
+        set.first(span.timeline, span.first, span.last)
     } else {
-        seen.segments.last(span.timeline, span.first, span.last)
+        set.last(span.timeline, span.first, span.last)
     }
+}
+
+fn is_on(line: &[Piece], lsn: Lsn, timeline: Timeline) -> bool {
+    line.iter().any(|piece| piece.timeline == timeline && piece.holds(lsn))
+}
+
+/// What is missing right before the first segment of a timeline whose history nobody tells: some earlier
+/// timeline has to lead up to it.
+fn before(seen: &Inventory, head: Timeline) -> Option<Span> {
+    let first = seen.segments.first(head, 0, u64::MAX)?;
+    let end = first.checked_sub(1)?;
+    let earlier = seen.segments.timelines().into_iter().filter(|timeline| *timeline < head);
+    let last =
+        earlier.filter_map(|timeline| Some((seen.segments.last(timeline, 0, end)?, timeline)));
+    let (last, timeline) = last.max()?;
+    (last < end).then_some(Span { timeline, first: last + 1, last: end })
 }
 
 /// The number of a segment that the server takes for archived, if it lies on the line.
@@ -216,32 +279,42 @@ fn claimed_number(seen: &Inventory, line: &[Piece], claimed: SegmentName) -> Opt
         .then_some(number)
 }
 
-/// Number of the first segment that has to be there.
+/// The number of the last segment that was whole when the server had written so much. What it wrote
+/// behind the point where its timeline was left is on no line.
+fn written_number(
+    seen: &Inventory,
+    line: &[Piece],
+    (timeline, lsn): (Timeline, Lsn),
+) -> Option<u64> {
+    let piece = line.iter().find(|piece| piece.timeline == timeline)?;
+    let lsn = piece.end.map_or(lsn, |end| lsn.min(end));
+    seen.size().segment_of(lsn).checked_sub(1)
+}
+
+/// Number of the first segment that has to be there. `first` is the first that is, or is due.
 fn start(
     seen: &Inventory,
     line: &[Piece],
     expected: &Expectation<'_>,
-    first_seen: Option<u64>,
+    first: Option<u64>,
     found: &mut Continuity,
 ) -> Option<u64> {
     let size = seen.size();
-    let on_line = |(lsn, timeline): &&(Lsn, Timeline)| {
-        line.iter().any(|piece| piece.timeline == *timeline && piece.holds(*lsn))
-    };
+    let on_line = |(lsn, timeline): &&(Lsn, Timeline)| is_on(line, *lsn, *timeline);
     let backups: Vec<Lsn> = seen.backups.iter().filter(on_line).map(|(lsn, _)| *lsn).collect();
     found.newest_backup = backups.last().copied();
-    let begins_before = |lsn: &&Lsn| first_seen.is_some_and(|first| size.segment_of(**lsn) < first);
+    let begins_before = |lsn: &&Lsn| first.is_some_and(|first| size.segment_of(**lsn) < first);
     found.backups_without_start = backups.iter().filter(begins_before).count() as u64;
     let newest = found.newest_backup.map(|lsn| size.segment_of(lsn));
     match expected.since {
         Since::OldestBackup => {
             let whole = backups.iter().find(|lsn| !begins_before(lsn));
-            whole.map(|lsn| size.segment_of(*lsn)).or(newest).or(first_seen)
+            whole.map(|lsn| size.segment_of(*lsn)).or(newest).or(first)
         }
-        Since::NewestBackup => newest.or(first_seen),
+        Since::NewestBackup => newest.or(first),
         Since::Lsn(lsn) => Some(size.segment_of(lsn)),
         // A name of another segment size says nothing: better all of it than nothing.
-        Since::Segment(name) => name.number(size).or(first_seen),
+        Since::Segment(name) => name.number(size).or(first),
     }
 }
 
@@ -269,43 +342,6 @@ fn name_at(seen: &Inventory, line: &[Piece], number: u64) -> Option<SegmentName>
     let mut spans = line.iter().filter_map(|piece| piece.span(seen));
     let span = spans.find(|span| (span.first..=span.last).contains(&number))?;
     Some(SegmentName::new(span.timeline, number, seen.size()))
-}
-
-/// The spans without what others cover.
-fn without(spans: Vec<Span>, others: &[Span]) -> Vec<Span> {
-    let mut left = spans;
-    for other in others {
-        let mut rest = Vec::with_capacity(left.len());
-        for span in left {
-            if span.timeline != other.timeline || other.last < span.first || other.first > span.last
-            {
-                rest.push(span);
-                continue;
-            }
-            if span.first < other.first {
-                rest.push(Span { last: other.first - 1, ..span });
-            }
-            if span.last > other.last {
-                rest.push(Span { first: other.last + 1, ..span });
-            }
-        }
-        left = rest;
-    }
-    left
-}
-
-/// Parts what lies before segment `from` from the rest.
-fn split(spans: Vec<Span>, from: u64) -> (Vec<Span>, Vec<Span>) {
-    let (mut before, mut after) = (Vec::new(), Vec::new());
-    for span in spans {
-        if span.first < from {
-            before.push(Span { last: span.last.min(from - 1), ..span });
-        }
-        if span.last >= from {
-            after.push(Span { first: span.first.max(from), ..span });
-        }
-    }
-    (before, after)
 }
 
 /// Histories that do not continue the history of their parent.

@@ -20,7 +20,7 @@ const BACKUPS_MAX: usize = 1_000_000;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Sizes {
-    /// A segment whose name has no ending of a compressor has exactly the size of a segment.
+    /// A segment whose name has no ending of its archive has exactly the size of a segment.
     Exact,
     /// Nothing, but that an empty file is none: it is compressed or encrypted without an ending.
     Any,
@@ -43,6 +43,8 @@ pub struct Inventory {
     pub misnamed: u64,
     /// Files that are not WAL.
     pub foreign: u64,
+    /// Whether segments have digests in their names: pgBackRest keeps the archive.
+    pub summed: bool,
     /// Histories of timelines; none: the file is there and its content was not read.
     #[serde(with = "as_list")]
     pub histories: BTreeMap<Timeline, Option<History>>,
@@ -76,6 +78,7 @@ impl Inventory {
             duplicates: SegmentSet::default(),
             misnamed: 0,
             foreign: 0,
+            summed: false,
             histories: BTreeMap::new(),
             backups: BTreeSet::new(),
             switches: 0,
@@ -94,10 +97,11 @@ impl Inventory {
 
     /// Takes a file by its name (without folders) and its length.
     pub fn add(&mut self, name: &str, bytes: u64) -> Noted {
-        let Some(ArchivedFile { file, compressed }) = ArchivedFile::parse(name) else {
+        let Some(ArchivedFile { file, changed, summed }) = ArchivedFile::parse(name) else {
             self.foreign += 1;
             return Noted::Foreign;
         };
+        self.summed |= summed;
         let number = match file {
             WalFile::History(timeline) => {
                 self.histories.entry(timeline).or_default();
@@ -116,7 +120,7 @@ impl Inventory {
                 if !self.segments.insert(name.timeline, number) {
                     self.duplicates.insert(name.timeline, number);
                 }
-                let exact = self.sizes == Sizes::Any || compressed || bytes == self.size.bytes();
+                let exact = self.sizes == Sizes::Any || changed || bytes == self.size.bytes();
                 if bytes == 0 || !exact {
                     self.wrong_size.insert(name.timeline, number);
                 }

@@ -1,8 +1,9 @@
 //! Names of files in `pg_wal` and in archives.
 //!
 //! A server knows four sorts: `TTTTTTTTLLLLLLLLSSSSSSSS`, the same with `.partial`, the same with
-//! `.OOOOOOOO.backup`, and `TTTTTTTT.history`. Archives add endings of their own; folders play no
-//! part. What is none of these is foreign.
+//! `.OOOOOOOO.backup`, and `TTTTTTTT.history`. Archives add endings of their own, for compressing,
+//! encrypting, or both: whatever it is, a name that goes on with a point is a form of that file, unless
+//! the ending says that it is another's. Folders play no part. What is none of these is foreign.
 
 use std::{fmt, str::FromStr};
 
@@ -17,9 +18,41 @@ use super::{
 const NAME_LEN: usize = 24;
 /// Hexadecimal digits of a SHA-1, as pgBackRest puts them behind a name.
 const SHA1_LEN: usize = 40;
-/// What compressing archive commands append: pgBackRest (gz, lz4, zst, bz2), WAL-G (lz4, zst, br,
-/// lzma), Barman (gz, bz2, xz, zst, lz4, snappy).
-const COMPRESSED: [&str; 8] = ["gz", "lz4", "zst", "bz2", "br", "lzma", "xz", "snappy"];
+/// Endings of what is no form of the file whose name they follow: it is not finished, was put aside, or
+/// says something of it (digests, signatures, descriptions).
+const BESIDE: [&str; 28] = [
+    "tmp",
+    "temp",
+    "part",
+    "lock",
+    "ready",
+    "done",
+    "ok",
+    "bad",
+    "corrupt",
+    "error",
+    "unknown",
+    "duplicate",
+    "bak",
+    "old",
+    "orig",
+    "md5",
+    "sha1",
+    "sha256",
+    "sha512",
+    "crc",
+    "sum",
+    "sig",
+    "metadata",
+    "meta",
+    "json",
+    "txt",
+    "log",
+    "par2",
+];
+/// What stands among the endings of a segment that is not whole: `.gz.partial` (pg_receivewal),
+/// `.partial.gz` (barman-cloud).
+const PARTIAL: &str = "partial";
 
 /// The name of a segment. Which number it has depends on the size of segments.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -158,22 +191,40 @@ impl WalFile {
 pub struct ArchivedFile {
     /// What was archived.
     pub file: WalFile,
-    /// Whether the name says that it was compressed: its length then tells nothing.
-    pub compressed: bool,
+    /// Whether its name has endings of a compressor or a cipher: its length then tells nothing.
+    pub changed: bool,
+    /// Whether its name has a digest, as those of pgBackRest have.
+    pub summed: bool,
 }
 
 impl ArchivedFile {
     /// Reads the last part of a path or key; none for what is not WAL.
     pub fn parse(name: &str) -> Option<Self> {
-        let (file, rest) = split_file(name)?;
+        let (mut file, mut rest) = split_file(name)?;
+        let mut summed = false;
         // Only segments get pgBackRest's digest.
-        let summed = matches!(file, WalFile::Segment(_) | WalFile::Partial(_));
-        let rest = if summed { without_digest(rest)? } else { rest };
-        match rest.strip_prefix('.') {
-            Some(ending) if COMPRESSED.contains(&ending) => Some(Self { file, compressed: true }),
-            None if rest.is_empty() => Some(Self { file, compressed: false }),
-            _ => None,
+        if matches!(file, WalFile::Segment(_) | WalFile::Partial(_)) {
+            let without = without_digest(rest)?;
+            summed = without.len() < rest.len();
+            rest = without;
         }
+        let changed = !rest.is_empty();
+        if changed {
+            for ending in rest.strip_prefix('.')?.split('.') {
+                let plain = |b: u8| b.is_ascii_alphanumeric() || b"-_+".contains(&b);
+                let beside = BESIDE.iter().any(|known| ending.eq_ignore_ascii_case(known));
+                if ending.is_empty() || !ending.bytes().all(plain) || beside {
+                    return None;
+                }
+                if ending.eq_ignore_ascii_case(PARTIAL) {
+                    let (WalFile::Segment(name) | WalFile::Partial(name)) = file else {
+                        return None;
+                    };
+                    file = WalFile::Partial(name);
+                }
+            }
+        }
+        Some(Self { file, changed, summed })
     }
 }
 

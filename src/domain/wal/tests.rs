@@ -28,7 +28,15 @@ fn archive(size: SegmentSize, names: &[&str]) -> Inventory {
 }
 
 fn expecting(since: Since, head: u32) -> Expectation<'static> {
-    Expectation { since, head: tl(head), may_lag: false, claimed: None, known_losses: &[] }
+    Expectation {
+        since,
+        head: tl(head),
+        may_lag: false,
+        claimed: None,
+        written: None,
+        told: None,
+        known_losses: &[],
+    }
 }
 
 #[test]
@@ -82,19 +90,20 @@ fn names_of_archives_are_told_from_foreign_ones() {
         (format!("-{sum}"), false),
         (format!("-{sum}.gz"), true),
     ] {
+        let summed = ending.starts_with('-');
         let file = WalFile::Segment(name);
         let parsed = ArchivedFile::parse(&format!("{name}{ending}"));
-        assert_eq!(parsed, Some(ArchivedFile { file, compressed }), "{ending}");
+        assert_eq!(parsed, Some(ArchivedFile { file, changed: compressed, summed }), "{ending}");
         let file = WalFile::Partial(name);
         let parsed = ArchivedFile::parse(&format!("{name}.partial{ending}"));
-        assert_eq!(parsed, Some(ArchivedFile { file, compressed }), "{ending}");
+        assert_eq!(parsed, Some(ArchivedFile { file, changed: compressed, summed }), "{ending}");
     }
     let file = WalFile::Backup(name, 0x28);
     let parsed = ArchivedFile::parse(&format!("{name}.00000028.backup.gz"));
-    assert_eq!(parsed, Some(ArchivedFile { file, compressed: true }));
+    assert_eq!(parsed, Some(ArchivedFile { file, changed: true, summed: false }));
     let file = WalFile::History(tl(0x1F));
     let parsed = ArchivedFile::parse("0000001F.history");
-    assert_eq!(parsed, Some(ArchivedFile { file, compressed: false }));
+    assert_eq!(parsed, Some(ArchivedFile { file, changed: false, summed: false }));
     for foreign in [
         "",
         "README",
@@ -207,7 +216,7 @@ fn what_the_server_takes_for_archived_has_to_be_there() {
     let expected = Expectation { claimed, ..expecting(Since::OldestBackup, 1) };
     let span = Span { timeline: tl(1), first: 2, last: 3 };
     let found = examine(&seen, &expected);
-    assert_eq!((found.never_arrived, found.missing_recent), (Some(span), vec![span]));
+    assert_eq!((found.never_arrived, found.missing_recent), (vec![span], vec![span]));
     let found = examine(&archive(size(16), &[]), &expected);
     assert_eq!(found.missing_recent.len(), 1, "an empty archive is no whole one");
     let found = examine(&archive(size(16), &[]), &expecting(Since::OldestBackup, 1));
@@ -361,6 +370,8 @@ proptest! {
             head: made.head,
             may_lag: false,
             claimed: Some(name(last)),
+            written: None,
+            told: None,
             known_losses: &[],
         };
         let seen = made.archive(&removed);
@@ -412,28 +423,6 @@ proptest! {
             None => prop_assert_eq!(WalFile::parse(&name), None),
         }
     }
-}
-
-#[test]
-fn known_losses_are_read_and_written() {
-    let text = "000000010000000000000005..000000010000000000000009";
-    let loss: KnownLoss = text.parse().unwrap();
-    let span = loss.span(size(16)).unwrap();
-    assert_eq!((span.first, span.last, span.count()), (5, 9, 5));
-    assert_eq!(
-        (span.names(size(16)).to_string(), loss.to_string()),
-        (text.to_owned(), text.to_owned())
-    );
-    for bad in [
-        "000000010000000000000009..000000010000000000000005",
-        "000000010000000000000005..000000020000000000000009",
-        "5..9",
-        "",
-    ] {
-        assert!(bad.parse::<KnownLoss>().is_err(), "{bad:?}");
-    }
-    let wide: KnownLoss = "0000000100000000000000FF".parse().unwrap();
-    assert_eq!(wide.span(size(64)), None);
 }
 
 /// A million segments, in an order that no listing has.

@@ -137,7 +137,7 @@ pub(super) fn of_server(view: &ServerView, server: &ServerName) -> Vec<Sample> {
         samples.extend(event.iter().map(|(_, at)| sample(metric, server, None, seconds(*at))));
     }
     let kept = facts.slots.iter().filter_map(|slot| {
-        let bytes = facts.lsn.since(slot.restart_lsn?) as f64;
+        let bytes = facts.lsn.since(slot.kept_from()?) as f64;
         let name = Some(slot.name.as_str());
         Some(sample("wal_replication_slot_retained_bytes", server, name, bytes))
     });

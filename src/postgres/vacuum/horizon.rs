@@ -29,7 +29,9 @@ pub async fn ages(
 
 /// Backends of VACUUM hold nothing back, and neither does this session. Who may not see a session's
 /// state sees its age all the same. With a slot, the feedback of a standby stands there and not at its
-/// walsender; `catalog_xmin` concerns the system catalogue alone (`ComputeXidHorizons` in procarray.c).
+/// walsender; `catalog_xmin` concerns the system catalogue alone (`ComputeXidHorizons` in procarray.c). A slot
+/// that is lost shows what it held and holds nothing (`ReplicationSlotsComputeRequiredXmin` in slot.c);
+/// `wal_status` came with PostgreSQL 13. `pg_conflict_detection` is the server's own since 19.
 const HOLDERS: &str = "SELECT DISTINCT ON (of_rows) of_rows, sort, who, age, held FROM (
     SELECT true AS of_rows,
       CASE WHEN a.backend_type = 'walsender' THEN 'standby' ELSE 'session' END AS sort,
@@ -45,12 +47,14 @@ const HOLDERS: &str = "SELECT DISTINCT ON (of_rows) of_rows, sort, who, age, hel
       age(transaction)::bigint, (extract(epoch FROM clock_timestamp() - prepared))::float8
     FROM pg_prepared_xacts
     UNION ALL
-    SELECT kept.of_rows, CASE WHEN NOT s.active THEN 'slot'
+    SELECT kept.of_rows, CASE WHEN s.slot_name = 'pg_conflict_detection' THEN 'conflicts'
+        WHEN NOT s.active THEN 'slot'
         WHEN s.slot_type = 'physical' THEN 'standby' ELSE 'subscriber' END,
       format('%s replication slot %s (%s)', s.slot_type, s.slot_name,
         CASE WHEN s.active THEN 'active' ELSE 'inactive' END), kept.age, NULL
     FROM pg_replication_slots s, LATERAL (
       VALUES (true, age(s.xmin)::bigint), (false, age(s.catalog_xmin)::bigint)) AS kept (of_rows, age)
+    WHERE to_jsonb(s) ->> 'wal_status' IS DISTINCT FROM 'lost'
   ) AS holders
   WHERE age IS NOT NULL ORDER BY of_rows, age DESC, held DESC NULLS LAST";
 
@@ -77,6 +81,7 @@ fn holder(row: &Row) -> Result<Holder, PgError> {
             "prepared" => HolderSort::Prepared,
             "slot" => HolderSort::Slot,
             "subscriber" => HolderSort::Subscriber,
+            "conflicts" => HolderSort::Conflicts,
             _ => HolderSort::Session,
         },
         who: get(row, 2)?,

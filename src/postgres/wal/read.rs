@@ -8,13 +8,14 @@ use tokio_util::sync::CancellationToken;
 use crate::domain::{
     Timestamp,
     failure::Class,
-    wal::{Lsn, SegmentSize, Timeline},
+    wal::{History, Lsn, SegmentSize, Timeline},
 };
 
 use super::{
     super::{
         PgError, Session,
         catalog::{get, timestamp},
+        configuration::{READ_FUNCTION, read_file},
     },
     ArchiveMode, Archiver, ReadyQueue, Slot, Unmeasured, WalDirectory, WalFacts, WalSettings,
 };
@@ -23,12 +24,15 @@ use super::{
 const HAS_STATUSDIR: u32 = 120_000;
 /// `wal_status` and `safe_wal_size` of slots came with PostgreSQL 13.
 const HAS_SLOT_STATUS: u32 = 130_000;
+/// `invalidation_reason` of slots came with PostgreSQL 17.
+const HAS_SLOT_REASON: u32 = 170_000;
 /// Slots that are looked at: the ones that hold back most.
 const SLOTS_MAX: usize = 1000;
 /// A file may go away between the reading of a folder and that of its entries: before PostgreSQL 14
 /// the whole statement fails then (undefined_file).
 const ATTEMPTS: u32 = 5;
 const UNDEFINED_FILE: &str = "58P01";
+const INSUFFICIENT_PRIVILEGE: &str = "42501";
 
 /// It has one argument more since PostgreSQL 17.
 const MAY_EMIT: &str = "SELECT coalesce(bool_or(has_function_privilege(oid, 'EXECUTE')), false) \
@@ -62,6 +66,7 @@ pub async fn wal_facts(
         timeline: position.timeline,
         lsn: position.lsn,
         redo: position.redo,
+        redo_timeline: position.redo_timeline,
         checkpoint_at: position.checkpoint_at,
         settings,
         archiver,
@@ -129,6 +134,7 @@ struct Position {
     timeline: Timeline,
     lsn: Lsn,
     redo: Lsn,
+    redo_timeline: Timeline,
     checkpoint_at: Timestamp,
 }
 
@@ -141,19 +147,22 @@ async fn position(session: &Session, cancel: &CancellationToken) -> Result<Posit
         CASE WHEN NOT r.is THEN ('x' || left(pg_walfile_name(pg_current_wal_lsn()), 8))::bit(32)::bigint \
              ELSE greatest(c.timeline_id, (SELECT received_tli FROM pg_stat_wal_receiver LIMIT 1)) \
              END, \
-        c.redo_lsn::text, (extract(epoch FROM c.checkpoint_time) * 1000000)::bigint \
+        c.redo_lsn::text, (extract(epoch FROM c.checkpoint_time) * 1000000)::bigint, \
+        c.timeline_id::bigint \
         FROM pg_control_checkpoint() c, (SELECT pg_is_in_recovery() AS is OFFSET 0) r";
     let row = session.query_one(sql, &[], cancel).await?;
-    let timeline: i64 = get(&row, 3)?;
+    let timeline = |column| {
+        let number: i64 = get(&row, column)?;
+        let timeline = u32::try_from(number).ok().and_then(Timeline::new);
+        timeline.ok_or_else(|| PgError::new(Class::Internal, "the server sent no timeline"))
+    };
     Ok(Position {
         at: timestamp(get(&row, 0)?)?,
         in_recovery: get(&row, 1)?,
         lsn: lsn(&row, 2)?.unwrap_or_default(),
-        timeline: u32::try_from(timeline)
-            .ok()
-            .and_then(Timeline::new)
-            .ok_or_else(|| PgError::new(Class::Internal, "the server sent no timeline"))?,
+        timeline: timeline(3)?,
         redo: lsn(&row, 4)?.unwrap_or_default(),
+        redo_timeline: timeline(6)?,
         checkpoint_at: timestamp(get(&row, 5)?)?,
     })
 }
@@ -258,9 +267,10 @@ async fn slots(
     } else {
         "NULL::text, NULL::bigint"
     };
+    let reason = if version_num >= HAS_SLOT_REASON { "invalidation_reason" } else { "NULL::text" };
     let sql = format!(
-        "SELECT slot_name::text, active, restart_lsn::text, {status} FROM pg_replication_slots s \
-         ORDER BY s.restart_lsn NULLS LAST, s.slot_name LIMIT {SLOTS_MAX}"
+        "SELECT slot_name::text, active, restart_lsn::text, {status}, {reason} \
+         FROM pg_replication_slots s ORDER BY s.restart_lsn NULLS LAST, s.slot_name LIMIT {SLOTS_MAX}"
     );
     let rows = session.query(&sql, &[], cancel).await?;
     let slot = |row: &Row| {
@@ -270,6 +280,7 @@ async fn slots(
             restart_lsn: lsn(row, 2)?,
             wal_status: get(row, 3)?,
             safe_wal_size: get(row, 4)?,
+            invalidation_reason: get(row, 5)?,
         })
     };
     rows.iter().map(slot).collect()
@@ -296,6 +307,25 @@ pub async fn may_execute(
 ) -> Result<bool, PgError> {
     let sql = "SELECT has_function_privilege('pg_catalog.' || $1, 'EXECUTE')";
     get(&session.query_one(sql, &[&function], cancel).await?, 0)
+}
+
+/// The history of a timeline as it lies in `pg_wal`; none where the role may not have files read, or the
+/// server has no such file (one that was restored from elsewhere keeps only what it needed).
+pub async fn history(
+    session: &Session,
+    timeline: Timeline,
+    cancel: &CancellationToken,
+) -> Result<Option<History>, PgError> {
+    if !may_execute(session, READ_FUNCTION, cancel).await? {
+        return Ok(None);
+    }
+    let path = format!("pg_wal/{:08X}.history", timeline.number());
+    let bytes = match read_file(session, &path, cancel).await {
+        Err(error) if error.sqlstate() == Some(INSUFFICIENT_PRIVILEGE) => return Ok(None),
+        bytes => bytes?,
+    };
+    let text = bytes.and_then(|bytes| String::from_utf8(bytes).ok());
+    Ok(text.and_then(|text| History::parse(&text).ok()))
 }
 
 /// The statement that gives the role what it takes to watch a server.

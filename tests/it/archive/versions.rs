@@ -19,7 +19,7 @@ use crate::harness::{
     compare::assert_same,
     postgres::{Cluster, SUPERUSER},
     process::must,
-    versions::WHEELS,
+    versions::MAJORS,
 };
 
 /// Names that are hard on whoever splits lines or paths.
@@ -326,8 +326,8 @@ async fn real_archives_hold_what_the_server_and_pg_restore_count() {
 
 #[tokio::test]
 async fn archives_of_other_versions_hold_what_they_count() {
-    for major in WHEELS {
-        let Some(builder) = Cluster::of(major) else { return };
+    for major in MAJORS {
+        let Some(builder) = Cluster::of(major) else { continue };
         let cluster = builder.empty().start();
         assert_eq!(cluster.major(), major);
         check_version(&cluster, RUNS.len()).await;

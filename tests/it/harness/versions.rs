@@ -13,8 +13,8 @@ use super::{
     template::server_command,
 };
 
-/// The versions that the wheels have, the oldest first.
-pub(crate) const WHEELS: [u32; 3] = [16, 17, 18];
+/// The versions beside the distribution's, the oldest first.
+pub(crate) const MAJORS: [u32; 4] = [16, 17, 18, 19];
 
 impl Cluster {
     /// A cluster of that major version, in a long test; none where the test is to be skipped,

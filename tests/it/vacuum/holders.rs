@@ -8,7 +8,10 @@ use pgkeep::{
 use tokio_util::sync::CancellationToken;
 
 use super::*;
-use crate::harness::postgres::SUPERUSER;
+use crate::harness::{
+    postgres::{Builder, SUPERUSER},
+    versions::MAJORS,
+};
 
 fn horizon(cluster: &Cluster) -> Horizon {
     let spec = ConnSpec::resolve(
@@ -82,4 +85,60 @@ fn a_logical_slot_holds_the_catalogue_and_nothing_else() {
     assert_eq!(seen.rows, None);
     let who = "logical replication slot later (inactive)";
     assert_slot(seen.catalogue.as_ref(), HolderSort::Slot, who);
+}
+
+/// From PostgreSQL 19 on subscriptions with `retain_dead_tuples` hold rows by a slot of the server's own.
+#[test]
+fn the_slot_of_conflict_detection_is_the_subscriptions() {
+    let Some(builder) = Cluster::of(19) else { return };
+    let cluster = builder.setting("track_commit_timestamp", "on").start();
+    cluster.psql(
+        APP,
+        "CREATE SUBSCRIPTION s CONNECTION 'host=/nowhere' PUBLICATION p \
+         WITH (connect = false, retain_dead_tuples = true)",
+    );
+    eventually("the slot's xmin", PATIENCE, || {
+        cluster.psql(APP, "SELECT pg_current_xact_id()");
+        let held = "SELECT age(xmin) > 1 FROM pg_replication_slots";
+        (cluster.psql(APP, held) == "t").then_some(())
+    });
+    let seen = horizon(&cluster);
+    assert_eq!(
+        seen.rows.as_ref().map(|holder| holder.sort),
+        Some(HolderSort::Conflicts),
+        "{seen:?}"
+    );
+    let who = &seen.rows.unwrap().who;
+    assert!(who.contains("pg_conflict_detection"), "{who}");
+}
+
+/// A logical slot that is lost shows its catalog_xmin for ever.
+fn lose_a_slot(builder: Builder) {
+    let cluster =
+        builder.setting("wal_level", "logical").setting("max_slot_wal_keep_size", "1MB").start();
+    cluster.psql(APP, "SELECT pg_create_logical_replication_slot('later', 'pgoutput')");
+    cluster.psql(APP, "SELECT pg_create_physical_replication_slot('held', true)");
+    eventually("a slot that is lost", PATIENCE, || {
+        cluster.psql(APP, "SELECT pg_logical_emit_message(true, 'x', 'x')");
+        cluster.psql(APP, "SELECT pg_switch_wal()");
+        cluster.psql(APP, "CHECKPOINT");
+        let status = "SELECT wal_status FROM pg_replication_slots WHERE slot_name = 'later'";
+        (cluster.psql(APP, status) == "lost").then_some(())
+    });
+    let shown = "SELECT age(catalog_xmin) > 0 FROM pg_replication_slots WHERE slot_name = 'later'";
+    assert_eq!(cluster.psql(APP, shown), "t", "it still shows what it held");
+    assert_eq!(horizon(&cluster), Horizon::default());
+}
+
+#[test]
+fn a_slot_that_is_lost_holds_nothing() {
+    lose_a_slot(Cluster::builder());
+}
+
+#[test]
+fn a_slot_that_is_lost_holds_nothing_in_any_version() {
+    for major in MAJORS {
+        let Some(builder) = Cluster::of(major) else { continue };
+        lose_a_slot(builder);
+    }
 }

@@ -253,7 +253,8 @@ fn find_the_one(count: u64) {
     let listed = runtime.block_on(archive.list(seen, None, Timeline::FIRST, &task)).unwrap();
     let head = Timeline::new(0x1F).unwrap();
     let since = Since::OldestBackup;
-    let expected = Expectation { since, head, may_lag: false, claimed: None, known_losses: &[] };
+    let (may_lag, claimed, written, told) = (false, None, None, None);
+    let expected = Expectation { since, head, may_lag, claimed, written, told, known_losses: &[] };
     let found = examine(&listed.seen, &expected);
     assert_eq!(found.missing_recent.len(), 1);
     assert_eq!((found.missing_recent[0].first, found.missing_recent[0].count()), (count / 2, 1));

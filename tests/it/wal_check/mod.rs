@@ -3,6 +3,7 @@
 
 mod bucket;
 mod folder;
+mod receiver;
 mod server;
 mod timelines;
 

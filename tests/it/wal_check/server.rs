@@ -8,6 +8,7 @@ use super::{
 use crate::harness::{
     pgkeep::Pgkeep,
     postgres::Cluster,
+    versions::MAJORS,
     wait::{PATIENCE, eventually},
 };
 
@@ -158,4 +159,29 @@ fn a_server_that_is_gone_is_a_failure_and_no_finding() {
     check(&home).assert_quiet();
     daemon.stop();
     daemon.assert_log_clean(&["failed: ", " ended "]);
+}
+
+/// `idle_replication_slot_timeout` came with PostgreSQL 18: the slot keeps showing its restart_lsn.
+#[test]
+fn a_slot_that_was_given_up_for_idleness_is_told_as_such() {
+    for major in MAJORS.into_iter().filter(|major| *major >= 18) {
+        let Some(builder) = Cluster::of(major) else { continue };
+        let cluster = builder
+            .setting("idle_replication_slot_timeout", "1s")
+            .setting("max_wal_size", "2MB")
+            .setting("min_wal_size", "2MB")
+            .start();
+        cluster.psql("postgres", "SELECT pg_create_physical_replication_slot('idle', true)");
+        eventually("a slot that was given up", PATIENCE, || {
+            cluster.psql("postgres", "CHECKPOINT");
+            let reason = "SELECT invalidation_reason FROM pg_replication_slots";
+            (cluster.psql("postgres", reason) == "idle_timeout").then_some(())
+        });
+        let home = job(Pgkeep::new().server("main", &cluster), "expect_archiving = false");
+        let ran = check(&home);
+        let lost = ran.one("wal-slot-lost", Severity::Warning);
+        assert!(lost.what.contains("idle_replication_slot_timeout"), "{lost:#?}");
+        assert!(!lost.hint.as_ref().unwrap().contains("max_slot_wal_keep_size"), "{lost:#?}");
+        assert_eq!(ran.sample("wal_replication_slot_retained_bytes", &["idle"]), None);
+    }
 }
