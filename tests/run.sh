@@ -40,9 +40,15 @@ want curl curl
 want jq jq
 want build-essential cc
 want_monitoring
-[ "${PGKEEP_LONG:-}" != 1 ] || want_postgres_wheels
+if [ "${PGKEEP_LONG:-}" = 1 ]; then
+    want_postgres_wheels
+    want_postgres_19
+fi
 install_missing
-[ "${PGKEEP_LONG:-}" != 1 ] || fetch_postgres_wheels
+if [ "${PGKEEP_LONG:-}" = 1 ]; then
+    fetch_postgres_wheels
+    fetch_postgres_19
+fi
 find_rust
 
 step() {
