@@ -1,4 +1,4 @@
--- The role that pgkeep connects as, with the rights that it needs and no others. PostgreSQL 11 to 18.
+-- The role that pgkeep connects as, with the rights that it needs and no others. PostgreSQL 11 to 19.
 --
 -- Run it with psql, as a superuser, in the database that pgkeep uses for what concerns the whole
 -- cluster (`database` of [server.NAME], by default postgres). It can be run again at any time.
@@ -28,7 +28,8 @@
 SET client_min_messages = warning;
 SET search_path = pg_catalog;
 SELECT current_setting('server_version_num')::int >= 140000 AND NOT :'by_schema'::boolean AS read_all,
-       current_setting('server_version_num')::int >= 170000 AS has_maintain \gset
+       current_setting('server_version_num')::int >= 170000 AS has_maintain,
+       current_setting('server_version_num')::int < 190000 OR :'by_schema'::boolean AS lo_apart \gset
 
 BEGIN;
 
@@ -49,12 +50,17 @@ GRANT pg_read_all_data TO :"role";
 GRANT SELECT ON pg_authid TO :"role";
 \endif
 
+\if :lo_apart
 \if :large_objects
--- No role covers large objects, and new ones belong to whoever makes them. With this setting the role
--- may read all of them. It could change them as well: pg_dump does not (its transaction is read-only).
+-- Up to PostgreSQL 18 no role covers large objects, and new ones belong to whoever makes them. With this
+-- setting the role may read all of them. It could change them as well: pg_dump does not (its transaction is read-only).
 -- Without it, each needs GRANT SELECT ON LARGE OBJECT, again for each new one.
 ALTER ROLE :"role" SET lo_compat_privileges = on;
 \else
+ALTER ROLE :"role" RESET lo_compat_privileges;
+\endif
+\else
+-- From PostgreSQL 19 on pg_read_all_data covers them: what an earlier version needed goes.
 ALTER ROLE :"role" RESET lo_compat_privileges;
 \endif
 

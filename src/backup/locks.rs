@@ -53,6 +53,6 @@ pub(super) fn refusal(changed: Result<Vec<String>, PgError>, doing: &str) -> Opt
     );
     Some(Failure::new(Class::Lock, doing, what).hint(
         "it is tried as often as `attempts` says, with a new snapshot; if it happens each time, run the dump at another \
-         hour than the job that loads them",
+         hour than what loads or rewrites them (TRUNCATE, ALTER TABLE, VACUUM FULL, CLUSTER, REPACK)",
     ))
 }

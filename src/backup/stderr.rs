@@ -51,7 +51,7 @@ const KNOWN: &[(&str, Class, &str)] = &[
     (
         "permission denied for large object",
         Class::Privilege,
-        "pg_read_all_data does not cover large objects: GRANT SELECT ON LARGE OBJECT … to the role, or connect as a superuser",
+        "pg_read_all_data covers large objects from PostgreSQL 19 on alone: GRANT SELECT ON LARGE OBJECT … to the role, or connect as a superuser",
     ),
     (
         "permission denied",

@@ -5,6 +5,7 @@
 //! state of the world.
 
 pub mod doctor;
+pub mod login;
 pub mod preflight;
 pub mod wal;
 

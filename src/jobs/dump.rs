@@ -22,7 +22,7 @@ use crate::{
         globals::{self, Parts},
         owner::Owners,
     },
-    checks::preflight::Accepted,
+    checks::{self, preflight::Accepted},
     domain::{
         backup::Subject,
         failure::Failure,
@@ -178,6 +178,7 @@ impl Job for Dump {
         let session = self.server.connect(maintenance, &doing, &cx.task).await?;
         let facts = catalog::server_facts(&session, cancel).await.map_err(fail)?;
         let databases = catalog::databases(&session, false, cancel).await.map_err(fail)?;
+        let (said, _) = session.take_notices();
         let skipped = self.role.skips(&facts);
         let deferrable = self.deferrable.is_some();
         let fit = match skipped {
@@ -192,6 +193,7 @@ impl Job for Dump {
         let tools = self.server.tools(facts.major(), &cx.task).await?;
         let mut report = Report::default();
         report.findings.extend(behind);
+        report.findings.extend(checks::look(&[&checks::login::LOGIN], &said[..]));
         report.findings.extend(report::newer_tools(&tools, &facts));
         let chosen = choose::databases(&self.patterns, &databases);
         report.findings.extend(report::closed(&chosen));

@@ -1,4 +1,4 @@
-//! Facts about a server and its databases, on PostgreSQL 11 to 18.
+//! Facts about a server and its databases, on PostgreSQL 11 to 19.
 
 use tokio_postgres::Row;
 use tokio_util::sync::CancellationToken;

@@ -104,12 +104,17 @@ async fn files(
     cancel: &CancellationToken,
 ) -> Result<Vec<(String, String)>, PgError> {
     let sql = "SELECT current_setting('config_file'), current_setting('hba_file'), \
-               current_setting('ident_file'), current_setting('data_directory')";
+               current_setting('ident_file'), current_setting('data_directory'), \
+               current_setting('hosts_file', true)";
     let row = session.query_one(sql, &[], cancel).await?;
     let known = ["postgresql.conf", "pg_hba.conf", "pg_ident.conf"];
     let mut files: Vec<(String, String)> = Vec::new();
     for (at, name) in known.into_iter().enumerate() {
         files.push((name.to_owned(), get(&row, at)?));
+    }
+    // PostgreSQL 19 and newer; what it says counts with ssl_sni = on.
+    if let Some(path) = get::<Option<String>>(&row, 4)?.filter(|path| !path.is_empty()) {
+        files.push(("pg_hosts.conf".to_owned(), path));
     }
     let data: String = get(&row, 3)?;
     files.push(("postgresql.auto.conf".to_owned(), format!("{data}/postgresql.auto.conf")));

@@ -255,6 +255,15 @@ fn tls_hint(text: &str) -> Option<&'static str> {
         )
     } else if text.contains("server does not support TLS") {
         Some("the server has no TLS: set ssl = on there, or use sslmode=prefer")
+    } else if ["HandshakeFailure", "UnrecognizedName", "MissingExtension"]
+        .iter()
+        .any(|alert| text.contains(alert))
+    {
+        Some(
+            "the server ends the handshake: with ssl_sni (PostgreSQL 19) it chooses its certificate by the \
+             name that is connected to, and an address is none: connect by a name that its pg_hosts.conf \
+             has. Else both have no cipher in common",
+        )
     } else if text.contains("timeout waiting") {
         Some("the host does not answer: check the address, the network and firewalls")
     } else {
@@ -285,6 +294,14 @@ mod tests {
         for (code, class) in cases {
             assert_eq!(class_of(&SqlState::from_code(code)), class, "{code}");
         }
+    }
+
+    #[test]
+    fn a_server_that_chooses_its_certificate_by_name_is_told() {
+        // As rustls says it of PostgreSQL 19 with ssl_sni = on and a host that is an address.
+        let text = "error performing TLS handshake: received fatal alert: HandshakeFailure";
+        assert!(tls_hint(text).unwrap().contains("pg_hosts.conf"));
+        assert_eq!(tls_hint("error performing TLS handshake: tls handshake eof"), None);
     }
 
     #[test]

@@ -1,5 +1,5 @@
 //! What a new server needs to have so that it takes a database and sorts its text as the old one did:
-//! provider and locale, versions of collations, extensions. By version, PostgreSQL 11 to 18.
+//! provider and locale, versions of collations, extensions. By version, PostgreSQL 11 to 19.
 //!
 //! An index on text is only good with the order of the library that it was built with. The versions
 //! that were recorded and those of the libraries here stand side by side in the manifest.

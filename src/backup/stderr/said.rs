@@ -9,10 +9,13 @@
 //! then in doubt.
 
 use super::QUOTE_MAX;
-use crate::domain::{
-    failure::{Class, Failure},
-    finding::{Finding, Severity},
-    manifest::LeftOut,
+use crate::{
+    checks::login,
+    domain::{
+        failure::{Class, Failure},
+        finding::{Finding, Severity},
+        manifest::LeftOut,
+    },
 };
 
 /// The check's name in findings.
@@ -110,6 +113,9 @@ const KNOWN: &[Known] = &[
     ("cannot dump statistics for relation kind", Meaning::Harmless, ""),
     // exec.c, resolve_symlinks: started from a folder that the user may not enter
     ("could not change directory to \"", Meaning::Harmless, ""),
+    // auth.c (19): a check of the run's own session tells it, once
+    (login::MD5, Meaning::Harmless, ""),
+    (login::EXPIRES, Meaning::Harmless, ""),
     // fe-connect.c, passwordFromFile: a password that is missing fails by itself
     ("WARNING: password file", Meaning::Harmless, ""),
 ];
@@ -269,8 +275,12 @@ mod tests {
              without using --disable-triggers or temporarily dropping the constraints.\n\
              pg_dump: Consider using a full dump instead of a --data-only dump to avoid this \
              problem.\n";
+        // As pg_dump 19 prints them at each of its connections.
+        let login = "WARNING:  authenticated with an MD5-encrypted password\nDETAIL:  MD5 password \
+             support is deprecated and will be removed in a future release of PostgreSQL.\n\
+             WARNING:  role password will expire soon\n";
         let notice = "NOTICE:  hello\nDETAIL:  to you\n\ttwice\n";
-        for text in ["", " \n\n", fifteen, thirteen, notice, &[fifteen, notice].concat()] {
+        for text in ["", " \n\n", fifteen, thirteen, login, notice, &[fifteen, notice].concat()] {
             let judged = judge(text).unwrap();
             assert!(judged.findings.is_empty() && judged.output.is_empty(), "{judged:?}");
         }

@@ -4,9 +4,9 @@ use jiff::SignedDuration;
 
 use super::{Line, SKEW_MAX, skew};
 use crate::{
-    checks::{Check, Found},
+    checks::{Check, Found, login},
     domain::{finding::Severity, name::DatabaseName},
-    postgres::{catalog::ServerFacts, preflight::Service},
+    postgres::{catalog::ServerFacts, notice::Notice, preflight::Service},
 };
 
 /// What a server is looked at with.
@@ -25,10 +25,21 @@ pub struct ServerView {
     pub kept_by_service: Vec<DatabaseName>,
     /// The service.
     pub service: Option<Service>,
+    /// What it said when the role logged in.
+    pub said: Vec<Notice>,
 }
 
 /// What is looked at.
-pub const LINES: &[&Line<ServerView>] = &[&PROGRAMS, &CLOCK, &UNPROTECTED, &SERVICE];
+pub const LINES: &[&Line<ServerView>] = &[&LOGIN, &PROGRAMS, &CLOCK, &UNPROTECTED, &SERVICE];
+
+const LOGIN: Line<ServerView> = Line {
+    label: "login",
+    state: |view| {
+        (!login::login(&view.said).is_empty())
+            .then(|| "the role is let in, with a warning".to_owned())
+    },
+    check: Check { name: login::LOGIN.name, look: |view| login::login(&view.said) },
+};
 
 const PROGRAMS: Line<ServerView> = Line {
     label: "programs",

@@ -104,6 +104,12 @@ fn each_lie_of_a_repository_is_found() {
         let mut view = honest();
         lie(&mut view);
         assert_eq!(found(repository::LINES, &view), [expected]);
+        // What a line says over a finding is not what the finding denies.
+        let claims = ["writing", "overwriting", "digests", "removing", "rules"];
+        let looked = look(repository::LINES, &view);
+        for line in looked.iter().filter(|line| claims.contains(&line.label)) {
+            assert_eq!(line.state == "see below", !line.findings.is_empty(), "{line:?}");
+        }
     }
 }
 
@@ -159,7 +165,10 @@ fn each_trouble_of_a_host_is_found() {
 #[test]
 fn servers_tell_of_clocks_programs_and_databases_without_a_job() {
     use super::server::{LINES, ServerView};
-    use crate::postgres::catalog::ServerFacts;
+    use crate::postgres::{
+        catalog::ServerFacts,
+        notice::{Level, Notice},
+    };
     let healthy = || ServerView {
         facts: ServerFacts {
             version_num: 150_018,
@@ -173,8 +182,18 @@ fn servers_tell_of_clocks_programs_and_databases_without_a_job() {
         unprotected: Some(Vec::new()),
         kept_by_service: Vec::new(),
         service: None,
+        said: Vec::new(),
     };
     assert_eq!(found(LINES, &healthy()), Vec::<String>::new());
+    let expires = Notice {
+        severity: Level::Warning,
+        sqlstate: "01000".to_owned(),
+        message: "role password will expire soon".to_owned(),
+        detail: None,
+    };
+    let other = Notice { message: "hello".to_owned(), ..expires.clone() };
+    let warned = ServerView { said: vec![other, expires], ..healthy() };
+    assert_eq!(found(LINES, &warned), ["login warning role-login"]);
     let late = ServerView { clock_ahead: SignedDuration::from_mins(-5), ..healthy() };
     assert_eq!(found(LINES, &late), ["clock warning server-clock"]);
     assert!(look(LINES, &late)[1].state.contains("5m behind this host"));

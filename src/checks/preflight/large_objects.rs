@@ -35,8 +35,11 @@ fn large_objects(facts: &Facts) -> Vec<Found> {
             literal(&format!(" TO {role}"))
         )
     };
-    let hint = format!(
-        "{grant} Or, for all that there are and will be: ALTER ROLE {role} SET lo_compat_privileges = on;"
-    );
+    let all = if facts.version_num >= 190_000 {
+        format!("GRANT pg_read_all_data TO {role};")
+    } else {
+        format!("ALTER ROLE {role} SET lo_compat_privileges = on;")
+    };
+    let hint = format!("{grant} Or, for all that there are and will be: {all}");
     vec![Found::new(Severity::Critical, what, by_a_superuser(facts, &hint))]
 }

@@ -6,7 +6,7 @@
 //! by the entries whose data never came, so each entry of the table of contents that has data
 //! must get exactly one block, and nothing may follow.
 //!
-//! Versions 1.13 to 1.16 are read (pg_dump 10.3 to 18): 1.14 added the table access method, 1.15 the
+//! Versions 1.13 to 1.16 are read (pg_dump 10.3 to 19): 1.14 added the table access method, 1.15 the
 //! compression algorithm, 1.16 the relation kind (`K_VERS_*` in PostgreSQL's
 //! `src/bin/pg_dump/pg_backup_archiver.h`). No length that the stream states is ever allocated, and
 //! the entries are not kept in memory: pg_dump writes the data blocks in the order of the entries

@@ -24,6 +24,7 @@ use crate::{
     postgres::{
         PgError, Server, Session,
         catalog::{self, Database, ServerFacts},
+        notice::Notice,
         preflight::{Service, globals},
     },
     sys::{clock::ahead, task::Task},
@@ -38,6 +39,7 @@ struct Told {
     clock_ahead: SignedDuration,
     databases: Vec<Database>,
     service: Option<Service>,
+    said: Vec<Notice>,
 }
 
 /// Looks at one server, and adds what its databases weigh.
@@ -115,6 +117,7 @@ async fn ask(session: &Session, task: &Task) -> Result<Told, PgError> {
         databases: catalog::databases(session, true, cancel).await?,
         service: globals(session, false, cancel).await?.service,
         facts,
+        said: session.take_notices().0,
     })
 }
 
@@ -167,6 +170,7 @@ fn view(
         unprotected: (!own.is_empty()).then(|| unprotected(&candidates, &patterns)),
         kept_by_service,
         service: told.service,
+        said: told.said.clone(),
     }
 }
 

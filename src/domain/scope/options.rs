@@ -34,7 +34,7 @@ const fn flag(name: &'static str, kind: Kind, since: u32) -> Allowed {
     Allowed { name, value: Value::None, kind, since }
 }
 
-/// From the release notes and src/bin/pg_dump/pg_dump.c of 11 to 18.
+/// From the release notes and src/bin/pg_dump/pg_dump.c of 11 to 19; 19 has those of 18.
 const ALLOWED: &[Allowed] = &[
     flag("--inserts", Kind::Form, 11),
     flag("--column-inserts", Kind::Form, 11),

@@ -1,7 +1,7 @@
 //! What the role of a session would meet if pg_dump ran as it: facts, asked in a few statements of the
 //! catalogue, whose answers are bounded.
 //!
-//! They follow what pg_dump itself does (src/bin/pg_dump in PostgreSQL's source, versions 11 to 18):
+//! They follow what pg_dump itself does (src/bin/pg_dump in PostgreSQL's source, versions 11 to 19):
 //! which relations it locks and reads, which it leaves alone (those of extensions, but for their
 //! configuration tables; all in schemas that begin with `pg_`, so that other sessions' temporary tables
 //! are not among them), and what it leaves out without failing. What goes away between our look and

@@ -12,6 +12,8 @@ use super::{
 
 /// Rows of an answer, at most. More than people read; enough to look at only a part of them.
 const ROWS_MAX: i64 = 10_000;
+/// `pg_read_all_data` covers large objects.
+const READ_ALL_LARGE_OBJECTS: u32 = 190_000;
 /// Ids of large objects that are given.
 const LARGE_OBJECTS_MAX: i64 = 20;
 
@@ -57,7 +59,9 @@ pub async fn read(session: &Session, cancel: &CancellationToken) -> Result<Facts
         return Ok(facts);
     }
     relations(session, &mut facts, cancel).await?;
-    if !get::<bool>(&row, 4)? {
+    let reads_all = get::<bool>(&row, 4)?
+        || reads_all_large_objects(session, facts.version_num, cancel).await?;
+    if !reads_all {
         facts.large_objects = large_objects(session, cancel).await?;
     }
     facts.user_mappings = user_mappings(session, facts.mappings_are_certain, cancel).await?;
@@ -110,6 +114,19 @@ fn relation(row: &Row) -> Result<Relation, PgError> {
         lacks_select: get(row, 6)?,
         owned: get(row, 8)?,
     })
+}
+
+/// Members of `pg_read_all_data` may read them from PostgreSQL 19 on.
+async fn reads_all_large_objects(
+    session: &Session,
+    version_num: u32,
+    cancel: &CancellationToken,
+) -> Result<bool, PgError> {
+    if version_num < READ_ALL_LARGE_OBJECTS {
+        return Ok(false);
+    }
+    let sql = "SELECT pg_has_role('pg_read_all_data', 'USAGE')";
+    get(&session.query_one(sql, &[], cancel).await?, 0)
 }
 
 /// pg_dump opens each one (`dumpLOs`), which takes SELECT. There may be millions, of few owners: rights

@@ -1,5 +1,7 @@
 //! Servers and roles that are in some trouble.
 
+use std::{fs, os::unix::fs::PermissionsExt as _};
+
 use super::{found, item, json, said};
 use crate::harness::{
     pgbouncer::PgBouncer,
@@ -125,5 +127,47 @@ fn a_database_that_a_service_keeps_to_itself_is_excluded_by_hint() {
         "hint: Amazon RDS or Aurora keeps them to itself: set role_passwords = false in the job",
     ] {
         assert!(text.contains(part), "{part}\n--- is not in\n{text}");
+    }
+}
+
+/// PostgreSQL 19 warns at each connection, that of pg_dump too.
+#[test]
+fn a_role_that_the_server_warns_of_is_told_beforehand_and_once_a_run() {
+    let Some(builder) = Cluster::of(19) else { return };
+    let cluster = builder.empty().start();
+    let rules = cluster.data_dir().join("pg_hba.conf");
+    let old = fs::read_to_string(&rules).unwrap();
+    fs::write(&rules, format!("local all {KEEPER} md5\n{old}")).unwrap();
+    cluster.psql(
+        "postgres",
+        &format!(
+            "SET password_encryption = 'md5';
+             ALTER ROLE {KEEPER} PASSWORD 'sesame' VALID UNTIL 'tomorrow'; SELECT pg_reload_conf()"
+        ),
+    );
+    let folder = tempfile::tempdir().unwrap();
+    let password = folder.path().join("password");
+    fs::write(&password, "sesame").unwrap();
+    fs::set_permissions(&password, fs::Permissions::from_mode(0o600)).unwrap();
+    let lines = format!(
+        "bin_dir = {}\npassword_file = {}",
+        quote(cluster.bin_dir().to_string_lossy()),
+        quote(password.to_string_lossy())
+    );
+    let home = Pgkeep::new().server_with("main", &cluster, &lines).local("disk").dump(
+        "nightly",
+        "main",
+        &["postgres"],
+        &["disk"],
+        "",
+    );
+    let both = ["server main: warning role-login", "server main: warning role-login"];
+    assert_eq!(found(&json(&home, &["--job", "nightly"], 7)), both);
+    let ran = home.run(&["run", "nightly", "--json"]).expect_code(0).json();
+    let findings = ran["report"]["findings"].as_array().unwrap();
+    let checks: Vec<&str> = findings.iter().map(|it| it["check"].as_str().unwrap()).collect();
+    assert_eq!(checks, ["role-login", "role-login"], "{findings:#?}");
+    for (finding, part) in findings.iter().zip(["VALID UNTIL", "scram-sha-256"]) {
+        assert!(finding["hint"].as_str().unwrap().contains(part), "{finding:#}");
     }
 }

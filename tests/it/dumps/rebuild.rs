@@ -8,7 +8,7 @@ use super::{Copy, DISK, disk, listed, run_job, shell};
 use crate::harness::{
     compare::Fingerprint,
     pgkeep::{Pgkeep, quote},
-    postgres::{APP, Cluster, HOSTILE},
+    postgres::{APP, Builder, Cluster, HOSTILE},
     process::run,
 };
 
@@ -112,7 +112,18 @@ fn similar(here: &str, there: &str) {
 
 #[test]
 fn globals_have_the_configuration_of_the_server() {
-    let cluster = Cluster::builder().setting("work_mem", "7MB").empty().start();
+    configuration_is_kept(Cluster::builder());
+}
+
+/// It has a file more.
+#[test]
+fn globals_have_the_configuration_of_a_server_19() {
+    let Some(builder) = Cluster::of(19) else { return };
+    configuration_is_kept(builder);
+}
+
+fn configuration_is_kept(builder: Builder) {
+    let cluster = builder.setting("work_mem", "7MB").empty().start();
     let included = cluster.data_dir().join("extra.conf");
     fs::write(&included, "log_line_prefix = 'it''s %p '\n").unwrap();
     let main = cluster.data_dir().join("postgresql.conf");
@@ -131,18 +142,19 @@ fn globals_have_the_configuration_of_the_server() {
     let files: BTreeMap<&str, &_> =
         copy.manifest.files.iter().map(|file| (file.object.name.as_str(), file)).collect();
     let names: Vec<&str> = files.keys().copied().collect();
-    assert_eq!(
-        names,
-        [
-            "databases.sql.zst",
-            "included-01-extra.conf.zst",
-            "pg_hba.conf.zst",
-            "pg_ident.conf.zst",
-            "postgresql.auto.conf.zst",
-            "postgresql.conf.zst",
-            "settings.txt.zst"
-        ]
-    );
+    let mut expected = vec![
+        "databases.sql.zst",
+        "included-01-extra.conf.zst",
+        "pg_hba.conf.zst",
+        "pg_ident.conf.zst",
+        "postgresql.auto.conf.zst",
+        "postgresql.conf.zst",
+        "settings.txt.zst",
+    ];
+    if cluster.major() >= 19 {
+        expected.insert(3, "pg_hosts.conf.zst");
+    }
+    assert_eq!(names, expected);
     for (name, file) in &files {
         let plain = unpacked(&cluster, copy, name);
         assert_eq!(plain.len() as u64, file.plain_bytes);

@@ -1,7 +1,13 @@
 //! Tables that change between the snapshot and pg_dump's locks.
 
-use super::{DB, DISK, said::bench};
-use crate::{harness::liar::Fault, rounds::world::Running};
+use super::{
+    DB, DISK,
+    said::{bench, bench_on},
+};
+use crate::{
+    harness::{liar::Fault, postgres::Cluster},
+    rounds::world::Running,
+};
 
 #[test]
 fn a_table_that_was_emptied_behind_the_snapshot_is_no_empty_table_in_a_backup() {
@@ -33,4 +39,27 @@ fn a_table_that_was_emptied_behind_the_snapshot_is_no_empty_table_in_a_backup() 
     liar.release();
     assert_eq!(running.end().code, 0);
     assert_eq!(bench.ids(DISK).len(), 1);
+}
+
+/// `REPACK (CONCURRENTLY)` lets writers in and is not MVCC-safe: a snapshot from before sees no row of the
+/// table.
+#[test]
+fn a_table_that_was_repacked_concurrently_is_no_empty_table_in_a_backup() {
+    let Some(builder) = Cluster::of(19) else { return };
+    let (bench, liar) =
+        bench_on(builder.empty().setting("max_repack_replication_slots", "5").start());
+    bench.cluster.psql(DB, "ALTER TABLE items ADD PRIMARY KEY (i)");
+    liar.set(&Fault::Late);
+    let running = Running::start(&bench.home, "nightly");
+    liar.wait_stopped();
+    bench.cluster.psql(DB, "REPACK (CONCURRENTLY) items");
+    liar.release();
+    let ran = running.end();
+    assert_eq!(ran.code, 1, "{ran:#?}");
+    let report = ran.report.unwrap();
+    let failure = &report["targets"][0]["outcome"]["detail"];
+    assert_eq!(failure["class"], "lock", "{report:#}");
+    assert!(failure["what"].as_str().unwrap().contains("public.items"), "{failure}");
+    assert!(failure["hint"].as_str().unwrap().contains("REPACK"), "{failure}");
+    assert!(bench.ids(DISK).is_empty());
 }

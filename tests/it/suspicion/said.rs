@@ -11,7 +11,11 @@ use crate::harness::{
 
 /// A database, and a pg_dump that says what it is told to.
 pub(super) fn bench() -> (Bench, Liar) {
-    let cluster = Cluster::builder().empty().start();
+    bench_on(Cluster::builder().empty().start())
+}
+
+/// The same on a cluster that is empty.
+pub(super) fn bench_on(cluster: Cluster) -> (Bench, Liar) {
     cluster.psql("postgres", &format!("CREATE DATABASE {DB}"));
     cluster.psql(DB, "CREATE TABLE items AS SELECT i FROM generate_series(1, 500) i");
     let liar = Liar::new(cluster.bin_dir());
