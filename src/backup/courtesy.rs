@@ -25,6 +25,10 @@ use crate::{
 const INTERVAL: Duration = Duration::from_secs(1);
 /// Between two attempts at the session that looks.
 const AGAIN: Duration = Duration::from_secs(5);
+/// How long the first look has once the backup is over.
+const FIRST: Duration = Duration::from_secs(5);
+
+const DOING: &str = "look who waits behind the backup";
 
 /// What is done for others.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -100,12 +104,35 @@ impl Watch<'_> {
         backup: &Task,
         done: &CancellationToken,
     ) -> Result<(), Failure> {
-        let doing = "look who waits behind the backup";
         // The first look is made in any case: a backup may be over before it.
         let first = !seen.ledger.has_looked();
-        let cancel = if first { CancellationToken::new() } else { done.clone() };
+        let cancel = if first { backup.cancel.child_token() } else { done.clone() };
         let opening = Task { cancel, ..backup.clone() };
-        let watcher = Watcher::open(self.server, doing, &opening).await?;
+        let late = async {
+            done.cancelled().await;
+            tokio::time::sleep(FIRST).await;
+        };
+        let looking = self.look_with(seen, stage, held, (backup, &opening), done);
+        tokio::pin!(looking);
+        tokio::select! {
+            result = &mut looking => result,
+            () = late => {
+                opening.cancel.cancel();
+                looking.await
+            }
+        }
+    }
+
+    async fn look_with(
+        &self,
+        seen: &mut Seen,
+        stage: &str,
+        held: &(dyn Fn() -> Duration + Sync),
+        (backup, opening): (&Task, &Task),
+        done: &CancellationToken,
+    ) -> Result<(), Failure> {
+        let doing = DOING;
+        let watcher = Watcher::open(self.server, doing, opening).await?;
         let result = loop {
             match watcher.look(self.exporter, self.application, &opening.cancel).await {
                 Ok(look) => seen.ledger.heed(look),

@@ -131,7 +131,7 @@ impl About<'_> {
         let session = source.server.connect(name.as_str(), doing, task).await?;
         source.is_of(&session, (doing, task)).await?;
         let wanted = (source.scope, source.accepted);
-        let preflight = preflight::refuse(source.server, &session, wanted, (doing, task)).await?;
+        let preflight = preflight::refuse(&session, wanted, (doing, task)).await?;
         let facts = catalog::database_facts(&session, &task.cancel).await.map_err(fail)?;
         let application = application(&self.id);
         let env = source.server.child_env_as(&session, &application, source.scratch)?;
@@ -196,7 +196,12 @@ impl About<'_> {
         // Once pg_dump is done with the snapshot and its password file, they go: a repository that
         // still takes parts must not hold back VACUUM.
         let close = async {
-            let changed = locks::changed(&snapshot, source.scope, &exited, &backup).await;
+            let looked_at = (source.scope, application);
+            let changed = locks::changed(&snapshot, looked_at, &exited, &backup).await;
+            if changed.is_err() {
+                // Nothing can come of it any more.
+                backup.cancel.cancel();
+            }
             exited.cancelled().await;
             let lost = snapshot.lost();
             snapshot.close().await;
@@ -212,20 +217,34 @@ impl About<'_> {
         let (stored, (gone, changed), mut seen, last) =
             tokio::join!(stream, close, watch.follow(&backup, &exited), last);
         watch.name(&mut seen, task).await;
-        let stored = stored.map_err(|lost| without_snapshot(lost, gone));
+        let stored = stored.map_err(|lost| self.why_lost(lost, gone, &changed, task));
         Read { stored, changed, seen, last }
     }
-}
 
-/// Where the snapshot was gone before pg_dump could read in it, pg_dump only says that there is none.
-fn without_snapshot(lost: Lost, why: Option<PgError>) -> Lost {
-    match (lost, why) {
-        (Lost::All(failure), Some(error)) if failure.class == Class::ToolFailed => {
-            let what =
-                format!("the session that held the snapshot ended: {error}; {}", failure.what);
-            Lost::All(Failure { what, ..error.into_failure(failure.doing) })
+    /// Where the snapshot was gone before pg_dump could read in it, pg_dump only says that there is none; and where pg_dump
+    /// was stopped since nobody could say that nothing changed, that is why.
+    fn why_lost(
+        &self,
+        lost: Lost,
+        gone: Option<PgError>,
+        changed: &Result<Vec<String>, PgError>,
+        task: &Task,
+    ) -> Lost {
+        match (lost, gone, changed) {
+            (Lost::All(failure), Some(error), _) if failure.class == Class::ToolFailed => {
+                let what =
+                    format!("the session that held the snapshot ended: {error}; {}", failure.what);
+                Lost::All(Failure { what, ..error.into_failure(failure.doing) })
+            }
+            (Lost::All(failure), _, Err(error))
+                if failure.class == Class::Interrupted
+                    && !error.is_cancelled()
+                    && !task.cancel.is_cancelled() =>
+            {
+                Lost::All(error.clone().into_failure(&*self.doing))
+            }
+            (lost, ..) => lost,
         }
-        (lost, _) => lost,
     }
 }
 

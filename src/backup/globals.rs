@@ -6,15 +6,18 @@
 mod databases;
 mod server_files;
 
+use std::time::Duration;
+
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     codec::globals::GlobalsProof,
     domain::{
         backup::Subject,
-        failure::Failure,
+        failure::{Class, Failure},
         finding::{Finding, Severity},
         manifest::LeftOut,
+        units::format_duration,
     },
     postgres::{PgError, catalog, command::Globals, snapshot::moment},
     sys::task::Task,
@@ -22,11 +25,14 @@ use crate::{
 
 use super::{
     dump::{Draft, Dumped, Source, new_id},
-    fanout::Fanout,
+    fanout::{Fanout, Lost, Stored},
     files::SmallFile,
     preflight,
     suspect::{self, Yardstick},
 };
+
+/// How often the time of an answer pg_dumpall may take for its questions to the catalogue.
+const ANSWERS: u32 = 12;
 
 fn left_out(role_passwords: bool) -> Vec<LeftOut> {
     if role_passwords {
@@ -100,7 +106,10 @@ pub async fn globals(source: &Source<'_>, parts: Parts, task: &Task) -> Result<D
         exited: CancellationToken::new(),
     };
     let spec = source.child(&command, &env);
-    let stream = fanout.stream(spec, Box::new(GlobalsProof::new()), task);
+    let limit = source.server.spec().answer_timeout * ANSWERS;
+    let stream = within(limit, task, async |task: &Task| {
+        fanout.stream(spec, Box::new(GlobalsProof::new()), task).await
+    });
     let yardstick = Yardstick::find((source.shrink, source.asked), &series, task);
     let (stored, yardstick) = tokio::join!(stream, yardstick);
     drop(env);
@@ -120,6 +129,32 @@ pub async fn globals(source: &Source<'_>, parts: Parts, task: &Task) -> Result<D
     let mut dumped = judged.dumped(delivered);
     dumped.findings.extend(unread_finding(&found));
     Ok(dumped)
+}
+
+/// Cancels what takes longer than that: pg_dumpall asks the catalogue some questions, and no more.
+async fn within(
+    limit: Duration,
+    task: &Task,
+    stream: impl AsyncFnOnce(&Task) -> Result<Stored, Lost>,
+) -> Result<Stored, Lost> {
+    let bounded = task.child();
+    let stream = stream(&bounded);
+    tokio::pin!(stream);
+    tokio::select! {
+        stored = &mut stream => return stored,
+        () = tokio::time::sleep(limit) => bounded.cancel.cancel(),
+    }
+    match stream.await {
+        Err(_) if !task.cancel.is_cancelled() => {
+            let what = format!("pg_dumpall took longer than {}", format_duration(limit));
+            let failure = Failure::new(Class::Stalled, "dump globals", what);
+            Err(failure.hint(
+                "does the server, or the network between, stand still? pg_dumpall has twelve times the \
+                 server's answer_timeout",
+            ).into())
+        }
+        ended => ended,
+    }
 }
 
 /// What could not be read, in one finding.

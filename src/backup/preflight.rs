@@ -10,7 +10,7 @@ use crate::{
         scope::Scope,
     },
     postgres::{
-        PgError, Server, Session, pooler,
+        PgError, Session,
         preflight::{Facts, globals, hides_damage, read},
     },
     sys::task::Task,
@@ -35,22 +35,6 @@ impl Preflight {
     }
 }
 
-/// Holds that no pooler shares the backend of a session: a snapshot is one backend's, and settings made
-/// through a pooler reach others' sessions.
-///
-/// # Errors
-/// When one does, or a second session cannot be had.
-pub async fn alone(
-    server: &Server,
-    session: &Session,
-    (doing, task): (&str, &Task),
-) -> Result<(), Failure> {
-    let other = server.connect(session.dbname(), doing, task).await?;
-    let alone = pooler::refuse_pooler(session, &other, doing, task).await;
-    other.close().await;
-    alone
-}
-
 /// Looks at the database of a session, for a dump of that scope.
 ///
 /// # Errors
@@ -72,12 +56,10 @@ pub async fn look(
 /// When the dump would fail or not be whole, with all that is in its way; when the server does not
 /// answer.
 pub async fn refuse(
-    server: &Server,
     session: &Session,
     (scope, accepted): (&Scope, &Accepted),
     (doing, task): (&str, &Task),
 ) -> Result<Preflight, Failure> {
-    alone(server, session, (doing, task)).await?;
     let hides = hides_damage(session, &task.cancel).await;
     if hides.map_err(|error| error.into_failure(doing))? {
         let what = "zero_damaged_pages = on: rows of damaged pages would be left out, and lc_messages has \

@@ -54,7 +54,7 @@ pub struct JobCommon {
     pub retry_backoff: Duration,
     /// An attempt in which nothing moves for so long is stopped.
     pub stall_timeout: Duration,
-    /// An attempt that takes longer is stopped. `None`: it may take its time.
+    /// An attempt that takes longer is stopped. `None`: the kind's own limit, which no honest one meets.
     pub time_limit: Option<Duration>,
     /// Who is told of it. `None`: every `[notify.NAME]` that covers it.
     pub notify: Option<Vec<NotifyName>>,

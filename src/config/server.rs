@@ -92,6 +92,8 @@ pub struct ServerConfig {
     pub bin_dir: Option<PathBuf>,
     /// How long to wait for a connection.
     pub connect_timeout: Duration,
+    /// How long a question to the catalogue may take.
+    pub answer_timeout: Duration,
     /// `options` of libpq: `-c statement_timeout=0`.
     pub options: Option<String>,
 }
@@ -126,7 +128,7 @@ impl ServerConfig {
         let (sslcert, sslkey) = certificate(&mut o, d);
         let named_elsewhere = o.given("conninfo").is_some() || o.given("service").is_some();
         let database = o.take::<String>("database", d).map(|name| name.value);
-        let timeout = Duration::from_secs(1)..=Duration::from_hours(1);
+        let timeout = || Duration::from_secs(1)..=Duration::from_hours(1);
         let server = Self {
             name: name.clone(),
             span: section.span().clone(),
@@ -146,7 +148,8 @@ impl ServerConfig {
             service: non_empty(&mut o, "service", d),
             conninfo: conninfo(&mut o, d),
             bin_dir: bin_dir(&mut o, d),
-            connect_timeout: o.take_in_or("connect_timeout", timeout, Duration::from_secs(10), d),
+            connect_timeout: o.take_in_or("connect_timeout", timeout(), Duration::from_secs(10), d),
+            answer_timeout: o.take_in_or("answer_timeout", timeout(), Duration::from_mins(5), d),
             options: o.take("options", d).map(|options| options.value),
         };
         o.finish(d);

@@ -76,13 +76,14 @@ impl Attempt {
         let job = self.job.job.clone();
         let mut running = tokio::spawn(async move { job.run(&cx).await });
         let started = task.clock.now().mono;
+        let time_limit = common.time_limit.unwrap_or(self.job.kind.time_limit);
         let mut limit: Option<Failure> = None;
         let result = loop {
             tokio::select! {
                 result = &mut running => break result,
                 // What is being cancelled, for whatever reason, has no limits left to exceed.
                 () = tokio::time::sleep(WATCH_INTERVAL), if !task.cancel.is_cancelled() => {
-                    limit = exceeded(&common.name, common.stall_timeout, common.time_limit, started, &task)
+                    limit = exceeded(&common.name, common.stall_timeout, time_limit, started, &task)
                         .filter(|_| !task.cancel.is_cancelled());
                     if limit.is_some() {
                         task.cancel.cancel();
@@ -121,7 +122,7 @@ pub fn cancelled() -> Report {
 fn exceeded(
     name: &JobName,
     stall: Duration,
-    time_limit: Option<Duration>,
+    time_limit: Duration,
     started: Duration,
     task: &Task,
 ) -> Option<Failure> {
@@ -133,9 +134,13 @@ fn exceeded(
                     stall_timeout sets the limit";
         return Some(Failure::new(Class::Stalled, doing(), what).hint(hint));
     }
-    let limit = time_limit.filter(|limit| now.saturating_sub(started) >= *limit)?;
-    let what = format!("it took longer than its time limit of {} seconds", limit.as_secs());
-    Some(Failure::new(Class::TimeLimit, doing(), what).hint("raise time_limit, or leave it out"))
+    if now.saturating_sub(started) < time_limit {
+        return None;
+    }
+    let what = format!("it took longer than its time limit of {} seconds", time_limit.as_secs());
+    let hint =
+        "what does it wait for? Look at pg_stat_activity on the server; time_limit sets the limit";
+    Some(Failure::new(Class::TimeLimit, doing(), what).hint(hint))
 }
 
 /// What was cancelled because a limit was exceeded has failed for that reason.

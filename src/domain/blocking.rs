@@ -96,16 +96,16 @@ pub struct Wanted {
     pub relation: Option<(u32, u32)>,
 }
 
-/// A session on the server, as far as the role may see it.
+/// A session on the server, as far as the role may see it; or a prepared transaction, which has none.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Party {
-    /// Its process on the server.
+    /// Its process on the server; 0: it is a prepared transaction.
     pub pid: i32,
     /// Its database.
     pub database: Option<String>,
     /// Its role.
     pub role: Option<String>,
-    /// Its `application_name`.
+    /// Its `application_name`; the name (`gid`) of a prepared transaction.
     pub application: Option<String>,
     /// `active`, `idle in transaction`.
     pub state: Option<String>,

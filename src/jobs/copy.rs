@@ -55,6 +55,7 @@ const BY_REPOSITORY: &[&str] = &["repository"];
 pub(super) const KIND: JobKind = JobKind {
     name: "copy",
     summary: "Copies backups from one repository to others",
+    time_limit: Duration::from_hours(24 * 7),
     metrics: &[
         MetricDesc {
             name: "copy_oldest_pending_timestamp_seconds",

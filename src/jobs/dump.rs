@@ -49,6 +49,7 @@ const AT_THE_SERVER: &[&str] = &["server", "datname"];
 pub(super) const KIND: JobKind = JobKind {
     name: "dump",
     summary: "Dumps databases and globals with pg_dump into repositories",
+    time_limit: Duration::from_hours(24 * 7),
     metrics: &[
         MetricDesc {
             name: "backup_last_success_timestamp_seconds",

@@ -53,6 +53,8 @@ pub struct JobKind {
     pub name: &'static str,
     /// One sentence for people.
     pub summary: &'static str,
+    /// How long an attempt may take where the job does not say it: longer than any honest one.
+    pub time_limit: Duration,
     /// The metrics that its runs bring samples for.
     pub metrics: &'static [MetricDesc],
     /// Reads the kind's own options and makes the job. Does no I/O on the network.

@@ -33,6 +33,7 @@ const BY_REPOSITORY: &[&str] = &["repository"];
 pub(super) const KIND: JobKind = JobKind {
     name: "prune",
     summary: "Removes backups that a retention policy does not keep",
+    time_limit: std::time::Duration::from_hours(24),
     metrics: &[
         MetricDesc {
             name: "prune_removed_backups_total",

@@ -36,6 +36,7 @@ const BY_DATABASE: &[&str] = &["server", "datname"];
 pub(super) const KIND: JobKind = JobKind {
     name: "reindex",
     summary: "Rebuilds indexes that are named or invalid, and clears away what builds left behind",
+    time_limit: Duration::from_hours(24 * 7),
     metrics: &[
         MetricDesc {
             name: INVALID,

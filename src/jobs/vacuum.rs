@@ -36,6 +36,7 @@ use super::{Job, JobKind, Resources, RunContext, choose, options};
 pub(super) const KIND: JobKind = JobKind {
     name: "vacuum",
     summary: "Vacuums and analyzes the tables that need it, the most needed first",
+    time_limit: Duration::from_hours(24 * 7),
     metrics: &[
         MetricDesc {
             name: "vacuum_last_tables",

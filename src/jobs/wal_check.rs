@@ -44,6 +44,7 @@ use super::{Job, JobKind, RunContext};
 pub(super) const KIND: JobKind = JobKind {
     name: "wal-check",
     summary: "Checks that WAL is archived, and that the archive is whole",
+    time_limit: Duration::from_hours(6),
     metrics: samples::METRICS,
     build: options::build,
 };

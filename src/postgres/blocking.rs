@@ -42,7 +42,8 @@ pub struct Watcher {
     sql: String,
 }
 
-/// Both forms give the backends that wait for a lock, with those in their way.
+/// Both forms give the backends that wait for a lock, with those in their way: 0 stands for a prepared
+/// transaction, which has no process, and is known by the lock on its own id.
 fn sql(version: u32, sees_all: bool) -> String {
     let waiting = if sees_all {
         "SELECT pid, pg_blocking_pids(pid) FROM pg_stat_activity
@@ -75,12 +76,23 @@ fn sql(version: u32, sees_all: bool) -> String {
         SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint,
           (SELECT max(held) FROM ours),
           (SELECT count(*) FROM asked WHERE sort = 'behind'),
-          s.sort, a.pid, a.datname::text, a.usename::text, a.application_name, a.state,
-          left(a.query, 300), l.mode, l.database::bigint, l.relation::bigint,
+          s.sort, a.pid, a.datname, a.usename, a.application_name, a.state,
+          a.query, l.mode, l.database::bigint, l.relation::bigint,
           (extract(epoch FROM CASE s.sort WHEN 'ahead' THEN a.xact_start ELSE l.since END)
             * 1000000)::bigint
-        FROM (SELECT 1) AS one LEFT JOIN (asked s JOIN pg_stat_activity a ON a.pid = s.pid
-          LEFT JOIN wanted l ON l.pid = s.waits) ON true
+        FROM (SELECT 1) AS one LEFT JOIN (asked s LEFT JOIN wanted l ON l.pid = s.waits
+          JOIN LATERAL (
+            SELECT a.pid, a.datname::text, a.usename::text, a.application_name, a.state,
+              left(a.query, 300) AS query, a.xact_start
+            FROM pg_stat_activity a WHERE a.pid = s.pid
+            UNION ALL
+            SELECT 0, x.database::text, x.owner::text, x.gid, NULL, NULL, x.prepared
+            FROM pg_prepared_xacts x
+            JOIN pg_locks t ON t.locktype = 'transactionid' AND t.transactionid = x.transaction
+            JOIN pg_locks k ON k.granted AND k.virtualtransaction = t.virtualtransaction
+            WHERE s.pid = 0 AND t.pid IS NULL AND k.pid IS NULL
+              AND k.database = l.database AND k.relation = l.relation
+          ) AS a ON true) ON true
         ORDER BY s.sort, l.since LIMIT {DESCRIBED}"
     )
 }

@@ -6,7 +6,7 @@ use tokio_postgres::error::SqlState;
 
 use crate::domain::failure::{Class, Failure};
 
-use super::{params::SpecError, spec::Endpoint};
+use super::{guard::Excess, params::SpecError, spec::Endpoint};
 
 /// Why something with a server could not be done.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -38,6 +38,18 @@ impl PgError {
             *hint = Some(text.into());
         }
         self
+    }
+
+    /// pg_dump and its backend wait for each other.
+    pub fn stalled(waits: std::time::Duration) -> Self {
+        let waits = crate::domain::units::format_duration(waits);
+        let what = format!(
+            "the server has waited for pg_dump for {waits}, and pg_dump has written nothing: what lies between \
+             them does not pass on what they say"
+        );
+        Self::new(Class::Stalled, what).with_hint(
+            "look at proxies, balancers and firewalls between pgkeep and the server; answer_timeout sets the limit",
+        )
     }
 
     /// Whether it was stopped on purpose.
@@ -75,6 +87,9 @@ impl PgError {
     pub(super) fn of_statement(error: &tokio_postgres::Error) -> Self {
         let what = describe(error);
         let Some(db) = error.as_db_error() else {
+            if let Some(excess) = excess(error) {
+                return Self::new(Class::Connection, what).with_hint(excess.hint);
+            }
             let text = error.to_string();
             let ours = ["serializing", "deserializing", "invalid column", "parameters but got"];
             let class = match ours.iter().any(|part| text.contains(part)) {
@@ -111,26 +126,33 @@ impl PgError {
         if text.contains("authentication error") || text.contains("invalid configuration") {
             return Self::new(Class::Authentication, text);
         }
-        match io_kind(error) {
-            Some(std::io::ErrorKind::NotFound) if at.is_socket() => failed(
-                Class::Connection,
+        if let Some(excess) = excess(error) {
+            return failed(Class::Connection, excess.hint);
+        }
+        match tls_hint(text) {
+            Some(hint) => failed(Class::Connection, hint),
+            None => Self::new(Class::Connection, text),
+        }
+    }
+
+    /// An error of the connection itself, before anything was said on it.
+    pub(super) fn of_dial(error: &std::io::Error, at: &Endpoint) -> Self {
+        let what = format!("connection to {at} failed: {error}");
+        let failed = |hint: &str| Self::new(Class::Connection, what.as_str()).with_hint(hint);
+        match error.kind() {
+            std::io::ErrorKind::NotFound if at.is_socket() => failed(
                 "no server listens on that socket: is PostgreSQL running, and are host (a \
                  folder) and port right?",
             ),
-            Some(std::io::ErrorKind::ConnectionRefused) => failed(
-                Class::Connection,
+            std::io::ErrorKind::ConnectionRefused => failed(
                 "no server listens there: is PostgreSQL running, and do port and \
                  listen_addresses fit?",
             ),
-            Some(std::io::ErrorKind::PermissionDenied) => failed(
-                Class::Connection,
+            std::io::ErrorKind::PermissionDenied => failed(
                 "the user that pgkeep runs as may not use the socket (unix_socket_permissions, \
                  or its folder)",
             ),
-            _ => match tls_hint(text) {
-                Some(hint) => failed(Class::Connection, hint),
-                None => Self::new(Class::Connection, text),
-            },
+            _ => Self::new(Class::Connection, what),
         }
     }
 }
@@ -157,15 +179,10 @@ fn describe(error: &tokio_postgres::Error) -> String {
     }
 }
 
-fn io_kind(error: &tokio_postgres::Error) -> Option<std::io::ErrorKind> {
-    let mut next = error.source();
-    while let Some(source) = next {
-        if let Some(io) = source.downcast_ref::<std::io::Error>() {
-            return Some(io.kind());
-        }
-        next = source.source();
-    }
-    None
+/// What the server sent too much of.
+fn excess(error: &tokio_postgres::Error) -> Option<&Excess> {
+    let io = error.source()?.downcast_ref::<std::io::Error>()?;
+    io.get_ref()?.downcast_ref()
 }
 
 /// Appendix A of the PostgreSQL manual.

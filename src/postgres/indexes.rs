@@ -2,7 +2,7 @@
 //! decided, so nothing here takes a lock on a table or an index but [`size`]: pg_get_indexdef and
 //! pg_get_expr do.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::collections::BTreeSet;
 
 use tokio_postgres::Row;
 use tokio_util::sync::CancellationToken;
@@ -17,8 +17,6 @@ use super::{PgError, Session, catalog::get};
 
 /// Indexes that one database may bring: a plan stays in memory, and so does its report.
 pub const INDEXES_MAX: usize = 10_000;
-/// Sessions that are named in an error.
-const BLOCKERS_MAX: i64 = 3;
 /// `pg_stat_progress_create_index` came with PostgreSQL 12.
 const HAS_PROGRESS: u32 = 120_000;
 /// `NULLS NOT DISTINCT` came with PostgreSQL 15.
@@ -193,25 +191,6 @@ pub async fn activity(
         dumps: texts(&session.query(dumps, &[], cancel).await?)?,
         sees_all: get(&session.query_one(sees_all, &[], cancel).await?, 0)?,
     })
-}
-
-/// The oldest transactions of the database, of those that have been open for `at_least`: whom a
-/// build waited for.
-pub async fn blockers(
-    session: &Session,
-    at_least: Duration,
-    cancel: &CancellationToken,
-) -> Result<Vec<String>, PgError> {
-    let sql = "SELECT who FROM (
-        SELECT xact_start AS since, format('process %s of role %s, %s%s, its transaction open for %s s',
-          pid, coalesce(usename, '?'), coalesce(nullif(application_name, '') || ', ', ''),
-          coalesce(state, 'state unknown'),
-          floor(extract(epoch FROM clock_timestamp() - xact_start))) AS who
-        FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()
-        UNION ALL SELECT prepared, format('the prepared transaction %L of role %s', gid, owner)
-        FROM pg_prepared_xacts WHERE database = current_database()) AS open
-      WHERE since <= clock_timestamp() - make_interval(secs => $1) ORDER BY since LIMIT $2";
-    texts(&session.query(sql, &[&at_least.as_secs_f64(), &BLOCKERS_MAX], cancel).await?)
 }
 
 fn texts(rows: &[Row]) -> Result<Vec<String>, PgError> {

@@ -4,17 +4,16 @@
 //! Through such a pooler a session's settings, its locks and the cancel request reach whichever
 //! backend is next. What is tried: each session has a backend of its own, and keeps it. Two
 //! sessions that have the same one, or one whose backend changes while they take turns, prove a
-//! pooler; so does a statement that was prepared and is not there. The opposite is not proven for every pooler: one that holds on to a
+//! pooler; so does a statement that was prepared and is not there. It is tried where the backend is not the
+//! one that we were told of for cancel requests, and before any setting is made: that would stay behind for
+//! other clients of the pool. The opposite is not proven for every pooler: one that holds on to a
 //! backend for a whole session (PgBouncer's `session` mode) is not seen, and does no harm here.
 
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use crate::{
-    domain::failure::{Class, Failure},
-    sys::task::Task,
-};
+use crate::domain::failure::Class;
 
 use super::{PgError, Session};
 
@@ -28,13 +27,12 @@ const HINT: &str = "connect to the server itself: host and port of PostgreSQL, n
 ///
 /// # Errors
 /// When they are not, or the server does not answer.
-pub async fn refuse_pooler(
+pub(super) async fn refuse_pooler(
     first: &Session,
     second: &Session,
-    doing: &str,
-    task: &Task,
-) -> Result<(), Failure> {
-    let token = task.cancel.child_token();
+    cancel: &CancellationToken,
+) -> Result<(), PgError> {
+    let token = cancel.child_token();
     let asked = shares_backends(first, second, &token);
     tokio::pin!(asked);
     let answer = tokio::select! {
@@ -45,16 +43,16 @@ pub async fn refuse_pooler(
             asked.await
         }
     };
-    let refused = |what: &str| Failure::new(Class::Configuration, doing, what).hint(HINT);
+    let refused = |what: &str| PgError::new(Class::Configuration, what).with_hint(HINT);
     match answer {
         Ok(false) => Ok(()),
         Ok(true) => Err(refused(
             "a connection pooler gives the session another backend from one transaction to the next",
         )),
-        Err(PgError::Cancelled) if !task.cancel.is_cancelled() => Err(refused(
+        Err(PgError::Cancelled) if !cancel.is_cancelled() => Err(refused(
             "a second session gets no answer: there seems to be a connection pooler in between",
         )),
-        Err(error) => Err(error.into_failure(doing)),
+        Err(error) => Err(error),
     }
 }
 

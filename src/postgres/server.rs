@@ -69,6 +69,7 @@ impl Server {
             sslcert: config.sslcert.clone(),
             sslkey: config.sslkey.clone(),
             connect_timeout: Some(config.connect_timeout),
+            answer_timeout: Some(config.answer_timeout),
             options: config.options.clone(),
         };
         let spec = ConnSpec::resolve(&parts, environment)?;

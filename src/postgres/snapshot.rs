@@ -79,7 +79,11 @@ pub async fn export_snapshot(
     session.execute(&begin, cancel).await?;
     let sql = "SELECT pg_export_snapshot(), pg_is_in_recovery(), \
                (extract(epoch FROM clock_timestamp()) * 1000000)::bigint, pg_backend_pid()";
-    let row = match (session.query_one(sql, &[], cancel).await, deferrable) {
+    let asked = match deferrable {
+        None => session.query_one(sql, &[], cancel).await,
+        Some(limit) => session.query_one_within(limit, sql, cancel).await,
+    };
+    let row = match (asked, deferrable) {
         (Err(error), Some(limit)) if error.sqlstate() == Some(QUERY_CANCELED) => {
             return Err(no_safe_snapshot(limit));
         }
@@ -150,6 +154,32 @@ impl ExportedSnapshot {
         Ok(changed)
     }
 
+    /// For how long the sessions of that application have all waited for their client; none where one works, or there
+    /// is none. A transaction sees what others do as it was at the first look, unless that is forgotten.
+    ///
+    /// # Errors
+    /// When the session is gone or silent, and the snapshot with it.
+    pub async fn client_waits(
+        &self,
+        application: &str,
+        cancel: &CancellationToken,
+    ) -> Result<Option<Duration>, PgError> {
+        let session = &self.session;
+        session.query("SELECT pg_stat_clear_snapshot()", &[], cancel).await?;
+        let sql = "SELECT extract(epoch FROM min(clock_timestamp() - state_change))::float8 \
+                   FROM pg_stat_activity WHERE application_name = $1 AND usename = session_user \
+                   HAVING bool_and(state <> 'active')";
+        let rows = session.query(sql, &[&application], cancel).await?;
+        let Some(row) = rows.first() else { return Ok(None) };
+        let seconds: Option<f64> = get(row, 0)?;
+        Ok(seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds.max(0.0)).ok()))
+    }
+
+    /// How long the server has for an answer.
+    pub fn answer_timeout(&self) -> Duration {
+        self.session.answer_timeout()
+    }
+
     /// Whether the connection that holds it is gone, and the snapshot with it.
     pub fn is_lost(&self) -> bool {
         self.session.is_closed()
@@ -162,11 +192,6 @@ impl ExportedSnapshot {
 
     /// Ends the transaction and the session.
     pub async fn close(self) {
-        let cancel = CancellationToken::new();
-        // The end of the session ends the transaction in any case.
-        if let Err(error) = self.session.execute("ROLLBACK", &cancel).await {
-            tracing::debug!(%error, "the snapshot's transaction did not end by itself");
-        }
-        self.session.close().await;
+        self.session.roll_back().await;
     }
 }

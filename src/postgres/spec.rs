@@ -29,6 +29,8 @@ const SOCKET_FOLDERS: [&str; 2] = ["/var/run/postgresql", "/tmp"];
 /// How long one attempt to connect takes at most, unless configured. libpq's own default is for
 /// ever.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
+/// How long a question to the catalogue may take, unless configured.
+const ANSWER_TIMEOUT: Duration = Duration::from_mins(5);
 /// How to connect, as the configuration says it. Whatever is not given comes from `conninfo`, then
 /// from the service, then (see `environment`) from `PG*` variables, then from libpq's defaults.
 #[derive(Clone, Default)]
@@ -61,6 +63,8 @@ pub struct ConnParts {
     pub sslkey: Option<PathBuf>,
     /// Limit of one attempt to connect.
     pub connect_timeout: Option<Duration>,
+    /// Limit of one question to the catalogue.
+    pub answer_timeout: Option<Duration>,
     /// Options for the server's command line: `-c statement_timeout=0`.
     pub options: Option<String>,
 }
@@ -121,6 +125,8 @@ pub struct ConnSpec {
     pub tls: TlsSpec,
     /// Limit of one attempt to connect.
     pub connect_timeout: Duration,
+    /// Limit of one question to the catalogue.
+    pub answer_timeout: Duration,
     /// When a silent connection counts as broken.
     pub keepalives: Keepalives,
     options: Option<String>,
@@ -128,7 +134,7 @@ pub struct ConnSpec {
     pub(super) startup: Arc<Startup>,
     channel_binding: ChannelBinding,
     negotiation: SslNegotiation,
-    target: TargetSessionAttrs,
+    pub(super) target: TargetSessionAttrs,
     password: Option<SecretString>,
     passfile: Option<PathBuf>,
     passfile_is_default: bool,
@@ -209,6 +215,7 @@ impl ConnSpec {
                 Some(limit) => limit,
                 None => resolve::seconds(&params, "connect_timeout", CONNECT_TIMEOUT)?,
             },
+            answer_timeout: parts.answer_timeout.unwrap_or(ANSWER_TIMEOUT),
             keepalives: resolve::keepalives(&params)?,
             options: params.get("options").map(str::to_owned),
             startup: Arc::default(),
@@ -260,7 +267,7 @@ impl ConnSpec {
         Ok(None)
     }
 
-    /// What tokio-postgres needs to connect to a database at an endpoint.
+    /// What tokio-postgres needs to begin a session on a connection to an endpoint.
     pub(super) fn client_config(
         &self,
         at: &Endpoint,
@@ -271,10 +278,6 @@ impl ConnSpec {
         use tokio_postgres::config::SslMode as Wire;
         let mut config = tokio_postgres::Config::new();
         config.user(&self.user).dbname(dbname).application_name(application_name);
-        config.host(&at.host).port(at.port).connect_timeout(self.connect_timeout);
-        if let Some(addr) = at.addr {
-            config.hostaddr(addr);
-        }
         if let Some(password) = self.password(at, dbname)? {
             config.password(password.expose_secret());
         }
@@ -289,13 +292,6 @@ impl ConnSpec {
             SslMode::Require | SslMode::VerifyCa | SslMode::VerifyFull => Wire::Require,
         });
         config.channel_binding(self.channel_binding).ssl_negotiation(self.negotiation);
-        config.target_session_attrs(self.target);
-        config
-            .keepalives(true)
-            .keepalives_idle(self.keepalives.idle)
-            .keepalives_interval(self.keepalives.interval)
-            .keepalives_retries(self.keepalives.count)
-            .tcp_user_timeout(self.keepalives.user_timeout);
         Ok(config)
     }
 

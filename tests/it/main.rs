@@ -22,6 +22,7 @@ mod reindex;
 mod repositories;
 mod rounds;
 mod s3;
+mod silence;
 mod suspicion;
 mod telemetry;
 mod vacuum;

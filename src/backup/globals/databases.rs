@@ -7,7 +7,7 @@
 //!
 //! What can still go wrong: a database that allows no connections cannot be dumped. It is named.
 
-use std::{path::Path, time::Duration};
+use std::path::Path;
 
 use crate::{
     codec::{plain::PlainProof, proof::Proof as _},
@@ -36,8 +36,8 @@ pub(super) const NAME: &str = "databases.sql.zst";
 const TEXT_MAX: usize = 1 << 20;
 /// Longest text of all databases together: some thousand of them.
 pub(super) const SQL_MAX: usize = 2 << 20;
-/// pg_dump reads the whole catalogue of the database.
-const LIMIT: Duration = Duration::from_mins(10);
+/// How often the time of an answer pg_dump may take: it reads the whole catalogue of the database.
+const ANSWERS: u32 = 2;
 /// Those that `initdb` makes: a new server has them.
 const MADE_BY_INITDB: [&str; 2] = ["postgres", "template1"];
 const TEMPLATE0: &str = "template0";
@@ -175,7 +175,8 @@ async fn run(
     task: &Task,
 ) -> Result<std::sync::Arc<Exit>, String> {
     let child = source.child(command, env);
-    let exit = run_captured(child, TEXT_MAX, LIMIT, &task.cancel).await.map_err(|it| chain(&it))?;
+    let limit = source.server.spec().answer_timeout * ANSWERS;
+    let exit = run_captured(child, TEXT_MAX, limit, &task.cancel).await.map_err(|it| chain(&it))?;
     if !exit.success() {
         return Err(format!("{}: {}", exit.end, stderr::quote(&exit.stderr)));
     }

@@ -11,7 +11,7 @@ use crate::{
         failure::{Class, Failure},
         index::{Build, DropDebris, Index, debris},
     },
-    postgres::{PgError, indexes},
+    postgres::{PgError, indexes, locks},
     sys::task::Task,
 };
 
@@ -39,7 +39,7 @@ impl Work<'_> {
         let cancelled = self.task.cancel.is_cancelled();
         let deadline = Deadline::new(self.task, if cancelled { CLEAN_CANCELLED } else { CLEAN });
         let task = &deadline.task;
-        let mut failure = self.explain(error, doing, task).await;
+        let mut failure = self.explain(error, build.table, doing, task).await;
         if !self.orders.wishes.concurrently {
             return Err(failure);
         }
@@ -62,18 +62,12 @@ impl Work<'_> {
     }
 
     /// The failure, with what a person needs to know here.
-    async fn explain(&mut self, error: PgError, doing: &str, task: &Task) -> Failure {
+    async fn explain(&self, error: PgError, table: u32, doing: &str, task: &Task) -> Failure {
         let class = error.class();
         let failure = error.into_failure(doing);
         match class {
             Class::Lock => {
-                let waited = self.orders.lock_timeout.mul_f64(0.9);
-                let who = if self.session.is_closed() {
-                    Vec::new()
-                } else {
-                    let asked = indexes::blockers(&self.session, waited, &task.cancel).await;
-                    asked.unwrap_or_default()
-                };
+                let who = self.in_the_way(table, task).await;
                 let whom = if who.is_empty() {
                     String::new()
                 } else {
@@ -89,6 +83,21 @@ impl Work<'_> {
             ),
             _ => failure,
         }
+    }
+
+    /// Who holds a lock on the table, or whose transaction a concurrent build waits for.
+    async fn in_the_way(&self, table: u32, task: &Task) -> Vec<String> {
+        let (session, cancel) = (&self.session, &task.cancel);
+        if session.is_closed() {
+            return Vec::new();
+        }
+        let waited = self.orders.lock_timeout.mul_f64(0.9);
+        let open = locks::open_for(session, waited, cancel).await.unwrap_or_default();
+        if open.is_empty() {
+            // A role that may not see since when others' transactions are open.
+            return locks::holders(session, table, cancel).await.unwrap_or_default();
+        }
+        open
     }
 
     /// Drops what the build left behind. Whether the index is rebuilt all the same.

@@ -92,7 +92,7 @@ impl Work<'_> {
         self.session.set_limits(limits, &task.cancel).await?;
         let result = self.session.execute(sql, &task.cancel).await;
         // A session that is gone, or a run that is cancelled, says so at the next question.
-        drop(self.session.set_limits(Limits::default(), &task.cancel).await);
+        drop(self.session.set_limits(self.session.limits_of_questions(), &task.cancel).await);
         result
     }
 

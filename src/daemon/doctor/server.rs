@@ -262,13 +262,9 @@ async fn preflight_of(
     task: &Task,
 ) -> Result<Preflight, Failure> {
     let session = server.connect(name.as_str(), doing, task).await?;
-    let alone = preflight::alone(server, &session, (doing, task)).await;
-    let looked = match alone {
-        Ok(()) => preflight::look(&session, &Scope::default(), &Accepted::default(), task)
-            .await
-            .map_err(|error| error.into_failure(doing)),
-        Err(failure) => Err(failure),
-    };
+    let looked = preflight::look(&session, &Scope::default(), &Accepted::default(), task)
+        .await
+        .map_err(|error| error.into_failure(doing));
     session.close().await;
     looked
 }

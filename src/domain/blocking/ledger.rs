@@ -238,8 +238,9 @@ fn relation(oids: (u32, u32), names: &Names) -> Option<String> {
 /// `ALTER TABLE shop.orders ADD (process 71, role app, psql) on shop.orders`
 fn describe(party: &Party, names: &Names) -> String {
     let statement = party.statement.as_deref().filter(|text| !text.is_empty());
+    let prepared = party.pid == 0;
     let who = [
-        Some(format!("process {}", party.pid)),
+        (!prepared).then(|| format!("process {}", party.pid)),
         party.role.as_ref().map(|role| format!("role {role}")),
         party.application.clone().filter(|name| !name.is_empty()),
     ];
@@ -249,7 +250,8 @@ fn describe(party: &Party, names: &Names) -> String {
         let name = relation(oids, names).unwrap_or_else(|| format!("relation {}", oids.1));
         Some(format!(" for {} on {name}", wanted.mode))
     });
-    let statement = statement.unwrap_or("a session");
+    let nameless = if prepared { "a prepared transaction" } else { "a session" };
+    let statement = statement.unwrap_or(nameless);
     format!("{statement} ({}){}", who.join(", "), on.unwrap_or_default())
 }
 

@@ -6,8 +6,6 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use tokio_util::sync::CancellationToken;
-
 use crate::{
     domain::{
         Timestamp,
@@ -16,7 +14,7 @@ use crate::{
         relation::RelationName,
         vacuum::{Ask, Skip},
     },
-    postgres::{PgError, Server, Session, catalog, session::Limits},
+    postgres::{PgError, Server, Session, catalog, locks, session::Limits},
     sys::task::Task,
 };
 
@@ -224,7 +222,7 @@ impl Work<'_> {
         self.output.hear(&said);
         let mut ended = outcome::of(&doing, ended, &said);
         if let Ended::Skipped(Skip::Locked, why) = &mut ended
-            && let Ok(holders) = facts::lock_holders(&self.session, table.oid, cancel).await
+            && let Ok(holders) = locks::holders(&self.session, table.oid, cancel).await
             && !holders.is_empty()
         {
             *why = format!("{why}: {}", holders.join(", "));
@@ -237,7 +235,7 @@ impl Work<'_> {
 
     /// Runs the statement while the other session looks how far it is.
     async fn execute(&self, sql: &str, stage: &str) -> Result<(), PgError> {
-        let over = CancellationToken::new();
+        let over = self.task.cancel.child_token();
         let statement = async {
             let ended = self.session.execute(sql, &self.task.cancel).await;
             over.cancel();

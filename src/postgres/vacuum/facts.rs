@@ -185,26 +185,3 @@ pub(super) async fn now(
     let relation = RelationName { schema: get(row, 0)?, name: get(row, 1)? };
     Ok(Some((relation, get(row, 2)?)))
 }
-
-/// Who holds a lock on the table, for people. The text of their statements is left out: it may
-/// hold what is nobody's business.
-pub(super) async fn lock_holders(
-    session: &Session,
-    oid: u32,
-    cancel: &CancellationToken,
-) -> Result<Vec<String>, PgError> {
-    let sql = "SELECT DISTINCT l.pid, l.mode, coalesce(a.usename::text, '?'), \
-               coalesce(a.state, a.backend_type, '?') \
-               FROM pg_locks l LEFT JOIN pg_stat_activity a ON a.pid = l.pid \
-               WHERE l.locktype = 'relation' AND l.granted AND l.relation = $1 \
-               AND l.database IN (0, (SELECT oid FROM pg_database \
-                                      WHERE datname = current_database())) \
-               AND l.pid <> pg_backend_pid() ORDER BY 1, 2 LIMIT 3";
-    let rows = session.query(sql, &[&oid], cancel).await?;
-    let holder = |row: &Row| {
-        let (pid, mode): (i32, String) = (get(row, 0)?, get(row, 1)?);
-        let (role, state): (String, String) = (get(row, 2)?, get(row, 3)?);
-        Ok(format!("process {pid} (role {role}, {state}) has {mode}"))
-    };
-    rows.iter().map(holder).collect()
-}

@@ -74,7 +74,7 @@ fn poolers_and_servers_that_are_away_are_found() {
         let home = Pgkeep::new().toml(&pooler.server_as(KEEPER)).local("disk");
         let home = home.dump("nightly", "main", &[APP], &["disk"], "");
         let whole = json(&home, &["--job", "nightly"], 7);
-        let database = item(&whole, "server main", "database app");
+        let database = item(&whole, "server main", "connection");
         assert_eq!(database["findings"][0]["check"], "configuration");
         let what = database["findings"][0]["what"].as_str().unwrap();
         assert!(what.contains("pooler"), "{what}");

@@ -388,3 +388,22 @@ fn dump_goes_no_faster_than_its_repository_may() {
     assert!(took >= least, "{took} ms for what may go in {least} ms");
     assert_listed(&home, &cluster, &disk(&home), &["noisy -> disk"]);
 }
+
+#[test]
+fn dump_names_the_prepared_transaction_that_it_waits_for() {
+    let cluster = Cluster::builder().setting("max_prepared_transactions", "2").start();
+    cluster.psql(APP, "BEGIN; LOCK TABLE shop.orders; PREPARE TRANSACTION 'left over'");
+    let lines = format!("lock_wait_timeout = \"3s\"\n{ONCE}");
+    let home = Pgkeep::new().server("main", &cluster).local(DISK).dump(
+        "nightly",
+        "main",
+        &[APP],
+        &[DISK],
+        &lines,
+    );
+    let ran = super::run_job(&home, "nightly", 1);
+    let failure = ran.failed(APP, DISK, Class::Lock);
+    let named = "the lock on shop.orders was held or asked for before by a prepared transaction \
+                 (role postgres, left over), its transaction open since";
+    assert!(failure.what.contains(named), "{failure:?}");
+}

@@ -5,7 +5,7 @@ use std::{fs, path::Path, process::Child};
 use super::{
     pgkeep::quote,
     postgres::{Cluster, KEEPER, SUPERUSER},
-    process::spawn,
+    process::{command, must, spawn},
     template::{Account, server_command},
     wait::{PATIENCE, eventually},
 };
@@ -58,6 +58,15 @@ impl PgBouncer {
         let socket = folder.path().join(format!(".s.PGSQL.{PORT}"));
         eventually("the socket of PgBouncer", PATIENCE, || socket.exists().then_some(()));
         Self { child, folder }
+    }
+
+    /// What a question of another client has for an answer.
+    #[track_caller]
+    pub(crate) fn psql(&self, database: &str, sql: &str) -> String {
+        let mut psql = command("psql");
+        psql.arg("-XqAt").arg("-h").arg(self.folder.path());
+        psql.args(["-p", &PORT.to_string(), "-U", SUPERUSER, "-d", database, "-c", sql]);
+        must(&mut psql).trim_end().to_owned()
     }
 
     /// `[server.main]` through it, as a role.

@@ -8,7 +8,7 @@ mod refused;
 use pgkeep::domain::{
     failure::{Class, Failure},
     manifest::Manifest,
-    report::{Outcome, Report, Verdict},
+    report::{Report, Verdict},
 };
 use serde::Deserialize;
 
@@ -61,12 +61,12 @@ fn run(home: &Pgkeep, code: i32) -> Ran {
         .unwrap()
 }
 
-/// The failure of the only target.
+/// The failure of the only target, or of the whole run.
 #[track_caller]
 fn refused(home: &Pgkeep) -> Failure {
     let ran = run(home, 1);
     assert_eq!(ran.verdict, Verdict::Failed);
-    let Outcome::Failed(failure) = &ran.report.targets[0].outcome else { panic!("{ran:#?}") };
+    let failure = ran.report.failures().next().unwrap_or_else(|| panic!("{ran:#?}"));
     home.run(&["list"]).expect_code(5);
     failure.clone()
 }

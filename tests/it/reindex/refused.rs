@@ -137,3 +137,44 @@ fn reindex_needs_something_to_rebuild() {
         assert!(text.contains(expected), "{text}");
     }
 }
+
+/// REINDEX is let through where a role is read-only by its settings; the DROP INDEX of what it leaves behind is
+/// another matter.
+#[test]
+fn reindex_of_a_role_that_is_read_only_leaves_no_debris() {
+    let cluster = shop();
+    make_invalid(&cluster, "items_unique");
+    cluster.psql(DB, "INSERT INTO items VALUES (1, 'twice')");
+    let read_only = format!("ALTER DATABASE {DB} SET default_transaction_read_only = on");
+    cluster.psql("postgres", &read_only);
+    let home = home(&cluster, "indexes = [\"public.orders_pkey\"]\ninvalid = true");
+    let ran = run(&home, "rx", 4);
+    ran.failed("public.items_unique", Class::Sql);
+    ran.assert_done("public.orders_pkey");
+    assert_eq!(broken(&cluster), ["items_unique"], "{ran:#?}");
+    assert_eq!(super::records(&home), 0);
+}
+
+#[test]
+fn reindex_names_the_prepared_transaction_and_the_lock_that_it_waits_for() {
+    let prepared = crate::harness::postgres::Cluster::builder();
+    let cluster = super::shop_of(prepared.setting("max_prepared_transactions", "2"));
+    let lines = "lock_timeout = \"300ms\"\nconcurrently = false\nindexes = [\"public.items_id\"]";
+    let home = home(&cluster, lines);
+    let sql = "BEGIN; LOCK TABLE items IN ROW EXCLUSIVE MODE; PREPARE TRANSACTION 'left over'";
+    cluster.psql(DB, sql);
+    let ran = run(&home, "rx", 1);
+    let hint = ran.failed("public.items_id", Class::Lock).hint.clone().unwrap();
+    assert!(hint.contains("the prepared transaction 'left over' of role postgres"), "{hint}");
+    cluster.psql(DB, "ROLLBACK PREPARED 'left over'");
+    // A role that may not see since when others' transactions are open.
+    cluster.psql("postgres", "CREATE ROLE keeper LOGIN");
+    cluster.psql(DB, "ALTER TABLE items OWNER TO keeper");
+    let home =
+        Pgkeep::new().toml(&server_as(&cluster, "user = \"keeper\"")).toml(&job("rx", lines));
+    let writer = Holder::writer(&cluster, "items");
+    let ran = run(&home, "rx", 1);
+    let hint = ran.failed("public.items_id", Class::Lock).hint.clone().unwrap();
+    assert!(hint.contains("has RowExclusiveLock"), "{hint}");
+    writer.release();
+}

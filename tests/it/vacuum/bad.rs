@@ -1,6 +1,7 @@
 //! Bad days: locks, rights, databases and servers that are not to be had. The others go on.
 
 use super::*;
+use crate::harness::{pgbouncer::PgBouncer, postgres::SUPERUSER};
 
 #[test]
 fn vacuum_skips_a_locked_table_and_does_the_others() {
@@ -184,4 +185,51 @@ fn vacuum_takes_a_logical_slot_for_no_holder_of_rows() {
     let ran = run_job(&home(&cluster, ""), 0);
     let age = ran.report.samples.iter().find(|it| it.metric == "vacuum_held_back_xmin_age");
     assert_eq!(age.map(|it| it.value), Some(0.0));
+}
+
+#[test]
+fn vacuum_names_the_prepared_transaction_that_holds_the_lock() {
+    let prepared = Cluster::builder().setting("max_prepared_transactions", "2");
+    let cluster = cluster_of(prepared, "");
+    let sql = "BEGIN; LOCK TABLE w.big IN SHARE MODE; PREPARE TRANSACTION 'left over'";
+    cluster.psql(APP, sql);
+    let ran = run_job(&home(&cluster, "lock_timeout = \"100ms\""), 0);
+    let why = ran.skipped("w.big");
+    let named = "the prepared transaction 'left over' (role postgres) has ShareLock";
+    assert!(why.contains(named), "{why}");
+}
+
+#[test]
+fn vacuum_through_a_pooler_is_refused_and_leaves_no_setting_behind() {
+    if !PgBouncer::is_installed() {
+        return;
+    }
+    let cluster = cluster("");
+    let pooler = PgBouncer::start(&cluster, "pool_mode = transaction\ndefault_pool_size = 2");
+    let home = Pgkeep::new()
+        .toml(&pooler.server_as(SUPERUSER))
+        .local("disk")
+        .toml(&job("databases = [\"app\"]", "lock_timeout = \"7s\"\ncost_delay = \"3ms\""))
+        .toml("[job.wal]\nkind = \"wal-check\"\nserver = \"main\"\nattempts = 1")
+        .toml(
+            "[job.rx]\nkind = \"reindex\"\nserver = \"main\"\nattempts = 1\n\
+               databases = [\"app\"]\ninvalid = true",
+        )
+        .dump("nightly", "main", &[APP], &["disk"], "attempts = 1");
+    for name in ["tidy", "wal", "rx", "nightly"] {
+        let ran = Ran::of(home.run(&["run", name, "--json"]), 1);
+        let failure = ran.report.failures().next().unwrap();
+        assert_eq!(failure.class, Class::Configuration, "{name}: {ran:#?}");
+        assert!(failure.what.contains("pooler"), "{name}: {failure:?}");
+        assert!(failure.hint.as_ref().unwrap().contains("the server itself"), "{failure:?}");
+    }
+    // What other clients of the pool find, in each of its sessions.
+    let shown = "SELECT string_agg(name || '=' || setting, ' ') FROM pg_settings WHERE source = 'session' \
+                 AND name NOT IN ('client_encoding', 'application_name')";
+    for database in [APP, "postgres"] {
+        for _ in 0..4 {
+            assert_eq!(pooler.psql(database, shown), "", "{database}");
+        }
+    }
+    assert_eq!(vacuums(&cluster, "w.big"), "0");
 }
