@@ -8,6 +8,7 @@ pub(crate) mod chaos;
 pub(crate) mod client;
 pub(crate) mod compare;
 pub(crate) mod fakes;
+pub(crate) mod freeze;
 pub(crate) mod http;
 pub(crate) mod liar;
 pub(crate) mod monitoring;

@@ -2,6 +2,8 @@
 //! its limits, and nothing looks like a backup.
 
 mod hostile;
+mod stopped;
+mod sweep;
 
 use std::fs;
 
