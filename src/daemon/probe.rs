@@ -6,6 +6,8 @@
 //! against the listing: one that is damaged, or names what is not there, does not count, and the
 //! next older one is looked at. Older ones are counted by their names.
 
+mod told;
+
 use std::{
     collections::{BTreeMap, VecDeque},
     sync::{Arc, Mutex, PoisonError},
@@ -246,15 +248,7 @@ async fn sweep_one(handle: &Handle, now: Timestamp) -> Result<(), StoreError> {
         tracing::info!(repository = %name, uploads = uploads.uploads, "removed unfinished uploads");
     }
     let plan = repository.garbage(GARBAGE_MIN_AGE, now).await?;
-    let report = repository.sweep(plan).await?;
-    for listed in &report.removed {
-        let (series, id) = (listed.series.path(), &listed.id);
-        tracing::info!(repository = %name, series, %id, "removed data without a manifest");
-    }
-    for (listed, error) in &report.failed {
-        let (series, id) = (listed.series.path(), &listed.id);
-        tracing::warn!(repository = %name, series, %id, %error, "cannot remove data without a manifest");
-    }
+    told::swept(name, &repository.sweep(plan).await?);
     Ok(())
 }
 

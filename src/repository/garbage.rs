@@ -1,6 +1,8 @@
 //! Data without a manifest: what a run left that was killed, or that lost its repository.
 //!
-//! First a plan, with a reason for each line; then the act, which looks at each folder once more.
+//! First a plan, with a reason for each line; then the act, which looks at each folder once more, and
+//! asks for the manifest itself: a listing that is stale or cut leaves out what is there, and only the
+//! answer that there is no such object lets a folder go.
 //! Something is garbage only if both its id and its newest object are older than the minimum age:
 //! the id alone would condemn a dump that takes long, the time of the objects alone one whose
 //! volumes were committed before the host was suspended. What lies in the future is spared: a clock
@@ -88,6 +90,8 @@ impl SweepPlan {
 pub struct SweepReport {
     /// Data without a manifest that is gone.
     pub removed: Vec<Listed>,
+    /// What stays, since its manifest is there although the listings left it out.
+    pub unlisted: Vec<Listed>,
     /// What could not be removed.
     pub failed: Vec<(Listed, StoreError)>,
     /// Unfinished uploads that the store removed.
@@ -101,6 +105,8 @@ pub enum Cleared {
     Removed(Listed),
     /// It stays, for this reason.
     Spared(&'static str),
+    /// It stays: its manifest is there, and the listing left that out.
+    Unlisted,
     /// There was nothing.
     Nothing,
 }
@@ -134,6 +140,7 @@ impl Repository {
             let (series, id) = (&listed.series, &listed.id);
             match self.remove_garbage(series, id, plan.min_age, plan.now).await {
                 Ok(Cleared::Removed(removed)) => report.removed.push(removed),
+                Ok(Cleared::Unlisted) => report.unlisted.push(listed),
                 Ok(Cleared::Nothing | Cleared::Spared(_)) => {}
                 Err(error) => report.failed.push((listed, error)),
             }
@@ -158,8 +165,9 @@ impl Repository {
         let Some(listed) = self.look_at(series, id).await? else { return Ok(Cleared::Nothing) };
         match judge(&listed, min_age, now, false) {
             Fate::Spare(reason) => Ok(Cleared::Spared(reason)),
+            Fate::Remove if self.has_manifest(series, id).await? => Ok(Cleared::Unlisted),
             Fate::Remove => {
-                self.remove_objects(&listed).await?;
+                self.remove_data(&listed).await?;
                 Ok(Cleared::Removed(listed))
             }
         }

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 
 use super::{
     layout::{self, Place},
-    store::{ObjectMeta, Store, StoreError},
+    store::{ObjectMeta, Store, StoreError, StoreErrorKind},
 };
 use crate::domain::{
     backup::{BackupId, Series},
@@ -148,12 +148,16 @@ impl Listing {
     }
 }
 
-/// Groups a listing by backup. Keys come in order, so that one backup's objects follow each other.
+/// Groups a listing by backup. Keys come in order, so that one backup's objects follow each other: a
+/// store that gives them otherwise, or twice, would show one backup as several, and one that begins
+/// again would never end.
 pub(super) fn list<'a>(
     store: &'a dyn Store,
     within: &Within,
 ) -> BoxStream<'a, Result<Entry, StoreError>> {
+    let mut last: Option<String> = None;
     let objects = store.list(&within.prefix());
+    let objects = objects.map(move |meta| in_order(&mut last, meta?)).boxed();
     let state = Some((objects, None::<Listed>));
     let groups = stream::try_unfold(state, |state| async move {
         let Some((mut objects, mut open)) = state else { return Ok(None) };
@@ -167,6 +171,15 @@ pub(super) fn list<'a>(
         Ok::<_, StoreError>(Some((last, None)))
     });
     groups.map_ok(|entries| stream::iter(entries).map(Ok)).try_flatten().boxed()
+}
+
+fn in_order(last: &mut Option<String>, meta: ObjectMeta) -> Result<ObjectMeta, StoreError> {
+    if last.as_ref().is_some_and(|last| *last >= meta.key) {
+        let what = format!("the store lists {} out of order, or twice", meta.key);
+        return Err(StoreError::new(StoreErrorKind::Refused, "list the repository", what));
+    }
+    *last = Some(meta.key.clone());
+    Ok(meta)
 }
 
 /// Adds an object to the open group, or closes that and opens another. Gives what is finished.

@@ -15,6 +15,8 @@ pub mod kinds;
 pub mod layout;
 pub mod listing;
 pub mod local;
+#[cfg(any(test, feature = "test-util"))]
+pub mod lying;
 mod marker;
 pub mod marks;
 #[cfg(any(test, feature = "test-util"))]

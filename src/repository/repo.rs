@@ -339,6 +339,30 @@ impl Repository {
         Ok(self.listing(&within).await?.backups.pop())
     }
 
+    /// Whether a backup has its manifest, by the object itself and not by a listing, which may be
+    /// stale, or leave things out. For whoever is about to remove something, or to say that it is there.
+    ///
+    /// # Errors
+    /// Whatever the store answers but that it is there or that there is no such object.
+    pub async fn has_manifest(&self, series: &Series, id: &BackupId) -> Result<bool, StoreError> {
+        self.has(series, id, MANIFEST_NAME).await
+    }
+
+    /// The same of any of its objects. It is read and not looked up: of a bucket that is missing, a
+    /// HEAD says the same as of an object.
+    pub async fn has(
+        &self,
+        series: &Series,
+        id: &BackupId,
+        name: &str,
+    ) -> Result<bool, StoreError> {
+        match self.store.get(&layout::object_key(series, id, name), None).await {
+            Ok(_) => Ok(true),
+            Err(error) if error.kind == StoreErrorKind::NotFound => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Reads a backup's manifest.
     pub async fn manifest(
         &self,
@@ -362,23 +386,31 @@ impl Repository {
         self.store.get(&layout::object_key(series, id, name), range).await
     }
 
-    /// Removes a backup: the manifest first, so that what is left after a break is garbage and no
-    /// backup. Gives what it removed; `None` where nothing was there. Whether it may go is the
-    /// caller's to know.
+    /// Removes a backup: the manifest first, whether or not a listing shows it, so that what is left
+    /// after a break is garbage and no backup. Gives what it removed; `None` where nothing was there.
+    /// Whether it may go is the caller's to know.
     ///
     /// # Errors
-    /// Refused while this process writes or reads it ([`Repository::hold`]); else the store's.
+    /// Refused while this process writes or reads it ([`Repository::hold`]), and where it is there and
+    /// the listing shows nothing of it; else the store's.
     pub async fn delete_backup(
         &self,
         series: &Series,
         id: &BackupId,
     ) -> Result<Option<Listed>, StoreError> {
-        let _removal = self.removal(series, id).map_err(|what| {
+        let refused = |what| {
             let doing = format!("delete {}", layout::folder(series, id));
             StoreError::new(StoreErrorKind::Refused, doing, what)
-        })?;
-        let Some(listed) = self.look_at(series, id).await? else { return Ok(None) };
-        self.remove_objects(&listed).await?;
+        };
+        let _removal = self.removal(series, id).map_err(refused)?;
+        let Some(listed) = self.look_at(series, id).await? else {
+            if self.has_manifest(series, id).await? {
+                return Err(refused("the store does not list what is there"));
+            }
+            return Ok(None);
+        };
+        self.store.delete(&layout::manifest_key(series, id)).await?;
+        self.remove_data(&listed).await?;
         Ok(Some(listed))
     }
 
@@ -391,11 +423,10 @@ impl Repository {
         self.store.sweep(min_age, now).await
     }
 
-    /// Removes all objects of a backup, the manifest first.
-    pub(super) async fn remove_objects(&self, listed: &Listed) -> Result<(), StoreError> {
-        let names = || listed.objects.iter().map(|object| object.name.as_str());
-        let manifest = names().filter(|name| *name == MANIFEST_NAME);
-        for name in manifest.chain(names().filter(|name| *name != MANIFEST_NAME)) {
+    /// Removes all objects of a folder but the manifest, which has to be gone.
+    pub(super) async fn remove_data(&self, listed: &Listed) -> Result<(), StoreError> {
+        let names = listed.objects.iter().map(|object| object.name.as_str());
+        for name in names.filter(|name| *name != MANIFEST_NAME) {
             self.store.delete(&layout::object_key(&listed.series, &listed.id, name)).await?;
         }
         Ok(())

@@ -1,9 +1,12 @@
 //! What a repository holds and what is to become of it: from one listing of names, series by series
-//! in bounded memory, and the manifest of the newest backup of each.
+//! in bounded memory, the manifest of the newest backup of each, and where something goes, the manifest
+//! of each that stays in its place. A listing may be stale: it shows what is gone, or leaves out the
+//! mark of a suspicious one, and what does not count pushes nothing out.
 
+mod asked;
 mod told;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use futures_util::TryStreamExt as _;
 
@@ -248,7 +251,7 @@ impl<'a> Surveyor<'a> {
         };
         if listed.complete && !listed.has_data() {
             candidate.standing = Standing::Damaged;
-            self.report_damage(&listed, "nothing but its manifest is there");
+            self.report_damage(&listed.series, &listed.id, "nothing but its manifest is there");
         }
         if listed.complete && candidate.is_from_the_future(self.order.now) {
             self.future += 1;
@@ -273,12 +276,12 @@ impl<'a> Surveyor<'a> {
                 floor = Some(listed.id);
                 break;
             };
-            self.report_damage(&listed, &problem);
+            self.report_damage(&listed.series, &listed.id, &problem);
             for candidate in open.candidates.iter_mut().filter(|it| it.id == listed.id) {
                 candidate.standing = Standing::Damaged;
             }
         }
-        let (reasons, before) = self.decide(&mut open).await?;
+        let (reasons, before) = self.decide(&mut open, floor.as_ref()).await?;
         let goes = reasons.iter().filter(|reasons| reasons.is_empty()).count();
         let stranger = owner.filter(|owner| !self.order.owners.include(owner));
         let held = match (stranger, self.order.max_remove) {
@@ -296,9 +299,25 @@ impl<'a> Surveyor<'a> {
         Ok(())
     }
 
-    /// Decides, and makes sure that the backup which stays because newer ones are suspicious is a
-    /// whole one: a damaged one would be no help.
+    /// Decides, and makes sure that what stays in the place of others can be counted on.
     async fn decide(
+        &mut self,
+        open: &mut Open,
+        floor: Option<&BackupId>,
+    ) -> Result<(Vec<Reasons>, Option<BackupId>), StoreError> {
+        let mut asked: BTreeSet<BackupId> = floor.cloned().into_iter().collect();
+        loop {
+            let (reasons, before) = self.plan(open).await?;
+            let goes = reasons.iter().any(|reasons| reasons.is_empty());
+            if floor.is_none() || !goes || self.ask(open, &reasons, &mut asked).await? {
+                return Ok((reasons, before));
+            }
+        }
+    }
+
+    /// Plans, and makes sure that the backup which stays because newer ones are suspicious is a
+    /// whole one: a damaged one would be no help.
+    async fn plan(
         &mut self,
         open: &mut Open,
     ) -> Result<(Vec<Reasons>, Option<BackupId>), StoreError> {
@@ -313,7 +332,7 @@ impl<'a> Surveyor<'a> {
             let Some(problem) = examine(self.repository, listed).await?.problem else {
                 return Ok((reasons, Some(id)));
             };
-            self.report_damage(&listed.clone(), &problem);
+            self.report_damage(&open.series, &id, &problem);
             open.candidates[at].standing = Standing::Damaged;
         }
     }

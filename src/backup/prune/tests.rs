@@ -21,6 +21,7 @@ use crate::{
     sys::clock::SystemClock,
 };
 
+mod lied;
 mod suspicious;
 
 struct Bench {

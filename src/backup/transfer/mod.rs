@@ -181,6 +181,9 @@ async fn bring_one(source: &Repository, item: &Item, task: &Task) -> Brought {
     if target.is_live(series, id) || target.is_going(series, id) {
         return Brought::Busy;
     }
+    if let Some(brought) = look_first(item, task).await {
+        return brought;
+    }
     if item.unfinished
         && let Some(brought) = clear(item, task).await
     {
@@ -205,9 +208,25 @@ async fn bring_one(source: &Repository, item: &Item, task: &Task) -> Brought {
     }
 }
 
+/// By the manifest itself: a listing may leave it out.
 async fn is_complete(repository: &Repository, item: &Item) -> Result<bool, StoreError> {
-    let found = repository.look_at(&item.series, &item.id).await?;
-    Ok(found.is_some_and(|listed| listed.complete))
+    repository.has_manifest(&item.series, &item.id).await
+}
+
+/// Asks the target for the backup itself before anything is removed or sent: that a listing did not
+/// show it says little. Some: it needs not be brought, or cannot.
+async fn look_first(item: &Item, task: &Task) -> Option<Brought> {
+    let Item { target, series, id, .. } = item;
+    let there = tokio::select! {
+        there = is_complete(target, item) => there,
+        () = task.cancel.cancelled() => return Some(Brought::Cancelled),
+    };
+    let doing = || format!("copy {} {id} to {}", series.subject, target.name());
+    match there {
+        Ok(true) => Some(Brought::Present),
+        Ok(false) => None,
+        Err(error) => Some(Brought::TargetFailed(error.into_failure(doing()))),
+    }
 }
 
 /// Makes room where a copy was killed. Some: the backup cannot be written, or needs not.
@@ -220,7 +239,13 @@ async fn clear(item: &Item, task: &Task) -> Option<Brought> {
         () = task.cancel.cancelled() => return Some(Brought::Cancelled),
     };
     match cleared {
-        Ok(Cleared::Removed(_) | Cleared::Nothing) => None,
+        Ok(Cleared::Nothing) => None,
+        Ok(Cleared::Removed(listed)) => {
+            let (repository, series, bytes) = (target.name(), series.path(), listed.bytes());
+            tracing::info!(%repository, series, %id, bytes, "removed what a killed copy left");
+            None
+        }
+        Ok(Cleared::Unlisted) => Some(Brought::Present),
         Ok(Cleared::Spared(_)) if matches!(is_complete(target, item).await, Ok(true)) => {
             Some(Brought::Present)
         }

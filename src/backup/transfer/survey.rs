@@ -1,4 +1,6 @@
-//! What a source has and what a target has of it, from listings of names alone.
+//! What a source has and what a target has of it, from listings of names alone. Only where a listing
+//! shows nothing of a backup but its manifest the target is asked for the rest: people delete what
+//! they are told is damaged.
 //!
 //! Memory: some hundred bytes for each backup that the source has of the selection.
 
@@ -16,7 +18,7 @@ use crate::{
     },
     repository::{
         listing::{Entry, Listed, Within},
-        repo::Repository,
+        repo::{ManifestProblem, Repository},
         store::StoreError,
     },
 };
@@ -80,6 +82,31 @@ struct Newest {
     trusted: Option<BackupId>,
 }
 
+/// What is there of a backup of which a listing shows the manifest alone.
+enum Left {
+    /// Some of what its manifest names: the listing left it out.
+    Data,
+    /// Its manifest alone.
+    Manifest,
+    /// Not even that.
+    Nothing,
+}
+
+async fn left_of(target: &Repository, series: &Series, id: &BackupId) -> Result<Left, StoreError> {
+    let manifest = match target.manifest(series, id).await {
+        Ok(manifest) => manifest,
+        Err(ManifestProblem::Missing) => return Ok(Left::Nothing),
+        Err(ManifestProblem::Invalid(_)) => return Ok(Left::Manifest),
+        Err(ManifestProblem::Store(error)) => return Err(error),
+    };
+    for object in manifest.stored() {
+        if target.has(series, id, &object.name).await? {
+            return Ok(Left::Data);
+        }
+    }
+    Ok(Left::Manifest)
+}
+
 /// Lists what a target has of the stock, and of each series its newest that is not from the future
 /// at `now`, and the newest that is not in doubt, whoever brought them.
 pub async fn holdings(
@@ -111,7 +138,11 @@ pub async fn holdings(
                 }
                 let set = match complete {
                     true if whole => &mut holdings.complete,
-                    true => &mut holdings.damaged,
+                    true => match left_of(target, series, &id).await? {
+                        Left::Data => &mut holdings.complete,
+                        Left::Manifest => &mut holdings.damaged,
+                        Left::Nothing => continue,
+                    },
                     false => &mut holdings.incomplete,
                 };
                 set.insert(id);

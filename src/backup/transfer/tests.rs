@@ -14,6 +14,8 @@ use crate::{
     sys::clock::{Clock as _, SystemClock},
 };
 
+mod lied;
+
 const HOUR: Duration = Duration::from_hours(1);
 
 fn series(database: &str) -> Arc<Series> {

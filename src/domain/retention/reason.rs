@@ -29,6 +29,20 @@ pub enum Reason {
     OldestOf(&'static str),
 }
 
+impl Reason {
+    /// Whether a backup that stays for it may stand in the place of another, which goes. What
+    /// `keep_within` keeps stands beside all others.
+    pub fn pushes_out(self) -> bool {
+        match self {
+            Self::Rule(key) | Self::OldestOf(key) => key != RULES[6].key(),
+            Self::Newest | Self::NewestVerified | Self::NewestDrilled | Self::BeforeSuspicious => {
+                true
+            }
+            Self::Held | Self::Future | Self::Damaged | Self::Incomplete => false,
+        }
+    }
+}
+
 /// Every rule, in the order in which the reasons of a backup are said.
 const RULES: [Rule; 12] = {
     const fn rule(period: Period, limit: Limit) -> Rule {

@@ -67,6 +67,12 @@ impl Failure {
         self.kind(StoreErrorKind::Unavailable) == StoreErrorKind::NotFound
     }
 
+    /// An answer 404 that has a body, but none of the store's: a page of some proxy, which says
+    /// nothing of the object.
+    pub(super) fn is_not_the_stores(&self) -> bool {
+        matches!(&self.cause, Cause::Answer { status: 404, code, .. } if code.is_empty())
+    }
+
     /// The store answered "there is an object already".
     pub(super) fn is_taken(&self) -> bool {
         self.kind(StoreErrorKind::Unavailable) == StoreErrorKind::Exists

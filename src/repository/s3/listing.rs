@@ -9,6 +9,7 @@ use super::{
     client::Bucket,
     error::Failure,
     object::{length, timestamp},
+    whole::WholeXml,
 };
 use crate::repository::store::{ObjectMeta, StoreError, StoreErrorKind};
 
@@ -75,7 +76,8 @@ impl Bucket {
         let request = self.client.list_objects_v2().bucket(&self.name).prefix(prefix);
         let request =
             request.set_continuation_token(token).set_start_after(after).set_max_keys(most);
-        Ok(request.customize().config_override(self.briefly()).send().await?)
+        let request = request.customize().config_override(self.briefly()).interceptor(WholeXml);
+        Ok(request.send().await?)
     }
 }
 
@@ -101,10 +103,20 @@ impl Walk<'_> {
                 let what = "the store cut the list short and does not say how to go on";
                 return Err(StoreError::new(StoreErrorKind::Refused, &self.doing, what));
             }
-            _ if first && page.contents().is_empty() && !bare.is_empty() => {
+            _ if page.is_truncated() == Some(false)
+                && first
+                && page.contents().is_empty()
+                && !bare.is_empty() =>
+            {
                 Next::Itself(bare.to_owned())
             }
-            _ => Next::End,
+            _ if page.is_truncated() == Some(false) => Next::End,
+            _ => {
+                let what = "the store does not say whether the list goes on";
+                return Err(StoreError::new(StoreErrorKind::Refused, &self.doing, what).hint(
+                    "every S3 server says so (IsTruncated): is it one that `endpoint` names?",
+                ));
+            }
         };
         for object in page.contents() {
             let ours = object.key().and_then(|key| key.strip_prefix(&self.bucket.prefix));

@@ -19,6 +19,7 @@ mod record;
 mod survey;
 mod sweep;
 mod upload;
+mod whole;
 
 use std::{ops::Range, sync::Arc, time::Duration};
 

@@ -173,7 +173,15 @@ impl Bucket {
             .config_override(self.briefly())
             .send()
             .await
-            .map_err(|error| fail(error.into()))?;
+            .map_err(Failure::from)
+            .map_err(|failure| {
+                if !failure.is_not_the_stores() {
+                    return fail(failure);
+                }
+                let what = format!("{}, and not in the words of an S3 store", failure.text());
+                StoreError::new(StoreErrorKind::Refused, &doing, what)
+                    .hint("does `endpoint` lead to the store, or to a proxy that does not know it?")
+            })?;
         let expected = check_range(&output, range).map_err(fail)?;
         Ok(self.guard(output.body, expected, doing))
     }

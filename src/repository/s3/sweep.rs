@@ -2,8 +2,9 @@
 //!
 //! First those with a record here and nobody who drives them. Then, where the store can list
 //! uploads, those that only the store knows: it does not say whose they are, so only keys of our
-//! layout (with a backup id among their segments) are taken, and only when they are old enough
-//! that no other host can still be at work on them.
+//! layout are taken, only when both the upload and its backup are old enough that no other host can
+//! still be at work on them, and only where neither its object nor the manifest is there: a list may
+//! still show what was completed.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -15,10 +16,14 @@ use super::{
     error::Failure,
     object::timestamp,
     record::{Held, is_older},
+    whole::WholeXml,
 };
 use crate::{
-    domain::backup::BackupId,
-    repository::store::{StoreError, StoreErrorKind, Swept},
+    domain::manifest::MANIFEST_NAME,
+    repository::{
+        layout::{self, Place},
+        store::{StoreError, StoreErrorKind, Swept},
+    },
 };
 
 /// Least age of an upload without a record here. Another host may be at work on it, and no lock
@@ -95,10 +100,13 @@ impl Bucket {
                 .set_upload_id_marker(markers.1.clone())
                 .customize()
                 .config_override(self.briefly())
+                .interceptor(WholeXml)
                 .send()
                 .await?;
             for upload in page.uploads() {
-                if let Some((key, id)) = self.is_forgotten(upload, min_age, now, live) {
+                if let Some((key, id)) = self.is_forgotten(upload, min_age, now, live)
+                    && !self.was_completed(key).await?
+                {
                     count += u64::from(self.abort_upload(key, id).await?);
                 }
             }
@@ -121,7 +129,16 @@ impl Bucket {
         let key = upload.key()?.strip_prefix(&self.prefix)?;
         let id = upload.upload_id()?;
         let since = upload.initiated().and_then(timestamp)?;
-        let ours = key.split('/').any(|segment| segment.parse::<BackupId>().is_ok());
-        (ours && !live.contains(id) && is_older(since, min_age, now)).then_some((key, id))
+        let Place::Backup { id: backup, .. } = layout::place(key) else { return None };
+        let is_old = is_older(since, min_age, now) && is_older(backup.time(), min_age, now);
+        (is_old && !live.contains(id)).then_some((key, id))
+    }
+
+    /// Whether the object is there, or the manifest of its backup, so that the upload is none that
+    /// somebody has forgotten. Whatever the store answers but a clear no is an error.
+    async fn was_completed(&self, key: &str) -> Result<bool, Failure> {
+        let folder = key.rsplit_once('/').map_or("", |(folder, _)| folder);
+        let manifest = format!("{folder}/{MANIFEST_NAME}");
+        Ok(self.look(key).await?.is_some() || self.look(&manifest).await?.is_some())
     }
 }

@@ -4,8 +4,14 @@ use std::time::Duration;
 
 use super::*;
 use crate::{
-    domain::Timestamp,
-    repository::{layout, listing::Entry},
+    domain::{Timestamp, manifest::MANIFEST_NAME},
+    repository::{
+        faulty::{Act, Faults, Faulty, When},
+        layout,
+        listing::Entry,
+        lying::{Lies, Lying},
+        store::StoreErrorKind,
+    },
 };
 
 const HOUR: Duration = Duration::from_hours(1);
@@ -114,4 +120,95 @@ async fn listings_group_by_backup_and_tell_what_is_foreign() {
         futures_util::TryStreamExt::try_next(&mut repository.list(&Within::All)).await,
         Ok(Some(Entry::Foreign(_)))
     ));
+}
+
+/// A backup of 30 hours ago, and data without a manifest of the same time.
+async fn old_ones(store: &MemoryStore) -> [BackupId; 2] {
+    let repository = open(Arc::new(store.clone())).await;
+    let old = SystemClock::new().now().wall - 30 * HOUR;
+    let [backup, garbage] = [id_at(old), id_at(old)];
+    whole_copy(&repository, &backup).await.unwrap();
+    for key in store.keys().iter().filter(|key| key.contains(backup.as_str())) {
+        let bytes = store.lose(key).unwrap();
+        store.plant(key, bytes, old);
+    }
+    plant(store, &garbage, old);
+    [backup, garbage]
+}
+
+#[tokio::test]
+async fn a_listing_without_the_manifest_lets_no_backup_go() {
+    let store = memory();
+    let [backup, garbage] = old_ones(&store).await;
+    let hidden = vec![MANIFEST_NAME.to_owned()];
+    let lies = Lies { hidden, ..Lies::default() };
+    let repository = open(Lying::new(Arc::new(store.clone()), lies)).await;
+    let now = SystemClock::new().now().wall;
+    let plan = repository.garbage(24 * HOUR, now).await.unwrap();
+    assert_eq!(plan.remove.len(), 2, "by the listing, both have none");
+    let before = store.keys();
+    let report = repository.sweep(plan).await.unwrap();
+    let [removed] = &report.removed[..] else { panic!("{report:?}") };
+    let [unlisted] = &report.unlisted[..] else { panic!("{report:?}") };
+    assert_eq!((&removed.id, &unlisted.id), (&garbage, &backup));
+    let left = before.into_iter().filter(|key| !key.contains(garbage.as_str()));
+    assert_eq!(store.keys(), left.collect::<Vec<_>>());
+    // The same of what is to be removed on purpose: nothing is left that looks like a backup.
+    let removed = repository.delete_backup(&series(), &backup).await.unwrap().unwrap();
+    assert!(!removed.complete, "{removed:?}");
+    assert_eq!(store.keys(), ["pgkeep-repository.json"]);
+}
+
+#[tokio::test]
+async fn only_the_answer_that_there_is_none_lets_data_go() {
+    for kind in [StoreErrorKind::Unavailable, StoreErrorKind::Slow, StoreErrorKind::Refused] {
+        let store = memory();
+        let [_, garbage] = old_ones(&store).await;
+        // Opening and the second listing come first.
+        let at = Some((2, When::After, Act::Fail(kind)));
+        let store = Arc::new(store);
+        let faulty = Faulty::new(store.clone(), Faults { at, ..Faults::default() });
+        let repository = open(faulty).await;
+        let before = store.keys();
+        let now = SystemClock::new().now().wall;
+        let asked = repository.remove_garbage(&series(), &garbage, HOUR, now).await;
+        assert_eq!(asked.unwrap_err().kind, kind);
+        assert_eq!(store.keys(), before);
+        let asked = repository.remove_garbage(&series(), &garbage, HOUR, now).await;
+        assert!(matches!(asked, Ok(crate::repository::garbage::Cleared::Removed(_))));
+    }
+}
+
+#[tokio::test]
+async fn what_is_there_and_not_listed_is_not_said_to_be_gone() {
+    let store = memory();
+    let [backup, _] = old_ones(&store).await;
+    let hidden =
+        vec![MANIFEST_NAME.to_owned(), STEM.to_owned(), ".001".to_owned(), ".zst".to_owned()];
+    let lying = Lying::new(Arc::new(store.clone()), Lies { hidden, ..Lies::default() });
+    let repository = open(lying).await;
+    let before = store.keys();
+    let error = repository.delete_backup(&series(), &backup).await.unwrap_err();
+    assert_eq!(error.kind, StoreErrorKind::Refused, "{error}");
+    assert_eq!(store.keys(), before);
+}
+
+/// One that begins again would never end.
+#[tokio::test]
+async fn a_listing_out_of_order_or_twice_is_an_error() {
+    let store = memory();
+    old_ones(&store).await;
+    let mut refused = 0;
+    for seed in 0..200 {
+        let lies = Lies { seed, rate: 1.0, ..Lies::default() };
+        let repository = open(Lying::new(Arc::new(store.clone()), lies)).await;
+        match repository.listing(&Within::All).await {
+            Ok(listing) => assert!(listing.backups.len() <= 2, "seed {seed}"),
+            Err(error) => {
+                assert_eq!(error.kind, StoreErrorKind::Refused, "{error}");
+                refused += 1;
+            }
+        }
+    }
+    assert!((50..150).contains(&refused), "{refused}");
 }

@@ -39,6 +39,8 @@ pub(crate) enum Fault {
     SwallowAnswer,
     /// Waits before it passes the request on.
     Delay(Duration),
+    /// Passes on another body than the server's, which ends with the connection and says no length.
+    Rewrite(fn(&str) -> String),
 }
 
 impl Fault {
@@ -281,6 +283,17 @@ async fn answer(
     if let Some(Fault::SwallowAnswer) = fault {
         tokio::io::copy(&mut body, &mut tokio::io::sink()).await?;
         return Ok(());
+    }
+    if let Some(Fault::Rewrite(rewrite)) = fault {
+        let mut text = String::new();
+        body.read_to_string(&mut text).await?;
+        let lower = |line: &&str| line.to_ascii_lowercase();
+        assert!(!head.lines().any(|line| lower(&line).starts_with("transfer-encoding")), "{head}");
+        let keep = |line: &&str| !lower(line).starts_with("content-length");
+        let head: Vec<&str> = head.split("\r\n").filter(keep).collect();
+        client.write_all(head.join("\r\n").as_bytes()).await?;
+        client.write_all(rewrite(&text).as_bytes()).await?;
+        return client.shutdown().await;
     }
     client.write_all(head.as_bytes()).await?;
     let most = match fault {

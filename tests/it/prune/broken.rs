@@ -115,7 +115,7 @@ async fn what_a_killed_run_left_is_no_backup_and_the_next_one_goes_on() {
         stored(&bench.root(CLOUD), APP)[1].is_empty().then_some(())
     });
     daemon.stop();
-    daemon.assert_log_clean(&["a run was interrupted", "cannot sweep"]);
+    daemon.assert_log_clean(&["a run was interrupted", "cannot sweep", "removed data without a"]);
     let left = files(&bench.root(CLOUD));
     assert_eq!(left.len(), 4, "marker and one backup: {:?}", left.keys());
 }

@@ -4,6 +4,7 @@
 mod damage;
 mod disk;
 mod leftovers;
+mod lied;
 mod memory;
 mod network;
 mod refused;

@@ -6,6 +6,7 @@
 mod behaviour;
 mod faults;
 mod integrity;
+mod lists;
 mod sweep;
 
 use std::{path::PathBuf, sync::Arc, time::Duration};

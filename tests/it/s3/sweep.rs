@@ -78,16 +78,56 @@ async fn uploads_that_only_the_store_knows_are_swept_where_it_lists_them() {
     let body = format!(
         "<ListMultipartUploadsResult><IsTruncated>false</IsTruncated>{}{}{}{}\
          </ListMultipartUploadsResult>",
-        upload(KEY, &forgotten, 1),
-        upload(OTHER, &live, 1),
-        upload("somebody/elses/file", "00000000-0000-0000-0000-000000000001", 1),
-        upload(KEY, "00000000-0000-0000-0000-000000000002", 10),
+        upload(KEY, &forgotten, 22),
+        upload(OTHER, &live, 22),
+        upload("somebody/elses/file", "00000000-0000-0000-0000-000000000001", 22),
+        upload(KEY, "00000000-0000-0000-0000-000000000002", 30),
     );
     bench.chaos.on("GET", "?uploads", Fault::Answer(200, "", body));
-    let now = "2026-11-10T12:00:00Z".parse().expect("a time");
+    let now = "2026-11-30T12:00:00Z".parse().expect("a time");
     let swept = store.sweep(Duration::ZERO, now).await.expect("swept");
     assert_eq!(swept.uploads, 1);
     assert_eq!(bench.server.uploads(), [live]);
     assert_eq!(bench.chaos.seen("DELETE", "uploadId=").len(), 1);
     alive.abort().await.expect("aborted");
+}
+
+/// A list of uploads may still show what was completed, or belong to a backup that is there.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_listed_upload_of_what_is_there_is_left_alone() {
+    let bench = Bench::start().await;
+    let store = bench.store().await;
+    let (folder, _) = KEY.rsplit_once('/').expect("a folder");
+    let manifest = format!("{folder}/manifest.json");
+    let upload = |key: &str, number: u32| {
+        format!(
+            "<Upload><Key>host/a/{key}</Key><UploadId>00000000-0000-0000-0000-00000000000{number}\
+             </UploadId><Initiated>2026-11-22T00:00:00.000Z</Initiated></Upload>"
+        )
+    };
+    let list = format!(
+        "<ListMultipartUploadsResult><IsTruncated>false</IsTruncated>{}{}\
+         </ListMultipartUploadsResult>",
+        upload(KEY, 1),
+        upload("main/741/app/all/yesterday/20261121T021500Z-k3f9q2x7", 2),
+    );
+    bench.chaos.on("GET", "?uploads", Fault::Answer(200, "", list));
+    let now = "2026-11-30T12:00:00Z".parse().expect("a time");
+    for there in [KEY, &manifest] {
+        store.put_new(there, bytes(10, 1)).await.expect("written");
+        let swept = store.sweep(Duration::ZERO, now).await.expect("swept");
+        assert_eq!(swept.uploads, 0);
+        assert!(bench.chaos.seen("DELETE", "uploadId=").is_empty());
+        store.delete(there).await.expect("deleted");
+    }
+    bench.chaos.calm().await;
+    // Nor where it is not known whether it is there, or the list was cut.
+    let cut = format!("<ListMultipartUploadsResult>{}", upload(KEY, 1));
+    let whole = format!("{cut}<IsTruncated>false</IsTruncated></ListMultipartUploadsResult>");
+    bench.chaos.next(1, "GET", "?uploads", Fault::Answer(200, "", cut));
+    store.sweep(Duration::ZERO, now).await.expect_err("a cut list");
+    bench.chaos.on("GET", "?uploads", Fault::Answer(200, "", whole));
+    bench.chaos.on("HEAD", "", Fault::slow_down());
+    store.sweep(Duration::ZERO, now).await.expect_err("no answer");
+    assert!(bench.chaos.seen("DELETE", "uploadId=").is_empty());
 }

@@ -4,12 +4,11 @@ use super::{Survey, Surveyor};
 use crate::{
     backup::owner,
     domain::{
-        backup::Series,
+        backup::{BackupId, Series},
         finding::{Finding, Severity},
         manifest::Owner,
         name::ServerName,
     },
-    repository::listing::Listed,
 };
 
 /// Findings about single backups of one repository; more are counted.
@@ -18,12 +17,12 @@ const FINDINGS_MAX: usize = 20;
 const NAMED_MAX: usize = 5;
 
 impl Surveyor<'_> {
-    pub(super) fn report_damage(&mut self, listed: &Listed, problem: &str) {
+    pub(super) fn report_damage(&mut self, series: &Series, id: &BackupId, problem: &str) {
         if self.damaged.len() >= FINDINGS_MAX {
             self.damaged_more += 1;
             return;
         }
-        let (name, series, id) = (self.repository.name(), listed.series.path(), &listed.id);
+        let (name, series) = (self.repository.name(), series.path());
         self.damaged.push(Finding {
             check: "backup-damaged".to_owned(),
             severity: Severity::Critical,

@@ -1,0 +1,86 @@
+//! Listings that are stale, or leave things out.
+
+use super::*;
+use crate::{
+    domain::{
+        manifest::{MANIFEST_NAME, Manifest},
+        suspicion::{ACKNOWLEDGED_NAME, Kind, MARK_NAME, Suspicion},
+    },
+    repository::lying::{Lies, Lying},
+};
+
+impl Bench {
+    /// The repository by listings without what ends so.
+    async fn hiding(&self, hidden: &[&str]) -> Repository {
+        let hidden = hidden.iter().map(|end| (*end).to_owned()).collect();
+        let lies = Lies { hidden, ..Lies::default() };
+        let store = Lying::new(Arc::clone(&self.store) as Arc<dyn Store>, lies);
+        Repository::open("local".parse().unwrap(), store, false).await.unwrap()
+    }
+
+    /// One that is suspicious by its manifest and its mark.
+    async fn suspect(&self, at: usize) {
+        let id = &self.ids[at];
+        let manifest = self.repository.manifest(&self.series, id).await.unwrap();
+        let suspicions = vec![Suspicion::new(Kind::NoRows, "0 rows, before 5000")];
+        let manifest = Manifest { suspicions, ..manifest }.versioned();
+        self.store.plant(&self.key(at, MANIFEST_NAME), manifest.to_bytes().unwrap(), id.time());
+        self.store.plant(&self.key(at, MARK_NAME), "[]", id.time());
+    }
+}
+
+/// The listing shows backups whose manifest is gone: they do not push out those that are there.
+#[tokio::test]
+async fn what_is_listed_and_gone_takes_no_place() {
+    let mut bench = Bench::new(6).await;
+    bench.policy = policy(3);
+    for at in [3, 4] {
+        // As a stale listing shows it: there, and the store has none to give.
+        bench.store.plant(&bench.key(at, MANIFEST_NAME), "", Timestamp::UNIX_EPOCH);
+    }
+    let (plan, survey) = bench.plan().await;
+    assert_eq!(goes(&bench, &plan), [0], "5, 2 and 1 are the last three that are there");
+    assert_eq!(checks(&survey), [("backup-damaged", Severity::Critical); 2]);
+}
+
+/// The last good one stays even where a listing leaves the marks of those in doubt out.
+#[tokio::test]
+async fn a_suspicious_one_whose_mark_is_not_listed_takes_no_place_of_a_good_one() {
+    let mut bench = Bench::new(4).await;
+    bench.policy = policy(2);
+    for at in [2, 3] {
+        bench.suspect(at).await;
+    }
+    let honest = bench.survey(&bench.repository).await.unwrap();
+    assert_eq!(goes(&bench, &honest.series[0]), [0], "1 is the last good one");
+    let lied = bench.survey(&bench.hiding(&[MARK_NAME]).await).await.unwrap();
+    let goes = goes(&bench, &lied.series[0]);
+    assert!(!goes.contains(&1), "{goes:?}");
+}
+
+/// The last one that somebody vouched for stays even where a listing leaves that out.
+#[tokio::test]
+async fn an_acknowledged_one_stays_where_the_listing_does_not_show_it() {
+    let bench = Bench::new(4).await;
+    for at in [1, 2, 3] {
+        bench.suspect(at).await;
+    }
+    bench.store.plant(&bench.key(2, ACKNOWLEDGED_NAME), "{}", bench.ids[2].time());
+    let honest = bench.survey(&bench.repository).await.unwrap();
+    assert_eq!(goes(&bench, &honest.series[0]), [0, 1], "2 is the last before the doubt");
+    let lied = bench.survey(&bench.hiding(&[ACKNOWLEDGED_NAME]).await).await.unwrap();
+    assert_eq!(goes(&bench, &lied.series[0]), [0, 1]);
+    assert_eq!(lied.series[0].before.as_ref(), Some(&bench.ids[2]));
+}
+
+#[tokio::test]
+async fn what_goes_goes_whole_although_its_manifest_is_not_listed_any_more() {
+    let bench = Bench::new(3).await;
+    let (plan, _) = bench.plan().await;
+    let hiding = bench.hiding(&[&format!("{}/{MANIFEST_NAME}", bench.ids[0])]).await;
+    let done = carry_out(&hiding, &plan, &bench.task).await;
+    assert!(done.failure.is_none(), "{done:?}");
+    assert_eq!(done.removed, 2);
+    assert_eq!(bench.complete().await, [2]);
+    assert!(!bench.store.keys().iter().any(|key| key.contains(bench.ids[0].as_str())));
+}
