@@ -11,6 +11,8 @@
 //! forms before a repository that does not answer. Each waits no longer than it wants to, and an opening
 //! that nobody waits for any more is given up.
 
+mod known;
+
 use std::{
     fmt,
     path::{Path, PathBuf},
@@ -23,6 +25,7 @@ use futures_util::{
     future::{BoxFuture, Shared, WeakShared},
 };
 
+use self::known::Known;
 use super::{
     ask::{QUESTION_LIMIT, within},
     pace::{Pace, Paced},
@@ -32,11 +35,7 @@ use super::{
 use crate::{
     codec::encrypt,
     domain::{failure::chain, name::RepositoryName, recipients::Recipients},
-    sys::files::{self, FileError},
 };
-
-/// More than a remembered id has, in bytes.
-const MEMORY_MAX: u64 = 256;
 
 /// Makes the store. Called again after a failure.
 pub type Opener =
@@ -168,7 +167,7 @@ impl Handle {
 
     /// Whether this host has ever stored something there, or cannot say.
     pub fn is_known(&self) -> bool {
-        !matches!(self.door.known(), Ok(None))
+        !matches!(self.door.known(), Ok(Known::Never))
     }
 
     /// What its store can take, known before it is opened.
@@ -212,7 +211,7 @@ impl Handle {
         let store = (door.opener)().await?;
         let store = store.without_repeats().unwrap_or(store);
         let found = Repository::open(door.name.clone(), Arc::clone(&store), false).await;
-        match door.is_ours(found, known.as_deref()) {
+        match door.is_ours(found, &known) {
             Ok(_) => Ok((store, true)),
             Err(error) if error.kind == StoreErrorKind::NotFound => Ok((store, false)),
             Err(error) => Err(error),
@@ -256,10 +255,13 @@ impl Door {
         };
         self.stores().asked = Some(Arc::clone(&store));
         let name = self.name.clone();
-        let found = Repository::open(name, Arc::clone(&store), create && known.is_none()).await;
-        let repository = self.is_ours(found, known.as_deref())?;
-        if known.is_none() && create {
-            self.remember(repository.id())?;
+        let may_create = create && known == Known::Never;
+        let found = Repository::open(name, Arc::clone(&store), may_create).await;
+        let repository = self.is_ours(found, &known)?;
+        match known {
+            Known::Never if create => self.remember(repository.id())?,
+            Known::Damaged if create => self.remember_anew(repository.id())?,
+            _ => {}
         }
         self.stores().opened = Some(store);
         Ok(Arc::new(repository.encrypted_to(self.recipients.clone())))
@@ -269,13 +271,15 @@ impl Door {
     fn is_ours(
         &self,
         found: Result<Repository, StoreError>,
-        known: Option<&str>,
+        known: &Known,
     ) -> Result<Repository, StoreError> {
         match (found, known) {
-            (Ok(repository), Some(id)) if repository.id() != id => {
+            (Ok(repository), Known::Id(id)) if repository.id() != id => {
                 Err(self.stranger(repository.id(), id))
             }
-            (Err(error), Some(_)) if error.kind == StoreErrorKind::NotFound => {
+            (Err(error), Known::Id(_) | Known::Damaged)
+                if error.kind == StoreErrorKind::NotFound =>
+            {
                 Err(self.gone(&error))
             }
             (found, _) => found,
@@ -314,30 +318,6 @@ impl Door {
             self.memory.display()
         ))
     }
-
-    fn known(&self) -> Result<Option<String>, StoreError> {
-        match files::read_limited(&self.memory, MEMORY_MAX) {
-            Ok(bytes) => {
-                let id = String::from_utf8_lossy(&bytes).trim().to_owned();
-                // An empty file remembers nothing.
-                Ok((!id.is_empty()).then_some(id))
-            }
-            Err(error) if error.source.kind() == std::io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(self.memory_error(&error)),
-        }
-    }
-
-    fn remember(&self, id: &str) -> Result<(), StoreError> {
-        let folder = self.memory.parent().unwrap_or(&self.memory);
-        files::create_private_dir_all(folder)
-            .and_then(|()| files::write_atomic(&self.memory, format!("{id}\n").as_bytes(), 0o600))
-            .map_err(|error| self.memory_error(&error))
-    }
-
-    fn memory_error(&self, error: &FileError) -> StoreError {
-        StoreError::new(StoreErrorKind::Refused, self.doing(), chain(error))
-            .hint("the state directory must be readable and writable for pgkeep's user")
-    }
 }
 
 #[cfg(test)]
@@ -357,7 +337,7 @@ mod tests {
         sys::clock::{ManualClock, SystemClock},
     };
 
-    fn handle(store: &Arc<MemoryStore>, memory: &std::path::Path) -> Handle {
+    pub(super) fn handle(store: &Arc<MemoryStore>, memory: &std::path::Path) -> Handle {
         let store = store.clone();
         let limits = store.limits();
         let opener: Opener = Arc::new(move || {

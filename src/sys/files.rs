@@ -131,6 +131,33 @@ pub fn create_private_dir_all(path: &Path) -> Result<(), FileError> {
     }
 }
 
+/// Ends the name of what was set aside.
+const DAMAGED: &str = "corrupt";
+/// Files of one name that are set aside, at most; the last is overwritten then.
+const DAMAGED_MAX: u32 = 10;
+
+/// Sets aside, beside its place, what cannot be what belongs there; gives where it is now. Nothing that a
+/// person might still want to look at is lost.
+pub fn set_aside(path: &Path) -> Result<PathBuf, FileError> {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let mut aside = path.with_file_name(format!("{name}.{DAMAGED}"));
+    for number in 1..DAMAGED_MAX {
+        if fs::symlink_metadata(&aside).is_err() {
+            break;
+        }
+        aside = path.with_file_name(format!("{name}.{number}.{DAMAGED}"));
+    }
+    rename(path, &aside).map_err(FileError::at("set aside", path))?;
+    fsync_dir(parent(path))?;
+    Ok(aside)
+}
+
+/// Whether a file could not be read for what lies there (too long, a folder), and not for want of
+/// rights or for trouble with the disk.
+pub fn is_damage(error: &FileError) -> bool {
+    matches!(error.source.kind(), io::ErrorKind::FileTooLarge | io::ErrorKind::IsADirectory)
+}
+
 /// Reads a whole file of at most `max` bytes; a larger one is an error, not a cut.
 pub fn read_limited(path: &Path, max: u64) -> Result<Vec<u8>, FileError> {
     let read = || {

@@ -33,7 +33,7 @@ impl Ledger {
         Self { folder: state_dir.join(FOLDER) }
     }
 
-    /// The builds in a database. A record that cannot be understood proves nothing and is removed.
+    /// The builds in a database. A record that cannot be understood proves nothing and is set aside.
     ///
     /// # Errors
     /// When the folder or a record cannot be read.
@@ -53,15 +53,15 @@ impl Ledger {
                 let bytes = match files::read_limited(&path, FILE_MAX) {
                     // Another job has just forgotten it.
                     Err(error) if error.source.kind() == ErrorKind::NotFound => continue,
+                    Err(error) if files::is_damage(&error) => {
+                        set_aside(&path, &error.source)?;
+                        continue;
+                    }
                     bytes => bytes?,
                 };
                 match serde_json::from_slice(&bytes) {
                     Ok(build) => builds.push(build),
-                    Err(error) => {
-                        let path = path.display();
-                        tracing::warn!(%path, %error, "removed a record of a build: it is damaged");
-                        remove(&entry.path())?;
-                    }
+                    Err(error) => set_aside(&path, &error)?,
                 }
             }
         }
@@ -91,6 +91,13 @@ impl Ledger {
         let Build { system_id, database, index, .. } = build;
         self.folder.join(format!("{system_id}-{database}-{index}{SUFFIX}"))
     }
+}
+
+fn set_aside(path: &Path, error: &dyn std::error::Error) -> Result<(), FileError> {
+    let aside = files::set_aside(path)?;
+    let (path, aside) = (path.display(), aside.display());
+    tracing::warn!(%path, %aside, %error, "a record of a build is damaged and was set aside");
+    Ok(())
 }
 
 fn remove(path: &Path) -> Result<(), FileError> {
@@ -149,11 +156,16 @@ mod tests {
         ledger.write(&whole).unwrap();
         let folder = dir.path().join(FOLDER);
         let damaged = folder.join(format!("{}-5-2.json", u64::MAX));
+        let in_its_place = folder.join(format!("{}-5-3.json", u64::MAX));
+        std::fs::create_dir(&in_its_place).unwrap();
         let temporary = folder.join(".x.json.0123.pgkeep-tmp");
         std::fs::write(&damaged, "{").unwrap();
         std::fs::write(&temporary, "{").unwrap();
         assert_eq!(ledger.of(u64::MAX, 5).unwrap(), [whole]);
-        assert!(!damaged.exists());
+        for path in [damaged, in_its_place] {
+            assert!(!path.exists());
+            assert!(std::path::PathBuf::from(format!("{}.corrupt", path.display())).exists());
+        }
         assert!(temporary.exists(), "somebody may be writing it");
     }
 }

@@ -45,15 +45,24 @@ impl Seen {
     /// What was remembered of the repository with that id.
     ///
     /// # Errors
-    /// Where the file is there and cannot be read, or is no such file.
+    /// Where the file is there and cannot be read. One that is no such file is set aside, which is an
+    /// error once.
     pub fn load(path: &Path, repository: &str) -> Result<Self, Failure> {
         let fail = |error: &(dyn std::error::Error + 'static)| {
             let doing = format!("read {}", path.display());
             Failure::from_error(Class::State, doing, error)
         };
+        let damaged = |failure: Failure| match files::set_aside(path) {
+            Ok(aside) => {
+                let what = format!("{}; set aside as {}", failure.what, aside.display());
+                Failure { what, ..failure }
+            }
+            Err(_) => failure,
+        };
         let stored = match files::read_limited(path, FILE_MAX) {
-            Ok(bytes) => serde_json::from_slice(&bytes).map_err(|error| fail(&error))?,
+            Ok(bytes) => serde_json::from_slice(&bytes).map_err(|error| damaged(fail(&error)))?,
             Err(error) if error.source.kind() == std::io::ErrorKind::NotFound => Stored::default(),
+            Err(error) if files::is_damage(&error) => return Err(damaged(fail(&error))),
             Err(error) => return Err(fail(&error)),
         };
         Ok(Self { stored, ..Self::empty(path, repository) }.of(repository))
@@ -163,7 +172,13 @@ mod tests {
         let text = std::fs::read_to_string(&path).unwrap();
         assert!(!text.contains("gone") && !text.contains(id(1).as_str()), "{text}");
         std::fs::write(&path, "{").unwrap();
-        assert_eq!(Seen::load(&path, "one").unwrap_err().class, Class::State);
+        let failure = Seen::load(&path, "one").unwrap_err();
+        assert_eq!(failure.class, Class::State);
+        assert!(failure.what.contains("offsite.corrupt"), "{failure}");
+        assert!(path.with_file_name("offsite.corrupt").exists());
+        std::fs::create_dir(&path).unwrap();
+        assert!(Seen::load(&path, "one").unwrap_err().what.contains("offsite.1.corrupt"));
+        Seen::load(&path, "one").unwrap();
     }
 
     #[test]

@@ -118,6 +118,13 @@ impl Listing {
     }
 }
 
+fn set_aside(path: &Path, error: &dyn std::error::Error) -> Result<(), FileError> {
+    let aside = files::set_aside(path)?;
+    let (path, aside) = (path.display(), aside.display());
+    tracing::warn!(%path, %aside, %error, "not read and set aside; everything is listed anew");
+    Ok(())
+}
+
 impl State {
     /// Nothing remembered.
     pub fn new(subject: String) -> Self {
@@ -132,7 +139,7 @@ impl State {
     }
 
     /// Reads what is remembered of `subject`; nothing where there is none, or it speaks of something
-    /// else, or cannot be read as such.
+    /// else. What cannot be read as such is set aside.
     ///
     /// # Errors
     /// When the file is there and the system does not give it.
@@ -142,14 +149,17 @@ impl State {
             Ok(bytes) => bytes,
             Err(error) => {
                 return match error.source.kind() {
-                    std::io::ErrorKind::NotFound | std::io::ErrorKind::FileTooLarge => Ok(fresh()),
+                    std::io::ErrorKind::NotFound => Ok(fresh()),
+                    _ if files::is_damage(&error) => {
+                        set_aside(path, &error.source).map(|()| fresh())
+                    }
                     _ => Err(error),
                 };
             }
         };
         let read = serde_json::from_slice::<Self>(&bytes);
         if let Err(error) = &read {
-            tracing::warn!(path = %path.display(), %error, "not read; everything is listed anew");
+            set_aside(path, error)?;
         }
         let known = read.ok().filter(|s| s.version == VERSION && s.subject == subject);
         Ok(known.unwrap_or_else(fresh))

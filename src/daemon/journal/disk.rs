@@ -14,10 +14,6 @@ use crate::domain::name::{JobName, escape};
 
 /// The ending of every file of the journal.
 pub(super) const ENDING: &str = "json";
-/// The ending of a file that could not be read.
-const DAMAGED: &str = "corrupt";
-/// Files of one name that were set aside, at most; the last is overwritten then.
-const DAMAGED_MAX: u32 = 10;
 
 pub(super) fn runs_folder(root: &Path) -> PathBuf {
     root.join("runs")
@@ -88,20 +84,6 @@ pub(super) fn read<T: DeserializeOwned>(path: &Path) -> io::Result<T> {
     }
     serde_json::from_slice(&bytes)
         .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
-}
-
-/// Sets a damaged file aside, beside its place; returns where it is now.
-pub(super) fn set_aside(path: &Path) -> io::Result<PathBuf> {
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let mut aside = path.with_file_name(format!("{name}.{DAMAGED}"));
-    for number in 1..DAMAGED_MAX {
-        if !aside.try_exists()? {
-            break;
-        }
-        aside = path.with_file_name(format!("{name}.{number}.{DAMAGED}"));
-    }
-    rename(path, &aside)?;
-    Ok(aside)
 }
 
 /// The entries of a folder, sorted; none where there is no such folder.

@@ -15,10 +15,13 @@ use super::{
     disk::{self, ENDING},
     record::{JobState, RunEnd, RunRecord, RunState, fold},
 };
-use crate::domain::{
-    failure::{Class, Failure, chain},
-    finding::{Finding, Severity},
-    name::JobName,
+use crate::{
+    domain::{
+        failure::{Class, Failure, chain},
+        finding::{Finding, Severity},
+        name::JobName,
+    },
+    sys::files,
 };
 
 /// What [`Journal::open`] found.
@@ -158,9 +161,9 @@ impl Reader<'_> {
     }
 
     fn set_aside(&mut self, path: &Path, why: &str) {
-        let done = match disk::set_aside(path) {
+        let done = match files::set_aside(path) {
             Ok(aside) => format!("set aside as {}", aside.display()),
-            Err(error) => format!("left in place: {error}"),
+            Err(error) => format!("left in place: {}", chain(&error)),
         };
         let what = format!("{} cannot be read and was {done}: {why}", path.display());
         let hint = "look for trouble with the disk; the file can be removed";

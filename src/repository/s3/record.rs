@@ -116,6 +116,10 @@ impl Records {
             Ok(file) => file,
             // Its upload has just ended.
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::IsADirectory => {
+                tracing::warn!(path = %path.display(), "a folder, not the record of an upload; left alone");
+                return Ok(());
+            }
             Err(error) => return Err(error),
         };
         let Ok(record) = serde_json::from_reader::<_, Record>(&file) else {
@@ -198,7 +202,12 @@ fn remove_forgotten(path: &Path, now: Timestamp) -> io::Result<()> {
         return Ok(());
     }
     match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        // A folder is none of ours.
+        Err(error)
+            if !matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::IsADirectory) =>
+        {
+            Err(error)
+        }
         _ => Ok(()),
     }
 }
@@ -264,11 +273,12 @@ mod tests {
     async fn what_is_no_record_is_left_alone() {
         let dir = tempfile::tempdir().expect("a folder");
         fs::write(dir.path().join("torn.json"), "{").expect("written");
+        fs::create_dir(dir.path().join("folder.json")).expect("a folder");
         fs::write(dir.path().join("fresh.tmp"), "").expect("written");
         let ours = records(dir.path(), "b");
         let found = ours.find(Duration::ZERO, at(0)).await.expect("found");
         assert!(found.stale.is_empty() && found.live.is_empty());
-        assert_eq!(fs::read_dir(dir.path()).expect("a folder").count(), 2);
+        assert_eq!(fs::read_dir(dir.path()).expect("a folder").count(), 3);
         ours.find(Duration::ZERO, Timestamp::MAX).await.expect("found");
         assert!(!dir.path().join("fresh.tmp").exists(), "an old temporary file goes");
     }

@@ -16,7 +16,7 @@ use std::{
 use rustix::process::{Pid, Signal, kill_process_group};
 use serde::{Deserialize, Serialize};
 
-use crate::sys::files::{FileError, read_limited};
+use crate::sys::files::{FileError, read_limited, set_aside};
 
 /// A record is far smaller, in bytes.
 const RECORD_MAX: u64 = 64 * 1024;
@@ -148,7 +148,15 @@ pub fn reap_leftovers(dir: &Path, grace: Duration) -> Result<Vec<ChildRecord>, F
             }
             found.push(record);
         }
-        fs::remove_file(&path).map_err(FileError::at("remove", &path))?;
+        match fs::remove_file(&path) {
+            // Not ours, and it keeps nothing from starting.
+            Err(error) if error.kind() == std::io::ErrorKind::IsADirectory => {
+                let aside = set_aside(&path)?;
+                let (path, aside) = (path.display(), aside.display());
+                tracing::warn!(%path, %aside, "a folder lay among the records of programs");
+            }
+            removed => removed.map_err(FileError::at("remove", &path))?,
+        }
     }
     Ok(found)
 }
