@@ -285,6 +285,7 @@ pub(crate) mod tests {
         domain::{
             backup::Subject,
             manifest::{Owner, Plain, Snapshot, Tool, Totals},
+            suspicion::Suspicion,
         },
         repository::{memory::MemoryStore, store::Store},
         sys::clock::SystemClock,
@@ -320,6 +321,16 @@ pub(crate) mod tests {
         series: &Series,
         id: &BackupId,
     ) -> Manifest {
+        try_backup(repository, series, id, &[]).await.unwrap()
+    }
+
+    /// The same, in doubt or not, in a repository that may fail.
+    pub(crate) async fn try_backup(
+        repository: &Repository,
+        series: &Series,
+        id: &BackupId,
+        suspicions: &[Suspicion],
+    ) -> Result<Manifest, StoreError> {
         let (sender, receiver) = mpsc::channel(2);
         let bytes = Bytes::from_static(b"bytes");
         let (length, sha256) = (bytes.len() as u64, hex(&Sha256::digest(&bytes)));
@@ -327,7 +338,8 @@ pub(crate) mod tests {
         sender.send(Sealed::VolumeEnd { volume: 1, bytes: length, sha256 }).await.unwrap();
         drop(sender);
         let mut copy = repository.start_copy(series, id, "globals.sql.zst");
-        copy.store(receiver).await.unwrap();
+        copy.store(receiver).await?;
+        copy.mark_suspicious(suspicions).await?;
         let at = id.time();
         let (text, wal) = (|text: &str| text.to_owned(), || "0/1".to_owned());
         let manifest = |objects| Manifest {
@@ -352,10 +364,10 @@ pub(crate) mod tests {
             index: None,
             files: vec![],
             totals: Totals::default(),
-            suspicions: vec![],
+            suspicions: suspicions.to_vec(),
             restore: vec![],
         };
-        copy.commit(manifest).await.unwrap()
+        copy.commit(manifest).await
     }
 
     #[tokio::test]

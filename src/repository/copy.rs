@@ -26,6 +26,7 @@ use tokio::{
 };
 
 use super::{
+    begun::Note,
     layout,
     marker::read_small,
     repo::{Live, MANIFEST_MAX},
@@ -66,6 +67,8 @@ pub struct Copy {
     touched: Vec<String>,
     /// The manifest may be there and could not be removed: nothing is removed.
     keep: bool,
+    /// That this host has begun it.
+    note: Note,
     _live: Live,
 }
 
@@ -98,8 +101,7 @@ impl Others {
 impl Copy {
     pub(super) fn new(
         store: Arc<dyn Store>,
-        series: Series,
-        id: BackupId,
+        (series, id, note): (Series, BackupId, Note),
         stem: String,
         recipients: Recipients,
         live: Live,
@@ -116,6 +118,7 @@ impl Copy {
             beside: Vec::new(),
             touched: Vec::new(),
             keep: false,
+            note,
             _live: live,
         }
     }
@@ -133,6 +136,7 @@ impl Copy {
     /// are in memory. On an error it returns at once and drops the receiver, so that the sender
     /// learns of it.
     pub async fn store(&mut self, mut events: mpsc::Receiver<Sealed>) -> Result<(), StoreError> {
+        self.note.write().await;
         let result = self.take_all(&mut events).await;
         drop(events);
         result
@@ -266,10 +270,13 @@ impl Copy {
             Ok(volumes) => self.commit_manifest(make(volumes)).await,
             Err(error) => Err(error),
         };
-        if let Err(error) = &result
-            && let Err(left) = self.discard().await
-        {
-            tracing::debug!(%error, %left, "a copy that failed was not removed whole");
+        match &result {
+            Ok(_) => self.note.remove().await,
+            Err(error) => {
+                if let Err(left) = self.discard().await {
+                    tracing::debug!(%error, %left, "a copy that failed was not removed whole");
+                }
+            }
         }
         result
     }
@@ -394,8 +401,9 @@ impl Copy {
         Others::default()
     }
 
+    /// Where the store does not say, it may be.
     async fn is_there(&self, key: &str) -> bool {
-        matches!(self.store.head(key).await, Ok(Some(_)))
+        !matches!(self.store.head(key).await, Ok(None))
     }
 
     /// Aborts what is not committed and removes what is; goes on after an error and gives the
@@ -417,9 +425,13 @@ impl Copy {
             }
             first
         };
-        tokio::time::timeout(DISCARD_LIMIT, work).await.unwrap_or_else(|_| {
+        let done = tokio::time::timeout(DISCARD_LIMIT, work).await.unwrap_or_else(|_| {
             let what = format!("it was not removed within {} s", DISCARD_LIMIT.as_secs());
             Err(self.error(StoreErrorKind::Slow, what))
-        })
+        });
+        if done.is_ok() {
+            self.note.remove().await;
+        }
+        done
     }
 }

@@ -17,11 +17,15 @@ use futures_util::TryStreamExt;
 use jiff::{SignedDuration, Timestamp};
 
 use super::{
+    layout,
     listing::{Entry, Listed, Within},
     repo::Repository,
-    store::{StoreError, Swept},
+    store::{StoreError, StoreErrorKind, Swept},
 };
-use crate::domain::backup::{BackupId, Series};
+use crate::domain::{
+    backup::{BackupId, Series},
+    manifest::MANIFEST_NAME,
+};
 
 /// What is to happen to data without a manifest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -112,6 +116,30 @@ pub enum Cleared {
 }
 
 impl Repository {
+    /// Whether a backup has its manifest, by the object itself and not by a listing, which may be
+    /// stale, or leave things out. For whoever is about to remove something, or to say that it is there.
+    ///
+    /// # Errors
+    /// Whatever the store answers but that it is there or that there is no such object.
+    pub async fn has_manifest(&self, series: &Series, id: &BackupId) -> Result<bool, StoreError> {
+        self.has(series, id, MANIFEST_NAME).await
+    }
+
+    /// The same of any of its objects. It is read and not looked up: of a bucket that is missing, a
+    /// HEAD says the same as of an object.
+    pub async fn has(
+        &self,
+        series: &Series,
+        id: &BackupId,
+        name: &str,
+    ) -> Result<bool, StoreError> {
+        match self.store().get(&layout::object_key(series, id, name), None).await {
+            Ok(_) => Ok(true),
+            Err(error) if error.kind == StoreErrorKind::NotFound => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Plans what a sweep would remove at `now`.
     pub async fn garbage(
         &self,

@@ -264,7 +264,8 @@ impl Door {
             _ => {}
         }
         self.stores().opened = Some(store);
-        Ok(Arc::new(repository.encrypted_to(self.recipients.clone())))
+        let repository = repository.encrypted_to(self.recipients.clone());
+        Ok(Arc::new(repository.noting_in(self.memory.with_extension("begun"))))
     }
 
     /// Holds what was found against what this host knows of it.

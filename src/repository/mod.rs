@@ -3,6 +3,7 @@
 //! order.
 
 pub mod ask;
+mod begun;
 pub mod copy;
 mod dice;
 mod failure;

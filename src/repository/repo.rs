@@ -7,6 +7,7 @@ use std::{
     collections::BTreeMap,
     fmt,
     ops::Range,
+    path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -17,6 +18,7 @@ use jiff::Timestamp;
 
 use super::{
     ask::{QUESTION_LIMIT, within},
+    begun::Begun,
     copy::Copy,
     layout,
     listing::{self, Entry, Listed, Listing, Within},
@@ -41,6 +43,7 @@ pub struct Repository {
     id: Arc<str>,
     store: Arc<dyn Store>,
     recipients: Recipients,
+    begun: Begun,
 }
 
 /// What this process does with a backup.
@@ -199,13 +202,26 @@ impl Repository {
         create: bool,
     ) -> Result<Self, StoreError> {
         let id = marker::open(&store, create).await?.into();
-        Ok(Self { name, id, store, recipients: Recipients::default() })
+        let (recipients, begun) = (Recipients::default(), Begun::default());
+        Ok(Self { name, id, store, recipients, begun })
     }
 
     /// The same repository, in which whatever is written is encrypted to these.
     #[must_use]
     pub fn encrypted_to(self, recipients: Recipients) -> Self {
         Self { recipients, ..self }
+    }
+
+    /// The same repository; which copies this host begins in it is noted in `folder`.
+    #[must_use]
+    pub fn noting_in(self, folder: PathBuf) -> Self {
+        Self { begun: Begun::within(folder), ..self }
+    }
+
+    /// Whether an earlier process of this host has begun to write that backup here and did not end it:
+    /// what lies there without a manifest is nobody's.
+    pub fn was_left(&self, series: &Series, id: &BackupId) -> bool {
+        self.begun.note(series, id).is_there() && !self.is_live(series, id)
     }
 
     /// Whom everything that is written here is encrypted to; none: it is not.
@@ -279,7 +295,8 @@ impl Repository {
         let live = Live { _use: using };
         let stem = layout::stored_name(stem, &self.recipients);
         let (store, recipients) = (Arc::clone(&self.store), self.recipients.clone());
-        Copy::new(store, series.clone(), id.clone(), stem, recipients, live)
+        let note = self.begun.note(series, id);
+        Copy::new(store, (series.clone(), id.clone(), note), stem, recipients, live)
     }
 
     /// Keeps this process from deleting the backup while the answer lives. It says nothing to other
@@ -337,30 +354,6 @@ impl Repository {
     ) -> Result<Option<Listed>, StoreError> {
         let within = Within::Backup(series.clone(), id.clone());
         Ok(self.listing(&within).await?.backups.pop())
-    }
-
-    /// Whether a backup has its manifest, by the object itself and not by a listing, which may be
-    /// stale, or leave things out. For whoever is about to remove something, or to say that it is there.
-    ///
-    /// # Errors
-    /// Whatever the store answers but that it is there or that there is no such object.
-    pub async fn has_manifest(&self, series: &Series, id: &BackupId) -> Result<bool, StoreError> {
-        self.has(series, id, MANIFEST_NAME).await
-    }
-
-    /// The same of any of its objects. It is read and not looked up: of a bucket that is missing, a
-    /// HEAD says the same as of an object.
-    pub async fn has(
-        &self,
-        series: &Series,
-        id: &BackupId,
-        name: &str,
-    ) -> Result<bool, StoreError> {
-        match self.store.get(&layout::object_key(series, id, name), None).await {
-            Ok(_) => Ok(true),
-            Err(error) if error.kind == StoreErrorKind::NotFound => Ok(false),
-            Err(error) => Err(error),
-        }
     }
 
     /// Reads a backup's manifest.

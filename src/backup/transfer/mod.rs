@@ -16,12 +16,14 @@ use std::{
     time::Duration,
 };
 
+use jiff::Timestamp;
 use tokio::task::JoinSet;
 
 use crate::{
     domain::{
         backup::{BackupId, Series},
         failure::{Class, Failure},
+        finding::Finding,
         name::RepositoryName,
     },
     repository::{
@@ -32,11 +34,15 @@ use crate::{
     sys::task::Task,
 };
 
-use super::copy::{self, CopyError};
+use super::{
+    copy::{self, CopyError},
+    look_up::look_up,
+};
 
 /// Data without a manifest that lies where a backup is to be written is what a copy left that was
 /// killed between its last object and the manifest: seconds of work. Another host that is in
-/// between for longer than this does its work anew.
+/// between for longer than this does its work anew. What this host itself left is known as such, and
+/// goes at once.
 const LEFTOVER_MIN_AGE: Duration = Duration::from_hours(1);
 /// A target that refuses so many one after the other will refuse the next as well.
 const REFUSED_IN_A_ROW: u32 = 8;
@@ -76,6 +82,8 @@ pub struct Item {
 pub enum Brought {
     /// It is there; so many bytes were stored.
     Copied(u64),
+    /// The same, and the target's listing does not show it.
+    Unlisted(u64, Box<Finding>),
     /// Somebody else has brought it since the listing.
     Present,
     /// The source does not have it any more.
@@ -166,7 +174,9 @@ impl Outs {
                     self.targets.entry(name.clone()).or_insert_with(|| failure.clone());
                 }
             }
-            Brought::Copied(_) => drop(self.refused_in_a_row.remove(name)),
+            Brought::Copied(_) | Brought::Unlisted(..) => {
+                self.refused_in_a_row.remove(name);
+            }
             _ => {}
         }
     }
@@ -190,7 +200,13 @@ async fn bring_one(source: &Repository, item: &Item, task: &Task) -> Brought {
         return brought;
     }
     let failed = match copy::copy_backup(source, target, series, id, task).await {
-        Ok(manifest) => return Brought::Copied(manifest.stored_bytes()),
+        Ok(manifest) => {
+            let bytes = manifest.stored_bytes();
+            return match look_up(target, &manifest, task).await {
+                None => Brought::Copied(bytes),
+                Some(finding) => Brought::Unlisted(bytes, Box::new(finding)),
+            };
+        }
         Err(failed) => failed,
     };
     if task.cancel.is_cancelled() {
@@ -233,9 +249,14 @@ async fn look_first(item: &Item, task: &Task) -> Option<Brought> {
 async fn clear(item: &Item, task: &Task) -> Option<Brought> {
     let Item { target, series, id, .. } = item;
     let doing = format!("copy {} {id} to {}", series.subject, target.name());
-    let now = task.clock.now().wall;
+    // Nobody writes what this host left there before it was killed, whatever the clock says.
+    let (min_age, now) = if target.was_left(series, id) {
+        (Duration::ZERO, Timestamp::MAX)
+    } else {
+        (LEFTOVER_MIN_AGE, task.clock.now().wall)
+    };
     let cleared = tokio::select! {
-        cleared = target.remove_garbage(series, id, LEFTOVER_MIN_AGE, now) => cleared,
+        cleared = target.remove_garbage(series, id, min_age, now) => cleared,
         () = task.cancel.cancelled() => return Some(Brought::Cancelled),
     };
     match cleared {
@@ -252,8 +273,8 @@ async fn clear(item: &Item, task: &Task) -> Option<Brought> {
         Ok(Cleared::Spared(reason)) => {
             let what = format!("data without a manifest lies there, and stays for now: {reason}");
             let failure = Failure::new(Class::RepositoryRefused, doing, what).hint(
-                "another host may be copying it, or a run was killed a short time ago: a run that \
-                 comes an hour later removes it and copies anew",
+                "another host may be copying it, or was killed a short time ago: a run that comes an \
+                 hour later removes it and copies anew",
             );
             Some(Brought::TargetFailed(failure))
         }

@@ -14,6 +14,7 @@ use crate::{
     sys::clock::{Clock as _, SystemClock},
 };
 
+mod killed;
 mod lied;
 
 const HOUR: Duration = Duration::from_hours(1);

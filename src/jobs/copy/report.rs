@@ -125,6 +125,8 @@ pub(super) struct Tallies {
     pending: BTreeMap<RepositoryName, Pending>,
     damaged: BTreeMap<Damaged, Failure>,
     manifests_alone: BTreeSet<ManifestAlone>,
+    /// Copied, and not listed there.
+    unlisted: Vec<Finding>,
 }
 
 impl Tallies {
@@ -135,6 +137,7 @@ impl Tallies {
             pending: BTreeMap::new(),
             damaged: BTreeMap::new(),
             manifests_alone: BTreeSet::new(),
+            unlisted: Vec::new(),
         }
     }
 }
@@ -191,6 +194,13 @@ impl Tallies {
     /// What became of a backup that was to be brought.
     pub(super) fn take(&mut self, item: &Item, brought: Brought) {
         let Item { target: repository, series, id, rank, .. } = item;
+        let brought = match brought {
+            Brought::Unlisted(bytes, finding) => {
+                self.unlisted.push(*finding);
+                Brought::Copied(bytes)
+            }
+            brought => brought,
+        };
         let pending = self.pending.entry(repository.name().clone()).or_default();
         if matches!(brought, Brought::Copied(_) | Brought::Present | Brought::Vanished) {
             pending.ids.remove(&(id.clone(), Arc::clone(series)));
@@ -200,7 +210,7 @@ impl Tallies {
         }
         let tally = self.targets.entry(target(repository.name(), series)).or_default();
         match brought {
-            Brought::Copied(bytes) => {
+            Brought::Copied(bytes) | Brought::Unlisted(bytes, _) => {
                 pending.copied += 1;
                 pending.copied_bytes += bytes;
                 tally.count("copied", 1);
@@ -264,6 +274,7 @@ impl Tallies {
     pub(super) fn into_report(self, report: &mut Report) {
         report.findings.extend(self.damaged_in_source());
         report.findings.extend(self.damaged_in_targets());
+        report.findings.extend(self.not_listed());
         let wanted = self.targets.into_iter().filter(|(_, tally)| tally.wanted);
         report.targets.extend(wanted.map(|(target, tally)| tally.into_report(target)));
     }
@@ -296,6 +307,16 @@ impl Tallies {
                 what: format!("{more} more backups in {} are damaged", self.source),
                 hint: Some("look at its disk or bucket: this is no accident of one".to_owned()),
             });
+        }
+        findings
+    }
+
+    fn not_listed(&self) -> Vec<Finding> {
+        let mut findings: Vec<Finding> = self.unlisted.iter().take(DAMAGED_MAX).cloned().collect();
+        if let (Some(more @ 1..), Some(last)) =
+            (self.unlisted.len().checked_sub(DAMAGED_MAX), findings.last().cloned())
+        {
+            findings.push(Finding { what: format!("{more} more backups are not listed"), ..last });
         }
         findings
     }

@@ -8,6 +8,7 @@ use crate::{
     backup::{
         dump::{self, Asked, Dumped, Source},
         globals,
+        look_up::look_up,
         owner::{self, Owners, Refusal},
     },
     domain::{
@@ -63,6 +64,9 @@ impl Work<'_> {
         for (repository, result) in delivered {
             if let Ok(manifest) = &result {
                 self.job.samples(subject, &repository, manifest, report);
+                if let Some(Ok(opened)) = self.opened.get(&repository) {
+                    report.findings.extend(look_up(opened, manifest, &self.cx.task).await);
+                }
             }
             let target = self.job.target(subject, &repository);
             let ended = self.cx.ended(target, result.map(|m| figures(&m)));

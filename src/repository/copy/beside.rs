@@ -71,6 +71,7 @@ impl Copy {
     ) -> Result<StoredObject, StoreError> {
         let name = name.into();
         let key = self.key_beside(&name)?;
+        self.note.write().await;
         // The same bytes may lie there as part of another's copy of the same backup: a success, and
         // all the same not ours to remove.
         if self.store.head(&key).await?.is_none() {

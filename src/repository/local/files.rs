@@ -47,10 +47,19 @@ pub(super) struct Root {
 }
 
 impl Root {
-    /// Where `key` lies.
+    /// Where `key` lies. A folder on the way that is a symbolic link is refused, as a listing does not
+    /// follow it: what would be stored behind it, nobody would find again.
     pub(super) fn path_of(&self, doing: &str, key: &str) -> Result<PathBuf, StoreError> {
         key::check(doing, key)?;
-        Ok(self.path.join(key))
+        let mut path = self.path.clone();
+        let mut parts = key.split('/').peekable();
+        while let Some(part) = parts.next() {
+            path.push(part);
+            if parts.peek().is_some() && is_link(&path) {
+                return Err(linked(doing, &path));
+            }
+        }
+        Ok(path)
     }
 
     /// What an error of the system means here.
@@ -218,6 +227,19 @@ impl Root {
             }
         }
     }
+}
+
+/// Whether a name is that of a symbolic link.
+pub(super) fn is_link(path: &Path) -> bool {
+    fs::symlink_metadata(path).is_ok_and(|facts| facts.is_symlink())
+}
+
+pub(super) fn linked(doing: &str, path: &Path) -> StoreError {
+    let what = format!("{} is a symbolic link, which is not followed", path.display());
+    StoreError::new(StoreErrorKind::Refused, doing, what).hint(
+        "move the folder back to its place, mount its filesystem there (mount --bind), or make a \
+         repository of its own where it lies",
+    )
 }
 
 /// A new hidden file that this process holds the lock of; `None` where a sweep was faster.

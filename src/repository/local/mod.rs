@@ -7,8 +7,10 @@
 //!
 //! What can still go wrong: an unmounted filesystem looks like an empty folder (the repository's
 //! marker, missing, tells); uploads that run at once may overshoot `min_free` by one part each; on a
-//! filesystem without `flock` leftovers of killed processes are never swept; symbolic links below
-//! the root are not listed.
+//! filesystem without `flock` leftovers of killed processes are never swept.
+//!
+//! Symbolic links below the root are neither listed nor followed: where a folder is one, whatever
+//! would go through it is refused. The root itself may be one.
 
 mod files;
 mod options;

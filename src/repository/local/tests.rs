@@ -146,6 +146,41 @@ async fn what_is_not_an_object_is_not_listed() {
     assert_eq!(store.head("file-link").await.unwrap(), None);
 }
 
+/// Followed by writes and not by listings, it would take backups that nobody finds again.
+#[tokio::test]
+async fn a_folder_that_is_a_link_is_refused_by_all_and_a_root_may_be_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let elsewhere = tempfile::tempdir().unwrap();
+    let root = folder.path().join("root");
+    symlink(elsewhere.path(), &root).unwrap();
+    let store = store_at(&root, 0);
+    store.put_new("main/7/app/all/x/manifest.json", Bytes::from_static(b"{}")).await.unwrap();
+    assert_eq!(keys(&store).await, ["main/7/app/all/x/manifest.json"]);
+    // A person moves the series to another disk.
+    let (there, moved) = (elsewhere.path().join("main/7/app/all"), folder.path().join("all"));
+    assert!(run("mv", &[there.to_str().unwrap(), moved.to_str().unwrap()]));
+    symlink(&moved, &there).unwrap();
+    let before = tree(&moved);
+    let (old, new) = ("main/7/app/all/x/manifest.json", "main/7/app/all/y/manifest.json");
+    let answers = [
+        store.put_new(new, Bytes::new()).await.map(drop),
+        store.begin(new).await.map(drop),
+        store.head(old).await.map(drop),
+        store.get(old, None).await.map(drop),
+        store.delete(old).await,
+        store.list("main/7/app/all").try_collect::<Vec<_>>().await.map(drop),
+        store.list("main/7/app/all/x").try_collect::<Vec<_>>().await.map(drop),
+    ];
+    for (index, answer) in answers.into_iter().enumerate() {
+        let error = answer.unwrap_err();
+        assert_eq!(error.kind, StoreErrorKind::Refused, "{index}: {error}");
+        assert!(error.what.contains("symbolic link"), "{index}: {error}");
+        assert!(error.hint.is_some_and(|hint| hint.contains("mount --bind")), "{index}");
+    }
+    assert_eq!(keys(&store).await, Vec::<String>::new());
+    assert_eq!(tree(&moved), before);
+}
+
 #[tokio::test]
 async fn a_folder_longer_than_what_is_held_at_once_is_listed_whole() {
     let folder = tempfile::tempdir().unwrap();

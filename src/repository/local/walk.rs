@@ -16,7 +16,7 @@ use futures_util::{
 };
 use jiff::{SignedDuration, Timestamp};
 
-use super::files::{Root, TEMP_PREFIX, blocking, meta_of, modified};
+use super::files::{Root, TEMP_PREFIX, blocking, is_link, linked, meta_of, modified};
 use crate::repository::{
     key,
     store::{ObjectMeta, StoreError, Swept},
@@ -88,6 +88,9 @@ impl Walk {
             });
         }
         let path = root.path_of(doing, prefix)?;
+        if is_link(&path) && path.is_dir() {
+            return Err(linked(doing, &path));
+        }
         let is_file = fs::symlink_metadata(&path).is_ok_and(|facts| facts.is_file());
         let folder = if is_file {
             // The prefix is an object's key: a folder that holds just that.
@@ -160,6 +163,11 @@ impl Folder {
                 // `a/…` sorts behind `a-b` and `a.b`: the slash counts.
                 name.push('/');
             } else if !kind.is_file() {
+                let path = entry.path();
+                if kind.is_symlink() && path.is_dir() {
+                    let path = path.display();
+                    tracing::warn!(%path, "a symbolic link is not followed: what lies behind it is not listed");
+                }
                 continue;
             }
             if after.is_some_and(|after| name.as_str() <= after) {

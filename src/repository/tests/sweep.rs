@@ -165,7 +165,7 @@ async fn only_the_answer_that_there_is_none_lets_data_go() {
         let store = memory();
         let [_, garbage] = old_ones(&store).await;
         // Opening and the second listing come first.
-        let at = Some((2, When::After, Act::Fail(kind)));
+        let at = Some((2, When::Before, Act::Fail(kind)));
         let store = Arc::new(store);
         let faulty = Faulty::new(store.clone(), Faults { at, ..Faults::default() });
         let repository = open(faulty).await;

@@ -1,6 +1,6 @@
 //! Copies that are stopped in the middle, or whose backup goes away under them.
 
-use super::{Bench, CLOUD, DISK, PART, PATIENT, count, target};
+use super::{Bench, CLOUD, DISK, PART, PATIENT, count, target, walk};
 use crate::harness::{
     chaos::Fault,
     client::Client,
@@ -32,6 +32,32 @@ async fn copy_that_is_killed_leaves_nothing_listed_and_the_next_run_goes_on() {
         bench.server.uploads().is_empty().then_some(())
     });
     bench.assert_has(CLOUD, &[&ids[0], &ids[1]]);
+    daemon.stop();
+    daemon.assert_log_clean(&["a run was interrupted"]);
+}
+
+/// Its host knows that nobody writes there any more: no hour is waited.
+#[tokio::test(flavor = "multi_thread")]
+async fn copy_that_is_killed_before_its_manifest_is_made_anew_at_once() {
+    let bench = Bench::new(PATIENT, "parallel = 1\nattempts = 1").await;
+    let id = bench.dump();
+    let mut daemon = bench.home.ready_daemon();
+    bench.chaos.on("PUT", "/manifest.json", Fault::BlackHole);
+    let client = Client::start(&bench.home, &["run", "upload", "--json"]);
+    eventually("a manifest on its way", PATIENCE, || {
+        (!bench.chaos.seen("PUT", "/manifest.json").is_empty()).then_some(())
+    });
+    daemon.kill9();
+    client.end().expect_code(1);
+    bench.chaos.calm().await;
+    let mut files = Vec::new();
+    walk(&bench.root(CLOUD), &mut files);
+    let is = |end: &str| files.iter().any(|path| path.to_string_lossy().ends_with(end));
+    assert!(is(".dump.zst") && !is("/manifest.json"), "the test needs a leftover: {files:?}");
+    let mut daemon = bench.home.ready_daemon();
+    let report = bench.run("upload", 0);
+    assert_eq!(count(&report, CLOUD, "copied"), 1);
+    bench.assert_has(CLOUD, &[&id]);
     daemon.stop();
     daemon.assert_log_clean(&["a run was interrupted"]);
 }

@@ -77,3 +77,23 @@ async fn a_daemon_removes_no_backup_whose_manifest_is_not_listed() {
     bench.assert_all_restore(CLOUD, 3);
     bench.assert_all_restore(DISK, 3);
 }
+
+/// Nothing is removed for what a listing does not show, and it does not go unsaid.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backup_that_is_not_listed_once_it_is_stored_is_told_and_stays() {
+    let bench = Setup::default().start().await;
+    let mut daemon = bench.home.ready_daemon();
+    bench.chaos.on("GET", "list-type=2", Fault::Rewrite(without_manifests));
+    let report = bench.run().expect_code(0).json();
+    let findings = report["report"]["findings"].as_array().expect("findings").clone();
+    let unlisted: Vec<_> =
+        findings.iter().filter(|finding| finding["check"] == "backup-unlisted").collect();
+    assert_eq!(unlisted.len(), 1, "{report:#}");
+    let what = unlisted[0]["what"].as_str().unwrap();
+    assert!(what.starts_with("cloud: ") && what.contains("its manifest is not shown"), "{what}");
+    assert!(bench.chaos.seen("DELETE", "").is_empty());
+    bench.chaos.calm().await;
+    bench.assert_all_restore(CLOUD, 1);
+    bench.assert_all_restore(DISK, 1);
+    daemon.stop();
+}

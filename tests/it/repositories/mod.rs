@@ -5,6 +5,7 @@ mod damage;
 mod disk;
 mod leftovers;
 mod lied;
+mod linked;
 mod memory;
 mod network;
 mod refused;
