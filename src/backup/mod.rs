@@ -2,6 +2,8 @@
 
 pub mod acknowledge;
 mod beside;
+#[cfg(test)]
+mod campaign;
 pub mod copy;
 pub mod courtesy;
 pub mod dump;
@@ -10,6 +12,7 @@ pub mod files;
 pub mod gate;
 pub mod globals;
 mod locks;
+pub mod look_up;
 pub mod owner;
 pub mod preflight;
 pub mod prune;
