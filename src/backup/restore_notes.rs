@@ -1,20 +1,15 @@
 //! How a person restores a backup with standard tools. Every manifest carries these lines.
 
+#[cfg(test)]
+mod tests;
+
 use crate::domain::{
     manifest::{DatabaseFacts, StoredFile},
     pattern::Glob,
     recipients::Recipients,
     scope::{Contents, Scope},
+    text::{self, shell_word},
 };
-
-/// Writes `text` so that a POSIX shell reads it as one word.
-pub fn shell_quote(text: &str) -> String {
-    let plain = |b: u8| b.is_ascii_alphanumeric() || b"-_./=:,@%+".contains(&b);
-    if !text.is_empty() && text.bytes().all(plain) {
-        return text.to_owned();
-    }
-    format!("'{}'", text.replace('\'', r"'\''"))
-}
 
 /// What the lines are about.
 #[derive(Debug, Clone, Copy)]
@@ -37,10 +32,12 @@ pub struct About<'a> {
 
 /// The lines for a backup.
 pub fn lines(about: &About<'_>) -> Vec<String> {
-    match about.database {
+    let lines = match about.database {
         Some(facts) => for_database(facts, about),
         None => for_globals(about),
-    }
+    };
+    // What is quoted holds nothing that would be changed: this is for the comments.
+    lines.iter().map(|line| text::line(line)).collect()
 }
 
 /// From the files to what the tool wrote.
@@ -77,10 +74,13 @@ fn for_database(facts: &DatabaseFacts, about: &About<'_>) -> Vec<String> {
     if !names.is_empty() {
         lines.push(format!("# The server needs these extensions: {}.", names.join(", ")));
     }
+    if facts.extensions.iter().any(|extension| extension.name == "pg_cron") {
+        lines.push(PG_CRON.to_owned());
+    }
     if !scope.is_whole() {
         lines.push(format!(
             "# It is not the whole database, but: {}.",
-            one_line(&scope.to_string())
+            text::line(&scope.to_string())
         ));
     }
     lines.extend([
@@ -127,14 +127,11 @@ fn for_database(facts: &DatabaseFacts, about: &About<'_>) -> Vec<String> {
         "# 4. Restore, and stop at the first error.".to_owned(),
         format!("{unpack} | {}", restore_into("restored", about.is_script)),
     ]);
-    let own = shell_quote(&conninfo(&facts.name));
+    let own = shell_word(&text::conninfo(&facts.name));
     lines.extend([
         "#    On a new server, into the empty database that databases.sql of @globals makes:"
             .to_owned(),
-        format!(
-            "#    {}",
-            one_line(&format!("{unpack} | {WRITABLE} {}", restore_into(&own, about.is_script)))
-        ),
+        format!("#    {unpack} | {WRITABLE} {}", restore_into(&own, about.is_script)),
     ]);
     // Every server has this one already.
     if !about.is_script && facts.name != "postgres" && !makes_public {
@@ -160,15 +157,9 @@ fn restore_into(database: &str, is_script: bool) -> String {
     format!("pg_restore --exit-on-error --no-password --dbname={database}")
 }
 
-/// A connection string: a name with `=` in it would be taken for one.
-fn conninfo(database: &str) -> String {
-    let plain = |b: u8| b.is_ascii_alphanumeric() || b == b'_';
-    if database.bytes().all(plain) {
-        return database.to_owned();
-    }
-    format!("dbname='{}'", database.replace('\\', r"\\").replace('\'', r"\'"))
-}
-
+/// `CREATE EXTENSION pg_cron` fails in any other database (the first lines of its script).
+const PG_CRON: &str = "#    pg_cron can be created in one database of a server alone, the one that the setting cron.database_name \
+     names, once shared_preload_libraries has pg_cron: set both to where you restore, and restart the server first.";
 /// A database may be read-only by its own settings, which are there before its data.
 const WRITABLE: &str = "PGOPTIONS='-c default_transaction_read_only=off'";
 /// A dump of data alone does not do it.
@@ -177,13 +168,13 @@ const REFRESH: &str = r#"psql --no-psqlrc --tuples-only --no-align --dbname=rest
 fn createdb(facts: &DatabaseFacts) -> String {
     let mut line = format!(
         "createdb --template=template0 --encoding={} --lc-collate={} --lc-ctype={}",
-        shell_quote(&facts.encoding),
-        shell_quote(&facts.collate),
-        shell_quote(&facts.ctype),
+        shell_word(&facts.encoding),
+        shell_word(&facts.collate),
+        shell_word(&facts.ctype),
     );
     match (facts.locale_provider.as_deref(), &facts.locale) {
         (Some(provider @ ("icu" | "builtin")), Some(locale)) => {
-            let locale = shell_quote(locale);
+            let locale = shell_word(locale);
             line.push_str(
                 &[" --locale-provider=", provider, " --", provider, "-locale=", &locale].concat(),
             );
@@ -193,7 +184,7 @@ fn createdb(facts: &DatabaseFacts) -> String {
         _ => {}
     }
     if let Some(rules) = &facts.icu_rules {
-        line.push_str(&[" --icu-rules=", &shell_quote(rules)].concat());
+        line.push_str(&[" --icu-rules=", &shell_word(rules)].concat());
     }
     line + " restored"
 }
@@ -217,11 +208,6 @@ fn into_definitions(unpack: &str, is_script: bool) -> [String; 6] {
         REFRESH.to_owned(),
         "vacuumdb --analyze-in-stages --dbname=restored".to_owned(),
     ]
-}
-
-/// Fit for a comment: a name may hold a line end.
-fn one_line(text: &str) -> String {
-    text.replace(|c: char| c.is_control(), " ")
 }
 
 fn for_globals(about: &About<'_>) -> Vec<String> {
@@ -254,7 +240,7 @@ fn for_globals(about: &About<'_>) -> Vec<String> {
     }
     for file in about.files.iter().filter(|file| configuration.contains(&&file.object.name)) {
         if let Some(path) = &file.path {
-            lines.push(format!("# {}:", one_line(path)));
+            lines.push(format!("# {path}:"));
         }
         lines.push(one(&file.object.name));
     }
@@ -262,42 +248,5 @@ fn for_globals(about: &About<'_>) -> Vec<String> {
 }
 
 fn quoted(names: &[String]) -> String {
-    names.iter().map(|name| shell_quote(name)).collect::<Vec<_>>().join(" ")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn words_are_quoted_only_where_needed() {
-        assert_eq!(shell_quote("a=2Fb.dump.zst"), "a=2Fb.dump.zst");
-        assert_eq!(shell_quote("it's"), r"'it'\''s'");
-        assert_eq!(shell_quote(""), "''");
-        assert_eq!(shell_quote("$(x)"), "'$(x)'");
-    }
-
-    #[test]
-    fn what_is_encrypted_names_its_key() {
-        let volumes = ["g.sql.zst.age".to_owned(), "g.sql.zst.age.001".to_owned()];
-        let somebody: Recipients = ["age1x".to_owned()].into_iter().collect();
-        let nobody = Recipients::default();
-        let of = |recipients| {
-            let about = About {
-                database: None,
-                scope: None,
-                is_script: true,
-                volumes: &volumes,
-                files: &[],
-                tool_major: 15,
-                recipients,
-            };
-            lines(&about).join("\n")
-        };
-        let lines = of(&somebody);
-        let step = "cat g.sql.zst.age g.sql.zst.age.001 | age -d -i KEYFILE | zstd -dc | psql";
-        assert!(lines.contains(step) && lines.contains("secret key of: age1x."), "{lines}");
-        let lines = of(&nobody);
-        assert!(!lines.contains("age -d") && !lines.contains("KEYFILE"), "{lines}");
-    }
+    names.iter().map(|name| shell_word(name)).collect::<Vec<_>>().join(" ")
 }

@@ -13,6 +13,7 @@ use crate::{
     domain::{
         failure::{Class, Failure},
         name::RepositoryName,
+        text,
     },
     sys::clock::Clock as _,
 };
@@ -73,17 +74,13 @@ fn in_place(
 fn finish(cli: &Cli, done: &Acknowledged) -> Outcome {
     list::print_failures(&done.failures);
     for (word, reason) in &done.unmatched {
-        output::say(&format!(
-            "pgkeep: {}: {}\n",
-            output::printable(word),
-            output::printable(reason)
-        ));
+        output::say(&format!("pgkeep: {}\n", text::line(&format!("{word}: {reason}"))));
     }
     if cli.json {
         output::json(done)?;
     } else {
         for line in &done.acknowledged {
-            let subject = output::printable(&line.subject);
+            let subject = &line.subject;
             let before = if line.before { ", as before" } else { "" };
             output::line(&format!(
                 "acknowledged {} of {}/{subject} in {}{before}",

@@ -25,7 +25,7 @@ pub(super) fn check_config(cli: &Cli) -> Outcome {
     if !valid {
         return Err(Stop::Configuration(text));
     }
-    output::say(&text);
+    output::say_styled(&text);
     output::line(&format!("{}: the configuration is valid", cli.config.display()))?;
     schedule::print(&next_runs)?;
     Ok(Exit::Done)

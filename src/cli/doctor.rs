@@ -151,16 +151,13 @@ fn print(item: &Item, before: Option<&Item>) -> Result<(), Stop> {
         }
         output::line(&item.group)?;
     }
-    let (label, text) = (output::printable(&item.label), output::printable(&item.text));
+    let (label, text) = (&item.label, &item.text);
     output::line(&format!("  {:<8}  {label}: {text}", item.state))?;
     for finding in &item.findings {
         let (severity, check) = (finding.severity.as_str(), &finding.check);
-        output::line(&format!(
-            "            {severity} [{check}]: {}",
-            output::printable(&finding.what)
-        ))?;
+        output::line(&format!("            {severity} [{check}]: {}", finding.what))?;
         if let Some(hint) = &finding.hint {
-            output::line(&format!("              hint: {}", output::printable(hint)))?;
+            output::line(&format!("              hint: {hint}"))?;
         }
     }
     Ok(())

@@ -81,9 +81,13 @@ pub fn main(arguments: impl Iterator<Item = OsString>) -> Exit {
         Ok(arguments) => arguments,
         Err(error) => {
             let usage = error.use_stderr();
+            if usage {
+                output::say(&error.render().to_string());
+                return Exit::Usage;
+            }
             // A closed standard output is not worth a word.
             drop(error.print());
-            return if usage { Exit::Usage } else { Exit::Done };
+            return Exit::Done;
         }
     };
     let cli = Cli { config: arguments.config, json: arguments.json, clock: SystemClock::new() };
@@ -133,7 +137,7 @@ impl Stop {
                 exit
             }
             Self::Configuration(text) => {
-                output::say(&text);
+                output::say_styled(&text);
                 Exit::Configuration
             }
         }

@@ -1,11 +1,15 @@
-//! How facts are printed: tables for people, JSON for programs.
+//! How facts are printed: tables for people, JSON for programs. All that is printed goes through here,
+//! and so through [`text`]: names that others gave do nothing to a terminal.
 
 use std::io::{self, Write as _};
 
 use jiff::{Timestamp, tz::TimeZone};
 use serde::Serialize;
 
-use crate::domain::failure::{Class, Failure};
+use crate::domain::{
+    failure::{Class, Failure},
+    text,
+};
 
 use super::Stop;
 
@@ -14,16 +18,20 @@ use super::Stop;
 /// # Errors
 /// When standard output is full.
 pub(super) fn json(value: &impl Serialize) -> Result<(), Stop> {
-    let text = serde_json::to_string_pretty(value)
+    let json = serde_json::to_string_pretty(value)
         .map_err(|error| Failure::from_error(Class::Internal, "print JSON", &error))?;
-    line(&text)
+    print(&text::json(&json))
 }
 
 /// Prints one line.
 ///
 /// # Errors
 /// When standard output is full. Who closed it has seen enough: that is no error.
-pub(super) fn line(text: &str) -> Result<(), Stop> {
+pub(super) fn line(line: &str) -> Result<(), Stop> {
+    print(&text::line(line))
+}
+
+fn print(text: &str) -> Result<(), Stop> {
     match writeln!(io::stdout().lock(), "{text}") {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
             Err(Failure::from_error(Class::State, "print", &error).into())
@@ -34,14 +42,20 @@ pub(super) fn line(text: &str) -> Result<(), Stop> {
 
 /// Says something on standard error. What nobody can hear is not worth a word, and no reason to
 /// end in another way (`eprintln!` panics).
-pub(super) fn say(text: &str) {
-    drop(io::stderr().lock().write_all(text.as_bytes()));
+pub(super) fn say(said: &str) {
+    say_styled(&text::lines(said));
+}
+
+/// The same for text that is safe already, and may have colours.
+pub(super) fn say_styled(said: &str) {
+    drop(io::stderr().lock().write_all(said.as_bytes()));
 }
 
 /// Says what failed, and what to do about it.
 pub(super) fn say_failure(before: &str, failure: &Failure) {
-    let hint = failure.hint.as_ref().map(|hint| format!("  hint: {hint}\n")).unwrap_or_default();
-    say(&format!("{before} [{}]: {failure}\n{hint}", failure.class));
+    let text = text::line(&format!("{before} [{}]: {failure}", failure.class));
+    let hint = failure.hint.iter().map(|hint| format!("  hint: {}\n", text::line(hint)));
+    say(&format!("{text}\n{}", hint.collect::<String>()));
 }
 
 /// Prints rows in columns under their headings; the last column is not padded.
@@ -49,12 +63,14 @@ pub(super) fn say_failure(before: &str, failure: &Failure) {
 /// # Errors
 /// When standard output is full.
 pub(super) fn table<const N: usize>(headings: [&str; N], rows: &[[String; N]]) -> Result<(), Stop> {
+    let rows: Vec<[String; N]> =
+        rows.iter().map(|row| row.each_ref().map(|cell| text::line(cell))).collect();
     let width = |column: usize| {
         let cells = rows.iter().map(|row| row[column].chars().count());
         cells.chain([headings[column].len()]).max().unwrap_or(0)
     };
     let widths: Vec<usize> = (0..N).map(width).collect();
-    let print = |cells: [&str; N]| {
+    let print_row = |cells: [&str; N]| {
         let padded: Vec<String> = cells
             .iter()
             .zip(&widths)
@@ -62,9 +78,9 @@ pub(super) fn table<const N: usize>(headings: [&str; N], rows: &[[String; N]]) -
             .collect();
         line(padded.join("  ").trim_end())
     };
-    print(headings)?;
-    for row in rows {
-        print(std::array::from_fn(|column| row[column].as_str()))?;
+    print_row(headings)?;
+    for row in &rows {
+        print_row(std::array::from_fn(|column| row[column].as_str()))?;
     }
     Ok(())
 }
@@ -100,13 +116,6 @@ pub(super) fn bytes(count: u64) -> String {
     format!("{size:.places$} {}", UNITS[unit])
 }
 
-/// Makes a name safe for a terminal: control characters are escaped.
-pub(super) fn printable(text: &str) -> String {
-    text.chars()
-        .flat_map(|c| if c.is_control() { c.escape_default().collect::<Vec<_>>() } else { vec![c] })
-        .collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -125,10 +134,5 @@ mod tests {
         for (count, text) in cases {
             assert_eq!(bytes(count), text);
         }
-    }
-
-    #[test]
-    fn what_would_move_the_cursor_is_escaped() {
-        assert_eq!(printable("a\u{1b}[2Jb\n🐘"), "a\\u{1b}[2Jb\\n🐘");
     }
 }

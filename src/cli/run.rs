@@ -21,6 +21,7 @@ use crate::{
         finding::Severity,
         name::JobName,
         report::{Figures, Outcome as TargetOutcome, Report, Verdict},
+        text,
     },
 };
 
@@ -240,7 +241,7 @@ struct Show {
 impl Show {
     fn reply(&mut self, reply: &Reply) {
         let Reply::Progress { stage, bytes } = reply else { return };
-        let text = format!("{}: {}", output::printable(stage), output::bytes(*bytes));
+        let text = text::line(&format!("{stage}: {}", output::bytes(*bytes)));
         let mut err = std::io::stderr().lock();
         // What cannot be shown is not worth failing for.
         if err.is_terminal() {
@@ -254,7 +255,7 @@ impl Show {
 
     fn end_line(&mut self) {
         if std::mem::take(&mut self.open) {
-            output::say("\r\x1b[K");
+            output::say_styled("\r\x1b[K");
         }
     }
 }
@@ -262,8 +263,7 @@ impl Show {
 fn print_plan(job: &JobName, report: &Report) -> Result<(), Stop> {
     let mut rows: Vec<[String; 3]> = Vec::new();
     for step in &report.plan {
-        let target = output::printable(&step.target.to_string());
-        rows.push([step.action.clone(), target, output::printable(&step.reason)]);
+        rows.push([step.action.clone(), step.target.to_string(), step.reason.clone()]);
     }
     if rows.is_empty() {
         // Only where everything could be looked at.
@@ -286,12 +286,12 @@ fn print_report(job: &JobName, report: &Report) -> Result<(), Stop> {
         output::say_failure(&format!("job {job} failed"), failure);
     }
     if let Some(reason) = &report.skipped {
-        output::line(&format!("  skipped    {}", output::printable(reason)))?;
+        output::line(&format!("  skipped    {reason}"))?;
     }
     // One cause often fails many targets: it is said once.
     let mut causes: Vec<(&Failure, String)> = Vec::new();
     for target in &report.targets {
-        let name = output::printable(&target.target.to_string());
+        let name = target.target.to_string();
         match &target.outcome {
             TargetOutcome::Failed(failure) => {
                 if let Some((_, first)) = causes.iter().find(|(known, _)| *known == failure) {
@@ -299,14 +299,13 @@ fn print_report(job: &JobName, report: &Report) -> Result<(), Stop> {
                     continue;
                 }
                 causes.push((failure, name.clone()));
-                let text = output::printable(&failure.to_string());
-                output::line(&format!("  failed     {name} [{}]: {text}", failure.class))?;
+                output::line(&format!("  failed     {name} [{}]: {failure}", failure.class))?;
                 if let Some(hint) = &failure.hint {
-                    output::line(&format!("             hint: {}", output::printable(hint)))?;
+                    output::line(&format!("             hint: {hint}"))?;
                 }
             }
             TargetOutcome::Skipped(why) => {
-                output::line(&format!("  skipped    {name}: {}", output::printable(why)))?;
+                output::line(&format!("  skipped    {name}: {why}"))?;
             }
             TargetOutcome::Cancelled => output::line(&format!("  cancelled  {name}"))?,
             TargetOutcome::Succeeded => {
@@ -316,13 +315,9 @@ fn print_report(job: &JobName, report: &Report) -> Result<(), Stop> {
         }
     }
     for finding in &report.findings {
-        output::line(&format!(
-            "  {:<9}  {}",
-            finding.severity.as_str(),
-            output::printable(&finding.what)
-        ))?;
+        output::line(&format!("  {:<9}  {}", finding.severity.as_str(), finding.what))?;
         if let Some(hint) = &finding.hint {
-            output::line(&format!("             hint: {}", output::printable(hint)))?;
+            output::line(&format!("             hint: {hint}"))?;
         }
     }
     Ok(())

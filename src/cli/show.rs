@@ -150,11 +150,11 @@ fn print(shown: &Shown) -> Result<(), Stop> {
     };
     output::line(&format!("state         {state}"))?;
     for problem in &shown.problems {
-        output::line(&format!("PROBLEM       {}", output::printable(problem)))?;
+        output::line(&format!("PROBLEM       {problem}"))?;
     }
     if let Some(Acknowledgement { at, user, host }) = &shown.acknowledged {
-        let (at, user) = (output::time(Some(*at)), output::printable(user));
-        output::line(&format!("acknowledged  {at} by {user} on {}", output::printable(host)))?;
+        let at = output::time(Some(*at));
+        output::line(&format!("acknowledged  {at} by {user} on {host}"))?;
     }
     if let Some(manifest) = &shown.manifest {
         print_manifest(manifest)?;
@@ -192,7 +192,7 @@ fn holds(totals: &Totals) -> Vec<String> {
 }
 
 fn print_manifest(manifest: &Manifest) -> Result<(), Stop> {
-    let subject = output::printable(&manifest.series.subject.to_string());
+    let subject = manifest.series.subject.to_string();
     let totals = &manifest.totals;
     let tool = &manifest.tool;
     let lines = [
@@ -212,8 +212,7 @@ fn print_manifest(manifest: &Manifest) -> Result<(), Stop> {
         output::line(&line)?;
     }
     if let Some(selection) = &manifest.selection {
-        let text = output::printable(&selection.to_string());
-        output::line(&format!("selection     {text}"))?;
+        output::line(&format!("selection     {selection}"))?;
     }
     // The globals have no tables.
     if manifest.database.is_some() {
@@ -222,10 +221,10 @@ fn print_manifest(manifest: &Manifest) -> Result<(), Stop> {
         }
     }
     for suspicion in &manifest.suspicions {
-        output::line(&format!("suspicious    {}", output::printable(&suspicion.what)))?;
+        output::line(&format!("suspicious    {}", suspicion.what))?;
     }
     for recipient in manifest.recipients.iter() {
-        output::line(&format!("encrypted to  {}", output::printable(recipient)))?;
+        output::line(&format!("encrypted to  {recipient}"))?;
     }
     for left_out in &manifest.left_out {
         output::line(&format!("left out      {}: {}", left_out.what, left_out.reason))?;
@@ -235,7 +234,7 @@ fn print_manifest(manifest: &Manifest) -> Result<(), Stop> {
     }
     for file in &manifest.files {
         let path = file.path.as_deref().unwrap_or("made for the backup");
-        let (name, path) = (&file.object.name, output::printable(path));
+        let name = &file.object.name;
         output::line(&format!(
             "file          {name}: {path}, {}",
             output::bytes(file.plain_bytes)
@@ -243,7 +242,7 @@ fn print_manifest(manifest: &Manifest) -> Result<(), Stop> {
     }
     output::line("restore")?;
     for line in &manifest.restore {
-        output::line(&format!("  {}", output::printable(line)))?;
+        output::line(&format!("  {line}"))?;
     }
     Ok(())
 }

@@ -58,7 +58,7 @@ fn print(status: &Status) -> Result<(), Stop> {
     }
     for run in &status.running {
         let since = output::time(Some(run.since));
-        let doing = output::printable(&run.stage);
+        let doing = &run.stage;
         output::line(&format!(
             "running {} since {since}, attempt {}: {doing}, {}",
             run.job,
@@ -68,11 +68,11 @@ fn print(status: &Status) -> Result<(), Stop> {
     }
     for (server, databases) in status.unprotected.iter().filter(|(_, names)| !names.is_empty()) {
         let names: Vec<&str> = databases.iter().map(DatabaseName::as_str).collect();
-        let names = output::printable(&names.join(", "));
+        let names = names.join(", ");
         output::line(&format!("NO JOB BACKS UP, on {server}: {names}"))?;
     }
     for (repository, names) in &status.suspicious {
-        let names = output::printable(&names.join(", "));
+        let names = names.join(", ");
         output::line(&format!("SUSPICIOUS, in {repository}: {names}"))?;
         hint(Some("`pgkeep show` says why, `pgkeep acknowledge` that they are as they should be"))?;
     }
@@ -89,13 +89,12 @@ fn print(status: &Status) -> Result<(), Stop> {
 
 fn failures(job: &JobLine, report: &Report) -> Result<(), Stop> {
     if let Some(reason) = &report.skipped {
-        output::line(&format!("{} skipped: {}", job.job, output::printable(reason)))?;
+        output::line(&format!("{} skipped: {reason}", job.job))?;
     }
     // A repository that is away fails every target in the same words: once is enough.
     let mut said = HashSet::new();
     for failure in report.failures() {
-        let failed = output::printable(&failure.to_string());
-        let text = format!("{} [{}]: {failed}", job.job, failure.class);
+        let text = format!("{} [{}]: {failure}", job.job, failure.class);
         if !said.insert(text.clone()) {
             continue;
         }
@@ -109,7 +108,7 @@ fn failures(job: &JobLine, report: &Report) -> Result<(), Stop> {
 fn findings(job: &JobLine, report: &Report) -> Result<(), Stop> {
     for finding in report.findings.iter().filter(|found| found.severity > Severity::Info) {
         let (severity, check) = (finding.severity.as_str(), &finding.check);
-        let what = output::printable(&finding.what);
+        let what = &finding.what;
         output::line(&format!("{} {severity} {check}: {what}", job.job))?;
         hint(finding.hint.as_deref())?;
     }
@@ -118,7 +117,7 @@ fn findings(job: &JobLine, report: &Report) -> Result<(), Stop> {
 
 fn hint(hint: Option<&str>) -> Result<(), Stop> {
     match hint {
-        Some(hint) => output::line(&format!("  hint: {}", output::printable(hint))),
+        Some(hint) => output::line(&format!("  hint: {hint}")),
         None => Ok(()),
     }
 }

@@ -9,6 +9,7 @@ use annotate_snippets::{AnnotationKind, Group, Level as Title, Renderer, Snippet
 use serde_json::json;
 
 use super::mask;
+use crate::domain::text;
 
 /// Diagnostics that are shown; a file with more is of another kind altogether.
 const SHOWN_MAX: usize = 100;
@@ -244,7 +245,7 @@ impl Diagnostics {
         if !text.is_empty() {
             text.push('\n');
         }
-        text
+        safe(&text)
     }
 
     fn group<'a>(&'a self, diagnostic: &'a Diagnostic) -> Group<'a> {
@@ -311,6 +312,19 @@ impl Diagnostics {
         };
         self.sorted().iter().map(one).collect()
     }
+}
+
+/// Rendered text in which nothing does anything to a terminal but the renderer's own colours.
+fn safe(rendered: &str) -> String {
+    const BEGIN: &str = "\u{1b}[";
+    let mut parts = rendered.split(BEGIN);
+    let mut safe = text::lines(parts.next().unwrap_or_default());
+    for part in parts {
+        let numbers = part.trim_start_matches(|c: char| c.is_ascii_digit() || c == ';');
+        let begin = if numbers.starts_with('m') { BEGIN.to_owned() } else { text::line(BEGIN) };
+        safe = safe + &begin + &text::lines(part);
+    }
+    safe
 }
 
 fn snippet(source: &Source) -> Snippet<'_, annotate_snippets::Annotation<'_>> {

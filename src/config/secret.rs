@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 
 use secrecy::SecretString;
 
+use crate::domain::text::shell_word;
+
 use super::{
     diagnostic::{Diagnostics, Span, class},
     from_toml::text,
@@ -73,6 +75,7 @@ fn inline_secret(key: &str, entry: &Entry, d: &mut Diagnostics) -> Option<Secret
 /// Reports a secret that stands in a file which others may read.
 pub(super) fn report_exposed(key: &str, file: usize, span: &Span, d: &mut Diagnostics) {
     let path = d.sources().get(file).map(|s| s.path.display().to_string()).unwrap_or_default();
+    let path = shell_word(&path);
     d.error(span, format!("`{key}` is a secret in a file that others may read"))
         .class(class::PERMISSIONS)
         .hint(format!(

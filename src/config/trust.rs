@@ -12,6 +12,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use crate::domain::text::shell_word;
+
 /// `chmod` bits of group and others.
 const WRITE_GROUP_OTHERS: u32 = 0o022;
 const WRITE_OTHERS: u32 = 0o002;
@@ -89,12 +91,12 @@ impl Untrusted {
     /// What a person can do about it.
     pub fn hint(&self) -> String {
         match self {
-            Self::Writable { path, fix, .. } => format!("run: chmod {fix} {}", path.display()),
-            Self::Owner { path, .. } => format!("run: chown root {}", path.display()),
-            Self::Readable { path, .. } => format!("run: chmod o-rwx {}", path.display()),
+            Self::Writable { path, fix, .. } => format!("run: chmod {fix} {}", word(path)),
+            Self::Owner { path, .. } => format!("run: chown root {}", word(path)),
+            Self::Readable { path, .. } => format!("run: chmod o-rwx {}", word(path)),
             Self::TooLarge { .. } => "name the right file".to_owned(),
             Self::NotAFile { .. } => "name a file".to_owned(),
-            Self::NotExecutable { path } => format!("run: chmod +x {}", path.display()),
+            Self::NotExecutable { path } => format!("run: chmod +x {}", word(path)),
             Self::NotText { .. } => "save the file as UTF-8".to_owned(),
             Self::Unreadable { source, .. } if source.kind() == io::ErrorKind::NotFound => {
                 "check the path".to_owned()
@@ -109,6 +111,11 @@ impl Untrusted {
     pub const fn is_permissions(&self) -> bool {
         matches!(self, Self::Writable { .. } | Self::Owner { .. } | Self::Readable { .. })
     }
+}
+
+/// A path as a shell reads it.
+fn word(path: &Path) -> String {
+    shell_word(&path.display().to_string())
 }
 
 /// A file that was read.

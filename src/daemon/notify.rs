@@ -21,7 +21,7 @@ use std::{
 
 use sd_notify::NotifyState;
 
-use crate::sys::clock::Now;
+use crate::{domain::text, sys::clock::Now};
 
 /// Variables of the service manager's that are for this process alone.
 pub const NOT_FOR_CHILDREN: [&str; 5] =
@@ -110,7 +110,7 @@ impl Notifier {
 
 /// A line feed would begin another field of the message.
 fn one_line(text: &str) -> String {
-    text.chars().take(STATUS_MAX).map(|c| if c.is_control() { ' ' } else { c }).collect()
+    text::line(text).chars().take(STATUS_MAX).collect()
 }
 
 /// Pings the service manager's watchdog as long as the planner ticks, and for no other reason.

@@ -20,6 +20,7 @@ pub mod schedule;
 pub mod scope;
 pub mod standby;
 pub mod suspicion;
+pub mod text;
 pub mod transfer;
 pub mod units;
 pub mod vacuum;

@@ -19,6 +19,7 @@ use crate::{
         name::{DatabaseName, ServerName},
         pattern::{DatabasePatterns, Glob},
         report::{Outcome, Report, Sample, Step, Target, TargetReport},
+        text,
     },
     postgres::{
         PgError, Server,
@@ -281,7 +282,10 @@ impl Reindex {
                 self.server.maintenance_role(),
                 self.server.name()
             ),
-            hint: Some(format!("GRANT pg_read_all_stats TO {}", self.server.maintenance_role())),
+            hint: Some(format!(
+                "GRANT pg_read_all_stats TO {}",
+                text::sql_ident(self.server.maintenance_role())
+            )),
         }
     }
 }

@@ -11,6 +11,7 @@ use tokio_postgres::Row;
 use tokio_util::sync::CancellationToken;
 
 use super::{PgError, Session, catalog::get};
+use crate::domain::text;
 
 /// Longest file that is read, in bytes. Configuration files have some ten thousand.
 pub const FILE_MAX: usize = 1 << 20;
@@ -196,14 +197,14 @@ pub fn render(configuration: &Configuration, version: &str) -> String {
         "# Settings of PostgreSQL {version} that differ from its own defaults, as role {} saw them.\n\
          # Numbers are in the unit behind them. What the server was started with on its command\n\
          # line, and what ALTER SYSTEM set, is among them.\n",
-        printable(&configuration.role)
+        text::line(&configuration.role)
     );
     if !configuration.sees_all {
         text.push_str("# Some are missing: the role is not a member of pg_read_all_settings.\n");
     }
     for setting in &configuration.settings {
         let source = match (&setting.place, setting.source.as_str()) {
-            (Some((file, line)), _) => format!("{}:{line}", printable(file)),
+            (Some((file, line)), _) => format!("{}:{line}", text::line(file)),
             (None, "session") => "not known".to_owned(),
             (None, source) => source.to_owned(),
         };
@@ -219,10 +220,6 @@ pub fn render(configuration: &Configuration, version: &str) -> String {
 fn quoted(value: &str) -> String {
     let value = value.replace('\\', "\\\\").replace('\'', "''").replace('\n', "\\n");
     format!("'{value}'")
-}
-
-fn printable(text: &str) -> String {
-    text.replace(char::is_control, " ")
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ use std::{
 use secrecy::{ExposeSecret as _, SecretString};
 
 use crate::{
-    domain::failure::chain,
+    domain::{failure::chain, text::shell_word},
     sys::files::{random_name, read_limited, write_new},
 };
 
@@ -57,7 +57,8 @@ fn check(path: &Path) -> Result<(), SpecError> {
     }
     if meta.mode() & NOT_PRIVATE != 0 {
         let what = format!("the password file {} can be read by others", path.display());
-        return Err(SpecError::new(what).hint(format!("run: chmod 0600 {}", path.display())));
+        return Err(SpecError::new(what)
+            .hint(format!("run: chmod 0600 {}", shell_word(&path.display().to_string()))));
     }
     Ok(())
 }

@@ -39,7 +39,7 @@ use rustls::{
 };
 use tokio_postgres_rustls::MakeRustlsConnect;
 
-use crate::sys::files::read_limited;
+use crate::{domain::text::shell_word, sys::files::read_limited};
 
 use super::{params::SpecError, x509};
 
@@ -166,7 +166,7 @@ fn read_key(path: &Path) -> Result<PrivateKeyDer<'static>, SpecError> {
     // As libpq: others none, the group only where root owns it.
     let exposed = if meta.uid() == 0 { 0o037 } else { 0o077 };
     if meta.mode() & exposed != 0 {
-        let hint = format!("run: chmod 0600 {}", path.display());
+        let hint = format!("run: chmod 0600 {}", shell_word(&path.display().to_string()));
         return Err(named("can be read by others").hint(hint));
     }
     PrivateKeyDer::from_pem_file(path)

@@ -8,11 +8,10 @@
 use std::{io::Read as _, path::PathBuf};
 
 use crate::{
-    domain::manifest::LeftOut,
+    domain::{manifest::LeftOut, text},
     postgres::{
         PgError, Session,
         configuration::{self, Configuration, FILE_MAX, READ_FUNCTION},
-        ident::quote_ident,
     },
     sys::task::Task,
 };
@@ -108,7 +107,7 @@ async fn read_all(
 
 /// What a superuser has to run, and where.
 fn grants(configuration: &Configuration, database: &str) -> String {
-    let role = quote_ident(&configuration.role);
+    let role = text::sql_ident(&configuration.role);
     format!(
         "as a superuser, in database {database}: GRANT pg_read_all_settings, pg_read_server_files TO \
          {role}; GRANT EXECUTE ON FUNCTION {READ_FUNCTION} TO {role}; (the role can then read every file \

@@ -5,7 +5,7 @@ use std::{net::SocketAddr, path::PathBuf};
 use super::Line;
 use crate::{
     checks::{Check, Found},
-    domain::{finding::Severity, name::JobName},
+    domain::{finding::Severity, name::JobName, text::shell_word},
     sys::unit::Barrier,
 };
 
@@ -136,7 +136,7 @@ fn state(view: &HostView) -> Vec<Found> {
         StateTrouble::Exposed { mode } => Found::new(
             Severity::Warning,
             format!("others may write to {path} (mode {mode:03o})"),
-            format!("chmod 700 {path}"),
+            format!("chmod 700 {}", shell_word(&path.to_string())),
         ),
     }]
 }

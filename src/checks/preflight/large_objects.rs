@@ -1,9 +1,9 @@
 //! Large objects that the role may not read.
 
-use super::{Row, by_a_superuser, counted, literal};
+use super::{Row, by_a_superuser, counted};
 use crate::{
     checks::{Check, Found},
-    domain::{failure::Class, finding::Severity},
+    domain::{failure::Class, finding::Severity, text},
     postgres::preflight::Facts,
 };
 
@@ -19,7 +19,7 @@ fn large_objects(facts: &Facts) -> Vec<Found> {
     if objects.count == 0 {
         return Vec::new();
     }
-    let role = &facts.role;
+    let role = text::pasted(&facts.role);
     let first: Vec<String> = objects.first.iter().map(ToString::to_string).collect();
     let first = first.join(", ");
     let more = objects.count.saturating_sub(objects.first.len() as u64);
@@ -32,7 +32,7 @@ fn large_objects(facts: &Facts) -> Vec<Found> {
         // For psql. Each statement names its objects one by one.
         format!(
             "SELECT 'GRANT SELECT ON LARGE OBJECT ' || oid || {} FROM pg_largeobject_metadata \\gexec",
-            literal(&format!(" TO {role}"))
+            text::sql_literal(&format!(" TO {role}"))
         )
     };
     let all = if facts.version_num >= 190_000 {

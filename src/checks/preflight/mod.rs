@@ -21,6 +21,7 @@ use crate::{
         failure::{Class, Failure},
         finding::{Finding, Severity},
         manifest::LeftOut,
+        text,
     },
     postgres::preflight::{Facts, GlobalsFacts},
 };
@@ -162,16 +163,15 @@ pub(super) fn some<T: AsRef<str>>(names: impl IntoIterator<Item = T>) -> String 
 }
 
 fn short(name: &str) -> String {
-    let visible = |c: char| if c.is_control() { '\u{fffd}' } else { c };
     if name.chars().count() <= NAME_CHARS {
-        return name.chars().map(visible).collect();
+        return text::line(name);
     }
-    name.chars().take(NAME_CHARS).map(visible).chain(['…']).collect()
+    text::line(&name.chars().take(NAME_CHARS).collect::<String>()) + "…"
 }
 
 /// Identifiers for a statement, each whole; none where they are too many, or cannot be pasted.
 fn whole<T: AsRef<str>>(idents: impl IntoIterator<Item = T>) -> Option<Vec<T>> {
-    let fits = |it: &str| it.chars().count() <= IDENT_CHARS && !it.chars().any(char::is_control);
+    let fits = |it: &str| it.chars().count() <= IDENT_CHARS && !it.contains(text::is_unsafe);
     let mut idents = idents.into_iter();
     let first: Vec<T> = idents.by_ref().take(LISTED_MAX).collect();
     (idents.next().is_none() && first.iter().all(|it| fits(it.as_ref()))).then_some(first)
@@ -187,7 +187,7 @@ fn listed<T: AsRef<str>>(idents: impl IntoIterator<Item = T>) -> Option<String> 
 /// column `name` is text; `%I` or `%s` is the column in it.
 fn for_each([before, column, after]: [&str; 3], name: &str, rows: &str) -> String {
     let plain = |text: &str| text.replace('%', "%%");
-    let format = literal(&format!("{}{column}{}", plain(before), plain(after)));
+    let format = text::sql_literal(&format!("{}{column}{}", plain(before), plain(after)));
     format!("SELECT format({format}, {name}) FROM {rows} \\gexec")
 }
 
@@ -201,10 +201,6 @@ fn in_turn(statements: &[String]) -> String {
         all.push_str(statement);
     }
     all
-}
-
-fn literal(text: &str) -> String {
-    format!("'{}'", text.replace('\'', "''"))
 }
 
 /// `1 table`, `2 tables`.

@@ -2,7 +2,7 @@
 
 use crate::{
     checks::{Check, Found},
-    domain::finding::Severity,
+    domain::{finding::Severity, text},
     postgres::preflight::GlobalsFacts,
 };
 
@@ -13,7 +13,7 @@ fn passwords(facts: &GlobalsFacts) -> Vec<Found> {
     let Some(why) = facts.passwords_refused.as_ref().filter(|_| facts.passwords_wanted) else {
         return Vec::new();
     };
-    let role = &facts.role;
+    let role = text::pasted(&facts.role);
     let what = format!("role {role} may not read the passwords of roles (pg_authid): {why}");
     let hint = match facts.service {
         Some(service) => format!(

@@ -2,10 +2,10 @@
 
 use std::collections::BTreeSet;
 
-use super::{Row, by_a_superuser, counted, for_each, in_turn, listed, literal, some};
+use super::{Row, by_a_superuser, counted, for_each, in_turn, listed, some};
 use crate::{
     checks::{Check, Found},
-    domain::{failure::Class, finding::Severity},
+    domain::{failure::Class, finding::Severity, text},
     postgres::preflight::{Facts, Kind, Relation},
 };
 
@@ -43,7 +43,7 @@ fn unreadable(facts: &Facts) -> Vec<Found> {
 /// these are many as well, or have names that cannot be pasted, psql finds in the catalogue what else
 /// is closed to the role.
 fn grants(facts: &Facts) -> String {
-    let role = &facts.role;
+    let role = &text::pasted(&facts.role);
     let schemas = |of: fn(&Relation) -> bool| -> BTreeSet<&str> {
         facts.unreadable.iter().filter(|it| of(it)).map(|it| it.schema_ident.as_str()).collect()
     };
@@ -52,7 +52,7 @@ fn grants(facts: &Facts) -> String {
     if !usage.is_empty() {
         let statement = match listed(usage) {
             Some(names) => format!("GRANT USAGE ON SCHEMA {names} TO {role};"),
-            None => all_schemas(role),
+            None => all_schemas(&facts.role),
         };
         statements.push(statement);
     }
@@ -69,7 +69,7 @@ fn grants(facts: &Facts) -> String {
         } else if let Some(schemas) = within() {
             format!("GRANT SELECT ON ALL {one}S IN SCHEMA {schemas} TO {role};")
         } else {
-            all_relations(role, kind, one)
+            all_relations(&facts.role, kind, one)
         });
     }
     let statements = in_turn(&statements);
@@ -85,9 +85,10 @@ fn grants(facts: &Facts) -> String {
 fn all_schemas(role: &str) -> String {
     let rows = format!(
         "pg_namespace WHERE nspname !~ '^pg_' AND NOT has_schema_privilege({}::regrole, oid, 'USAGE')",
-        literal(role)
+        text::sql_literal(role)
     );
-    for_each(["GRANT USAGE ON SCHEMA ", "%I", &format!(" TO {role}")], "nspname", &rows)
+    let to = format!(" TO {}", text::pasted(role));
+    for_each(["GRANT USAGE ON SCHEMA ", "%I", &to], "nspname", &rows)
 }
 
 /// From 16384 on (`FirstNormalObjectId`) they are not the server's own.
@@ -96,8 +97,9 @@ fn all_relations(role: &str, kind: Kind, one: &str) -> String {
     let rows = format!(
         "pg_class WHERE relkind IN ({sort}) AND relpersistence <> 't' AND oid >= 16384 \
          AND NOT has_table_privilege({}::regrole, oid, 'SELECT')",
-        literal(role)
+        text::sql_literal(role)
     );
     let grant = format!("GRANT SELECT ON {one} ");
-    for_each([&grant, "%s", &format!(" TO {role}")], "oid::regclass", &rows)
+    let to = format!(" TO {}", text::pasted(role));
+    for_each([&grant, "%s", &to], "oid::regclass", &rows)
 }

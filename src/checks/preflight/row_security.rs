@@ -1,9 +1,9 @@
 //! Row-level security that holds for the role.
 
-use super::{Row, counted, for_each, literal, some, whole};
+use super::{Row, counted, for_each, some, whole};
 use crate::{
     checks::{Check, Found},
-    domain::{failure::Class, finding::Severity},
+    domain::{failure::Class, finding::Severity, text},
     postgres::preflight::{Facts, Ident},
 };
 
@@ -19,7 +19,7 @@ fn row_security(facts: &Facts) -> Vec<Found> {
     if tables.is_empty() {
         return Vec::new();
     }
-    let role = &facts.role;
+    let role = text::pasted(&facts.role);
     let what = format!(
         "row-level security hides rows of {} of database {} from role {role}: {}",
         counted(tables.len() as u64, "table", "tables"),
@@ -37,7 +37,7 @@ fn row_security(facts: &Facts) -> Vec<Found> {
         format!(
             " It is forced on owners as well: an owner may end that, in database {}: {}",
             facts.database,
-            no_force(role, &forced)
+            no_force(&facts.role, &forced)
         )
     };
     let hint = format!("as a superuser: ALTER ROLE {role} BYPASSRLS;{service}{owners}");
@@ -53,7 +53,7 @@ fn no_force(role: &str, tables: &[&Ident]) -> String {
     }
     let rows = format!(
         "pg_class WHERE relforcerowsecurity AND pg_has_role({}::regrole, relowner, 'USAGE')",
-        literal(role)
+        text::sql_literal(role)
     );
     for_each(["ALTER TABLE ", "%s", END], "oid::regclass", &rows)
 }

@@ -19,6 +19,7 @@ use super::listing::{HISTORY_MAX, ListError, Listed, read_history};
 use crate::{
     domain::{
         failure::{Class, Failure},
+        text::shell_word,
         wal::{ArchivedFile, Inventory, Noted, SegmentName, Sizes, WalFile},
     },
     sys::{files, task::Task},
@@ -259,7 +260,7 @@ async fn in_background<T: Send + 'static>(
 
 fn explain(doing: &str, root: &Path, path: &Path, error: &io::Error) -> ListError {
     let what = format!("{}: {error}", path.display());
-    let (path, root) = (path.display(), root.display());
+    let (path, root) = (path.display(), shell_word(&root.display().to_string()));
     let hint = match error.kind() {
         io::ErrorKind::PermissionDenied => format!(
             "let the user that pgkeep runs as read it: setfacl -R -m u:pgkeep:rX -m d:u:pgkeep:rX \

@@ -11,6 +11,8 @@ use std::collections::BTreeSet;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use super::text;
+
 pub use debris::{Debris, DropDebris, debris};
 pub use plan::{Action, DEBRIS, Planned, Wishes, plan, refusal};
 
@@ -67,8 +69,7 @@ impl Index {
 
     /// The same for a statement that a person is to run.
     pub fn sql_name(&self) -> String {
-        let quoted = |name: &str| format!("\"{}\"", name.replace('"', "\"\""));
-        format!("{}.{}", quoted(&self.schema), quoted(&self.name))
+        format!("{}.{}", text::sql_ident(&self.schema), text::sql_ident(&self.name))
     }
 
     /// Whether it is whole: usable for queries, kept up to date, not being dropped.

@@ -14,6 +14,7 @@ use crate::domain::{
     finding::{Finding, Severity},
     name::{JobName, NotifyName, ServerName},
     report::{Report, Verdict},
+    text,
 };
 
 /// Failures that are told one by one.
@@ -163,7 +164,7 @@ impl Notice {
             run: Some(subject.run.clone()),
             run_uuid: Some(run_uuid(&subject.job, &subject.run)),
             started: Some(subject.started),
-            ..Self::new(event, &subject.host, shorten(text))
+            ..Self::new(event, &subject.host, shorten(&text::line(text)))
         }
     }
 
@@ -244,7 +245,7 @@ impl Notice {
         if left > 0 {
             lines.push(format!("and {left} more: see the run's report"));
         }
-        lines.join("\n") + "\n"
+        lines.iter().map(|one| text::line(one) + "\n").collect()
     }
 }
 

@@ -10,8 +10,9 @@ use crate::{
         pattern::{Reason, Selection},
         report::{Figures, Report, Sample},
         scope::Scope,
+        text,
     },
-    postgres::{catalog::ServerFacts, ident::quote_ident, tools::Installed},
+    postgres::{catalog::ServerFacts, tools::Installed},
 };
 
 use super::{super::RunContext, Dump, Work};
@@ -121,7 +122,7 @@ pub(super) fn closed(chosen: &Selection) -> Option<Finding> {
         ),
         hint: Some(format!(
             "ALTER DATABASE {} ALLOW_CONNECTIONS true, or name them in `exclude`",
-            quote_ident(&first)
+            text::sql_ident(&first)
         )),
     })
 }

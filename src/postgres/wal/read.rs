@@ -8,6 +8,7 @@ use tokio_util::sync::CancellationToken;
 use crate::domain::{
     Timestamp,
     failure::Class,
+    text,
     wal::{History, Lsn, SegmentSize, Timeline},
 };
 
@@ -330,8 +331,9 @@ pub async fn history(
 
 /// The statement that gives the role what it takes to watch a server.
 async fn monitor(session: &Session, cancel: &CancellationToken) -> Result<String, PgError> {
-    let sql = "SELECT 'GRANT pg_monitor TO ' || quote_ident(current_user)";
-    get(&session.query_one(sql, &[], cancel).await?, 0)
+    let role: String =
+        get(&session.query_one("SELECT quote_ident(current_user)", &[], cancel).await?, 0)?;
+    Ok(format!("GRANT pg_monitor TO {}", text::pasted(&role)))
 }
 
 /// Writes a little and ends the present segment, which then is archived. The answer is the end of

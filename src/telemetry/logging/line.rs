@@ -15,6 +15,8 @@ use tracing_subscriber::{
     registry::{LookupSpan, Scope},
 };
 
+use crate::domain::text;
+
 /// Writes `time LEVEL spans: message fields`.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Line {
@@ -30,17 +32,6 @@ fn priority(level: Level) -> u8 {
         Level::INFO => 6,
         _ => 7,
     }
-}
-
-fn write_escaped(text: &str, out: &mut Writer<'_>) -> fmt::Result {
-    for c in text.chars() {
-        match c {
-            '\t' => out.write_char(c)?,
-            c if c.is_control() => write!(out, "{}", c.escape_default())?,
-            c => out.write_char(c)?,
-        }
-    }
-    Ok(())
 }
 
 impl<S, N> FormatEvent<S, N> for Line
@@ -76,7 +67,6 @@ where
             write!(text, "{target}: ")?;
         }
         context.format_fields(Writer::new(&mut text), event)?;
-        write_escaped(&text, &mut out)?;
-        writeln!(out)
+        writeln!(out, "{}", text::line(&text))
     }
 }

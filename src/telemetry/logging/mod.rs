@@ -25,6 +25,7 @@ use tracing_subscriber::{
 };
 
 use self::line::Line;
+use crate::domain::text;
 
 /// The variable that overrides the level.
 pub const VARIABLE: &str = "PGKEEP_LOG";
@@ -159,12 +160,37 @@ where
         filter_fn(|event| event.target().starts_with(OWN_TARGET) || *event.level() < Level::TRACE);
     let lines = match settings.format {
         Format::Text => fmt::layer().with_writer(writer).event_format(Line { journal }).boxed(),
-        Format::Json => fmt::layer().with_writer(writer).json().flatten_event(true).boxed(),
+        Format::Json => {
+            fmt::layer().with_writer(SafeJson(writer)).json().flatten_event(true).boxed()
+        }
     };
     let subscriber = tracing_subscriber::registry().with(changeable).with(no_trace).with(lines);
     let chosen = Arc::new(Mutex::new(Chosen { level: settings.level, debug: false }));
     let directives = directives.map(str::to_owned);
     Ok((Dispatch::new(subscriber), LogHandle { filter: handle, directives, chosen }))
+}
+
+/// Events as JSON that is safe on a terminal. The layer writes each event at once.
+#[derive(Debug)]
+struct SafeJson<W>(W);
+
+impl<'w, W: MakeWriter<'w>> MakeWriter<'w> for SafeJson<W> {
+    type Writer = SafeJson<W::Writer>;
+
+    fn make_writer(&'w self) -> Self::Writer {
+        SafeJson(self.0.make_writer())
+    }
+}
+
+impl<W: io::Write> io::Write for SafeJson<W> {
+    fn write(&mut self, event: &[u8]) -> io::Result<usize> {
+        self.0.write_all(text::json(&String::from_utf8_lossy(event)).as_bytes())?;
+        Ok(event.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
 }
 
 /// Sets up the log of the process, on standard error.

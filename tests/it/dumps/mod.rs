@@ -9,6 +9,7 @@ mod encrypted;
 mod facts;
 mod good;
 mod limits;
+mod names;
 mod owner;
 mod rebuild;
 mod retry;
