@@ -1,9 +1,11 @@
 //! Whether a file or a folder can only be changed by those who may change pgkeep itself.
 //!
 //! The configuration says which programs run, where backups go and who can read them: whoever may
-//! write it is the daemon. The same holds for folders that programs are taken from. What can still
-//! go wrong: access lists beyond the mode bits are not looked at, and a file system that has no
-//! owners shows whatever it was mounted with.
+//! write it is the daemon. The same holds for folders that programs are taken from, for the state
+//! directory, and for a repository in a folder. A POSIX access list that lets a user or a group write
+//! shows in the mode: its mask stands where the group's bits stand. What can still go wrong: access
+//! lists of NFSv4 and of other servers are not looked at, nor what root may do beside them; and a file
+//! system that has no owners shows whatever it was mounted with.
 
 use std::{
     fs::{self, File, Metadata},
@@ -148,14 +150,17 @@ pub fn read(path: &Path, limit: u64) -> Result<Contents, Untrusted> {
 
 /// Whether only root and the current user can change this very file or folder.
 pub fn check_own(path: &Path, metadata: &Metadata) -> Result<(), Untrusted> {
-    let path = || path.to_owned();
     let owner = metadata.uid();
     if owner != 0 && owner != rustix::process::geteuid().as_raw() {
-        return Err(Untrusted::Owner { path: path(), owner });
+        return Err(Untrusted::Owner { path: path.to_owned(), owner });
     }
+    check_mode(path, metadata)
+}
+
+fn check_mode(path: &Path, metadata: &Metadata) -> Result<(), Untrusted> {
     let mode = metadata.mode() & 0o7777;
     if mode & WRITE_GROUP_OTHERS != 0 {
-        return Err(Untrusted::Writable { path: path(), mode, fix: "go-w" });
+        return Err(Untrusted::Writable { path: path.to_owned(), mode, fix: "go-w" });
     }
     Ok(())
 }
@@ -166,6 +171,23 @@ pub fn check_folder(path: &Path) -> Result<(), Untrusted> {
     let unreadable = |source| Untrusted::Unreadable { path: path.to_owned(), source };
     let real = fs::canonicalize(path).map_err(unreadable)?;
     check_own(path, &fs::metadata(&real).map_err(unreadable)?)?;
+    check_parents(&real)
+}
+
+/// The same for a folder that data lies in. Root may work in a folder of another user, who could do
+/// nothing there but what pgkeep does as that user: `sudo pgkeep doctor`.
+pub fn check_storage(path: &Path) -> Result<(), Untrusted> {
+    if !rustix::process::geteuid().is_root() {
+        return check_folder(path);
+    }
+    let unreadable = |source| Untrusted::Unreadable { path: path.to_owned(), source };
+    let real = fs::canonicalize(path).map_err(unreadable)?;
+    check_mode(path, &fs::metadata(&real).map_err(unreadable)?)?;
+    check_parents(&real)
+}
+
+fn check_parents(real: &Path) -> Result<(), Untrusted> {
+    let unreadable = |source| Untrusted::Unreadable { path: real.to_owned(), source };
     for parent in real.ancestors().skip(1) {
         let mode = fs::metadata(parent).map_err(unreadable)?.mode() & 0o7777;
         if mode & WRITE_OTHERS != 0 && mode & STICKY == 0 {
@@ -241,6 +263,26 @@ mod tests {
         chmod(&inner, 0o777);
         std::os::unix::fs::symlink(&inner, &link).unwrap();
         assert!(check_folder(&link).is_err(), "a link is followed");
+    }
+
+    #[test]
+    fn a_folder_for_data_may_not_be_written_by_others() {
+        let root = tempfile::tempdir().unwrap();
+        let data = root.path().join("data");
+        fs::create_dir(&data).unwrap();
+        for (mode, trusted) in
+            [(0o700, true), (0o755, true), (0o770, false), (0o702, false), (0o1777, false)]
+        {
+            chmod(&data, mode);
+            assert_eq!(check_storage(&data).is_ok(), trusted, "{mode:o}");
+            assert_eq!(check_folder(&data).is_ok(), trusted, "{mode:o}");
+        }
+        chmod(&data, 0o700);
+        if rustix::process::geteuid().is_root() {
+            std::os::unix::fs::chown(&data, Some(65_534), None).unwrap();
+            check_storage(&data).unwrap();
+            assert!(matches!(check_folder(&data), Err(Untrusted::Owner { owner: 65_534, .. })));
+        }
     }
 
     #[test]

@@ -6,6 +6,7 @@ use std::{path::Path, time::Duration};
 use jiff::Timestamp;
 
 use crate::{
+    config::trust::{self, Untrusted},
     domain::failure::{Class, Failure},
     sys::{
         files,
@@ -38,7 +39,7 @@ pub enum TakeError {
 
 impl StateDir {
     /// Makes the directory where it is missing, locks it, and clears it: children of a killed
-    /// daemon are ended, scratch folders (with their passfiles) removed, runs marked as
+    /// daemon are ended, scratch folders removed, runs marked as
     /// interrupted.
     ///
     /// # Errors
@@ -54,6 +55,15 @@ impl StateDir {
             TakeError::Failed(Failure::from_error(Class::State, &doing, error))
         };
         files::create_private_dir_all(path).map_err(|error| failed(&error))?;
+        trust::check_folder(path).map_err(|error| {
+            let failure = Failure::from_error(Class::State, &doing, &error);
+            TakeError::Failed(failure.hint(match error {
+                Untrusted::Owner { .. } => {
+                    "run pgkeep as the user whom the folder belongs to".to_owned()
+                }
+                error => error.hint(),
+            }))
+        })?;
         let lock = StateLock::acquire(path).map_err(|error| match error {
             LockError::Held { .. } => {
                 let failure = Failure::from_error(Class::State, &doing, &error);

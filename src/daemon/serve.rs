@@ -75,7 +75,7 @@ pub async fn serve(start: Start) -> Result<(), Failure> {
     let (heartbeat, mut beats) = Heartbeat::start()
         .await
         .map_err(|error| Failure::from_error(Class::Internal, "start the heartbeat", &error))?;
-    let StateDir { journal, interrupted, lock: _lock } = state;
+    let StateDir { journal, interrupted, lock } = state;
     let seed = host::random_u64().unwrap_or_default();
     let table = Arc::new(table);
     let parts = Parts { table, journal, metrics: metrics.clone(), clock: clock.clone(), seed };
@@ -91,8 +91,10 @@ pub async fn serve(start: Start) -> Result<(), Failure> {
         watchdog: Watchdog::from_env(),
         log,
         last_beat: clock.now().mono,
+        last_guard: Duration::ZERO,
         last_reload: None,
         draining: false,
+        lock,
         watch: Watch::new(metrics, clock.clone()),
         clock,
     };

@@ -13,6 +13,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use rustix::{fs::OFlags, io::Errno};
+
 /// Ends the name of a file that is being written.
 const TEMPORARY_SUFFIX: &str = ".pgkeep-tmp";
 /// Write permission of the group.
@@ -69,6 +71,17 @@ fn rename(from: &Path, to: &Path) -> io::Result<()> {
     fs::rename(from, to)
 }
 
+/// Writes a file of ours that need not survive a crash of the machine; what stood there is not opened.
+pub fn replace(path: &Path, bytes: &[u8]) -> Result<(), FileError> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            return Err(FileError::at("replace", path)(error));
+        }
+        _ => {}
+    }
+    write_new(path, bytes, 0o600)
+}
+
 /// Creates a file that must not exist yet, with exactly `mode`, writes it and syncs it.
 pub fn write_new(path: &Path, bytes: &[u8], mode: u32) -> Result<(), FileError> {
     let write = || {
@@ -78,6 +91,28 @@ pub fn write_new(path: &Path, bytes: &[u8], mode: u32) -> Result<(), FileError> 
         file.sync_all()
     };
     write().map_err(FileError::at("write", path))
+}
+
+/// Opens a plain file of our own for reading and writing, and makes it, with mode 0600, where it is
+/// missing and `create`. What stands there instead is not touched: a link is not followed, a pipe not
+/// waited for.
+///
+/// # Errors
+/// Those of the system; [`io::ErrorKind::InvalidInput`] where something else than a file is there.
+pub fn open_plain(path: &Path, create: bool) -> io::Result<File> {
+    let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed();
+    let mut options = OpenOptions::new();
+    let opened =
+        options.read(true).write(true).create(create).mode(0o600).custom_flags(flags).open(path);
+    let other = |what| io::Error::new(io::ErrorKind::InvalidInput, what);
+    match opened {
+        Ok(file) if file.metadata()?.is_file() => Ok(file),
+        Ok(_) => Err(other("it is no plain file")),
+        Err(error) if error.raw_os_error() == Some(Errno::LOOP.raw_os_error()) => {
+            Err(other("it is a symbolic link"))
+        }
+        Err(error) => Err(error),
+    }
 }
 
 /// Creates a file in `dir` that only we can open and that has no name any more: it is gone as soon
@@ -308,6 +343,26 @@ mod tests {
         assert_eq!(&back, b"bytes");
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
         assert!(create_unnamed(&dir.path().join("missing")).is_err());
+    }
+
+    #[test]
+    fn nothing_is_written_through_a_link() {
+        let dir = tempfile::tempdir().unwrap();
+        let (target, link) = (dir.path().join("target"), dir.path().join("link"));
+        fs::write(&target, "theirs").unwrap();
+        std::os::unix::fs::symlink(&target, &link).unwrap();
+        for create in [true, false] {
+            let error = open_plain(&link, create).unwrap_err();
+            assert_eq!(error.to_string(), "it is a symbolic link");
+        }
+        assert!(write_new(&link, b"ours", 0o600).is_err());
+        write_atomic(&link, b"ours", 0o600).unwrap();
+        assert_eq!(fs::read(&target).unwrap(), b"theirs");
+        assert!(fs::symlink_metadata(&link).unwrap().is_file());
+        assert!(open_plain(dir.path(), false).is_err());
+        assert!(open_plain(&dir.path().join("new"), false).is_err());
+        open_plain(&dir.path().join("new"), true).unwrap();
+        assert_eq!(mode(&dir.path().join("new")), 0o600);
     }
 
     #[test]

@@ -22,6 +22,7 @@ use crate::{
         spec::ChildEnv,
     },
     sys::{
+        files,
         process::{Exit, run_captured},
         task::Task,
     },
@@ -136,7 +137,7 @@ async fn describe(
     let entries = run(source, env, &command::list_entries(&pg_restore, archive), task).await?;
     let wanted: Vec<&[u8]> =
         entries.stdout.split(|byte| *byte == b'\n').filter(|line| is_wanted(line)).collect();
-    tokio::fs::write(&list, wanted.join(&b'\n')).await.map_err(|error| chain(&error))?;
+    files::replace(&list, &wanted.join(&b'\n')).map_err(|error| chain(&error))?;
     let line = command::definitions_to_sql(&pg_restore, archive, &list);
     let exit = run(source, env, &line, task).await?;
     let mut proof = Box::new(PlainProof::new());

@@ -134,7 +134,7 @@ fn state(view: &HostView) -> Vec<Found> {
             "give it to the user that pgkeep runs as",
         ),
         StateTrouble::Exposed { mode } => Found::new(
-            Severity::Warning,
+            Severity::Critical,
             format!("others may write to {path} (mode {mode:03o})"),
             format!("chmod 700 {}", shell_word(&path.to_string())),
         ),

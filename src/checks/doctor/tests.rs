@@ -134,7 +134,7 @@ fn each_trouble_of_a_host_is_found() {
         ),
         (
             |it| it.state_dir.1 = Err(StateTrouble::Exposed { mode: 0o775 }),
-            "state warning state-directory",
+            "state critical state-directory",
         ),
         (
             |it| it.state_dir.1 = Err(StateTrouble::Unusable("read-only".into())),

@@ -6,12 +6,9 @@
 //! socket; the daemon runs on and cannot be reached until it is started again.
 
 use std::{
-    fs::{self, DirBuilder, File, OpenOptions, Permissions, TryLockError},
+    fs::{self, DirBuilder, File, Permissions, TryLockError},
     io,
-    os::unix::fs::{
-        DirBuilderExt as _, FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _,
-        PermissionsExt as _,
-    },
+    os::unix::fs::{DirBuilderExt as _, FileTypeExt as _, MetadataExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -34,8 +31,10 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{CALL_MAX, Call, ControlRequest, REPLY_MAX, Reply, ReplySender, Request, VERSION};
 use crate::{
+    config::trust,
     daemon::journal::abridged,
     domain::failure::{Class, Failure},
+    sys::files::open_plain,
 };
 
 /// Connections at once; one more is told so and closed.
@@ -90,11 +89,7 @@ impl ControlServer {
         let io = |source| ServeError::Io { path: path.to_owned(), source };
         let folder = path.parent().unwrap_or(Path::new("."));
         DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(io)?;
-        let meta = fs::metadata(folder).map_err(io)?;
-        let own = [geteuid().as_raw(), 0].contains(&meta.uid());
-        if !own || meta.mode() & 0o022 != 0 {
-            return Err(ServeError::Folder(folder.to_owned()));
-        }
+        trust::check_folder(folder).map_err(|_| ServeError::Folder(folder.to_owned()))?;
         let lock = lock(path)?;
         clear(path)?;
         let listener = UnixListener::bind(path).map_err(io)?;
@@ -156,9 +151,7 @@ impl Drop for ControlServer {
 fn lock(path: &Path) -> Result<File, ServeError> {
     let io = |source| ServeError::Io { path: path.to_owned(), source };
     let beside = path.with_added_extension("lock");
-    let mut options = OpenOptions::new();
-    let file = options.write(true).create(true).truncate(false).mode(0o600).open(beside);
-    let file = file.map_err(io)?;
+    let file = open_plain(&beside, true).map_err(io)?;
     match file.try_lock() {
         Ok(()) => Ok(file),
         Err(TryLockError::WouldBlock) => Err(ServeError::Live(path.to_owned())),

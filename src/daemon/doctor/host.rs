@@ -14,6 +14,7 @@ use crate::{
         self,
         host::{Daemon, HostView, StateTrouble, UnitView},
     },
+    config::trust,
     daemon::{
         control::{ConnectError, ControlClient, SOCKET_NAME},
         serve::ADDRESS_FILE,
@@ -61,6 +62,7 @@ fn state(path: &Path) -> Result<(), StateTrouble> {
     if meta.uid() != rustix::process::geteuid().as_raw() {
         return Err(StateTrouble::Foreign { owner: meta.uid() });
     }
+    trust::check_storage(path).map_err(|error| StateTrouble::Unusable(error.to_string()))?;
     rustix::fs::access(path, rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK)
         .map_err(|errno| StateTrouble::Unusable(io::Error::from(errno).to_string()))
 }

@@ -1,16 +1,19 @@
 //! Files of the journal: where they are, and how they are written and read.
 
 use std::{
-    fs::{self, DirBuilder, File, OpenOptions},
-    io::{self, Read as _, Write as _},
-    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
+    fs::{self, DirBuilder, File},
+    io::{self, Read as _},
+    os::unix::fs::DirBuilderExt as _,
     path::{Path, PathBuf},
 };
 
 use serde::de::DeserializeOwned;
 
 use super::record::FILE_MAX;
-use crate::domain::name::{JobName, escape};
+use crate::{
+    domain::name::{JobName, escape},
+    sys::files,
+};
 
 /// The ending of every file of the journal.
 pub(super) const ENDING: &str = "json";
@@ -36,41 +39,28 @@ pub(super) fn make_folder(path: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(path)
 }
 
-/// Replaces a file whole: whoever reads it finds the old bytes or the new, also after a crash.
-// To be replaced by sys::files::write_atomic.
+/// Replaces a file whole: whoever reads it finds the old bytes or the new, also after a crash. Makes
+/// its folder.
 pub(super) fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let folder = path.parent().unwrap_or(Path::new("."));
-    if !folder.is_dir() {
-        make_folder(folder)?;
-        if let Some(above) = folder.parent() {
-            File::open(above)?.sync_all()?;
-        }
-    }
-    let fresh = path.with_extension("tmp");
-    let written = write_synced(&fresh, bytes).and_then(|()| rename(&fresh, path));
-    if let Err(error) = written {
-        // Gives a full disk its space back; what went wrong is told by the first error.
-        remove_leftover(&fresh);
-        return Err(error);
-    }
-    File::open(folder)?.sync_all()
+    let made = path.parent().map_or(Ok(()), files::create_private_dir_all);
+    made.and_then(|()| files::write_atomic(path, bytes, 0o600)).map_err(|error| error.source)
 }
 
-/// Removes what a write that failed left; if it stays, the next write replaces it.
+/// Whether a file is what a crash in the middle of a write left; the file that it was to replace is
+/// whole. Versions before 0.2 wrote to names that end in `.tmp`.
+pub(super) fn is_leftover(path: &Path) -> bool {
+    path.extension().is_some_and(|ending| ending == "tmp")
+        || path.file_name().and_then(|name| name.to_str()).is_some_and(files::is_temporary)
+}
+
+/// Removes such a file.
 pub(super) fn remove_leftover(path: &Path) {
     if let Err(error) = fs::remove_file(path) {
         tracing::debug!(%error, path = %path.display(), "cannot remove an unfinished file");
     }
 }
 
-fn write_synced(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let mut options = OpenOptions::new();
-    let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(path)?;
-    file.write_all(bytes)?;
-    file.sync_all()
-}
-
-#[expect(clippy::disallowed_methods, reason = "the file was synced, the folder is synced after")]
+#[expect(clippy::disallowed_methods, reason = "what is damaged needs no fsync")]
 fn rename(from: &Path, to: &Path) -> io::Result<()> {
     fs::rename(from, to)
 }

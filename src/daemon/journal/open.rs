@@ -93,6 +93,9 @@ impl Reader<'_> {
         disk::make_folder(&memories)?;
         let mut jobs: BTreeMap<JobName, Job> = BTreeMap::new();
         for path in disk::entries(&memories)? {
+            if disk::is_leftover(&path) {
+                disk::remove_leftover(&path);
+            }
             let Some(name) = named(&path) else { continue };
             if let Some(state) = self.load::<JobState>(&path)? {
                 let job = Job { next_seq: state.folded, state, ..Job::default() };
@@ -112,8 +115,7 @@ impl Reader<'_> {
     fn load_runs(&mut self, folder: &Path, job: &JobName) -> io::Result<Vec<RunRecord>> {
         let mut records: Vec<RunRecord> = Vec::new();
         for path in disk::entries(folder)? {
-            if path.extension().is_some_and(|ending| ending == "tmp") {
-                // Left by a crash in the middle of a write; the file it was to replace is whole.
+            if disk::is_leftover(&path) {
                 disk::remove_leftover(&path);
             }
             if path.extension().is_none_or(|ending| ending != ENDING) {

@@ -12,7 +12,10 @@ use crate::{
         failure::{Class, Failure},
         name::JobName,
     },
-    sys::clock::Clock,
+    sys::{
+        clock::Clock,
+        lock::{Held, StateLock},
+    },
     telemetry::{http::Health, logging::LogHandle, metrics::Metrics},
 };
 
@@ -37,6 +40,8 @@ use super::{
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
 /// The planner is asked at least so often, whatever the heartbeat does.
 const WAKE_MAX: Duration = Duration::from_secs(30);
+/// How often the state directory is looked at.
+const GUARD_INTERVAL: Duration = Duration::from_secs(1);
 /// A heartbeat that is this late has stopped; the timer of the select loop stands behind it.
 const BEAT_LATE: Duration = Duration::from_secs(30);
 
@@ -52,8 +57,10 @@ pub(super) struct Daemon {
     pub(super) watchdog: Option<Watchdog>,
     pub(super) log: LogHandle,
     pub(super) last_beat: Duration,
+    pub(super) last_guard: Duration,
     pub(super) last_reload: Option<String>,
     pub(super) draining: bool,
+    pub(super) lock: StateLock,
     pub(super) watch: Watch,
 }
 
@@ -96,8 +103,39 @@ impl Daemon {
                 }
             }
             self.after_each_event();
+            if !self.draining
+                && let Err(failure) = self.guard()
+            {
+                died = died.and(Err(failure));
+                self.drain();
+            }
         }
         died
+    }
+
+    /// Whether the state directory is still ours: at each tick, and so before each run that a schedule
+    /// starts.
+    fn guard(&mut self) -> Result<(), Failure> {
+        let now = self.clock.now().mono;
+        if now.saturating_sub(self.last_guard) < GUARD_INTERVAL {
+            return Ok(());
+        }
+        self.last_guard = now;
+        match self.lock.check() {
+            Ok(Held::Still) => Ok(()),
+            Ok(Held::Again) => {
+                tracing::warn!(
+                    "the lock of the state directory was removed while this daemon held it; it was made anew"
+                );
+                Ok(())
+            }
+            Err(error) => {
+                let failure = Failure::from_error(Class::State, "keep the state directory", &error)
+                    .hint("stop the daemon before the state directory is moved or removed");
+                tracing::error!(hint = failure.hint, "{failure}; the daemon ends");
+                Err(failure)
+            }
+        }
     }
 
     pub(super) fn tick(&mut self) {

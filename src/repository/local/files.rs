@@ -13,6 +13,7 @@ use jiff::Timestamp;
 use rustix::fs::{Advice, CWD, OFlags, RenameFlags};
 
 use crate::{
+    config::trust::{self, Untrusted},
     repository::{
         key,
         store::{ObjectMeta, StoreError, StoreErrorKind},
@@ -114,6 +115,24 @@ impl Root {
         if self.path.is_dir() { Ok(()) } else { Err(self.missing(doing)) }
     }
 
+    /// Refuses where the root is not there, or others may write to it: they could put another
+    /// repository in its place, or take backups away.
+    pub(super) fn check_trusted(&self, doing: &str) -> Result<(), StoreError> {
+        self.check(doing)?;
+        trust::check_storage(&self.path).map_err(|error| {
+            let hint = match &error {
+                Untrusted::Owner { path, .. } => {
+                    format!("give {} to the user that pgkeep runs as", path.display())
+                }
+                error => format!(
+                    "{}; where the filesystem keeps no permissions, mount it with uid= and umask=077",
+                    error.hint()
+                ),
+            };
+            StoreError::new(StoreErrorKind::Refused, doing, error.to_string()).hint(hint)
+        })
+    }
+
     /// Bytes that are free on the filesystem, as unprivileged users see it.
     pub(super) fn free(&self, doing: &str) -> Result<u64, StoreError> {
         let facts =
@@ -153,7 +172,7 @@ impl Root {
         doing: &str,
         target: &Path,
     ) -> Result<Temp, StoreError> {
-        self.check(doing)?;
+        self.check_trusted(doing)?;
         let folder = target.parent().unwrap_or(&self.path);
         let mut last = io::Error::from(io::ErrorKind::NotFound);
         for _ in 0..CREATE_ATTEMPTS {

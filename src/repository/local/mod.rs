@@ -205,6 +205,7 @@ fn head(root: &Root, doing: &str, key: &str) -> Result<Option<ObjectMeta>, Store
 /// it names goes.
 fn delete(root: &Root, doing: &str, key: &str) -> Result<(), StoreError> {
     let path = root.path_of(doing, key)?;
+    root.check_trusted(doing)?;
     let removed = match fs::remove_file(&path) {
         Ok(()) => root.sync_folder_of(&path),
         // A folder of that name is not an object.

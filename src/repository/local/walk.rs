@@ -2,7 +2,7 @@
 
 use std::{
     collections::BinaryHeap,
-    fs::{self, File, OpenOptions, ReadDir},
+    fs::{self, File, ReadDir},
     io,
     path::{Path, PathBuf},
     sync::Arc,
@@ -17,9 +17,12 @@ use futures_util::{
 use jiff::{SignedDuration, Timestamp};
 
 use super::files::{Root, TEMP_PREFIX, blocking, is_link, linked, meta_of, modified};
-use crate::repository::{
-    key,
-    store::{ObjectMeta, StoreError, Swept},
+use crate::{
+    repository::{
+        key,
+        store::{ObjectMeta, StoreError, Swept},
+    },
+    sys::files::open_plain,
 };
 
 /// Names of one folder that are held at once. A longer folder is read several times.
@@ -255,7 +258,7 @@ fn sweep_file(
     min_age: Duration,
     now: Timestamp,
 ) -> io::Result<Option<u64>> {
-    let file: File = match OpenOptions::new().read(true).write(true).open(path) {
+    let file: File = match open_plain(path, false) {
         Ok(file) => file,
         Err(error) if is_gone(&error) => return Ok(None),
         Err(error) => return Err(error),

@@ -18,6 +18,8 @@ use std::{
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
+use crate::sys::files::open_plain;
+
 /// Above this age a temporary file is what a crash left; it lives for milliseconds.
 const TEMPORARY_AGE: Duration = Duration::from_hours(1);
 
@@ -112,7 +114,7 @@ impl Records {
         now: Timestamp,
         found: &mut Found,
     ) -> io::Result<()> {
-        let file = match OpenOptions::new().read(true).write(true).open(&path) {
+        let file = match open_plain(&path, false) {
             Ok(file) => file,
             // Its upload has just ended.
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),

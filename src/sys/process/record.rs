@@ -16,7 +16,7 @@ use std::{
 use rustix::process::{Pid, Signal, kill_process_group};
 use serde::{Deserialize, Serialize};
 
-use crate::sys::files::{FileError, read_limited, set_aside};
+use crate::sys::files::{self, FileError, read_limited, set_aside};
 
 /// A record is far smaller, in bytes.
 const RECORD_MAX: u64 = 64 * 1024;
@@ -49,14 +49,14 @@ impl ChildRecord {
         dir.join(format!("{}.json", self.pgid))
     }
 
-    /// Writes the record. Not synced: after a crash of the machine it means nothing.
+    /// Writes the record. After a crash of the machine it means nothing.
     pub(super) fn write(&self, dir: &Path) -> Result<PathBuf, FileError> {
-        crate::sys::files::create_private_dir_all(dir)?;
+        files::create_private_dir_all(dir)?;
         let path = self.path(dir);
-        serde_json::to_vec(self)
+        let bytes = serde_json::to_vec(self)
             .map_err(std::io::Error::other)
-            .and_then(|bytes| fs::write(&path, bytes))
             .map_err(FileError::at("write", &path))?;
+        files::replace(&path, &bytes)?;
         Ok(path)
     }
 

@@ -1,6 +1,7 @@
 //! The daemon's life, from outside: what the service manager hears, reloads, the orderly end and
 //! the other one, what outlives it, and what it says of itself.
 
+mod ground;
 mod notify;
 mod outside;
 mod reload;
