@@ -68,6 +68,7 @@ if command -v shellcheck >/dev/null 2>&1; then
 else
     echo "SKIPPED: shellcheck is not installed, the scripts were not checked"
 fi
+step sh tests/tools/deny.sh
 step cargo clippy --locked --all-targets --features test-util -- -D warnings
 if cargo nextest --version >/dev/null 2>&1; then
     step cargo nextest run --locked --features test-util --config-file .ci/nextest.toml "$@"
