@@ -64,6 +64,10 @@ ALTER ROLE :"role" RESET lo_compat_privileges;
 ALTER ROLE :"role" RESET lo_compat_privileges;
 \endif
 
+-- What goes wrong is told by its class. pg_dump repeats the server's messages without their codes: these
+-- are understood in English.
+ALTER ROLE :"role" SET lc_messages = 'C';
+
 -- Sizes of databases, progress of others, all settings, and what lies in pg_wal.
 GRANT pg_monitor TO :"role";
 

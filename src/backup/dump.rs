@@ -134,7 +134,7 @@ impl About<'_> {
         let preflight = preflight::refuse(&session, wanted, (doing, task)).await?;
         let facts = catalog::database_facts(&session, &task.cancel).await.map_err(fail)?;
         let application = application(&self.id);
-        let env = source.server.child_env_as(&session, &application, source.scratch)?;
+        let env = source.server.child_env_as(&session, &application)?;
         let snapshot = self.export(session, task).await.map_err(fail)?;
         let (asks, encoding) = (snapshot.session(), &facts.encoding);
         let found = scope::check_matches(asks, source.scope, encoding, doing, &task.cancel).await;
@@ -193,8 +193,8 @@ impl About<'_> {
         };
         // Cancelled alone where the backup gives way.
         let backup = task.child();
-        // Once pg_dump is done with the snapshot and its password file, they go: a repository that
-        // still takes parts must not hold back VACUUM.
+        // Once pg_dump is done with the snapshot, it goes: a repository that still takes parts must not
+        // hold back VACUUM.
         let close = async {
             let looked_at = (source.scope, application);
             let changed = locks::changed(&snapshot, looked_at, &exited, &backup).await;

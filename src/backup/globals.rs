@@ -70,7 +70,7 @@ pub async fn globals(source: &Source<'_>, parts: Parts, task: &Task) -> Result<D
     let session = source.server.connect(database, doing, task).await?;
     source.is_of(&session, (doing, task)).await?;
     preflight::refuse_globals(&session, role_passwords, doing, task).await?;
-    let env = source.server.child_env(&session, source.scratch)?;
+    let env = source.server.child_env(&session)?;
     let snapshot = moment(&session, &task.cancel).await.map_err(fail)?;
     let databases = catalog::databases(&session, false, &task.cancel).await.map_err(fail)?;
     let mut found = server_files::Found::default();

@@ -13,14 +13,22 @@ const QUOTE_MAX: usize = 600;
 
 const LOCK_HINT: &str = "somebody held a stronger lock for longer than lock_wait_timeout";
 
+const LIMIT_HINT: &str = "all connections that the role, the database or the server may have are in use: \
+    ALTER ROLE … or ALTER DATABASE … CONNECTION LIMIT, or max_connections; pgkeep takes 3 for each database \
+    that is dumped at one time";
+
+const ANSWERED_HINT: &str = "the server answered, and refused the connection for what it says there; it may say \
+    so in its own language (lc_messages)";
+
 /// What replay has to do cannot wait for ever; what it waits for, and how long, is set on the standby.
 pub(super) const CONFLICT_HINT: &str = "replay on the standby cancelled it: set hot_standby_feedback = on \
     there (rows then stay on the primary for the dump), or raise max_standby_streaming_delay \
     (max_standby_archive_delay where WAL comes from an archive); pg_stat_database_conflicts there has the sort";
 
 /// Messages with their class and hint. Programs run with `LC_MESSAGES=C`, so that the texts are
-/// those of src/bin/pg_dump and src/interfaces/libpq in PostgreSQL's source; the server's own
-/// messages may be in another language and then fall through to `tool-failed`.
+/// those of src/bin/pg_dump and src/interfaces/libpq in PostgreSQL's source. The server's own messages
+/// are in English for a superuser and for a role that role.sql has made; else they may be in another
+/// language, which a check tells, and fall through to `tool-failed` but for locks.
 const KNOWN: &[(&str, Class, &str)] = &[
     ("due to conflict with recovery", Class::Standby, CONFLICT_HINT),
     (
@@ -74,6 +82,10 @@ const KNOWN: &[(&str, Class, &str)] = &[
         Class::Configuration,
         "a pattern of the selection matches nothing in this database",
     ),
+    // miscinit.c, InitializeSessionUserId; postinit.c, CheckMyDatabase and InitPostgres; proc.c, InitProcess
+    ("too many connections for ", Class::Connection, LIMIT_HINT),
+    ("connection slots are reserved", Class::Connection, LIMIT_HINT),
+    ("too many clients already", Class::Connection, LIMIT_HINT),
     ("the database system is shutting down", Class::Connection, "the server was stopped"),
     (
         "terminating connection due to administrator command",
@@ -104,15 +116,38 @@ pub fn classify(stderr: &str) -> (Class, Option<&'static str>) {
         return (Class::DatabaseGone, Some("the database was dropped or renamed during the run"));
     }
     // pg_dump limits its wait for locks with a statement_timeout around LOCK TABLE, and with none
-    // elsewhere.
-    let timed_out = stderr.contains("canceling statement due to statement timeout");
-    if timed_out && stderr.contains("Query was: LOCK TABLE") {
+    // elsewhere. Up to 14 it writes the frame in small letters.
+    let locking = stderr.contains("uery was: LOCK TABLE");
+    if locking && stderr.contains("canceling statement due to statement timeout") {
         return (Class::Lock, Some(LOCK_HINT));
     }
-    KNOWN
-        .iter()
-        .find(|(text, ..)| stderr.contains(text))
-        .map_or((Class::ToolFailed, None), |(_, class, hint)| (*class, Some(hint)))
+    let known = KNOWN.iter().find(|(text, ..)| stderr.contains(text));
+    match known {
+        // libpq's own words, and behind them those of a server that is there.
+        Some(("connection to server", class, _)) if answered(stderr) => {
+            (*class, Some(ANSWERED_HINT))
+        }
+        Some((_, class, hint)) => (*class, Some(hint)),
+        // Whether the role may read the tables was looked at before: what is left is the wait.
+        None if locking && !is_english(stderr) => (Class::Lock, Some(LOCK_HINT)),
+        None => (Class::ToolFailed, None),
+    }
+}
+
+/// Whether a message is the server's: severity, colon and two spaces (fe-protocol3.c,
+/// pqBuildErrorMessage3), in whatever language.
+fn answered(stderr: &str) -> bool {
+    let Some((_, said)) =
+        stderr.split_once("\" failed: ").or_else(|| stderr.split_once(" failed: "))
+    else {
+        return false;
+    };
+    said.split_once(":  ").is_some_and(|(severity, _)| !severity.contains([' ', '\n']))
+}
+
+/// Whether the server's messages are in the language that [`KNOWN`] is in.
+fn is_english(stderr: &str) -> bool {
+    ["ERROR:  ", "FATAL:  ", "PANIC:  "].iter().any(|severity| stderr.contains(severity))
 }
 
 /// The part of the error output that says most: from the first line with `error:` or `FATAL`, else
@@ -162,6 +197,18 @@ mod tests {
                 "pg_dump: error: aborting because of server version mismatch\npg_dump: detail: server version: 16.1; pg_dump version: 15.18",
                 Class::ToolVersion,
             ),
+            (
+                "pg_dump: error: query failed: ERROR:  canceling statement due to statement timeout\npg_dump: error: query was: LOCK TABLE shop.orders IN ACCESS SHARE MODE",
+                Class::Lock,
+            ),
+            (
+                "pg_dump: error: query failed: FEHLER:  storniere Anfrage wegen Zeitüberschreitung der Anfrage\npg_dump: detail: Query was: LOCK TABLE public.u IN ACCESS SHARE MODE",
+                Class::Lock,
+            ),
+            (
+                "pg_dump: error: query failed: ERROR:  relation \"public.u\" does not exist\npg_dump: detail: Query was: LOCK TABLE public.u IN ACCESS SHARE MODE",
+                Class::ToolFailed,
+            ),
             ("pg_dump: error: out of memory", Class::ToolFailed),
             (
                 "pg_dump: error: Dumping the contents of table \"big\" failed: PQgetResult() failed.\npg_dump: error: Error message from server: ERROR:  canceling statement due to conflict with recovery",
@@ -179,6 +226,29 @@ mod tests {
         let (class, hint) = classify(text);
         assert_eq!(class, Class::Privilege);
         assert!(hint.is_some_and(|hint| hint.contains("LARGE OBJECT")), "{hint:?}");
+    }
+
+    #[test]
+    fn a_server_that_answers_is_not_asked_for() {
+        let text = |said: &str| {
+            format!(
+                "pg_dump: error: connection to server on socket \"/s/.s.PGSQL.1\" failed: {said}"
+            )
+        };
+        let cases = [
+            ("FATAL:  too many connections for role \"pgkeep\"", "CONNECTION LIMIT"),
+            ("FATAL:  too many connections for database \"app\"", "CONNECTION LIMIT"),
+            ("FATAL:  sorry, too many clients already", "max_connections"),
+            ("FATAL:  zu viele Verbindungen von Rolle »a«", "in its own language"),
+            (
+                "No such file or directory\n\tIs the server running locally?",
+                "is the server running",
+            ),
+        ];
+        for (said, part) in cases {
+            let (class, hint) = classify(&text(said));
+            assert!(class == Class::Connection && hint.unwrap().contains(part), "{said}: {hint:?}");
+        }
     }
 
     #[test]

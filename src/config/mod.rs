@@ -37,6 +37,7 @@ pub use self::{
     job::{JobCommon, RETRY_BACKOFF_MAX, check_order},
     load::{load, runtime_dir_of},
     retention::read_policy,
+    secret::read_again,
     section::{Options, Section},
     server::{ServerConfig, SslMode},
     suggest::{listed, nearest},

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use secrecy::SecretString;
 
-use crate::domain::text::shell_word;
+use crate::domain::{failure::chain, text::shell_word};
 
 use super::{
     diagnostic::{Diagnostics, Span, class},
@@ -25,6 +25,15 @@ impl Options<'_> {
     /// A secret from `key`, `key_file` or `key_credential`; `None` if none is set, or if it cannot
     /// be had, which is reported. A newline at its end is cut off. It is read anew at each load.
     pub fn secret(&mut self, key: &'static str, d: &mut Diagnostics) -> Option<SecretString> {
+        self.secret_and_file(key, d).map(|(secret, _)| secret)
+    }
+
+    /// The same with the file that it was read from, where that is so: see [`read_again`].
+    pub(super) fn secret_and_file(
+        &mut self,
+        key: &'static str,
+        d: &mut Diagnostics,
+    ) -> Option<(SecretString, Option<PathBuf>)> {
         let (file_key, credential_key) = (format!("{key}_file"), format!("{key}_credential"));
         let inline = self.entry(key);
         let file = self.entry(&file_key);
@@ -34,15 +43,17 @@ impl Options<'_> {
             return None;
         }
         if let Some(entry) = inline {
-            inline_secret(key, entry, d)
+            inline_secret(key, entry, d).map(|secret| (secret, None))
         } else if let Some(entry) = file {
             let path = PathBuf::from(text(&entry.item, &file_key, "a path", d)?);
             check_absolute(&file_key, &path, &entry.item.span, d)
                 .then(|| secret_file(&path, &entry.item.span, d))?
+                .map(|secret| (secret, Some(path)))
         } else {
             let entry = credential?;
             let name = text(&entry.item, &credential_key, "the name of a credential", d)?;
-            credential_secret(self.context().credentials.as_deref(), name, &entry.item.span, d)
+            let folder = self.context().credentials.as_deref();
+            credential_secret(folder, name, &entry.item.span, d)
         }
     }
 }
@@ -101,7 +112,7 @@ fn credential_secret(
     name: &str,
     span: &Span,
     d: &mut Diagnostics,
-) -> Option<SecretString> {
+) -> Option<(SecretString, Option<PathBuf>)> {
     if name.is_empty() || name.contains('/') || name.starts_with('.') {
         d.error(span, "this is not the name of a credential").hint("a name without slashes");
         return None;
@@ -112,7 +123,23 @@ fn credential_secret(
             .hint(format!("add to the unit: LoadCredential={name}:/path/to/the/file"));
         return None;
     };
-    secret_file(&folder.join(name), span, d)
+    let path = folder.join(name);
+    secret_file(&path, span, d).map(|secret| (secret, Some(path)))
+}
+
+/// Reads the file of a secret once more: it may have been replaced since the configuration was read.
+///
+/// # Errors
+/// Where it cannot be read now, or holds no secret, or others may read it by now.
+pub fn read_again(path: &Path) -> Result<SecretString, String> {
+    let contents = trust::read(path, SECRET_MAX)
+        .and_then(|contents| trust::check_secret(path, &contents.metadata).map(|()| contents))
+        .map_err(|error| chain(&error))?;
+    let secret = cut_newline(&contents.text);
+    match why_unusable(secret) {
+        None => Ok(SecretString::from(secret)),
+        Some(why) => Err(format!("{}: {why}", path.display())),
+    }
 }
 
 fn cut_newline(text: &str) -> &str {
@@ -121,16 +148,22 @@ fn cut_newline(text: &str) -> &str {
 }
 
 fn usable(secret: &str, span: &Span, d: &mut Diagnostics) -> Option<SecretString> {
-    if secret.is_empty() {
-        d.error(span, "the secret is empty");
-        return None;
-    }
-    if secret.contains(['\0', '\n', '\r']) {
-        d.error(span, "the secret has more than one line, or a NUL character")
-            .hint("one line, and nothing but the secret");
+    if let Some(why) = why_unusable(secret) {
+        let error = d.error(span, why);
+        if !secret.is_empty() {
+            error.hint("one line, and nothing but the secret");
+        }
         return None;
     }
     Some(SecretString::from(secret))
+}
+
+fn why_unusable(secret: &str) -> Option<&'static str> {
+    if secret.is_empty() {
+        return Some("the secret is empty");
+    }
+    let several = secret.contains(['\0', '\n', '\r']);
+    several.then_some("the secret has more than one line, or a NUL character")
 }
 
 /// Reports a file that cannot or must not be read.

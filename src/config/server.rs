@@ -67,12 +67,16 @@ pub struct ServerConfig {
     pub user: Option<String>,
     /// Its password.
     pub password: Option<SecretString>,
+    /// The file that it was read from.
+    pub password_file: Option<PathBuf>,
     /// A file in the form of `~/.pgpass`.
     pub passfile: Option<PathBuf>,
     /// The role for maintenance, where it is another.
     pub maintenance_user: Option<String>,
     /// Its password.
     pub maintenance_password: Option<SecretString>,
+    /// The file that it was read from.
+    pub maintenance_password_file: Option<PathBuf>,
     /// The database to connect to for what concerns the whole cluster. `None` only where
     /// `conninfo` or `service` may name it.
     pub database: Option<String>,
@@ -129,15 +133,20 @@ impl ServerConfig {
         let named_elsewhere = o.given("conninfo").is_some() || o.given("service").is_some();
         let database = o.take::<String>("database", d).map(|name| name.value);
         let timeout = || Duration::from_secs(1)..=Duration::from_hours(1);
+        let (password, password_file) = o.secret_and_file("password", d).unzip();
+        let (maintenance_password, maintenance_password_file) =
+            maintenance_password(&mut o, d).unzip();
         let server = Self {
             name: name.clone(),
             span: section.span().clone(),
             host: host(&mut o, d),
             port: o.take_in("port", 1..=u16::MAX, d).map(|port| port.value),
             user: non_empty(&mut o, "user", d),
-            password: o.secret("password", d),
+            password,
+            password_file: password_file.flatten(),
             passfile: o.absolute_path("passfile", d).map(|path| path.value),
-            maintenance_password: maintenance_password(&mut o, d),
+            maintenance_password,
+            maintenance_password_file: maintenance_password_file.flatten(),
             maintenance_user: non_empty(&mut o, "maintenance_user", d),
             database: database
                 .or_else(|| (!named_elsewhere).then(|| MAINTENANCE_DATABASE.to_owned())),
@@ -167,7 +176,10 @@ fn non_empty(o: &mut Options<'_>, key: &'static str, d: &mut Diagnostics) -> Opt
 }
 
 /// A password without its role would be nobody's.
-fn maintenance_password(o: &mut Options<'_>, d: &mut Diagnostics) -> Option<SecretString> {
+fn maintenance_password(
+    o: &mut Options<'_>,
+    d: &mut Diagnostics,
+) -> Option<(SecretString, Option<PathBuf>)> {
     let forms =
         ["maintenance_password", "maintenance_password_file", "maintenance_password_credential"];
     if o.given("maintenance_user").is_none()
@@ -177,7 +189,7 @@ fn maintenance_password(o: &mut Options<'_>, d: &mut Diagnostics) -> Option<Secr
             .class(class::MISSING)
             .hint("name the role, or leave both out: `user` does the maintenance then");
     }
-    o.secret("maintenance_password", d)
+    o.secret_and_file("maintenance_password", d)
 }
 
 fn host(o: &mut Options<'_>, d: &mut Diagnostics) -> Option<String> {

@@ -110,7 +110,7 @@ impl Notifier {
 
 /// A line feed would begin another field of the message.
 fn one_line(text: &str) -> String {
-    text::line(text).chars().take(STATUS_MAX).collect()
+    text.chars().take(STATUS_MAX).map(|c| if text::is_unsafe(c) { ' ' } else { c }).collect()
 }
 
 /// Pings the service manager's watchdog as long as the planner ticks, and for no other reason.

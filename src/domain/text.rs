@@ -20,9 +20,9 @@ pub fn line(text: &str) -> String {
     escaped(text, |_| false)
 }
 
-/// The same for several lines, which may be indented by tabs.
+/// The same for several lines.
 pub fn lines(text: &str) -> String {
-    escaped(text, |c| matches!(c, '\n' | '\t'))
+    escaped(text, |c| c == '\n')
 }
 
 fn escaped(text: &str, stays: impl Fn(char) -> bool) -> String {
@@ -160,7 +160,7 @@ mod tests {
         assert_eq!(line("\u{9b}2J\u{7f}\u{202e}\u{2066}\u{2028}"), {
             "\\u{9b}2J\\u{7f}\\u{202e}\\u{2066}\\u{2028}"
         });
-        assert_eq!(lines("a\n\tb\r\u{1b}"), "a\n\tb\\r\\u{1b}");
+        assert_eq!(lines("a\n\tb\r\u{1b}"), "a\n\\tb\\r\\u{1b}");
         // What people write from right to left stays.
         assert_eq!(line("مرحبا שלום"), "مرحبا שלום");
     }

@@ -17,9 +17,7 @@ use tokio::{
     time::timeout,
 };
 use tokio_postgres::{
-    AsyncMessage, CancelToken, Client, Connection,
-    config::{SslNegotiation, TargetSessionAttrs},
-    tls::MakeTlsConnect,
+    AsyncMessage, CancelToken, Client, Connection, config::SslNegotiation, tls::MakeTlsConnect,
 };
 use tokio_postgres_rustls::MakeRustlsConnect;
 use tokio_util::{either::Either, sync::CancellationToken};
@@ -32,7 +30,8 @@ use super::{
     notice::Notices,
     session::Session,
     spec::{ConnSpec, Endpoint, Keepalives},
-    startup::{UNKNOWN_SETTING, is_refusal},
+    startup::is_refusal,
+    target::{self, Target},
     tls::SslMode,
 };
 
@@ -94,19 +93,21 @@ pub(super) async fn find(
 ) -> Result<Opened, PgError> {
     let tls = spec.tls.connector()?;
     let mut last = PgError::new(Class::Configuration, "there is no host to connect to");
-    for configured in &spec.endpoints {
-        let places = match places(configured).await {
-            Ok(places) => places,
-            Err(error) => {
-                last = error;
-                continue;
-            }
-        };
-        for at in places {
-            match try_modes(spec, &at, dbname, application_name, &tls).await {
-                Ok(session) => return Ok(session),
-                Err(error) if may_be_elsewhere(&error) => last = error,
-                Err(error) => return Err(error),
+    for target in spec.target.passes() {
+        for configured in &spec.endpoints {
+            let places = match places(configured).await {
+                Ok(places) => places,
+                Err(error) => {
+                    last = error;
+                    continue;
+                }
+            };
+            for at in places {
+                match try_modes(spec, (&at, *target), dbname, application_name, &tls).await {
+                    Ok(session) => return Ok(session),
+                    Err(error) if may_be_elsewhere(&error) => last = error,
+                    Err(error) => return Err(error),
+                }
             }
         }
     }
@@ -142,7 +143,7 @@ async fn places(configured: &Endpoint) -> Result<Vec<Endpoint>, PgError> {
 /// `allow` and `prefer` try a second way where the first is refused because of its encryption.
 async fn try_modes(
     spec: &ConnSpec,
-    at: &Endpoint,
+    (at, target): (&Endpoint, Target),
     dbname: &str,
     application_name: &str,
     tls: &MakeRustlsConnect,
@@ -154,18 +155,18 @@ async fn try_modes(
     };
     let mut first = None;
     for mode in modes {
-        let mut opened = open(spec, at, dbname, application_name, tls, *mode).await;
+        let mut opened = open(spec, (at, target), dbname, application_name, tls, *mode).await;
         if let Err(error) = &opened {
             // Another session may have learned the same a moment ago: this one is opened again, too.
             let is_refused = is_refusal(&error.to_string());
-            let is_older = error.sqlstate() == Some(UNKNOWN_SETTING);
+            let is_older = spec.startup.may_have_caused(error.sqlstate());
             if is_refused {
                 spec.startup.refuse();
             } else if is_older {
                 spec.startup.forget();
             }
             if is_refused || is_older {
-                opened = open(spec, at, dbname, application_name, tls, *mode).await;
+                opened = open(spec, (at, target), dbname, application_name, tls, *mode).await;
             }
         }
         match opened {
@@ -187,7 +188,7 @@ fn refuses_encryption(error: &PgError) -> bool {
 
 async fn open(
     spec: &ConnSpec,
-    at: &Endpoint,
+    (at, target): (&Endpoint, Target),
     dbname: &str,
     application_name: &str,
     tls: &MakeRustlsConnect,
@@ -205,9 +206,10 @@ async fn open(
         let stream = Guarded::new(socket, asks_for_tls, meter.clone());
         let connected = config.connect_raw(stream, above).await;
         let (client, connection) =
-            connected.map_err(|error| PgError::of_connect(&error, at, &spec.user))?;
+            connected.map_err(|error| PgError::of_connect(&error, at, spec))?;
         let version = connection.parameter("server_version");
-        let outdated = version.is_some_and(|version| spec.startup.learn(version));
+        let superuser = connection.parameter("is_superuser") == Some("on");
+        let outdated = version.is_some_and(|version| spec.startup.learn(version, superuser));
         let stop = Stop {
             token: client.cancel_token(),
             tls: tls.clone(),
@@ -215,7 +217,7 @@ async fn open(
             keepalives: spec.keepalives,
         };
         let session = Session::begin(spec, at, dbname, (client, connection), (stop, meter.clone()));
-        fits(spec.target, &session, at).await?;
+        fits(target, &session, at).await?;
         Ok((session, outdated))
     };
     match timeout(spec.connect_timeout, attempt).await {
@@ -251,18 +253,14 @@ async fn dial(at: &Endpoint, keepalives: Keepalives) -> io::Result<Socket> {
 }
 
 /// Whether it is the server that is looked for: `target_session_attrs`.
-async fn fits(target: TargetSessionAttrs, session: &Session, at: &Endpoint) -> Result<(), PgError> {
-    if target == TargetSessionAttrs::Any {
+async fn fits(target: Target, session: &Session, at: &Endpoint) -> Result<(), PgError> {
+    if target == Target::Any {
         return Ok(());
     }
-    let answer = session.ask("SHOW transaction_read_only", &CancellationToken::new()).await?;
-    let what = match (answer.as_str(), target) {
-        ("on", TargetSessionAttrs::ReadWrite) => "it does not allow writes",
-        ("off", TargetSessionAttrs::ReadOnly) => "it allows writes",
-        _ => return Ok(()),
-    };
-    let what = format!("connection to {at} failed: {what} (target_session_attrs)");
-    Err(PgError::new(Class::Connection, what))
+    let answer = session.ask(target::QUESTION, &CancellationToken::new()).await?;
+    let (in_recovery, read_only) = answer.split_once(' ').unwrap_or_default();
+    let refuses = target.refuses(in_recovery == "t", read_only == "on");
+    refuses.map_or(Ok(()), |why| Err(target.error(at, why)))
 }
 
 /// Drives a connection until it ends, and notes what the server says beside its answers, and why it broke.

@@ -6,7 +6,12 @@ use tokio_postgres::error::SqlState;
 
 use crate::domain::failure::{Class, Failure};
 
-use super::{guard::Excess, params::SpecError, spec::Endpoint};
+use super::{
+    guard::Excess,
+    params::SpecError,
+    spec::{ConnSpec, Endpoint},
+    tls::Roots,
+};
 
 /// Why something with a server could not be done.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -106,7 +111,12 @@ impl PgError {
     }
 
     /// An error of an attempt to connect.
-    pub(super) fn of_connect(error: &tokio_postgres::Error, at: &Endpoint, user: &str) -> Self {
+    pub(super) fn of_connect(
+        error: &tokio_postgres::Error,
+        at: &Endpoint,
+        spec: &ConnSpec,
+    ) -> Self {
+        let user = spec.user.as_str();
         let what = format!("connection to {at} failed: {}", describe(error));
         if let Some(db) = error.as_db_error() {
             let class = class_of(db.code());
@@ -129,7 +139,7 @@ impl PgError {
         if let Some(excess) = excess(error) {
             return failed(Class::Connection, excess.hint);
         }
-        match tls_hint(text) {
+        match tls_hint(text, spec.tls.roots == Roots::System) {
             Some(hint) => failed(Class::Connection, hint),
             None => Self::new(Class::Connection, text),
         }
@@ -259,8 +269,12 @@ fn connect_hint(code: &SqlState, message: &str, user: &str) -> Option<String> {
     }
 }
 
-fn tls_hint(text: &str) -> Option<&'static str> {
+/// `system`: the roots are those of the operating system, with which no weaker mode is taken.
+fn tls_hint(text: &str, system: bool) -> Option<&'static str> {
     if text.contains("NotValidForName") || text.contains("not valid for name") {
+        if system {
+            return Some("the server's certificate is for another name: connect by that name");
+        }
         Some(
             "the server's certificate is for another name: connect by that name, or use \
              sslmode=verify-ca",
@@ -271,7 +285,11 @@ fn tls_hint(text: &str) -> Option<&'static str> {
              certificate itself, there",
         )
     } else if text.contains("server does not support TLS") {
-        Some("the server has no TLS: set ssl = on there, or use sslmode=prefer")
+        Some(if system {
+            "the server has no TLS: set ssl = on there, or leave sslrootcert out and use sslmode=prefer"
+        } else {
+            "the server has no TLS: set ssl = on there, or use sslmode=prefer"
+        })
     } else if ["HandshakeFailure", "UnrecognizedName", "MissingExtension"]
         .iter()
         .any(|alert| text.contains(alert))
@@ -317,8 +335,8 @@ mod tests {
     fn a_server_that_chooses_its_certificate_by_name_is_told() {
         // As rustls says it of PostgreSQL 19 with ssl_sni = on and a host that is an address.
         let text = "error performing TLS handshake: received fatal alert: HandshakeFailure";
-        assert!(tls_hint(text).unwrap().contains("pg_hosts.conf"));
-        assert_eq!(tls_hint("error performing TLS handshake: tls handshake eof"), None);
+        assert!(tls_hint(text, false).unwrap().contains("pg_hosts.conf"));
+        assert_eq!(tls_hint("error performing TLS handshake: tls handshake eof", false), None);
     }
 
     #[test]

@@ -25,6 +25,7 @@ pub mod session;
 pub mod snapshot;
 pub mod spec;
 pub mod startup;
+mod target;
 pub mod tls;
 pub mod tools;
 pub mod vacuum;

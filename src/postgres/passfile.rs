@@ -1,20 +1,13 @@
-//! Password files: the user's, read as libpq reads them, and short-lived ones of our own that hand
-//! a password to a child.
-//!
-//! What can still go wrong: a crash leaves a short-lived file in the run's scratch folder, which is
-//! private and emptied at the next start.
+//! Password files: the user's, read as libpq reads them, and those that hand a password to a child,
+//! which are in no folder.
 
-use std::{
-    fs,
-    os::unix::fs::MetadataExt as _,
-    path::{Path, PathBuf},
-};
+use std::{fs, os::unix::fs::MetadataExt as _, path::Path};
 
-use secrecy::{ExposeSecret as _, SecretString};
+use secrecy::{ExposeSecret as _, SecretSlice, SecretString};
 
 use crate::{
     domain::{failure::chain, text::shell_word},
-    sys::files::{random_name, read_limited, write_new},
+    sys::files::read_limited,
 };
 
 use super::params::SpecError;
@@ -104,42 +97,22 @@ fn unescape(text: &str) -> String {
     plain
 }
 
-/// A private file that hands one password to a child by `PGPASSFILE`. Dropping it removes it.
-#[derive(Debug)]
-#[must_use = "the file is removed when this is dropped"]
-pub struct PassFile {
-    path: PathBuf,
-}
+/// Where a child finds [`text`], which it has as its standard input: libpq wants a plain file of mode
+/// 0600, and opens this one anew for each connection. It is of no folder, and gone with the child.
+pub const CHILDS: &str = "/proc/self/fd/0";
 
-impl PassFile {
-    /// Writes the password for any host, database and role, into a new file of mode 0600 in `dir`.
-    pub fn create(dir: &Path, password: &SecretString) -> Result<Self, SpecError> {
-        let plain = password.expose_secret();
-        if plain.contains(['\n', '\r', '\0']) {
-            let what = "the password has a line break, which a password file cannot hold";
-            return Err(SpecError::new(what));
-        }
-        let name =
-            random_name().map_err(|error| SpecError::new(format!("no random name: {error}")))?;
-        let path = dir.join(format!("pgpass-{name}"));
-        let escaped = plain.replace('\\', r"\\").replace(':', r"\:");
-        write_new(&path, format!("*:*:*:*:{escaped}\n").as_bytes(), 0o600)
-            .map_err(|error| SpecError::new(chain(&error)))?;
-        Ok(Self { path })
+/// A password file with the password for any host, database and role.
+///
+/// # Errors
+/// Where the password has a line break.
+pub fn text(password: &SecretString) -> Result<SecretSlice<u8>, SpecError> {
+    let plain = password.expose_secret();
+    if plain.contains(['\n', '\r', '\0']) {
+        let what = "the password has a line break, which a password file cannot hold";
+        return Err(SpecError::new(what));
     }
-
-    /// Where it is.
-    pub fn path(&self) -> &Path {
-        &self.path
-    }
-}
-
-impl Drop for PassFile {
-    fn drop(&mut self) {
-        if let Err(error) = fs::remove_file(&self.path) {
-            tracing::warn!(path = %self.path.display(), %error, "cannot remove a password file");
-        }
-    }
+    let escaped = plain.replace('\\', r"\\").replace(':', r"\:");
+    Ok(format!("*:*:*:*:{escaped}\n").into_bytes().into())
 }
 
 #[cfg(test)]
@@ -182,24 +155,13 @@ mod tests {
         assert!(lookup(dir.path(), WANTED).is_err());
     }
 
-    #[test]
-    fn our_own_file_is_private_and_goes_with_its_guard() {
-        let dir = tempfile::tempdir().unwrap();
-        let file = PassFile::create(dir.path(), &SecretString::from("x")).unwrap();
-        let path = file.path().to_owned();
-        assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
-        drop(file);
-        assert!(!path.exists());
-        assert!(PassFile::create(dir.path(), &SecretString::from("a\nb")).is_err());
-    }
-
     proptest! {
         #[test]
         fn our_own_file_is_read_back(password in "[^\0\r\n]{1,30}") {
-            let dir = tempfile::tempdir().unwrap();
-            let file = PassFile::create(dir.path(), &SecretString::from(password.clone())).unwrap();
-            let read = lookup(file.path(), WANTED).unwrap().unwrap();
-            prop_assert_eq!(read.expose_secret(), password);
+            let file = text(&SecretString::from(password.clone())).unwrap();
+            let file = String::from_utf8(file.expose_secret().to_vec()).unwrap();
+            prop_assert_eq!(found(&file, WANTED), Some(password));
+            prop_assert!(text(&SecretString::from("a\nb")).is_err());
         }
     }
 }

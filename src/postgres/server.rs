@@ -1,9 +1,6 @@
 //! A configured server: how to connect to it, and with which client programs.
 
-use std::{
-    path::{Path, PathBuf},
-    sync::Arc,
-};
+use std::{path::PathBuf, sync::Arc};
 
 use crate::{
     config::ServerConfig,
@@ -63,6 +60,7 @@ impl Server {
             user: config.user.clone(),
             dbname: config.database.clone(),
             password: config.password.clone(),
+            password_file: config.password_file.clone(),
             passfile: config.passfile.clone(),
             sslmode: config.sslmode.map(|mode| mode.as_str().to_owned()),
             sslrootcert: config.sslrootcert.as_ref().map(|path| path.display().to_string()),
@@ -76,10 +74,10 @@ impl Server {
         Ok(Self {
             name: config.name.clone(),
             maintenance_database: spec.dbname.clone(),
-            maintenance: config
-                .maintenance_user
-                .as_ref()
-                .map(|user| spec.as_role(user, config.maintenance_password.clone())),
+            maintenance: config.maintenance_user.as_ref().map(|user| {
+                spec.as_role(user, config.maintenance_password.clone())
+                    .with_password_file(config.maintenance_password_file.clone())
+            }),
             spec,
             bin_dir: config.bin_dir.clone(),
             toolbox,
@@ -152,22 +150,17 @@ impl Server {
     ///
     /// # Errors
     /// As [`Server::child_env_as`].
-    pub fn child_env(&self, session: &Session, scratch: &Path) -> Result<ChildEnv, Failure> {
-        self.child_env_as(session, APPLICATION, scratch)
+    pub fn child_env(&self, session: &Session) -> Result<ChildEnv, Failure> {
+        self.child_env_as(session, APPLICATION)
     }
 
     /// The same, with an `application_name` of its own; see [`application`].
     ///
     /// # Errors
-    /// When a password file cannot be read, or the program's own cannot be written to `scratch`.
-    pub fn child_env_as(
-        &self,
-        session: &Session,
-        application: &str,
-        scratch: &Path,
-    ) -> Result<ChildEnv, Failure> {
+    /// When a password file cannot be read, or does not fit into the program's own.
+    pub fn child_env_as(&self, session: &Session, application: &str) -> Result<ChildEnv, Failure> {
         self.spec
-            .child_env(session.endpoint(), session.dbname(), application, scratch)
+            .child_env(session.endpoint(), session.dbname(), application)
             .map_err(|error| Failure::from_error(Class::State, "prepare a client program", &error))
     }
 }

@@ -13,16 +13,18 @@ use std::{
     time::Duration,
 };
 
-use secrecy::{ExposeSecret as _, SecretString};
-use tokio_postgres::config::{ChannelBinding, SslNegotiation, TargetSessionAttrs};
+use secrecy::{ExposeSecret as _, SecretSlice, SecretString};
+use tokio_postgres::config::{ChannelBinding, SslNegotiation};
 
 use super::{
     params::{Params, SpecError},
-    passfile::{PassFile, Wanted, lookup},
+    passfile::{self, Wanted, lookup},
     service::Environment,
     startup::Startup,
+    target::Target,
     tls::{Roots, SslMode, TlsSpec},
 };
+use crate::{config::read_again, sys::process::Spec};
 
 /// Folders where packages put the socket: Debian and Red Hat, then PostgreSQL's own default.
 const SOCKET_FOLDERS: [&str; 2] = ["/var/run/postgresql", "/tmp"];
@@ -51,6 +53,8 @@ pub struct ConnParts {
     pub dbname: Option<String>,
     /// The role's password.
     pub password: Option<SecretString>,
+    /// The file that it was read from: it is read again at each connection.
+    pub password_file: Option<PathBuf>,
     /// A password file instead of `~/.pgpass`.
     pub passfile: Option<PathBuf>,
     /// libpq's `sslmode`.
@@ -134,8 +138,12 @@ pub struct ConnSpec {
     pub(super) startup: Arc<Startup>,
     channel_binding: ChannelBinding,
     negotiation: SslNegotiation,
-    pub(super) target: TargetSessionAttrs,
+    /// Which of the endpoints is the right one.
+    pub(super) target: Target,
     password: Option<SecretString>,
+    /// Where the password was read from, and may be another by now: a file of its own, or a service.
+    password_file: Option<PathBuf>,
+    password_service: Option<(Environment, String)>,
     passfile: Option<PathBuf>,
     passfile_is_default: bool,
     trust_variables: Vec<(&'static str, String)>,
@@ -155,7 +163,8 @@ impl fmt::Debug for ConnSpec {
 }
 
 impl ConnParts {
-    fn params(&self, env: &Environment) -> Result<Params, SpecError> {
+    /// All that is known, and the service that the password came from, where it did.
+    fn params(&self, env: &Environment) -> Result<(Params, Option<String>), SpecError> {
         let mut params = Params::default();
         let mut set = |keyword: &str, value: Option<String>| {
             value.map_or(Ok(()), |value| params.set(keyword, value))
@@ -182,18 +191,21 @@ impl ConnParts {
             Params::default()
         };
         let service = params.get("service").or(from_env.get("service")).map(str::to_owned);
+        let mut named = None;
         if let Some(service) = service {
+            let without = params.get("password").is_none();
             params.fill_from(env.service(&service)?);
+            named = (without && params.get("password").is_some()).then_some(service);
         }
         params.fill_from(from_env);
-        Ok(params)
+        Ok((params, named))
     }
 }
 
 impl ConnSpec {
     /// Works out how to connect. Looks for files (certificates, sockets), never at the network.
     pub fn resolve(parts: &ConnParts, env: &Environment) -> Result<Self, SpecError> {
-        let params = parts.params(env)?;
+        let (params, password_service) = parts.params(env)?;
         let user = params.get("user").or(env.user()).ok_or_else(|| {
             SpecError::new("there is no role to connect as").hint("set `user` for the server")
         })?;
@@ -223,6 +235,8 @@ impl ConnSpec {
             negotiation: resolve::negotiation(&params)?,
             target: resolve::target(&params)?,
             password: params.get("password").map(SecretString::from),
+            password_file: parts.password_file.clone(),
+            password_service: password_service.map(|service| (env.clone(), service)),
             passfile: passfile.or_else(|| env.in_home(".pgpass")),
             passfile_is_default,
             trust_variables,
@@ -233,7 +247,21 @@ impl ConnSpec {
     /// given, password files are asked, by the other's name.
     #[must_use]
     pub fn as_role(&self, user: &str, password: Option<SecretString>) -> Self {
-        Self { user: user.to_owned(), password, ..self.clone() }
+        // What one role may set at the start of a session, the other may not.
+        Self {
+            user: user.to_owned(),
+            password,
+            password_file: None,
+            password_service: None,
+            startup: Arc::default(),
+            ..self.clone()
+        }
+    }
+
+    /// The same with the file that its password was read from.
+    #[must_use]
+    pub fn with_password_file(self, password_file: Option<PathBuf>) -> Self {
+        Self { password_file, ..self }
     }
 
     /// The password for a database at an endpoint, from the configuration or a password file.
@@ -242,8 +270,8 @@ impl ConnSpec {
     /// Where a password file that was asked for cannot be used. `~/.pgpass` in that state is passed
     /// over, with a warning in the log, as libpq does.
     pub fn password(&self, at: &Endpoint, dbname: &str) -> Result<Option<SecretString>, SpecError> {
-        if self.password.is_some() {
-            return Ok(self.password.clone());
+        if let Some(known) = &self.password {
+            return Ok(Some(self.rotated().unwrap_or_else(|| known.clone())));
         }
         let Some(file) = &self.passfile else { return Ok(None) };
         if self.passfile_is_default && !file.exists() {
@@ -265,6 +293,19 @@ impl ConnSpec {
             }
         }
         Ok(None)
+    }
+
+    /// The password as it stands now where the one that is known was read from. What cannot be read in
+    /// this moment may be about to be replaced: the known one is tried then.
+    fn rotated(&self) -> Option<SecretString> {
+        if let Some(file) = &self.password_file {
+            let read = read_again(file);
+            return read
+                .inspect_err(|error| tracing::warn!(error, "a password file cannot be read again"))
+                .ok();
+        }
+        let (env, service) = self.password_service.as_ref()?;
+        env.service(service).ok()?.get("password").map(SecretString::from)
     }
 
     /// What tokio-postgres needs to begin a session on a connection to an endpoint.
@@ -296,15 +337,14 @@ impl ConnSpec {
     }
 
     /// The environment with which a client program connects to the same place. A password goes
-    /// through a private file in `scratch`, never into the environment itself.
+    /// through a file in memory, never into the environment itself.
     pub fn child_env(
         &self,
         at: &Endpoint,
         dbname: &str,
         application_name: &str,
-        scratch: &Path,
     ) -> Result<ChildEnv, SpecError> {
-        let mut env = ChildEnv { vars: Vec::new(), passfile: None };
+        let mut env = ChildEnv { vars: Vec::new(), passfile: Vec::new().into() };
         env.set("PGHOST", &at.host);
         if let Some(addr) = at.addr {
             env.set("PGHOSTADDR", addr.to_string());
@@ -325,9 +365,8 @@ impl ConnSpec {
             _ => {}
         }
         if let Some(password) = self.password(at, dbname)? {
-            let file = PassFile::create(scratch, &password)?;
-            env.set("PGPASSFILE", file.path());
-            env.passfile = Some(file);
+            env.passfile = passfile::text(&password)?;
+            env.set("PGPASSFILE", passfile::CHILDS);
         }
         Ok(env)
     }
@@ -361,18 +400,22 @@ impl ConnSpec {
     }
 }
 
-/// The environment of a client program. Keep it until the program has ended: dropping it removes
-/// the password file.
+/// The environment of a client program.
 #[derive(Debug)]
-#[must_use = "the password file is removed when this is dropped"]
 pub struct ChildEnv {
-    /// Variables for [`crate::sys::process::Spec`]. None is secret.
-    pub vars: Vec<(OsString, OsString)>,
-    /// The password file, where there is a password.
-    pub passfile: Option<PassFile>,
+    /// None of these variables is secret.
+    vars: Vec<(OsString, OsString)>,
+    /// The password file, as the program's standard input; empty where there is no password.
+    passfile: SecretSlice<u8>,
 }
 
 impl ChildEnv {
+    /// The program with this environment. No client program that we start reads its standard input.
+    #[must_use]
+    pub fn of(&self, program: Spec) -> Spec {
+        Spec { stdin: self.passfile.clone(), ..program.envs(self.vars.iter().cloned()) }
+    }
+
     fn set(&mut self, name: &str, value: impl Into<OsString>) {
         self.vars.push((name.into(), value.into()));
     }

@@ -27,11 +27,17 @@ const SETTINGS: &[(&str, &str, u32)] = &[
     ("default_transaction_deferrable", "off", 0),
 ];
 
+/// What only a superuser may set. A server whose messages are in another language is understood by its
+/// codes; what pg_dump repeats of them has none.
+const AS_SUPERUSER: &str = "-c lc_messages=C";
+
 /// What is known of the server that sessions are opened on. Shared by all who connect to it.
 #[derive(Debug, Default)]
 pub struct Startup {
     /// The major version; 0: not known yet.
     major: AtomicU32,
+    /// Whether the role was one when it last connected.
+    superuser: AtomicBool,
     refused: AtomicBool,
 }
 
@@ -44,24 +50,39 @@ impl Startup {
         let major = self.major.load(Ordering::Relaxed);
         let known = SETTINGS.iter().filter(|(_, _, since)| *since <= major);
         let ours = known.map(|(name, value, _)| format!("-c {name}={value}"));
-        let all: Vec<String> = ours.chain(own.map(str::to_owned)).collect();
+        let more = self.superuser.load(Ordering::Relaxed).then(|| AS_SUPERUSER.to_owned());
+        let all: Vec<String> = ours.chain(more).chain(own.map(str::to_owned)).collect();
         Some(all.join(" "))
     }
 
-    /// Notes the version as a session told it (`server_version`: `15.18 (Debian …)`, `18beta1`). Says
-    /// whether the next session is opened in another way than this one was.
-    pub(super) fn learn(&self, server_version: &str) -> bool {
+    /// Notes what a session told: the version (`server_version`: `15.18 (Debian …)`, `18beta1`), and
+    /// whether the role is a superuser. Says whether the next session is opened in another way than this
+    /// one was.
+    pub(super) fn learn(&self, server_version: &str, superuser: bool) -> bool {
         let end = server_version.find(|c: char| !c.is_ascii_digit());
         let digits = &server_version[..end.unwrap_or(server_version.len())];
         let Ok(major) = digits.parse::<u32>() else { return false };
         let before = self.major.swap(major, Ordering::Relaxed);
         let newer = |since: u32| since > before && since <= major;
-        !self.refused.load(Ordering::Relaxed) && SETTINGS.iter().any(|(_, _, since)| newer(*since))
+        let promoted = !self.superuser.swap(superuser, Ordering::Relaxed) && superuser;
+        !self.refused.load(Ordering::Relaxed)
+            && (promoted || SETTINGS.iter().any(|(_, _, since)| newer(*since)))
     }
 
-    /// Forgets the version: a server refused a session for a setting that it does not have.
+    /// Forgets what was told: a server refused a session for a setting that it does not have, or that
+    /// the role may not make any more.
     pub(super) fn forget(&self) {
         self.major.store(0, Ordering::Relaxed);
+        self.superuser.store(false, Ordering::Relaxed);
+    }
+
+    /// Whether a refusal with that code may be about one of the settings.
+    pub(super) fn may_have_caused(&self, sqlstate: Option<&str>) -> bool {
+        match sqlstate {
+            Some(UNKNOWN_SETTING) => true,
+            Some(FORBIDDEN) => self.superuser.load(Ordering::Relaxed),
+            _ => false,
+        }
     }
 
     /// Leaves ours out from now on. Says whether they had been in.
@@ -71,7 +92,9 @@ impl Startup {
 }
 
 /// `undefined_object`: with it a server refuses a setting that came with a newer version.
-pub(super) const UNKNOWN_SETTING: &str = "42704";
+const UNKNOWN_SETTING: &str = "42704";
+/// `insufficient_privilege`: the role was a superuser before.
+const FORBIDDEN: &str = "42501";
 
 /// Whether somebody in between does not take the settings.
 pub(super) fn is_refusal(message: &str) -> bool {
@@ -88,15 +111,28 @@ mod tests {
         let has = |name: &str| startup.options(None).unwrap().contains(name);
         assert!(has("-c statement_timeout=0 ") && has(r"isolation=read\ committed "));
         assert!(!has("idle_session_timeout"), "the version is not known");
-        assert!(!startup.learn("13.21"));
+        assert!(!startup.learn("13.21", false));
         assert!(!has("idle_session_timeout"));
-        assert!(startup.learn("15.18 (Debian 15.18-0+deb12u1)"));
+        assert!(startup.learn("15.18 (Debian 15.18-0+deb12u1)", false));
         assert!(has("-c idle_session_timeout=0 ") && !has("transaction_timeout"));
-        assert!(!startup.learn("15.18"));
+        assert!(!startup.learn("15.18", false));
         // The server was upgraded, or is another one by now.
-        assert!(startup.learn("18beta1") && has("-c transaction_timeout=0 "));
-        assert!(!startup.learn("11.22") && !has("idle_session_timeout"));
-        assert!(!startup.learn("none"));
+        assert!(startup.learn("18beta1", false) && has("-c transaction_timeout=0 "));
+        assert!(!startup.learn("11.22", false) && !has("idle_session_timeout"));
+        assert!(!startup.learn("none", false));
+    }
+
+    #[test]
+    fn a_superuser_has_messages_in_english() {
+        let startup = Startup::default();
+        let has = || startup.options(None).unwrap().contains("-c lc_messages=C");
+        assert!(!startup.learn("15.18", false) || !has());
+        assert!(startup.learn("15.18", true) && has(), "the next session is opened so");
+        assert!(!startup.learn("15.18", true) && has());
+        assert!(startup.may_have_caused(Some("42501")));
+        startup.forget();
+        assert!(!has() && !startup.may_have_caused(Some("42501")));
+        assert!(startup.may_have_caused(Some("42704")));
     }
 
     #[test]
@@ -108,6 +144,6 @@ mod tests {
         assert!(startup.refuse() && !startup.refuse());
         assert_eq!(startup.options(own).as_deref(), own);
         assert_eq!(startup.options(None), None);
-        assert!(!startup.learn("17.2"), "nothing changes any more");
+        assert!(!startup.learn("17.2", false), "nothing changes any more");
     }
 }

@@ -15,6 +15,8 @@
 //! server has the key of the certificate that it shows. Version 1 certificates, which webpki does
 //! not read, are checked here.
 //!
+//! The client's own certificate may be of version 1 too: what most tutorials make.
+//!
 //! Known differences: a version 1 certificate has to be signed by a root itself, not by an
 //! intermediate; and revocation lists are not supported, so that asking for one is refused.
 
@@ -36,6 +38,7 @@ use rustls::{
     crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature},
     pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime, pem::PemObject as _},
     server::ParsedCertificate,
+    sign::{CertifiedKey, SingleCertAndKey},
 };
 use tokio_postgres_rustls::MakeRustlsConnect;
 
@@ -134,11 +137,8 @@ impl TlsSpec {
             .with_custom_certificate_verifier(verifier);
         let mut config = match &self.client {
             Some((cert, key)) => {
-                let (chain, key_der) = (read_certificates(cert)?, read_key(key)?);
-                builder.with_client_auth_cert(chain, key_der).map_err(|error| {
-                    let (cert, key) = (cert.display(), key.display());
-                    SpecError::new(format!("cannot use {cert} with the key {key}: {error}"))
-                })?
+                let identity = client(builder.crypto_provider(), cert, key)?;
+                builder.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(identity)))
             }
             None => builder.with_no_client_auth(),
         };
@@ -147,6 +147,24 @@ impl TlsSpec {
         config.alpn_protocols = vec![b"postgresql".to_vec()];
         Ok(MakeRustlsConnect::new(config))
     }
+}
+
+/// The client's certificate with its key. Whether it will do is the server's to say: it is not parsed
+/// further than to see that the two belong together, as webpki would refuse version 1.
+fn client(provider: &CryptoProvider, cert: &Path, key: &Path) -> Result<CertifiedKey, SpecError> {
+    let (chain, key_der) = (read_certificates(cert)?, read_key(key)?);
+    let unusable = |why: &dyn std::fmt::Display| {
+        let (cert, key) = (cert.display(), key.display());
+        SpecError::new(format!("cannot use {cert} with the key {key}: {why}"))
+    };
+    let key = provider.key_provider.load_private_key(key_der).map_err(|error| unusable(&error))?;
+    let fields = x509::read(&chain[0]).ok_or_else(|| unusable(&"it is no certificate"))?;
+    let public = key.public_key();
+    let of_key = public.as_deref().and_then(x509::public_key);
+    if of_key.is_some_and(|of_key| of_key != (fields.key_algorithm, fields.key)) {
+        return Err(unusable(&"they do not belong together"));
+    }
+    Ok(CertifiedKey::new(chain, key))
 }
 
 fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, SpecError> {

@@ -90,6 +90,12 @@ impl<'a> Der<'a> {
     }
 }
 
+/// `AlgorithmIdentifier` and key of a `SubjectPublicKeyInfo`, without their outer tags.
+pub(super) fn public_key(der: &[u8]) -> Option<(&[u8], &[u8])> {
+    let mut info = Der(der).expect(SEQUENCE)?;
+    Some((info.expect(SEQUENCE)?.0, info.bits()?))
+}
+
 /// Reads a certificate.
 pub(super) fn read(der: &[u8]) -> Option<Fields<'_>> {
     let mut outer = Der(der).expect(SEQUENCE)?;

@@ -5,6 +5,7 @@ mod alerts;
 mod archive;
 mod cli;
 mod config;
+mod connecting;
 mod contract;
 mod copies;
 mod docs;

@@ -183,9 +183,12 @@ async fn make_certificates(dir: &Path) {
     }
     fs::write(at("ext"), "subjectAltName=DNS:localhost\n").unwrap();
     let (ca, ca_key) = (at("ca.crt"), at("ca.key"));
-    for (name, cn, extensions) in
-        [("old", "localhost", false), ("signed", "x", true), ("client", "carol", true)]
-    {
+    for (name, cn, extensions) in [
+        ("old", "localhost", false),
+        ("signed", "x", true),
+        ("client", "carol", true),
+        ("client1", "carol", false),
+    ] {
         let (key, csr, crt) = (at(&format!("{name}.key")), at("csr"), at(&format!("{name}.crt")));
         let subject = format!("/CN={cn}");
         openssl(&[
@@ -221,7 +224,9 @@ async fn make_certificates(dir: &Path) {
             run_ok("/bin/chown", &["postgres", &key]).await;
         }
     }
-    fs::set_permissions(at("client.key"), fs::Permissions::from_mode(0o600)).unwrap();
+    for key in ["client.key", "client1.key"] {
+        fs::set_permissions(at(key), fs::Permissions::from_mode(0o600)).unwrap();
+    }
 }
 
 const TRUST: &str = "local all all trust\nhost all all all trust\n";
@@ -417,7 +422,7 @@ async fn sslmodes_mean_what_they_mean_to_libpq() {
                 let row = session.query_one(sql, &[], &never()).await.unwrap();
                 assert!(row.get::<_, bool>(0), "{what}");
                 // libpq agrees.
-                assert!(psql(&cluster, &spec, &session, "SELECT 1").await.success(), "{what}");
+                assert!(psql(&spec, &session, "SELECT 1").await.success(), "{what}");
             }
         }
         if certificate == "signed" {
@@ -463,7 +468,19 @@ async fn roles_and_cancelling_over_tls(cluster: &Cluster, at: &impl Fn(&str) -> 
     };
     let with = carol(Some((&client, &client_key)));
     let session = Session::connect(&with, "postgres", "x", &task()).await.unwrap();
-    assert!(psql(cluster, &with, &session, "SELECT 1").await.success());
+    assert!(psql(&with, &session, "SELECT 1").await.success());
+    // A certificate of version 1, which webpki does not read, is the server's to judge.
+    let text =
+        run_ok("/usr/bin/openssl", &["x509", "-in", &at("client1.crt"), "-noout", "-text"]).await;
+    assert!(text.contains("Version: 1 "), "{text}");
+    let first = carol(Some((&at("client1.crt"), &at("client1.key"))));
+    let session = Session::connect(&first, "postgres", "x", &task()).await.unwrap();
+    assert!(psql(&first, &session, "SELECT 1").await.success());
+    for wrong in [(at("client1.crt"), at("client.key")), (at("client.crt"), at("client1.key"))] {
+        let wrong = carol(Some((&wrong.0, &wrong.1)));
+        let error = Session::connect(&wrong, "postgres", "x", &task()).await.unwrap_err();
+        assert!(error.to_string().contains("they do not belong together"), "{error}");
+    }
     let error = Session::connect(&carol(None), "postgres", "x", &task()).await.unwrap_err();
     assert_eq!(error.class(), Class::Authentication, "{error}");
     // Refused with TLS, let in without: prefer finds it, require does not.
@@ -479,13 +496,10 @@ async fn roles_and_cancelling_over_tls(cluster: &Cluster, at: &impl Fn(&str) -> 
     assert!(Session::connect(&spec, "postgres", "x", &task()).await.is_ok());
 }
 
-async fn psql(cluster: &Cluster, spec: &ConnSpec, session: &Session, sql: &str) -> Arc<Exit> {
-    let scratch = tempfile::tempdir_in(cluster.path()).unwrap();
-    let env = spec
-        .child_env(session.endpoint(), session.dbname(), "pgkeep psql", scratch.path())
-        .unwrap();
+async fn psql(spec: &ConnSpec, session: &Session, sql: &str) -> Arc<Exit> {
+    let env = spec.child_env(session.endpoint(), session.dbname(), "pgkeep psql").unwrap();
     let spec = Spec::new(format!("{BIN}/psql")).args(["-X", "-w", "-At", "-c", sql]);
-    run_captured(spec.envs(env.vars.clone()), 4096, SOON, &never()).await.unwrap()
+    run_captured(env.of(spec), 4096, SOON, &never()).await.unwrap()
 }
 
 #[tokio::test]
@@ -514,8 +528,7 @@ async fn passwords_come_from_files_and_reach_children_through_files() {
     fs::set_permissions(&passfile, fs::Permissions::from_mode(0o600)).unwrap();
     let session = connect(&spec).await.unwrap();
     let exit =
-        psql(&cluster, &spec, &session, "SELECT current_user, current_setting('application_name')")
-            .await;
+        psql(&spec, &session, "SELECT current_user, current_setting('application_name')").await;
     assert_eq!(String::from_utf8_lossy(&exit.stdout), "bob|pgkeep psql\n", "{}", exit.stderr);
 
     let wrong = cluster.spec_with(parts(Some("wrong hunter2")));
@@ -609,8 +622,8 @@ async fn hostile_names_are_listed_dumped_and_restored_from_one_snapshot() {
             keepalives: spec.keepalives,
         };
         let line = dump.command(&tool.program("pg_dump").unwrap(), tool.version.major);
-        let env = spec.child_env(writer.endpoint(), name, "pgkeep", cluster.path()).unwrap();
-        let child = Spec::new(&line[0]).args(&line[1..]).envs(env.vars.clone());
+        let env = spec.child_env(writer.endpoint(), name, "pgkeep").unwrap();
+        let child = env.of(Spec::new(&line[0]).args(&line[1..]));
         let exit = run_captured(child, 1 << 20, SOON, &never()).await.unwrap();
         assert!(exit.success(), "{line:?}: {}", exit.stderr);
         assert!(!snapshot.is_lost());
@@ -636,8 +649,8 @@ async fn hostile_names_are_listed_dumped_and_restored_from_one_snapshot() {
         keepalives: spec.keepalives,
     };
     let line = globals.command(&tool.program("pg_dumpall").unwrap(), tool.version.major);
-    let env = spec.child_env(admin.endpoint(), "host=evil", "pgkeep", cluster.path()).unwrap();
-    let child = Spec::new(&line[0]).args(&line[1..]).envs(env.vars.clone());
+    let env = spec.child_env(admin.endpoint(), "host=evil", "pgkeep").unwrap();
+    let child = env.of(Spec::new(&line[0]).args(&line[1..]));
     let exit = run_captured(child, 1 << 20, SOON, &never()).await.unwrap();
     assert!(exit.success(), "{line:?}: {}", exit.stderr);
     assert!(String::from_utf8_lossy(&exit.stdout).contains("CREATE ROLE admin;"));
@@ -660,8 +673,8 @@ async fn a_terminated_pg_dump_leaves_no_backend() {
         keepalives: spec.keepalives,
     };
     let line = dump.command(&Path::new(BIN).join("pg_dump"), 15);
-    let env = spec.child_env(watcher.endpoint(), "postgres", "dumping", cluster.path()).unwrap();
-    let child = Spec::new(&line[0]).args(&line[1..]).envs(env.vars.clone());
+    let env = spec.child_env(watcher.endpoint(), "postgres", "dumping").unwrap();
+    let child = env.of(Spec::new(&line[0]).args(&line[1..]));
     let mut child = Child::spawn(child, Stdout::Null).await.unwrap();
     let there = "SELECT count(*) = 1 FROM pg_stat_activity WHERE application_name = 'dumping' \
      AND wait_event_type = 'Lock'";
@@ -710,8 +723,8 @@ async fn a_standby_exports_snapshots_too() {
     };
     let line = dump.command(&Path::new(BIN).join("pg_dump"), 15);
     let endpoint = snapshot.session().endpoint().clone();
-    let env = spec.child_env(&endpoint, "postgres", "pgkeep", standby.path()).unwrap();
-    let child = Spec::new(&line[0]).args(&line[1..]).envs(env.vars.clone());
+    let env = spec.child_env(&endpoint, "postgres", "pgkeep").unwrap();
+    let child = env.of(Spec::new(&line[0]).args(&line[1..]));
     let exit = run_captured(child, 1 << 20, SOON, &never()).await.unwrap();
     assert!(exit.success() && exit.stdout.starts_with(b"PGDMP"), "{}", exit.stderr);
     // The server's end is the snapshot's end, and is seen.

@@ -73,7 +73,7 @@ pub struct Source<'a> {
     pub grace: Duration,
     /// Where children are recorded.
     pub records: &'a Path,
-    /// A private folder for passfiles, and for what is noted of an archive.
+    /// A private folder for what is noted of an archive.
     pub scratch: &'a Path,
 }
 
@@ -158,7 +158,7 @@ impl Source<'_> {
     /// A child that runs `command`.
     pub(in crate::backup) fn child(&self, command: &[String], env: &ChildEnv) -> Spec {
         let (program, arguments) = command.split_first().map_or(("", &[][..]), |(p, a)| (p, a));
-        let mut spec = Spec::new(program).args(arguments).envs(env.vars.iter().cloned());
+        let mut spec = env.of(Spec::new(program).args(arguments));
         spec.nice = self.nice;
         spec.record_in = Some(self.records.to_owned());
         spec

@@ -10,6 +10,7 @@ mod left_out;
 mod passwords;
 mod readable;
 mod row_security;
+mod session;
 #[cfg(test)]
 mod tests;
 
@@ -63,6 +64,8 @@ pub const DATABASE: &[&Row] = &[
     &large_objects::LARGE_OBJECTS,
     &left_out::USER_MAPPINGS,
     &left_out::SUBSCRIPTIONS,
+    &session::CONNECTION_LIMIT,
+    &session::LANGUAGE,
 ];
 
 /// Every check of the globals.

@@ -215,3 +215,29 @@ fn names_that_cannot_be_pasted_are_left_to_psql() {
     assert!(hint.contains("%I TO \"100%%''\"'"), "{hint}");
     assert!(hint.contains("'\"100%''\"'::regrole"), "{hint}");
 }
+
+#[test]
+fn a_limit_on_connections_that_no_dump_fits_in_is_refused() {
+    let with = |role_limit, database_limit| Facts { role_limit, database_limit, ..facts() };
+    for fits in [with(None, None), with(Some(3), Some(100))] {
+        assert!(judge(&fits, &accepting(&[])).refused.is_empty());
+    }
+    let refused = failure(&with(Some(2), Some(0)));
+    assert_eq!(refused.class, Class::Configuration);
+    let hint = refused.hint.unwrap();
+    for part in
+        ["ALTER ROLE \"back up\" CONNECTION LIMIT 9", "ALTER DATABASE app CONNECTION LIMIT 9"]
+    {
+        assert!(hint.contains(part), "{hint}");
+    }
+}
+
+#[test]
+fn a_language_that_is_not_understood_is_told_and_refuses_nothing() {
+    let judged =
+        judge(&Facts { language: Some("de_DE.UTF-8".to_owned()), ..facts() }, &accepting(&[]));
+    assert!(judged.refused.is_empty());
+    let [told] = &judged.told[..] else { panic!("{judged:?}") };
+    assert_eq!((told.check.as_str(), told.severity), ("server-language", Severity::Info));
+    assert!(told.hint.as_ref().unwrap().contains("ALTER ROLE \"back up\" SET lc_messages = 'C'"));
+}

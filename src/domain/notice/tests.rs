@@ -239,3 +239,21 @@ fn a_run_has_one_uuid() {
     assert_eq!(&uuid[14..15], "8");
     assert!(["8", "9", "a", "b"].contains(&&uuid[19..20]));
 }
+
+#[test]
+fn a_text_is_one_line_that_does_nothing_to_a_terminal() {
+    let hostile = "a\nfailed [sql]: b\u{1b}[2J\u{9b}\u{202e}";
+    let mut report = finds(&[hostile]);
+    report.failure = Some(Failure::new(Class::Sql, hostile, hostile).hint(hostile));
+    for (event, report) in [(Event::Failure, &report), (Event::Findings, &finds(&[hostile]))] {
+        let notice = Notice::end(event, &subject(), report, Verdict::Failed, Severity::Warning);
+        assert!(notice.text.contains("a\\nfailed"), "{}", notice.text);
+        assert!(!notice.text.contains(crate::domain::text::is_unsafe), "{}", notice.text);
+        let lines = notice.lines();
+        assert!(!lines.contains(|c| c != '\n' && crate::domain::text::is_unsafe(c)), "{lines}");
+        let begins = |line: &&str| line.starts_with("failed [");
+        assert_eq!(lines.lines().filter(begins).count(), notice.failures.len(), "{lines}");
+        // What programs read is exact.
+        assert_eq!(notice.findings[0].what, hostile);
+    }
+}

@@ -33,6 +33,12 @@ pub struct Facts {
     pub role: Ident,
     /// Whether it is a superuser: nothing is kept from it.
     pub superuser: bool,
+    /// `rolconnlimit`, where there is a limit.
+    pub role_limit: Option<i32>,
+    /// `datconnlimit`, where there is a limit.
+    pub database_limit: Option<i32>,
+    /// `lc_messages` of its sessions, where that is not English.
+    pub language: Option<String>,
     /// Tables and sequences that it may not read, by schema and name.
     pub unreadable: Vec<Relation>,
     /// Tables whose row-level security holds for it.

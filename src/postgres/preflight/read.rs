@@ -42,7 +42,10 @@ pub async fn read(session: &Session, cancel: &CancellationToken) -> Result<Facts
     let sql = "SELECT current_setting('server_version_num')::int, quote_ident(current_database()), \
                quote_ident(current_user), rolsuper, \
                current_setting('lo_compat_privileges')::boolean, \
-               has_table_privilege('pg_catalog.pg_user_mapping', 'SELECT') \
+               has_table_privilege('pg_catalog.pg_user_mapping', 'SELECT'), \
+               nullif(rolconnlimit, -1), (SELECT nullif(datconnlimit, -1) FROM pg_database WHERE datname = current_database()), \
+               nullif(current_setting('lc_messages'), '') !~ '^(C$|C[.]|POSIX|en)', \
+               current_setting('lc_messages') \
                FROM pg_roles WHERE rolname = current_user";
     let row = session.query_one(sql, &[], cancel).await?;
     let version_num: i32 = get(&row, 0)?;
@@ -52,11 +55,16 @@ pub async fn read(session: &Session, cancel: &CancellationToken) -> Result<Facts
         role: get(&row, 2)?,
         superuser: get(&row, 3)?,
         mappings_are_certain: get(&row, 5)?,
+        role_limit: get(&row, 6)?,
+        database_limit: get(&row, 7)?,
         foreign_tables: foreign_tables(session, cancel).await?,
         ..Facts::default()
     };
     if facts.superuser {
         return Ok(facts);
+    }
+    if get::<Option<bool>>(&row, 8)? == Some(true) {
+        facts.language = Some(get(&row, 9)?);
     }
     relations(session, &mut facts, cancel).await?;
     let reads_all = get::<bool>(&row, 4)?

@@ -6,12 +6,13 @@ use std::{
     time::Duration,
 };
 
-use tokio_postgres::config::{ChannelBinding, SslNegotiation, TargetSessionAttrs};
+use tokio_postgres::config::{ChannelBinding, SslNegotiation};
 
 use super::{Endpoint, Keepalives, SOCKET_FOLDERS};
 use crate::postgres::{
     params::{Params, SpecError},
     service::Environment,
+    target::Target,
     tls::{Roots, SslMode, TlsSpec},
 };
 
@@ -89,7 +90,15 @@ pub(super) fn tls(params: &Params, env: &Environment) -> Result<TlsSpec, SpecErr
     };
     if mode >= SslMode::VerifyCa && roots == Roots::None {
         let what = format!("sslmode={} needs a root certificate", mode.as_str());
-        return Err(SpecError::new(what).hint("set sslrootcert to a PEM file, or to \"system\""));
+        // With the system's roots anybody can have a certificate: only the name tells.
+        let hint = match mode {
+            SslMode::VerifyFull => "set sslrootcert to a PEM file, or to \"system\"",
+            _ => {
+                "set sslrootcert to a PEM file; or, for the system's roots, sslmode=verify-full and \
+                  sslrootcert to \"system\""
+            }
+        };
+        return Err(SpecError::new(what).hint(hint));
     }
     let cert = params.get("sslcert").map(PathBuf::from);
     let key = params.get("sslkey").map(PathBuf::from);
@@ -171,14 +180,6 @@ pub(super) fn negotiation(params: &Params) -> Result<SslNegotiation, SpecError> 
     }
 }
 
-pub(super) fn target(params: &Params) -> Result<TargetSessionAttrs, SpecError> {
-    match params.get("target_session_attrs") {
-        None | Some("any") => Ok(TargetSessionAttrs::Any),
-        Some("read-write" | "primary") => Ok(TargetSessionAttrs::ReadWrite),
-        Some("read-only" | "standby") => Ok(TargetSessionAttrs::ReadOnly),
-        Some(other) => Err(SpecError::new(format!(
-            "target_session_attrs {other:?} is not supported by pgkeep"
-        ))
-        .hint("use any, read-write or read-only")),
-    }
+pub(super) fn target(params: &Params) -> Result<Target, SpecError> {
+    params.get("target_session_attrs").map_or(Ok(Target::Any), Target::parse)
 }

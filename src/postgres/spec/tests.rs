@@ -79,11 +79,10 @@ fn tls_follows_libpq_and_fails_closed() {
 
 #[test]
 fn a_password_never_reaches_debug_or_the_environment_of_a_child() {
-    let scratch = tempfile::tempdir().unwrap();
     let spec = conninfo("host=h user=u password=hunter2 options='-c x=y'", &[]).unwrap();
     assert!(!format!("{spec:?}").contains("hunter2"));
     let at = spec.endpoints[0].clone();
-    let env = spec.child_env(&at, "app", "pgkeep", scratch.path()).unwrap();
+    let env = spec.child_env(&at, "app", "pgkeep").unwrap();
     assert!(!format!("{env:?}").contains("hunter2"));
     let get = |name: &str| {
         let found = env.vars.iter().find(|(known, _)| known == name);
@@ -93,10 +92,10 @@ fn a_password_never_reaches_debug_or_the_environment_of_a_child() {
     assert_eq!(get("PGDATABASE").as_deref(), Some("app"));
     assert!(get("PGOPTIONS").unwrap().ends_with(" -c x=y"));
     assert_eq!(get("PGPASSWORD"), None);
-    let file = get("PGPASSFILE").unwrap();
-    assert!(fs::read_to_string(&file).unwrap().contains("hunter2"));
-    drop(env);
-    assert!(!Path::new(&file).exists());
+    assert_eq!(get("PGPASSFILE").as_deref(), Some("/proc/self/fd/0"));
+    let child = env.of(Spec::new("/bin/true"));
+    assert!(!format!("{child:?}").contains("hunter2"));
+    assert_eq!(child.stdin.expose_secret(), b"*:*:*:*:hunter2\n");
 }
 
 #[test]
@@ -122,6 +121,41 @@ fn a_password_file_is_read_each_time_and_its_mode_matters() {
     let text = format!("host=h user=u passfile={}", file.display());
     let explicit = conninfo(&text, &[]).unwrap();
     assert!(explicit.password(&at, "app").is_err());
+}
+
+#[test]
+fn the_file_of_a_password_is_read_each_time_and_what_is_known_holds_while_it_is_away() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("password");
+    let write = |text: &str| {
+        fs::write(&file, text).unwrap();
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
+    };
+    let spec = conninfo("host=h user=u password=known", &[]).unwrap();
+    let spec = spec.with_password_file(Some(file.clone()));
+    let at = spec.endpoints[0].clone();
+    let password = || spec.password(&at, "app").unwrap().unwrap().expose_secret().to_owned();
+    assert_eq!(password(), "known");
+    write("fresh\n");
+    assert_eq!(password(), "fresh");
+    // In the middle of being replaced.
+    write("");
+    assert_eq!(password(), "known");
+    write("fresh\n");
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).unwrap();
+    assert_eq!(password(), "known", "others may read it");
+    let other = spec.as_role("other", None);
+    assert!(other.password(&at, "app").unwrap().is_none());
+}
+
+#[test]
+fn hints_on_sslmode_name_what_is_taken() {
+    let hint = |text: &str| conninfo(text, &[]).err().unwrap().hint.unwrap();
+    assert!(hint("sslmode=verify-full").contains("or to \"system\""));
+    let weaker = hint("sslmode=verify-ca");
+    assert!(weaker.contains("sslmode=verify-full and sslrootcert"), "{weaker}");
+    assert!(conninfo("sslmode=verify-ca sslrootcert=system", &[]).is_err());
+    assert!(conninfo("sslmode=verify-full sslrootcert=system", &[]).is_ok());
 }
 
 #[test]

@@ -21,9 +21,12 @@ mod tail;
 use std::{
     ffi::OsString,
     fmt,
-    fs::File,
+    fs::{File, Permissions},
     io::{Seek as _, Write as _},
-    os::unix::process::{CommandExt as _, ExitStatusExt as _},
+    os::unix::{
+        fs::PermissionsExt as _,
+        process::{CommandExt as _, ExitStatusExt as _},
+    },
     path::PathBuf,
     process::{Command, ExitStatus, Stdio},
     sync::Arc,
@@ -32,9 +35,10 @@ use std::{
 };
 
 use rustix::{
-    fs::{MemfdFlags, memfd_create},
+    fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create},
     process::Signal,
 };
+use secrecy::{ExposeSecret as _, SecretSlice};
 use tokio::sync::{oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -57,8 +61,9 @@ pub struct Spec {
     /// Its environment, besides `PATH`, `HOME`, `TZ` (ours) and `LC_MESSAGES=C`. Nothing else of
     /// our environment reaches it.
     pub env: Vec<(OsString, OsString)>,
-    /// What it can read from its standard input; nothing where it is empty.
-    pub stdin: Vec<u8>,
+    /// What it can read from its standard input; nothing where it is empty. It lies in memory, has no
+    /// name that another program could open, and cannot be changed: fit for a secret.
+    pub stdin: SecretSlice<u8>,
     /// Nice value, 0 to 19.
     pub nice: i32,
     /// The folder where it is recorded while it runs, for [`reap_leftovers`].
@@ -68,7 +73,7 @@ pub struct Spec {
 impl Spec {
     /// A program without arguments, at our own priority, not recorded.
     pub fn new(program: impl Into<PathBuf>) -> Self {
-        let (args, env, stdin) = (Vec::new(), Vec::new(), Vec::new());
+        let (args, env, stdin) = (Vec::new(), Vec::new(), Vec::new().into());
         Self { program: program.into(), args, env, stdin, nice: 0, record_in: None }
     }
 
@@ -109,12 +114,20 @@ impl Spec {
     }
 
     fn stdin(&self) -> std::io::Result<Stdio> {
-        if self.stdin.is_empty() {
+        let bytes = self.stdin.expose_secret();
+        if bytes.is_empty() {
             return Ok(Stdio::null());
         }
-        let mut file = File::from(memfd_create("stdin", MemfdFlags::CLOEXEC)?);
-        file.write_all(&self.stdin)?;
+        let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+        let mut file = File::from(memfd_create("stdin", flags)?);
+        // As a file it can be opened through /proc: by our own user alone.
+        file.set_permissions(Permissions::from_mode(0o600))?;
+        file.write_all(bytes)?;
         file.rewind()?;
+        fcntl_add_seals(
+            &file,
+            SealFlags::SEAL | SealFlags::WRITE | SealFlags::GROW | SealFlags::SHRINK,
+        )?;
         Ok(file.into())
     }
 }

@@ -49,7 +49,7 @@ async fn start_and_read(script: &str, lines: usize) -> (Child, Vec<String>, BufR
 
 #[tokio::test]
 async fn what_a_child_does_not_read_holds_up_nobody() {
-    let stdin = vec![b'x'; 1 << 20];
+    let stdin: SecretSlice<u8> = vec![b'x'; 1 << 20].into();
     let read = Spec { stdin: stdin.clone(), ..shell("wc -c; wc -c") };
     let text = String::from_utf8(run(read).await.stdout.clone()).unwrap();
     assert_eq!(text.split_whitespace().collect::<Vec<_>>(), ["1048576", "0"]);

@@ -75,7 +75,7 @@ impl Channel for Command {
             Undelivered::new(Again::No, format!("the notice cannot be written: {error}"))
         })?;
         let spec = Spec {
-            stdin,
+            stdin: stdin.into(),
             nice: self.children.nice,
             record_in: Some(self.children.records.clone()),
             ..Spec::new(&self.program)

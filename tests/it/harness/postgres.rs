@@ -64,6 +64,7 @@ pub(crate) struct Builder {
     settings: Vec<(String, String)>,
     tcp: bool,
     seeded: bool,
+    language: Option<String>,
 }
 
 impl Builder {
@@ -85,6 +86,12 @@ impl Builder {
         self
     }
 
+    /// The language of its messages, where its package has them: `de`. What is set in a session counts.
+    pub(crate) fn language(mut self, language: &str) -> Self {
+        self.language = Some(language.to_owned());
+        self
+    }
+
     /// Without the sample databases.
     pub(crate) fn empty(mut self) -> Self {
         self.seeded = false;
@@ -100,6 +107,7 @@ impl Builder {
         copy_to(&bin_dir, self.seeded, &cluster.data_dir());
         cluster.settings = self.settings;
         cluster.tcp = self.tcp;
+        cluster.language = self.language;
         cluster.start_again();
         cluster
     }
@@ -111,6 +119,7 @@ pub(crate) struct Cluster {
     bin_dir: PathBuf,
     settings: Vec<(String, String)>,
     tcp: bool,
+    language: Option<String>,
     tcp_port: Option<u16>,
     server: Option<Child>,
     home: TempDir,
@@ -124,7 +133,7 @@ impl Cluster {
 
     /// Something other than the plain seeded cluster.
     pub(crate) fn builder() -> Builder {
-        Builder { bin_dir: None, settings: Vec::new(), tcp: false, seeded: true }
+        Builder { bin_dir: None, settings: Vec::new(), tcp: false, seeded: true, language: None }
     }
 
     /// A cluster from nothing, with a system identifier of its own; slower than a copy.
@@ -180,6 +189,7 @@ impl Cluster {
             bin_dir: bin_dir.to_owned(),
             settings: Vec::new(),
             tcp: false,
+            language: None,
             tcp_port: None,
             server: None,
             home,
@@ -286,6 +296,10 @@ impl Cluster {
             .unwrap();
         let mut postgres = server_command(&self.bin_dir.join("postgres"));
         postgres.arg("-D").arg(self.data_dir()).arg("-k").arg(self.socket_dir());
+        if let Some(language) = &self.language {
+            // gettext's variable, which holds for any locale but C.
+            postgres.env("LANGUAGE", language).arg("-c").arg("lc_messages=C.UTF-8");
+        }
         let listen = if self.tcp { "127.0.0.1" } else { "" };
         let port = self.port().to_string();
         let settings = [

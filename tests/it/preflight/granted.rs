@@ -50,7 +50,8 @@ fn switches_of_the_script_are_heeded() {
     let with =
         |lines: &str| cluster.psql("postgres", &format!("\\set role {ROLE}\n{lines}\n{ROLE_SQL}"));
     let may_switch = "SELECT has_function_privilege('reader', 'pg_switch_wal()', 'EXECUTE')";
-    let settings = "SELECT count(*) FROM pg_db_role_setting WHERE setrole = 'reader'::regrole";
+    let settings = "SELECT count(*) FROM pg_db_role_setting WHERE setrole = 'reader'::regrole \
+                    AND setconfig::text LIKE '%lo_compat_privileges%'";
     with("\\set large_objects no");
     assert_eq!(cluster.psql("postgres", may_switch), "f");
     assert_eq!(cluster.psql("postgres", settings), "0");
