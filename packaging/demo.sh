@@ -1,10 +1,12 @@
 #!/bin/sh
 # pgkeep from end to end, on a throwaway PostgreSQL cluster and a throwaway S3 server.
 #
-#   sh packaging/demo.sh [--once] [--dir DIR]
+#   sh packaging/demo.sh [--once] [--verbose] [--dir DIR]
 #
 # --once     ends when everything was shown: exit code 0, or that of the first failure. Without it
 #            the daemon stays up until Ctrl-C.
+# --verbose  shows the configuration, each command of pgkeep and what it said, as it comes. Without it
+#            that goes to demo.log, and each step is one line.
 # --dir DIR  keeps everything that it makes in DIR, which must be empty or not there yet.
 #
 # Needs a Rust toolchain; installs what else is missing on Debian and Ubuntu. Touches nothing
@@ -19,10 +21,12 @@ usage() {
 }
 
 once=false
+verbose=false
 dir=
 while [ $# -gt 0 ]; do
     case $1 in
     --once) once=true ;;
+    --verbose) verbose=true ;;
     --dir)
         [ $# -gt 1 ] || { usage >&2 && exit 2; }
         dir=$2
@@ -58,17 +62,32 @@ access_key=DEMOACCESSKEY
 # ---------------------------------------------------------------------------------------------
 # Telling what happens, and failing
 
-number=0
-bold=
-normal=
-if [ -t 1 ]; then
-    bold=$(printf '\033[1m')
-    normal=$(printf '\033[0m')
-fi
+# The story goes to descriptor 3, all else to standard output: the log, or the terminal with --verbose.
+exec 3>&1 4>&2
 
+number=0
+doing=
+began=0
+terminal=false
+if [ -t 1 ] && ! $verbose; then terminal=true; fi
+
+now() {
+    date +%s
+}
+
+# step WHAT: what is done now. On a terminal it stands there until `done_so` says what came of it.
 step() {
     number=$((number + 1))
-    printf '\n%s== %d. %s%s\n' "$bold" "$number" "$*" "$normal"
+    doing=$*
+    began=$(now)
+    printf '\n== %d. %s\n' "$number" "$doing"
+    if $terminal; then printf '   …        %s' "$doing" >&3; fi
+}
+
+# done_so RESULT: one line for the whole step.
+done_so() {
+    if $terminal; then printf '\r\033[K' >&3; fi
+    printf '   ok %3d s  %s\n' "$(($(now) - began))" "$*" >&3
 }
 
 say() {
@@ -80,7 +99,8 @@ indent() {
 }
 
 fail() {
-    printf 'demo: %s\n' "$*" >&2
+    if $terminal && [ -n "$doing" ]; then printf '\n' >&4; fi
+    printf 'demo: %s: %s\n' "${doing:-the beginning}" "$*" >&4
     exit 1
 }
 
@@ -140,10 +160,10 @@ clean_up() {
     trap '' INT TERM HUP
     set +e
     if [ "$code" -ne 0 ] && [ "$code" -lt 129 ] && [ -n "$run" ]; then
-        for log in daemon s3-server postgres/server prometheus; do
+        for log in daemon s3-server postgres/server prometheus demo; do
             if [ -s "$dir/$log.log" ]; then
-                printf -- '--- the end of %s.log\n' "$log" >&2
-                tail -n 40 "$dir/$log.log" >&2
+                printf -- '--- the end of %s.log\n' "$log" >&4
+                tail -n 40 "$dir/$log.log" >&4
             fi
         done
     fi
@@ -154,7 +174,7 @@ clean_up() {
         as_postgres "$bin/pg_ctl" -D "$dir/postgres/data" -m fast -w stop >/dev/null
     fi
     if $keep; then
-        [ -z "$dir" ] || echo "everything is kept in $dir"
+        [ -z "$dir" ] || echo "everything is kept in $dir" >&3
         [ -z "$run" ] || rm -rf -- "$run"
     elif [ -n "$run" ]; then
         rm -rf -- "$run"
@@ -193,6 +213,10 @@ make_folders() {
     else
         dir=$run
     fi
+    if ! $verbose; then exec >>"$dir/demo.log" 2>&1; fi
+}
+
+make_parts() {
     mkdir "$dir/postgres" "$dir/wal-archive" "$dir/s3" "$dir/repository" "$dir/restored" "$run/socket"
     mkdir -m 700 "$dir/state" "$run/pgkeep" "$dir/etc"
 
@@ -389,9 +413,10 @@ same_data() {
         indent <"$dir/restored/differences"
         fail "$2 does not hold the same data as $1"
     }
-    say "$1 and $2 hold the same: $(grep -c '^table ' "$dir/restored/found") tables," \
-        "$(grep -c '^sequence ' "$dir/restored/found") sequences," \
-        "$(grep -c '^large object ' "$dir/restored/found") large objects"
+    same="$(grep -c '^table ' "$dir/restored/found") tables,"
+    same="$same $(grep -c '^sequence ' "$dir/restored/found") sequences and"
+    same="$same $(grep -c '^large object ' "$dir/restored/found") large objects are equal"
+    say "$1 and $2: $same"
 }
 
 # metric NAME: its value, where it has no labels.
@@ -430,6 +455,11 @@ accepted_reload() {
 # ---------------------------------------------------------------------------------------------
 # The story
 
+trap clean_up EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM
+trap 'exit 129' HUP
+
 want_postgres
 for program in zstd jq curl openssl age; do want "$program" "$program"; done
 want build-essential cc
@@ -437,57 +467,53 @@ want_monitoring
 install_missing
 find_rust
 bin=$(postgres_bin)
+make_folders
 
-trap clean_up EXIT
-trap 'exit 130' INT
-trap 'exit 143' TERM
-trap 'exit 129' HUP
-
+printf 'pgkeep from end to end, on throwaway servers\n' >&3
+$terminal || echo "   building; the first time it takes some minutes" >&3
 step "Build pgkeep, and a small S3 server that is no part of it"
 build
-say "$("$pgkeep" --version)"
+done_so "built $("$pgkeep" --version)"
 
-step "A throwaway PostgreSQL cluster with WAL archiving, and two databases"
-make_folders
+step "A PostgreSQL cluster with WAL archiving and two databases, and an S3 server"
+make_parts
 start_cluster
 load_data
-say "$("$bin/postgres" --version)"
 sql postgres <<'SQL' | indent
 SELECT datname, pg_size_pretty(pg_database_size(oid)) FROM pg_database
 WHERE NOT datistemplate ORDER BY datname
 SQL
 say "archived WAL segments: $(find "$dir/wal-archive" -type f | wc -l)"
-
-step "An S3 server"
 start_s3
 say "$s3_url, bucket $bucket"
+done_so "$("$bin/postgres" --version) with two databases, one of them \`$hostile\`; an S3 server"
 
-step "The configuration: a job of each kind"
+step "The configuration, with a job of each kind, and the daemon"
 make_keys
 write_config
 more_config
 indent <"$config"
 show check-config
-
-step "The daemon"
 start_daemon
 say "process $daemon listens on http://$(cat "$run/pgkeep/http.addr"):" \
     "/metrics, /healthz and /readyz"
+done_so "the daemon is ready with $(grep -c '^\[job\.' "$config") jobs"
 
-step "Run the job now, through the daemon"
+step "Dump all databases to a disk and to the bucket in one pass"
 show run nightly
 show status
-
-step "The backups, in both repositories"
 show list
 local_id=$(newest local "$hostile")
 offsite_id=$(newest offsite "$app")
 show show "$offsite_id"
+made=$(facts list | jq '[.[] | select(.complete)] | length')
+done_so "dumped in one pass to both repositories: $made backups, each proven whole"
 
 step "Restore the hostile database from the local repository with standard tools"
 unpack "$dir/repository" "$local_id" "$dir/restored/hostile.dump"
 restore "$dir/restored/hostile.dump" restored_hostile
 same_data "$hostile" restored_hostile
+done_so "restored from the disk with zstd and pg_restore: $same"
 
 step "Restore the shop from what lies in the bucket with standard tools"
 unpack "$dir/s3/$bucket/db1" "$offsite_id" "$dir/restored/app.dump"
@@ -497,42 +523,53 @@ globals_id=$(newest offsite @globals)
 unpack "$dir/s3/$bucket/db1" "$globals_id" "$dir/restored/globals.sql"
 grep -q '^CREATE ROLE shop_owner;' "$dir/restored/globals.sql" || fail "the globals lack a role"
 say "the globals hold $(grep -c '^CREATE ROLE' "$dir/restored/globals.sql") roles"
+done_so "restored from the bucket: $same"
 
 step "Copy the backups to a vault, encrypted on the way; decrypt and restore one"
 copies
+done_so "copied to a vault, encrypted; decrypted with age and restored: $same"
 
 step "Retention: say what would go and why, then let it go"
 retention
+done_so "pruned by policy: of three backups of each series the newest two stay, as the dry run said"
 
 step "VACUUM where it is needed, and an index that is left behind invalid"
 maintenance
+done_so "vacuumed the table that needed it; an index that was left invalid is built anew"
 
 step "WAL archive checks, and a segment that disappears"
 wal_archive
+done_so "a WAL segment was taken out of the archive: found (exit code 7), and the pager was told"
 
 step "Prometheus with the shipped alert rules"
 alerts
+done_so "Prometheus fired PgkeepWalArchiveGap, and resolved it when the segment was back"
 
-step "What is coming up"
-show schedule next -n 1
-
-step "A reload that is refused"
+step "A reload that is refused, and one that is accepted"
 refused_reload
-
-step "A reload that is accepted"
 accepted_reload
+done_so "a broken configuration was refused with all its errors, and the old one ran on"
 
 step "The metrics (without help texts and the process's own)"
 page metrics >"$dir/metrics.txt"
 grep '^pgkeep_' "$dir/metrics.txt" | grep -v '_bucket{' | indent
 grep -q '^pgkeep_backup_last_success_timestamp_seconds{' "$dir/metrics.txt" ||
     fail "no metric tells of the backups"
-
-step "What the daemon warned of (a refused reload is on purpose)"
+say "what the daemon warned of (a refused reload is on purpose):"
 grep -E '(^|[ "])(WARN|ERROR)[ "]' "$dir/daemon.log" | indent
-
-step "The state of the alerts"
 alert_table
+done_so "$(grep -c '^pgkeep_' "$dir/metrics.txt") samples at /metrics; $alert_count"
+
+step "The summary"
+show list
+show schedule next -n 1
+{
+    printf '\nWhere it stands\n'
+    facts list | jq -r '[.[] | select(.complete)] | group_by(.repository)[] |
+        "   \(.[0].repository): \(length) backups, \(map(.bytes) | add) bytes stored"'
+    printf '   next:\n'
+    "$pgkeep" schedule next -n 1 --config "$config" | sed 's/^/      /'
+} >&3
 
 if $once; then
     step "The end: the daemon stops in order"
@@ -541,16 +578,19 @@ if $once; then
     wait "$daemon" || code=$?
     daemon=
     [ "$code" -eq 0 ] || fail "the daemon ended with exit code $code"
-    say "exit code 0"
+    done_so "the daemon stopped in order; --verbose shows all that was said on the way"
     exit 0
 fi
 
-step "Everything stays up until Ctrl-C"
-say "cd $root"
-say "$pgkeep status --config $config"
-say "curl http://$(cat "$run/pgkeep/http.addr")/metrics"
-say "psql -h $run/socket -U postgres $app"
-trap 'echo; exit 0' INT
+cat >&3 <<TEXT
+
+All that was said on the way: $dir/demo.log. Everything stays up until Ctrl-C; try
+
+   $pgkeep status --config $config
+   curl http://$(cat "$run/pgkeep/http.addr")/metrics
+   psql -h $run/socket -U postgres $app
+TEXT
+trap 'echo >&3; exit 0' INT
 code=0
 wait "$daemon" || code=$?
 daemon=

@@ -70,12 +70,13 @@ alerts() {
     await 60 "the end of the alert" alert_is PgkeepWalArchiveGap inactive
 }
 
-# The last screen.
+# How each rule stands.
 alert_table() {
     ask_prometheus 'rules?type=alert' | jq -r '.data.groups[].rules[] |
         "\(.state)\t\(.labels.severity)\t\(.name)"' | sort -t "$(printf '\t')" -k 1,1 -k 3,3 |
         awk -F '\t' '{ printf "%-9s %-9s %s\n", $1, $2, $3 }' | indent
-    say "$(ask_prometheus 'rules?type=alert' | jq -r '[.data.groups[].rules[]] |
-        "\(length) rules, \(map(select(.state == "firing")) | length) firing"')"
+    alert_count=$(ask_prometheus 'rules?type=alert' | jq -r '[.data.groups[].rules[]] |
+        "\(length) alert rules, \(map(select(.state == "firing")) | length) firing"')
+    say "$alert_count"
     firing
 }
