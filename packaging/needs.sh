@@ -157,6 +157,38 @@ SCRIPT
     done
 }
 
+# A machine for systemd to boot in a container: this release of Debian with PostgreSQL, in target/systemd.
+# That takes root, and a mirror of Debian.
+machine=target/systemd/root
+
+want_machine() {
+    if [ ! -e "$machine/etc/os-release" ] && [ "$(id -u)" -eq 0 ] && [ -n "$(debian_mirror)" ]; then
+        want debootstrap debootstrap
+    fi
+    want systemd-container systemd-nspawn
+}
+
+fetch_machine() {
+    [ -e "$machine/etc/os-release" ] && return 0
+    mirror=$(debian_mirror)
+    # shellcheck source=/dev/null
+    release=$(. /etc/os-release && echo "${VERSION_CODENAME:-}")
+    if [ "$(id -u)" -ne 0 ] || [ -z "$mirror" ] || [ -z "$release" ]; then
+        echo "SKIPPED: the machine for systemd is made on Debian alone, and as root"
+        return 0
+    fi
+    echo "making a machine with systemd in $machine"
+    rm -rf "$machine.partial"
+    mkdir -p "${machine%/*}"
+    if ! debootstrap --variant=minbase --include=systemd,systemd-sysv,dbus,postgresql,sudo,curl \
+        "$release" "$machine.partial" "$mirror" >"$machine.log" 2>&1; then
+        echo "SKIPPED: the machine for systemd could not be made, see $machine.log"
+        return 0
+    fi
+    rm -rf "$machine.partial/var/cache/apt"/*.bin "$machine.partial/var/cache/apt/archives"/*.deb
+    mv "$machine.partial" "$machine"
+}
+
 # apt_install PACKAGES: as root.
 apt_install() {
     # Split on purpose: a list of packages, and a command with its option.

@@ -43,11 +43,13 @@ want_monitoring
 if [ "${PGKEEP_LONG:-}" = 1 ]; then
     want_postgres_wheels
     want_postgres_19
+    want_machine
 fi
 install_missing
 if [ "${PGKEEP_LONG:-}" = 1 ]; then
     fetch_postgres_wheels
     fetch_postgres_19
+    fetch_machine
 fi
 find_rust
 

@@ -25,6 +25,7 @@ mod rounds;
 mod s3;
 mod silence;
 mod suspicion;
+mod systemd;
 mod telemetry;
 mod vacuum;
 mod wal_check;

@@ -13,6 +13,7 @@ mod names;
 mod owner;
 mod rebuild;
 mod retry;
+mod runbook;
 mod script;
 mod selection;
 mod server;

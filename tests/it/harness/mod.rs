@@ -11,6 +11,7 @@ pub(crate) mod fakes;
 pub(crate) mod freeze;
 pub(crate) mod http;
 pub(crate) mod liar;
+pub(crate) mod machine;
 pub(crate) mod monitoring;
 pub(crate) mod pgbouncer;
 pub(crate) mod pgkeep;
