@@ -39,7 +39,7 @@ use crate::{
         pattern::DatabasePatterns,
         retention::{Limit, Period, Policy, Rule},
         suspicion::{Acknowledgement, Kind, Suspicion},
-        transfer::{Limits, decide},
+        transfer::{Holdings, Limits, decide},
     },
     repository::repo::Repository,
     sys::{
@@ -163,7 +163,7 @@ impl World {
             let Ok(held) = held else { return Vec::new() };
             let mut items = Vec::new();
             for (series, stocked) in &stock {
-                let none = Default::default();
+                let none = Holdings::default();
                 let held = held.get(series).unwrap_or(&none);
                 for decided in decide(stocked, held, &Limits::default(), now) {
                     if decided.decision.brings() {
@@ -216,7 +216,7 @@ impl World {
         let allowed = self.allowed(at).await;
         let (repository, trap) = self.open(at).await;
         let Some(repository) = repository else { return };
-        let before = self.shelves[at].complete().await;
+        let before = self.shelves[at].complete();
         let task = self.task();
         self.told.push(format!("prune {at}: {allowed:?} may go"));
         let planned = tokio::select! {
@@ -231,13 +231,13 @@ impl World {
             }
         };
         self.unless_killed("carry out", &trap, work).await;
-        let after = self.shelves[at].complete().await;
+        let after = self.shelves[at].complete();
         let gone: BTreeSet<BackupId> = before.difference(&after).cloned().collect();
         assert!(gone.is_subset(&allowed), "{gone:?} went, and {allowed:?} might have");
     }
 
     async fn sweep(&mut self, at: usize) {
-        let before = self.shelves[at].complete().await;
+        let before = self.shelves[at].complete();
         let (repository, trap) = self.open(at).await;
         let Some(repository) = repository else { return };
         let now = self.clock.now().wall;
@@ -247,11 +247,11 @@ impl World {
             drop(repository.sweep(plan).await);
         };
         self.unless_killed("sweep", &trap, work).await;
-        assert_eq!(self.shelves[at].complete().await, before, "a sweep removes no backup");
+        assert_eq!(self.shelves[at].complete(), before, "a sweep removes no backup");
     }
 
     async fn acknowledge(&mut self, at: usize) {
-        let there = self.shelves[at].complete().await;
+        let there = self.shelves[at].complete();
         let doubted: Vec<BackupId> = self.shelves[at].in_doubt(&there);
         let Some(id) = doubted.get(self.rng.place(doubted.len())).cloned() else { return };
         let by = Acknowledgement {
@@ -271,7 +271,7 @@ impl World {
         self.rng.calm();
         self.copy().await;
         let [source, target] = &self.shelves;
-        let (from, to) = (source.complete().await, target.complete().await);
+        let (from, to) = (source.complete(), target.complete());
         let newest = from.last().cloned();
         assert!(newest.is_none_or(|newest| to.contains(&newest)), "{from:?} {to:?}");
         self.clock.advance(DAY * 2);

@@ -134,13 +134,13 @@ impl Shelf {
     pub(super) async fn open(&mut self, kill: Option<u64>) -> (Option<Arc<Repository>>, Trap) {
         self.recorder.requests.store(0, Ordering::SeqCst);
         self.opened += 1;
-        let when = if self.opened % 2 == 0 { When::Before } else { When::After };
+        let when = if self.opened.is_multiple_of(2) { When::Before } else { When::After };
         let at = kill.map(|step| (step + 4, when, Act::Hang));
         let faults = Faults { seed: self.seed, at, ..Faults::default() };
-        let faulty = Faulty::new(Arc::clone(&self.store), faults);
-        let opened = Repository::open(self.name.parse().unwrap(), faulty.clone(), true).await;
+        let deadly = Faulty::new(Arc::clone(&self.store), faults);
+        let opened = Repository::open(self.name.parse().unwrap(), deadly.clone(), true).await;
         let noting = |it: Repository| Arc::new(it.noting_in(self.notes.path().join("begun")));
-        (opened.ok().map(noting), Trap(vec![faulty]))
+        (opened.ok().map(noting), Trap(vec![deadly]))
     }
 
     /// The repository by what is true.
@@ -159,7 +159,7 @@ impl Shelf {
     }
 
     /// Backups that have a manifest.
-    pub(super) async fn complete(&self) -> BTreeSet<BackupId> {
+    pub(super) fn complete(&self) -> BTreeSet<BackupId> {
         let folders = self.folders().into_iter();
         folders.filter(|(_, name)| name == MANIFEST_NAME).map(|(id, _)| id).collect()
     }
@@ -191,7 +191,7 @@ impl Shelf {
     pub(super) async fn assert_sound(&self) {
         let wrong = self.recorder.wrong.lock().unwrap().clone();
         assert!(wrong.is_empty(), "deleted while their manifest is there: {wrong:?}");
-        for id in self.complete().await {
+        for id in self.complete() {
             self.assert_whole(&super::series(), &id).await;
         }
     }

@@ -11,7 +11,6 @@ fn shift(from: &std::path::Path, to: &std::path::Path) {
 
 /// A dump that was stored behind it would be listed, pruned and counted by nobody.
 #[tokio::test(flavor = "multi_thread")]
-#[expect(clippy::disallowed_methods, reason = "mv needs no supervision")]
 async fn a_series_folder_that_is_a_link_takes_no_backup_until_it_is_back() {
     let bench = Setup::default().start().await;
     let mut daemon = bench.home.ready_daemon();

@@ -8,9 +8,9 @@ async fn noting(
     faults: Faults,
     folder: &std::path::Path,
 ) -> (Arc<Repository>, Arc<Faulty>) {
-    let faulty = Faulty::new(Arc::clone(store) as Arc<dyn Store>, faults);
-    let opened = Repository::open("offsite".parse().unwrap(), faulty.clone(), true);
-    (Arc::new(opened.await.unwrap().noting_in(folder.join("begun"))), faulty)
+    let deadly = Faulty::new(Arc::clone(store) as Arc<dyn Store>, faults);
+    let opened = Repository::open("offsite".parse().unwrap(), deadly.clone(), true);
+    (Arc::new(opened.await.unwrap().noting_in(folder.join("begun"))), deadly)
 }
 
 /// At whatever step it is killed: this host goes on at once, another one waits where it sees data.
