@@ -29,9 +29,12 @@ echo "$$" >>"$here/starts"
 
 # The whole dump in a file first, for those that need its length.
 spool=$here/spool.$$
-trap 'rm -f "$spool"' EXIT
+trap 'rm -f "$spool" "$spool.failed"' EXIT
+# Through a pipe, as pgkeep reads it: where its standard output is a file, pg_dump 19 (rc1) leaves its table
+# of contents there twice.
 first_half() {
-    "$real/pg_dump" "$@" >"$spool" || exit
+    { "$real/pg_dump" "$@" || : >"$spool.failed"; } | cat >"$spool"
+    [ ! -e "$spool.failed" ] || exit 1
     head -c "$(($(wc -c <"$spool") / 2))" "$spool"
 }
 second_half() {

@@ -5,7 +5,7 @@ use pgkeep::domain::failure::Class;
 use super::{DB, ROLE, cluster, home_as, lacks, refused, run, statements};
 use crate::harness::{
     pgbouncer::PgBouncer,
-    pgkeep::Pgkeep,
+    pgkeep::{Pgkeep, quote},
     postgres::{Cluster, KEEPER, SUPERUSER},
 };
 
@@ -155,7 +155,9 @@ fn a_pooler_that_shares_backends_is_refused_and_one_that_does_not_is_fine() {
     }
     let cluster = Cluster::start();
     let dump = |bouncer: &PgBouncer| {
-        let home = Pgkeep::new().toml(&bouncer.server_as(KEEPER)).local("disk");
+        let programs = quote(cluster.bin_dir().to_string_lossy());
+        let server = format!("{}\nbin_dir = {programs}", bouncer.server_as(KEEPER));
+        let home = Pgkeep::new().toml(&server).local("disk");
         home.dump("nightly", "main", &["app"], &["disk"], "attempts = 1\nglobals = false")
     };
     let shares = PgBouncer::start(&cluster, "pool_mode = transaction");

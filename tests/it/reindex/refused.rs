@@ -101,6 +101,8 @@ fn reindex_loses_the_server_in_the_middle_and_cleans_up_the_next_time() {
     let holder = Holder::snapshot(&cluster);
     let running = crate::harness::client::Client::start(&home, &["run", "rx", "--json"]);
     super::wait_blocked(&cluster, "REINDEX");
+    // Commits of the tests' servers do not wait for their WAL: a crash could take the index along.
+    cluster.psql("postgres", "CHECKPOINT");
     cluster.stop_immediate();
     let ran = super::Ran::of(running.end(), 1);
     let failure = ran.failed("public.items_id", Class::Connection);
