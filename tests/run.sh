@@ -62,6 +62,8 @@ if [ "${PGKEEP_LONG:-}" = 1 ]; then
     major=$(pg_config --version 2>/dev/null | sed 's/[^0-9]*\([0-9]*\).*/\1/')
     sh tests/tools/regression_sources.sh target/postgresql/regress "${major:-15}" ||
         echo "SKIPPED: the package sources do not have PostgreSQL's regression tests"
+    sh tests/tools/s3_servers.sh target/s3-servers ||
+        echo "SKIPPED: the S3 servers of docs/S3.md could not be installed"
 fi
 
 step cargo fmt --check

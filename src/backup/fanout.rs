@@ -75,7 +75,8 @@ impl Compression {
     }
 
     fn encode(&self, repositories: &[Limits], volume_parts: u32) -> Encode {
-        let part_bytes = repositories.iter().map(|limits| limits.part_bytes).max().unwrap_or(0);
+        // One size for all of them, which each takes.
+        let part_bytes = repositories.iter().map(|limits| limits.part_bytes).min().unwrap_or(0);
         let parts = repositories.iter().map(|limits| limits.max_parts).chain([volume_parts]).min();
         Encode {
             level: self.level,

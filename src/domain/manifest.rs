@@ -26,6 +26,10 @@ pub const SQL: &str = "sql";
 /// The manifest's name in the folder of a backup.
 pub const MANIFEST_NAME: &str = "manifest.json";
 
+/// Most values in a manifest, counted by their commas: a few bytes of JSON become many in memory. A
+/// selection of 50,000 tables stays below it.
+const VALUES_MAX: usize = 256 << 10;
+
 /// Why a manifest was not accepted.
 #[derive(Debug, thiserror::Error)]
 pub enum ManifestError {
@@ -337,10 +341,11 @@ impl Manifest {
     /// The manifest as it is stored: JSON with line ends, for people.
     ///
     /// # Errors
-    /// Never in practice; serde asks for it.
+    /// When it has more values than a reader takes.
     pub fn to_bytes(&self) -> Result<Vec<u8>, serde_json::Error> {
         let mut bytes = serde_json::to_vec_pretty(self)?;
         bytes.push(b'\n');
+        check_values(&bytes)?;
         Ok(bytes)
     }
 
@@ -353,6 +358,7 @@ impl Manifest {
         struct VersionOnly {
             format_version: u32,
         }
+        check_values(bytes).map_err(ManifestError::Damaged)?;
         let version: VersionOnly = serde_json::from_slice(bytes).map_err(ManifestError::Damaged)?;
         if version.format_version > FORMAT_VERSION {
             return Err(ManifestError::Newer { found: version.format_version });
@@ -378,4 +384,12 @@ impl Manifest {
     pub fn stored_bytes(&self) -> u64 {
         self.stored().map(|object| object.bytes).sum()
     }
+}
+
+/// Refuses what would take far more memory than it has bytes.
+fn check_values(bytes: &[u8]) -> Result<(), serde_json::Error> {
+    if bytes.split(|byte| *byte == b',').count() > VALUES_MAX {
+        return Err(serde::de::Error::custom(format!("it has more than {VALUES_MAX} values")));
+    }
+    Ok(())
 }

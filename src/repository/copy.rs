@@ -78,9 +78,19 @@ struct Volume {
     upload: Arc<dyn Upload>,
     parts: u32,
     bytes: u64,
+    /// Length of its first part, and of every other but the last.
+    part_bytes: usize,
     is_short: bool,
     /// SHA-256, once it is whole.
     sha256: Option<String>,
+}
+
+impl Volume {
+    /// Whether a part of that length may come next.
+    const fn takes(&self, number: u32, length: usize) -> bool {
+        let is_next = number == self.parts + 1 && !self.is_short;
+        is_next && (number == 1 || length <= self.part_bytes)
+    }
 }
 
 /// What another has of the same backup.
@@ -182,10 +192,13 @@ impl Copy {
                 let length = bytes.len();
                 let fits = length <= limits.part_bytes && number <= limits.max_parts;
                 let upload = match self.open_volume(volume) {
-                    Some(open) if fits && number == open.parts + 1 && !open.is_short => {
+                    Some(open) if fits && open.takes(number, length) => {
+                        if number == 1 {
+                            open.part_bytes = length;
+                        }
                         open.parts = number;
                         open.bytes += length as u64;
-                        open.is_short = length < limits.part_bytes;
+                        open.is_short = length < open.part_bytes;
                         Arc::clone(&open.upload)
                     }
                     _ => {
@@ -227,6 +240,7 @@ impl Copy {
             upload,
             parts: 0,
             bytes: 0,
+            part_bytes: 0,
             is_short: false,
             sha256: None,
         });

@@ -4,7 +4,7 @@
 //! The object lies under [`SCRATCH`], where no backup can be, so that it is in nobody's way. What a probe
 //! that was killed left behind, a later one removes.
 //!
-//! What can still go wrong: a store that keeps its promises for small objects alone.
+//! What can still go wrong: a store that keeps its promises for objects of two parts alone.
 
 use std::time::Duration;
 
@@ -39,6 +39,15 @@ pub enum Kept {
     NotAsked,
 }
 
+/// What became of an object that arrived in parts, as a dump does.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Parts {
+    /// Why it was not stored, or did not come back, and what to do about it; none: it was whole.
+    pub trouble: Option<(String, Option<String>)>,
+    /// Whether a part whose digest is wrong was refused.
+    pub digest: Kept,
+}
+
 /// What only stores of one kind can tell.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Survey {
@@ -46,6 +55,8 @@ pub struct Survey {
     pub condition: Option<Kept>,
     /// Whether it refuses bytes whose digest is wrong; none: not known.
     pub digest: Option<Kept>,
+    /// What became of an object in parts; none: this kind of store has no parts.
+    pub parts: Option<Parts>,
     /// Bytes that are free, and bytes that are to be left free.
     pub space: Option<(u64, u64)>,
     /// Whether older versions of removed objects stay; none: not known.

@@ -33,8 +33,9 @@ use crate::domain::{
     recipients::Recipients,
 };
 
-/// The longest manifest that is read. One names at most some thousand volumes.
-pub(super) const MANIFEST_MAX: u64 = 16 << 20;
+/// The longest manifest that is read, and so the longest that is written. One names at most some
+/// thousand volumes, with 150 bytes each.
+pub(super) const MANIFEST_MAX: u64 = 4 << 20;
 
 /// A place that holds backups. Clones are the same repository.
 #[derive(Debug, Clone)]

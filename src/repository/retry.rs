@@ -1,7 +1,7 @@
 //! A store that tries again, round a store that gives up.
 //!
-//! Every request has a time limit of its own from the first attempt on; a stream or listing has it
-//! anew whenever it got further. Waits grow exponentially with full jitter (Brooker: Exponential
+//! Every request has a time limit of its own from the first attempt on; a stream has it
+//! anew whenever it got a good deal further, a listing with each key. Waits grow exponentially with full jitter (Brooker: Exponential
 //! Backoff And Jitter, AWS Architecture Blog, 2015), so that hosts that lost the same store do not
 //! come back in step. Only kinds that may pass by themselves are tried again.
 //!
@@ -30,6 +30,10 @@ use super::{
     probe::Survey,
     store::{Limits, ObjectMeta, Store, StoreError, Swept, Upload},
 };
+
+/// What a stream has to bring before its time limit begins anew: one that trickles, or is cut again and
+/// again after some bytes, would never end otherwise. In five minutes it is 3.4 KiB/s.
+const PROGRESS_BYTES: u64 = 1 << 20;
 
 /// How long and how often a store is asked again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -201,6 +205,7 @@ impl Store for Retry {
             end: range.map(|range| range.end),
             stream: first,
             tries: None,
+            resumed: 0,
         };
         Ok(stream::try_unfold(reader, Reader::next).boxed())
     }
@@ -248,6 +253,8 @@ struct Reader {
     end: Option<u64>,
     stream: BoxStream<'static, Result<Bytes, StoreError>>,
     tries: Option<Tries>,
+    /// Bytes since the first of these tries.
+    resumed: u64,
 }
 
 impl Reader {
@@ -258,6 +265,9 @@ impl Reader {
             Some(Err(error)) => error,
         };
         loop {
+            if self.tries.is_none() {
+                self.resumed = 0;
+            }
             self.tries.get_or_insert_with(|| Tries::new(&self.patience)).wait(broken).await?;
             broken = match self.resume().await {
                 Ok(true) => match self.stream.next().await {
@@ -273,7 +283,10 @@ impl Reader {
 
     fn progress(mut self, bytes: Bytes) -> (Bytes, Self) {
         self.at += bytes.len() as u64;
-        self.tries = None;
+        self.resumed += bytes.len() as u64;
+        if self.resumed >= PROGRESS_BYTES {
+            self.tries = None;
+        }
         (bytes, self)
     }
 

@@ -82,7 +82,8 @@ pub struct ObjectMeta {
 /// What a store can take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// Length of every part but the last, in bytes. All parts are equal (R2 demands it).
+    /// Most bytes of a part. All parts of an object but its last are equal (R2 demands it); they are
+    /// shorter where the same stream goes to a store that takes less.
     pub part_bytes: usize,
     /// Most parts of one object; a volume ends before.
     pub max_parts: u32,
@@ -175,8 +176,8 @@ pub trait Store: Send + Sync + Debug {
 /// An object that arrives in parts.
 #[async_trait]
 pub trait Upload: Send + Sync + Debug {
-    /// Stores part `number`, counted from 1. Every part but the last has
-    /// [`Limits::part_bytes`] bytes. The same number again replaces the part. Up to
+    /// Stores part `number`, counted from 1. Every part but the last has the length of the first, at
+    /// most [`Limits::part_bytes`]. The same number again replaces the part. Up to
     /// [`Limits::parallel_parts`] may be under way at once.
     async fn part(&self, number: u32, bytes: Bytes) -> Result<(), StoreError>;
 

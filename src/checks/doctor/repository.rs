@@ -18,7 +18,7 @@ pub struct RepositoryView {
 
 /// What is looked at.
 pub const LINES: &[&Line<RepositoryView>] =
-    &[&INTEGRITY, &OVERWRITE, &DIGEST, &DELETE, &VERSIONS, &EXPIRY, &SPACE, &CLOCK];
+    &[&INTEGRITY, &PARTS, &OVERWRITE, &DIGEST, &DELETE, &VERSIONS, &EXPIRY, &SPACE, &CLOCK];
 
 /// What is so where nothing was found: over a finding that says the opposite it would be a lie.
 fn unless_found(
@@ -38,6 +38,16 @@ const INTEGRITY: Line<RepositoryView> = Line {
     check: Check { name: "repository-integrity", look: integrity },
 };
 
+const PARTS: Line<RepositoryView> = Line {
+    label: "parts",
+    state: |view| {
+        view.probed.survey.parts.as_ref()?;
+        let fine = "an object was written in two parts, as a dump is, and read back";
+        Some(unless_found(view, parts, fine))
+    },
+    check: Check { name: "repository-parts", look: parts },
+};
+
 const OVERWRITE: Line<RepositoryView> = Line {
     label: "overwriting",
     state: |view| Some(unless_found(view, overwrite, "what is there is not replaced")),
@@ -48,7 +58,7 @@ const DIGEST: Line<RepositoryView> = Line {
     label: "digests",
     state: |view| {
         view.probed.survey.digest?;
-        Some(unless_found(view, digest, "bytes with a wrong digest are refused"))
+        Some(unless_found(view, digest, "bytes with a wrong digest are refused, parts as well"))
     },
     check: Check { name: "repository-digest", look: digest },
 };
@@ -122,6 +132,20 @@ fn integrity(view: &RepositoryView) -> Vec<Found> {
     found
 }
 
+fn parts(view: &RepositoryView) -> Vec<Found> {
+    let trouble = view.probed.survey.parts.as_ref().and_then(|parts| parts.trouble.as_ref());
+    let Some((what, hint)) = trouble else { return Vec::new() };
+    let what = format!(
+        "{} takes no object in parts, so that no dump can be stored: {what}",
+        view.probed.place
+    );
+    let hint = hint.as_deref().unwrap_or(
+        "small objects pass, so that address and credentials are right: look at the store's own log, and at \
+         what stands before it",
+    );
+    vec![Found::new(Severity::Critical, what, hint)]
+}
+
 fn overwrite(view: &RepositoryView) -> Vec<Found> {
     let place = &view.probed.place;
     if !view.probed.keeps_what_is_there {
@@ -150,25 +174,34 @@ fn overwrite(view: &RepositoryView) -> Vec<Found> {
 }
 
 fn digest(view: &RepositoryView) -> Vec<Found> {
+    let survey = &view.probed.survey;
+    let of_parts = survey.parts.as_ref().map(|parts| parts.digest);
+    digest_of(view, survey.digest, "bytes")
+        .or_else(|| digest_of(view, of_parts, "parts"))
+        .into_iter()
+        .collect()
+}
+
+fn digest_of(view: &RepositoryView, kept: Option<Kept>, what: &str) -> Option<Found> {
     let place = &view.probed.place;
-    match view.probed.survey.digest {
-        Some(Kept::Ignored) => vec![Found::new(
+    match kept? {
+        Kept::Ignored => Some(Found::new(
             Severity::Warning,
-            format!("{place} takes bytes whose digest is wrong: it does not check what arrives"),
+            format!("{place} takes {what} whose digest is wrong: it does not check what arrives"),
             "what is damaged on its way would show only when it is read: try another `integrity` \
              (md5, crc32, crc64nvme), or use TLS",
-        )],
-        Some(Kept::Unsupported) => vec![Found::new(
+        )),
+        Kept::Unsupported => Some(Found::new(
             Severity::Warning,
             format!("{place} does not know the digest that goes with each part"),
             "set `integrity` to one that it knows: md5, crc32, crc64nvme",
-        )],
-        Some(Kept::NotAsked) => vec![Found::new(
+        )),
+        Kept::NotAsked if view.probed.survey.digest == Some(Kept::NotAsked) => Some(Found::new(
             Severity::Info,
             format!("no digests are sent to {place}: integrity = \"none\""),
             "leave `integrity` out, unless the store refuses digests",
-        )],
-        _ => Vec::new(),
+        )),
+        Kept::NotAsked | Kept::Yes => None,
     }
 }
 

@@ -6,7 +6,7 @@ use super::{
     *,
 };
 use crate::{
-    repository::probe::{Kept, Probed, Survey},
+    repository::probe::{Kept, Parts, Probed, Survey},
     sys::unit::Barrier,
 };
 
@@ -14,6 +14,7 @@ fn honest() -> RepositoryView {
     let survey = Survey {
         condition: Some(Kept::Yes),
         digest: Some(Kept::Yes),
+        parts: Some(Parts { trouble: None, digest: Kept::Yes }),
         space: Some((10 << 30, 1 << 30)),
         versioned: Some(false),
         lock: None,
@@ -58,7 +59,7 @@ fn an_honest_repository_has_a_line_for_each_thing_and_no_finding() {
 #[test]
 fn each_lie_of_a_repository_is_found() {
     type Lie = fn(&mut RepositoryView);
-    let lies: [(Lie, &str); 16] = [
+    let lies: [(Lie, &str); 19] = [
         (|it| it.probed.reads_back = false, "writing critical repository-integrity"),
         (|it| it.probed.lists = false, "writing critical repository-integrity"),
         (|it| it.probed.keeps_what_is_there = false, "overwriting critical repository-overwrite"),
@@ -69,6 +70,27 @@ fn each_lie_of_a_repository_is_found() {
         (
             |it| it.probed.survey.condition = Some(Kept::Unsupported),
             "overwriting info repository-overwrite",
+        ),
+        (
+            |it| {
+                let trouble = Some(("refused".to_owned(), None));
+                it.probed.survey.parts = Some(Parts { trouble, digest: Kept::NotAsked });
+            },
+            "parts critical repository-parts",
+        ),
+        (
+            |it| {
+                it.probed.survey.parts = Some(Parts { trouble: None, digest: Kept::Ignored });
+            },
+            "digests warning repository-digest",
+        ),
+        (
+            |it| {
+                // Said once, whatever takes them.
+                it.probed.survey.digest = Some(Kept::Ignored);
+                it.probed.survey.parts = Some(Parts { trouble: None, digest: Kept::Ignored });
+            },
+            "digests warning repository-digest",
         ),
         (|it| it.probed.survey.digest = Some(Kept::Ignored), "digests warning repository-digest"),
         (

@@ -57,6 +57,8 @@ struct State {
     temp: Option<Temp>,
     /// Parts written, without a gap.
     parts: u32,
+    /// Length of the first of them, and of every other but the last.
+    full: u64,
     /// Length of the last of them.
     tail: u64,
     /// Bytes that were handed to a sync.
@@ -69,7 +71,7 @@ struct State {
 
 impl State {
     fn length(&self) -> u64 {
-        u64::from(self.parts.saturating_sub(1)) * PART_BYTES as u64 + self.tail
+        u64::from(self.parts.saturating_sub(1)) * self.full + self.tail
     }
 }
 
@@ -184,25 +186,26 @@ impl Inner {
             return Err(self.refuse("a part came after the object's end"));
         };
         let length = bytes.len() as u64;
-        let is_full = bytes.len() == PART_BYTES;
+        let full = if number == 1 && state.parts <= 1 { length } else { state.full };
         let is_next = Some(number) == state.parts.checked_add(1);
         if number == 0 || (number > state.parts && !is_next) {
             return Err(self.refuse(format!("part {number} came after part {}", state.parts)));
         }
         if bytes.len() > PART_BYTES
-            || (number < state.parts && !is_full)
-            || (is_next && number > 1 && state.tail != PART_BYTES as u64)
+            || length > full
+            || (number < state.parts && length != full)
+            || (is_next && number > 1 && state.tail != full)
         {
-            return Err(self.refuse(format!("every part but the last has {PART_BYTES} bytes")));
+            return Err(self.refuse(format!("every part but the last has {full} bytes")));
         }
         self.root.check_space(&self.doing, &temp.file, bytes.len())?;
-        let offset = u64::from(number - 1) * PART_BYTES as u64;
+        let offset = u64::from(number - 1) * full;
         temp.file.write_all_at(bytes, offset).map_err(|error| self.error(&error))?;
         if number == state.parts && length < state.tail {
             temp.file.set_len(offset + length).map_err(|error| self.error(&error))?;
         }
         if number >= state.parts {
-            (state.parts, state.tail) = (number, length);
+            (state.parts, state.full, state.tail) = (number, full, length);
         }
         // A part that was written again may have been synced with its old bytes.
         state.synced = state.synced.min(offset);

@@ -30,6 +30,7 @@ use aws_sdk_s3::{
 use secrecy::ExposeSecret;
 
 use super::{
+    bound::Bound,
     digest::Check,
     options::{S3Credentials, S3Options},
     record::Records,
@@ -57,7 +58,7 @@ pub(super) struct Bucket {
     pub(super) storage_class: Option<String>,
     pub(super) limits: Limits,
     pub(super) request_timeout: Duration,
-    min_rate: u64,
+    pub(super) min_rate: u64,
     /// Whether the store knows `If-None-Match`; cleared when it answers that it does not.
     pub(super) conditional: AtomicBool,
     pub(super) records: Records,
@@ -132,14 +133,20 @@ async fn config(options: &S3Options, region: Region) -> Config {
         .credentials_provider(credentials)
         .force_path_style(options.path_style)
         .retry_config(RetryConfig::disabled())
+        .interceptor(Bound)
         .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
         .request_checksum_calculation(RequestChecksumCalculation::WhenRequired)
         .response_checksum_validation(ResponseChecksumValidation::WhenRequired)
         .timeout_config(TimeoutConfig::builder().connect_timeout(CONNECT_LIMIT).build());
     if let Some(url) = &options.endpoint {
-        config = config.endpoint_url(url);
+        config = config.endpoint_url(with_last_slash(url));
     }
     config.build()
+}
+
+/// The SDK puts the bucket right behind the path of the URL.
+fn with_last_slash(url: &str) -> String {
+    format!("{}/", url.trim_end_matches('/'))
 }
 
 async fn credentials(from: &S3Credentials, region: &Region) -> SharedCredentialsProvider {

@@ -2,7 +2,9 @@
 
 use std::{sync::Arc, time::Duration};
 
-use super::{Integrity, S3Credentials, S3Options, S3Store};
+use super::{
+    Integrity, LEAST_PART_BYTES, S3Credentials, S3Options, S3Store, options::MOST_PART_BYTES,
+};
 use crate::{
     config::{Diagnostics, Options, class},
     domain::units::ByteSize,
@@ -33,6 +35,11 @@ fn endpoint(o: &mut Options<'_>, d: &mut Diagnostics) -> Option<String> {
     if !["http://", "https://"].iter().any(|scheme| given.value.starts_with(scheme)) {
         d.error(&given.span, "`endpoint` must be a URL")
             .hint("begin it with \"https://\", or \"http://\" where nothing is encrypted");
+    }
+    // The bucket and the key go behind it, and the credentials elsewhere.
+    if given.value.contains(['?', '#', '@']) {
+        d.error(&given.span, "`endpoint` has more than scheme, host, port and path")
+            .hint("leave out what begins with `?` or `#`, and names before an `@`");
     }
     Some(given.value)
 }
@@ -114,6 +121,9 @@ fn read(
     options.request_timeout =
         o.take_in_or("request_timeout", second..=hour, options.request_timeout, d);
     options.parallel_parts = o.take_in_or("parallel_parts", 1..=16, options.parallel_parts, d);
+    let (least, most) = (ByteSize(LEAST_PART_BYTES as u64), ByteSize(MOST_PART_BYTES as u64));
+    let part = o.take_in_or("part_size", least..=most, ByteSize(options.part_bytes as u64), d);
+    options.part_bytes = usize::try_from(part.bytes()).unwrap_or(MOST_PART_BYTES);
     options.max_parts = o.take_in_or("max_parts", 2..=10_000, options.max_parts, d);
     options.storage_class = o.take::<String>("storage_class", d).map(|class| class.value);
     let give_up_after = o.take_in_or("give_up_after", second..=hour, GIVE_UP_AFTER, d);

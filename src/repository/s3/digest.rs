@@ -56,6 +56,16 @@ impl Check {
         tokio::task::spawn_blocking(move || self.compute(&bytes)).await.ok()
     }
 
+    /// A digest that no bytes of ours have; none where none is sent.
+    pub(super) fn wrong(self) -> Option<Digest> {
+        match self {
+            Self::None => None,
+            Self::Md5 => Some(Digest::Md5(STANDARD.encode([7; 16]))),
+            Self::Crc32 => Some(Digest::Crc32(STANDARD.encode([7; 4]))),
+            Self::Crc64Nvme => Some(Digest::Crc64Nvme(7)),
+        }
+    }
+
     fn compute(self, bytes: &[u8]) -> Digest {
         match self {
             Self::None => Digest::None,

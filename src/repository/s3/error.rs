@@ -12,6 +12,7 @@ use aws_sdk_s3::{
     error::{ProvideErrorMetadata, SdkError},
 };
 
+use super::bound::TooLong;
 use crate::repository::store::{StoreError, StoreErrorKind};
 
 /// How much of a server's own message is kept, in characters.
@@ -20,6 +21,10 @@ const MESSAGE_CHARS: usize = 400;
 const RIGHTS: &str = "the credentials need s3:ListBucket, s3:ListBucketMultipartUploads, \
                       s3:GetObject, s3:PutObject, s3:DeleteObject and \
                       s3:AbortMultipartUpload on this bucket and prefix";
+
+const TOO_LARGE: &str = "the store, or a proxy before it, does not take so many bytes at once: make \
+                         `part_size` smaller (or `max_parts`, where the whole object is too large), \
+                         or let the proxy pass more";
 
 /// What stores answer where a digest is not that of the bytes. Source: Amazon S3 API reference, "Error
 /// responses"; the last is MinIO's.
@@ -45,6 +50,11 @@ enum Cause {
     Credentials,
     /// The request could not be built.
     Unbuilt,
+    /// An answer that no store gives: too long, or "there is none" in a form that is not S3's.
+    Foreign,
+    /// "There is none" where something is to be written or listed: not an object is missing, but the
+    /// bucket or the upload.
+    Astray,
     /// The store answered.
     Answer { status: u16, code: String, region: Option<String> },
     /// Already judged.
@@ -55,6 +65,15 @@ impl Failure {
     /// A failure of which the kind is known.
     pub(super) fn judged(kind: StoreErrorKind, text: impl Into<String>) -> Self {
         Self { cause: Cause::Judged(kind), text: text.into() }
+    }
+
+    /// The failure of a request that writes or lists: that "there is none" is no missing object.
+    pub(super) fn of_write<E>(error: SdkError<E, HttpResponse>) -> Self
+    where
+        E: ProvideErrorMetadata + Error + Send + Sync + 'static,
+    {
+        let failure = Self::from(error);
+        if failure.is_not_found() { Self { cause: Cause::Astray, ..failure } } else { failure }
     }
 
     /// Work on another thread did not come back: the process is going down.
@@ -123,7 +142,11 @@ impl Failure {
         match &self.cause {
             Cause::Timeout => late,
             Cause::Broken => StoreErrorKind::Unavailable,
-            Cause::Certificate | Cause::Credentials | Cause::Unbuilt => StoreErrorKind::Refused,
+            Cause::Certificate
+            | Cause::Credentials
+            | Cause::Unbuilt
+            | Cause::Foreign
+            | Cause::Astray => StoreErrorKind::Refused,
             Cause::Answer { status, code, .. } => judge(*status, code),
             Cause::Judged(kind) => *kind,
         }
@@ -144,6 +167,12 @@ impl Failure {
             Cause::Credentials => {
                 "set `access_key_id` and its secret, or a `profile`; without them the environment \
                  and the instance metadata are asked"
+            }
+            Cause::Foreign => {
+                "no S3 store answers so: check `endpoint`, and what stands between (a proxy, a login page)"
+            }
+            Cause::Astray => {
+                "the store knows no such bucket or path: check `bucket`, `endpoint` and `path_style`"
             }
             Cause::Answer { region: Some(region), status: 301 | 307 | 400, .. } => {
                 return Some(format!("the bucket is in another region: set `region = {region:?}`"));
@@ -176,17 +205,15 @@ fn judge(status: u16, code: &str) -> StoreErrorKind {
         | "TooManyRequests"
         | "OperationAborted"
         | "ConditionalRequestConflict" => Unavailable,
-        "EntityTooLarge"
-        | "QuotaExceeded"
-        | "InsufficientStorage"
-        | "StorageFull"
-        | "XMinioStorageFull" => Space,
+        "QuotaExceeded" | "InsufficientStorage" | "StorageFull" | "XMinioStorageFull" => Space,
         "InvalidRange" | "InvalidPart" | "InvalidPartOrder" => Damaged,
-        "NotImplemented" | "NoSuchBucket" | "NoSuchUpload" | "AccessDenied" => Refused,
+        "NotImplemented" | "NoSuchBucket" | "NoSuchUpload" | "AccessDenied" | "EntityTooLarge" => {
+            Refused
+        }
         _ => match status {
             404 => NotFound,
             412 => Exists,
-            413 | 507 => Space,
+            507 => Space,
             416 => Damaged,
             501 => Refused,
             408 | 409 | 429 | 500.. => Unavailable,
@@ -228,7 +255,7 @@ fn advise(status: u16, code: &str) -> Option<&'static str> {
             "the bytes changed on their way; if it goes on, suspect memory, network card or proxy, \
              or set `integrity` to what the store supports"
         }
-        "EntityTooLarge" => "make `part_size` or `max_parts` smaller",
+        "EntityTooLarge" => TOO_LARGE,
         "QuotaExceeded" | "InsufficientStorage" | "StorageFull" | "XMinioStorageFull" => {
             "the store has no room: raise the quota or keep fewer backups"
         }
@@ -237,6 +264,7 @@ fn advise(status: u16, code: &str) -> Option<&'static str> {
         _ => match status {
             301 | 307 => "check `region` and `endpoint`",
             401 | 403 => RIGHTS,
+            413 => TOO_LARGE,
             507 => "the store has no room: raise the quota or keep fewer backups",
             _ => return None,
         },
@@ -261,8 +289,15 @@ where
             (None, _) => chain(&error),
         };
         let id = id.map_or_else(String::new, |id| format!(", request {}", shorten(&id)));
+        let too_long = sources(&error).find_map(|source| source.downcast_ref::<TooLong>());
+        let said = too_long.map_or(said, ToString::to_string);
         let text = format!("{said} (HTTP {status}{id})");
-        if error.as_service_error().is_none() && (200..300).contains(&status) {
+        // A HEAD has no body, and is told by its status alone.
+        let is_page = status == 404 && code.is_empty();
+        if is_page || (too_long.is_some() && judge(status, "") != StoreErrorKind::Unavailable) {
+            return Self { cause: Cause::Foreign, text };
+        }
+        if code.is_empty() && (200..300).contains(&status) {
             // The head of the answer was good and its body was not: nothing is known.
             return Self { cause: Cause::Broken, text };
         }
@@ -351,7 +386,9 @@ mod tests {
             (502, "", Unavailable),
             (500, "InternalError", Unavailable),
             (400, "BadDigest", Unavailable),
-            (400, "EntityTooLarge", Space),
+            (400, "EntityTooLarge", Refused),
+            (413, "", Refused),
+            (507, "InsufficientStorage", Space),
             (403, "QuotaExceeded", Space),
             (507, "", Space),
             (416, "InvalidRange", Damaged),
@@ -373,6 +410,8 @@ mod tests {
             (403, "RequestTimeTooSkewed", "clock"),
             (400, "ExpiredToken", "renew"),
             (400, "InvalidStorageClass", "storage_class"),
+            (400, "EntityTooLarge", "part_size"),
+            (413, "", "part_size"),
         ] {
             let hint = answer(status, code, None).hint.expect("a hint");
             assert!(hint.contains(word), "{code}: {hint}");

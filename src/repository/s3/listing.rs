@@ -1,4 +1,8 @@
 //! Listings, page by page.
+//!
+//! A store may answer with pages that hold nothing and go on for ever, with the same token or with ever
+//! new ones. Some such pages are honest (a versioned bucket with many delete markers), so that their
+//! number and their time have limits.
 
 use std::collections::VecDeque;
 
@@ -13,6 +17,12 @@ use super::{
 };
 use crate::repository::store::{ObjectMeta, StoreError, StoreErrorKind};
 
+/// Pages in a row that bring nothing new: what follows is taken for endless. Ceph and Amazon S3 give
+/// some where a page is full of delete markers.
+pub(super) const IDLE_PAGES_MAX: u32 = 1_000;
+/// How many times the limit of one request a listing may go on without anything new.
+const IDLE_FACTOR: u32 = 5;
+
 /// Where a listing stands.
 struct Walk<'a> {
     bucket: &'a Bucket,
@@ -23,6 +33,10 @@ struct Walk<'a> {
     next: Next,
     /// The key handed out last: the order is checked, which also ends a listing that goes round.
     last: Option<String>,
+    /// The last key of all, ours or not.
+    seen: String,
+    /// Pages in a row without a key behind that one.
+    idle: u32,
 }
 
 enum Next {
@@ -49,14 +63,16 @@ impl Bucket {
             page: VecDeque::new(),
             next: Next::First(after.map(|after| self.full(after))),
             last: after.map(str::to_owned),
+            seen: String::new(),
+            idle: 0,
         };
         let bare = bare.to_owned();
         stream::try_unfold(walk, move |mut walk| {
             let bare = bare.clone();
             async move {
-                while walk.page.is_empty() && !matches!(walk.next, Next::End) {
-                    walk.turn(&bare).await?;
-                }
+                let limit = walk.bucket.request_timeout * IDLE_FACTOR;
+                let turned = tokio::time::timeout(limit, walk.turn_until_full(&bare)).await;
+                turned.unwrap_or_else(|_| Err(walk.endless(StoreErrorKind::Unavailable)))?;
                 let Some(meta) = walk.page.pop_front() else { return Ok(None) };
                 walk.check_order(&meta.key)?;
                 Ok(Some((meta, walk)))
@@ -77,11 +93,46 @@ impl Bucket {
         let request =
             request.set_continuation_token(token).set_start_after(after).set_max_keys(most);
         let request = request.customize().config_override(self.briefly()).interceptor(WholeXml);
-        Ok(request.send().await?)
+        request.send().await.map_err(Failure::of_write)
     }
 }
 
 impl Walk<'_> {
+    async fn turn_until_full(&mut self, bare: &str) -> Result<(), StoreError> {
+        while self.page.is_empty() && !matches!(self.next, Next::End) {
+            self.turn(bare).await?;
+        }
+        Ok(())
+    }
+
+    /// Counts the pages without anything new.
+    fn check_progress(
+        &mut self,
+        page: &ListObjectsV2Output,
+        token: Option<&str>,
+    ) -> Result<(), StoreError> {
+        let last = page.contents().last().and_then(|object| object.key());
+        if let Some(last) = last.filter(|last| *last > self.seen.as_str()) {
+            last.clone_into(&mut self.seen);
+            self.idle = 0;
+            return Ok(());
+        }
+        self.idle += 1;
+        let goes_on = page.is_truncated() == Some(true);
+        let is_same = goes_on && token.is_some() && token == page.next_continuation_token();
+        if is_same || (goes_on && self.idle >= IDLE_PAGES_MAX) {
+            return Err(self.endless(StoreErrorKind::Refused));
+        }
+        Ok(())
+    }
+
+    fn endless(&self, kind: StoreErrorKind) -> StoreError {
+        let what =
+            format!("the list goes on and brings nothing new (after {} empty pages)", self.idle);
+        StoreError::new(kind, &self.doing, what)
+            .hint("the store's list has no end: look at the store, or at what stands before it")
+    }
+
     async fn turn(&mut self, bare: &str) -> Result<(), StoreError> {
         let (token, after) = match std::mem::replace(&mut self.next, Next::End) {
             Next::First(after) => (None, after),
@@ -95,8 +146,9 @@ impl Walk<'_> {
         };
         // With a key to start from, an empty page says nothing of the prefix.
         let first = token.is_none() && after.is_none();
-        let page = self.bucket.page(&self.prefix, token, after, None).await;
+        let page = self.bucket.page(&self.prefix, token.clone(), after, None).await;
         let page = page.map_err(|failure| self.error(failure))?;
+        self.check_progress(&page, token.as_deref())?;
         self.next = match page.next_continuation_token() {
             Some(token) if page.is_truncated() == Some(true) => Next::Token(token.to_owned()),
             _ if page.is_truncated() == Some(true) => {

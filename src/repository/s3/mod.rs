@@ -8,6 +8,7 @@
 //! What can still go wrong: a store that accepts wrong digests, ignores conditions or drops
 //! metadata does so silently; only reading back (`verify`) proves what is there.
 
+mod bound;
 mod client;
 mod config;
 mod digest;
@@ -18,6 +19,7 @@ mod options;
 mod record;
 mod survey;
 mod sweep;
+mod trial;
 mod upload;
 mod whole;
 

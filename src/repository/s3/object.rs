@@ -1,6 +1,6 @@
 //! Whole objects: look up, write small ones, read, remove.
 
-use std::{ops::Range, sync::atomic::Ordering};
+use std::{ops::Range, sync::atomic::Ordering, time::Duration};
 
 use aws_sdk_s3::{
     operation::get_object::GetObjectOutput,
@@ -143,7 +143,7 @@ impl Bucket {
         if self.unsigned_body {
             request = request.disable_payload_signing();
         }
-        request.send().await?;
+        request.send().await.map_err(Failure::of_write)?;
         Ok(())
     }
 
@@ -186,26 +186,20 @@ impl Bucket {
         Ok(self.guard(output.body, expected, doing))
     }
 
-    /// The bytes of an answer: no more and no fewer than announced, and never silent for long.
-    /// Only the time that somebody waits for bytes counts.
+    /// The bytes of an answer: no more and no fewer than announced, never silent for long, and no
+    /// slower than the least rate. Only the time that somebody waits for bytes counts.
     fn guard(&self, body: ByteStream, expected: u64, doing: String) -> Body {
-        let silence = self.request_timeout;
-        let broken =
-            move |what: String| StoreError::new(StoreErrorKind::Unavailable, doing.clone(), what);
-        let start = (body, 0_u64, broken);
-        stream::try_unfold(start, move |(mut body, got, broken)| async move {
-            match tokio::time::timeout(silence, body.next()).await {
-                Err(_) => Err(broken(format!("no bytes for {} s", silence.as_secs_f32()))),
-                Ok(Some(Err(error))) => Err(broken(chain(&error))),
-                Ok(Some(Ok(piece))) => {
-                    let got = got + piece.len() as u64;
-                    Ok(Some((piece, (body, got, broken))))
-                }
-                Ok(None) if got != expected => {
-                    Err(broken(format!("ended after {got} of {expected} bytes")))
-                }
-                Ok(None) => Ok(None),
-            }
+        let start = Download {
+            body,
+            expected,
+            got: 0,
+            waited: Duration::ZERO,
+            silence: self.request_timeout,
+            min_rate: self.min_rate,
+            doing,
+        };
+        stream::try_unfold(start, async |mut download| {
+            Ok(download.next().await?.map(|piece| (piece, download)))
         })
         .boxed()
     }
@@ -221,6 +215,58 @@ impl Bucket {
                 failure => Err(failure),
             },
         }
+    }
+}
+
+/// The body of an answer, while it comes.
+struct Download {
+    body: ByteStream,
+    expected: u64,
+    got: u64,
+    /// For bytes, all in all.
+    waited: Duration,
+    silence: Duration,
+    min_rate: u64,
+    doing: String,
+}
+
+impl Download {
+    async fn next(&mut self) -> Result<Option<Bytes>, StoreError> {
+        // What came so far may have taken so long, and the first byte as long as any request.
+        let allowed =
+            self.silence + Duration::from_secs_f64(self.got as f64 / self.min_rate as f64);
+        let left = allowed.saturating_sub(self.waited);
+        let since = tokio::time::Instant::now();
+        let piece = tokio::time::timeout(self.silence.min(left), self.body.next()).await;
+        self.waited += since.elapsed();
+        match piece {
+            Err(_) if left < self.silence => Err(self.too_slow()),
+            Err(_) => {
+                let what = format!("no bytes for {} s", self.silence.as_secs_f32());
+                Err(self.error(StoreErrorKind::Unavailable, what))
+            }
+            Ok(Some(Err(error))) => Err(self.error(StoreErrorKind::Unavailable, chain(&error))),
+            Ok(Some(Ok(piece))) => {
+                self.got += piece.len() as u64;
+                Ok(Some(piece))
+            }
+            Ok(None) if self.got != self.expected => {
+                let what = format!("ended after {} of {} bytes", self.got, self.expected);
+                Err(self.error(StoreErrorKind::Unavailable, what))
+            }
+            Ok(None) => Ok(None),
+        }
+    }
+
+    fn too_slow(&self) -> StoreError {
+        let (got, waited) = (self.got, self.waited.as_secs());
+        let what = format!("{got} bytes in {waited} s: less than {} bytes/s", self.min_rate);
+        self.error(StoreErrorKind::Slow, what)
+            .hint("if the line is simply that slow, lower `min_rate` or raise `request_timeout`")
+    }
+
+    fn error(&self, kind: StoreErrorKind, what: String) -> StoreError {
+        StoreError::new(kind, &self.doing, what)
     }
 }
 

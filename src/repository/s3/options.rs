@@ -10,7 +10,7 @@ use crate::repository::store::{Limits, StoreError, StoreErrorKind};
 /// limits": 5 MiB.
 pub const LEAST_PART_BYTES: usize = 5 * 1024 * 1024;
 /// Greatest length of a part. Source: the same page: 5 GiB; here what fits into one buffer.
-const MOST_PART_BYTES: usize = 1024 * 1024 * 1024;
+pub(super) const MOST_PART_BYTES: usize = 1024 * 1024 * 1024;
 /// Most parts of an upload. Source: the same page: 10,000. Scaleway allows 1,000 (`max_parts`).
 const MOST_PARTS: u32 = 10_000;
 

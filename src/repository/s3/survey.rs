@@ -4,17 +4,14 @@
 //! Not every store has each of these questions, and credentials for backups need not be allowed to ask
 //! them: what is not answered is not known.
 
+use std::sync::Arc;
+
 use aws_sdk_s3::types::{
     BucketVersioningStatus, ExpirationStatus, LifecycleRule, LifecycleRuleFilter,
 };
-use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 
-use super::{
-    client::Bucket,
-    digest::{Check, Digest},
-    error::Failure,
-};
+use super::{client::Bucket, error::Failure};
 use crate::repository::{
     probe::{Kept, Survey},
     store::{StoreError, StoreErrorKind},
@@ -27,13 +24,14 @@ const OTHER: &[u8] = b"written by a probe over an object that was there";
 
 impl Bucket {
     /// Looks closely, with an object of a probe that is there and may be overwritten.
-    pub(super) async fn survey(&self, scratch: &str) -> Result<Survey, StoreError> {
+    pub(super) async fn survey(self: &Arc<Self>, scratch: &str) -> Result<Survey, StoreError> {
         let fail = |failure: Failure| {
             failure.into_error(format!("overwrite {scratch}"), StoreErrorKind::Unavailable)
         };
         Ok(Survey {
             condition: Some(self.condition(scratch).await.map_err(fail)?),
             digest: Some(self.digest(scratch).await.map_err(fail)?),
+            parts: Some(self.try_parts(&format!("{scratch}-parts")).await),
             space: None,
             versioned: self.versioned().await,
             lock: self.lock().await,
@@ -55,18 +53,9 @@ impl Bucket {
 
     /// A write that is to be refused, since its digest is that of other bytes.
     async fn digest(&self, scratch: &str) -> Result<Kept, Failure> {
-        let wrong = match self.check {
-            Check::None => return Ok(Kept::NotAsked),
-            Check::Md5 => Digest::Md5(STANDARD.encode([7; 16])),
-            Check::Crc32 => Digest::Crc32(STANDARD.encode([7; 4])),
-            Check::Crc64Nvme => Digest::Crc64Nvme(7),
-        };
-        match self.put_once(scratch, Bytes::from_static(OTHER), None, &wrong, false).await {
-            Ok(()) => Ok(Kept::Ignored),
-            Err(failure) if failure.is_wrong_digest() => Ok(Kept::Yes),
-            Err(failure) if failure.is_unsupported() => Ok(Kept::Unsupported),
-            Err(failure) => Err(failure),
-        }
+        let Some(wrong) = self.check.wrong() else { return Ok(Kept::NotAsked) };
+        let bytes = Bytes::from_static(OTHER);
+        Kept::of_digest(self.put_once(scratch, bytes, None, &wrong, false).await)
     }
 
     async fn versioned(&self) -> Option<bool> {

@@ -2,7 +2,7 @@
 //!
 //! First those with a record here and nobody who drives them. Then, where the store can list
 //! uploads, those that only the store knows: it does not say whose they are, so only keys of our
-//! layout are taken, only when both the upload and its backup are old enough that no other host can
+//! layout (or doctor's) are taken, only when both the upload and its backup are old enough that no other host can
 //! still be at work on them, and only where neither its object nor the manifest is there: a list may
 //! still show what was completed.
 
@@ -14,6 +14,7 @@ use jiff::Timestamp;
 use super::{
     client::Bucket,
     error::Failure,
+    listing::IDLE_PAGES_MAX,
     object::timestamp,
     record::{Held, is_older},
     whole::WholeXml,
@@ -22,6 +23,7 @@ use crate::{
     domain::manifest::MANIFEST_NAME,
     repository::{
         layout::{self, Place},
+        probe::SCRATCH,
         store::{StoreError, StoreErrorKind, Swept},
     },
 };
@@ -90,6 +92,7 @@ impl Bucket {
     ) -> Result<u64, Failure> {
         let mut count = 0;
         let mut markers = (None, None);
+        let mut idle = 0;
         loop {
             let page = self
                 .client
@@ -102,7 +105,9 @@ impl Bucket {
                 .config_override(self.briefly())
                 .interceptor(WholeXml)
                 .send()
-                .await?;
+                .await
+                .map_err(Failure::of_write)?;
+            idle = if page.uploads().is_empty() { idle + 1 } else { 0 };
             for upload in page.uploads() {
                 if let Some((key, id)) = self.is_forgotten(upload, min_age, now, live)
                     && !self.was_completed(key).await?
@@ -113,6 +118,10 @@ impl Bucket {
             let next = (page.next_key_marker, page.next_upload_id_marker);
             if page.is_truncated != Some(true) || next.0.is_none() || next == markers {
                 return Ok(count);
+            }
+            if idle >= IDLE_PAGES_MAX {
+                let what = "the list of unfinished uploads goes on and brings nothing new";
+                return Err(Failure::judged(StoreErrorKind::Refused, what));
             }
             markers = next;
         }
@@ -129,8 +138,13 @@ impl Bucket {
         let key = upload.key()?.strip_prefix(&self.prefix)?;
         let id = upload.upload_id()?;
         let since = upload.initiated().and_then(timestamp)?;
-        let Place::Backup { id: backup, .. } = layout::place(key) else { return None };
-        let is_old = is_older(since, min_age, now) && is_older(backup.time(), min_age, now);
+        let is_old = match layout::place(key) {
+            Place::Backup { id: backup, .. } => {
+                is_older(since, min_age, now) && is_older(backup.time(), min_age, now)
+            }
+            // What a doctor left that was killed.
+            _ => key.split('/').next() == Some(SCRATCH) && is_older(since, min_age, now),
+        };
         (is_old && !live.contains(id)).then_some((key, id))
     }
 

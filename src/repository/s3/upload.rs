@@ -18,6 +18,8 @@ use std::{
 
 use async_trait::async_trait;
 use aws_sdk_s3::{
+    config::http::HttpResponse,
+    error::SdkError,
     primitives::ByteStream,
     types::{
         ChecksumAlgorithm, ChecksumType, CompletedMultipartUpload, CompletedPart, StorageClass,
@@ -52,7 +54,8 @@ pub(super) struct S3Upload {
     stage: Mutex<Stage>,
     /// Completing was tried, so that the object may be there.
     tried: AtomicBool,
-    record: Held,
+    /// None where only the store knows of it.
+    record: Option<Held>,
 }
 
 #[derive(Debug)]
@@ -83,6 +86,28 @@ impl Bucket {
         self: &Arc<Self>,
         key: &str,
     ) -> Result<Box<dyn Upload>, StoreError> {
+        let mut upload = self.begin_unremembered(key).await?;
+        let (id, nonce) = (upload.upload_id.clone(), upload.nonce.clone());
+        let started = self.clock.now().wall;
+        match self.records.remember(key.to_owned(), id, nonce, started).await {
+            Ok(record) => upload.record = Some(record),
+            Err(error) => {
+                // Nobody would ever find it: better no upload at all.
+                drop(self.abort_upload(key, &upload.upload_id).await);
+                let what = format!("the upload cannot be remembered on disk: {error}");
+                let doing = format!("begin {key}");
+                return Err(StoreError::new(StoreErrorKind::Refused, doing, what)
+                    .hint("check room and permissions of the state directory"));
+            }
+        }
+        Ok(Box::new(upload))
+    }
+
+    /// Begins an upload of which only the store knows.
+    pub(super) async fn begin_unremembered(
+        self: &Arc<Self>,
+        key: &str,
+    ) -> Result<S3Upload, StoreError> {
         let doing = format!("begin {key}");
         let fail = |failure: Failure| failure.into_error(&doing, StoreErrorKind::Unavailable);
         if self.look(key).await.map_err(fail)?.is_some() {
@@ -90,20 +115,7 @@ impl Bucket {
         }
         let nonce = nonce().map_err(fail)?;
         let upload_id = self.create(key, &nonce).await.map_err(fail)?;
-        let started = self.clock.now().wall;
-        let remembered =
-            self.records.remember(key.to_owned(), upload_id.clone(), nonce.clone(), started).await;
-        let record = match remembered {
-            Ok(record) => record,
-            Err(error) => {
-                // Nobody would ever find it: better no upload at all.
-                drop(self.abort_upload(key, &upload_id).await);
-                let what = format!("the upload cannot be remembered on disk: {error}");
-                return Err(StoreError::new(StoreErrorKind::Refused, doing, what)
-                    .hint("check room and permissions of the state directory"));
-            }
-        };
-        Ok(Box::new(S3Upload {
+        Ok(S3Upload {
             bucket: Arc::clone(self),
             key: key.to_owned(),
             upload_id,
@@ -111,8 +123,8 @@ impl Bucket {
             parts: std::sync::Mutex::default(),
             stage: Mutex::new(Stage::Open),
             tried: AtomicBool::new(false),
-            record,
-        }))
+            record: None,
+        })
     }
 
     async fn create(&self, key: &str, nonce: &str) -> Result<String, Failure> {
@@ -131,8 +143,12 @@ impl Bucket {
                 .checksum_algorithm(ChecksumAlgorithm::Crc64Nvme)
                 .checksum_type(ChecksumType::FullObject),
         };
-        let output = request.customize().config_override(self.briefly()).send().await?;
-        output.upload_id.filter(|id| !id.is_empty()).ok_or_else(|| {
+        let output = request.customize().config_override(self.briefly()).send().await;
+        let id = match output {
+            Ok(output) => output.upload_id,
+            Err(error) => Some(misnamed_id(&error).ok_or_else(|| Failure::of_write(error))?),
+        };
+        id.filter(|id| !id.is_empty()).ok_or_else(|| {
             Failure::judged(StoreErrorKind::Refused, "the store gave the upload no id")
         })
     }
@@ -155,6 +171,17 @@ impl Bucket {
             },
         }
     }
+}
+
+/// The id in an answer whose root element has another name than S3's `InitiateMultipartUploadResult`,
+/// which the SDK does not take. Seen with rclone 1.75: `InitiateMultipartUpload`.
+fn misnamed_id<E>(error: &SdkError<E, HttpResponse>) -> Option<String> {
+    let response = error.raw_response().filter(|response| response.status().is_success())?;
+    let text = std::str::from_utf8(response.body().bytes()?).ok()?;
+    let (_, inside) = text.split_once("<InitiateMultipartUpload>")?;
+    let (id, _) = inside.split_once("<UploadId>")?.1.split_once("</UploadId>")?;
+    // What is escaped would have to be decoded, and no id is.
+    (!id.contains(['<', '&'])).then(|| id.to_owned())
 }
 
 /// 128 random bits in hexadecimal.
@@ -229,7 +256,7 @@ impl Upload for S3Upload {
 }
 
 impl S3Upload {
-    async fn send_part(
+    pub(super) async fn send_part(
         &self,
         number: u32,
         bytes: Bytes,
@@ -255,7 +282,7 @@ impl S3Upload {
         if self.bucket.unsigned_body {
             request = request.disable_payload_signing();
         }
-        let output = request.send().await?;
+        let output = request.send().await.map_err(Failure::of_write)?;
         output.e_tag.filter(|etag| !etag.is_empty()).ok_or_else(|| {
             Failure::judged(StoreErrorKind::Refused, "the store gave the part no ETag")
         })
@@ -318,7 +345,14 @@ impl S3Upload {
                 .mpu_object_size(whole.bytes.cast_signed());
         }
         let limit = Bucket::within(self.bucket.request_timeout * COMPLETE_FACTOR);
-        request.customize().config_override(limit).send().await?;
+        let output = request.customize().config_override(limit).send().await;
+        let output = output.map_err(Failure::of_write)?;
+        // Amazon sends the head of the answer while it is still at work. Without what belongs in its
+        // body nothing is known.
+        if output.e_tag().is_none_or(str::is_empty) {
+            let what = "the store answered without saying what it made";
+            return Err(Failure::judged(StoreErrorKind::Unavailable, what));
+        }
         Ok(())
     }
 
@@ -388,7 +422,9 @@ impl S3Upload {
 
     /// A record that stays is harmless: the sweep finds that its upload is gone.
     async fn forget(&self) {
-        if let Err(error) = self.record.forget().await {
+        if let Some(record) = &self.record
+            && let Err(error) = record.forget().await
+        {
             tracing::warn!(%error, key = self.key, "the record of an ended upload stays");
         }
     }

@@ -43,18 +43,54 @@ impl Bucket {
 fn a_bucket_is_looked_at_closely_and_nothing_stays_there() {
     let bucket = Bucket::start();
     let home = bucket.home(SECRET_KEY);
-    let whole = json(&home, &[], 0);
+    let whole = json(&home, &["--fail-on", "critical"], 0);
     for label in ["reach", "writing", "removing", "clock"] {
         assert_eq!(item(&whole, "repository offsite", label)["state"], "ok", "{whole:#}");
     }
-    for label in ["overwriting", "digests"] {
+    for label in ["overwriting", "parts"] {
         assert_eq!(item(&whole, "repository offsite", label)["state"], "ok", "{whole:#}");
     }
+    // What this server does: it checks an object that comes whole, and no part of one.
+    let digests = &item(&whole, "repository offsite", "digests")["findings"][0];
+    assert_eq!(digests["severity"], "warning", "{whole:#}");
+    assert!(digests["what"].as_str().unwrap().contains("takes parts whose digest is wrong"));
     assert_eq!(files(&bucket.server.object_path("")), Vec::<PathBuf>::new());
     let seen = bucket.chaos.seen("PUT", "pgkeep-doctor");
     let conditional = seen.iter().filter(|it| it.header("if-none-match").is_some()).count();
     assert!(conditional >= 2, "the condition itself was tried: {seen:#?}");
+    assert_eq!((bucket.server.parts(), bucket.server.uploads().len()), (0, 0));
+    let parts = bucket.chaos.seen("PUT", "partNumber=");
+    let lengths: Vec<_> = parts.iter().filter_map(|it| it.header("content-length")).collect();
+    assert_eq!(lengths, ["8388608", "1000", "1000"], "a whole part, the last, and a wrong one");
     drop(bucket.runtime);
+}
+
+#[test]
+fn a_bucket_in_which_no_dump_can_be_stored_is_no_good_one() {
+    let bucket = Bucket::start();
+    let home = bucket.home(SECRET_KEY);
+    let denied = "<Error><Code>AccessDenied</Code><Message>no</Message></Error>";
+    let large = "<html>Request Entity Too Large</html>";
+    let unknown = "<Error><Code>NotImplemented</Code><Message>no</Message></Error>";
+    for (method, target, fault, hint) in [
+        ("POST", "uploads", Fault::Answer(403, "", denied.to_owned()), "s3:PutObject"),
+        ("POST", "uploads", Fault::Answer(501, "", unknown.to_owned()), "does not support"),
+        ("PUT", "partNumber=1", Fault::Answer(413, "", large.to_owned()), "part_size"),
+        ("POST", "uploadId=", Fault::Answer(403, "", denied.to_owned()), "s3:PutObject"),
+        ("GET", "-parts", Fault::CutAnswer(100), "the store's own log"),
+    ] {
+        bucket.chaos.on(method, target, fault);
+        let whole = json(&home, &["--fail-on", "critical"], 7);
+        bucket.runtime.block_on(bucket.chaos.calm());
+        let parts = &item(&whole, "repository offsite", "parts")["findings"][0];
+        assert_eq!(parts["check"], "repository-parts", "{method} {target}: {whole:#}");
+        assert_eq!(parts["severity"], "critical");
+        assert!(parts["hint"].as_str().unwrap().contains(hint), "{method} {target}: {parts:#}");
+        assert_eq!(item(&whole, "repository offsite", "writing")["state"], "ok");
+        // What was begun is given up, and nothing stays.
+        assert_eq!((bucket.server.parts(), bucket.server.uploads().len()), (0, 0), "{target}");
+        assert_eq!(files(&bucket.server.object_path("")), Vec::<PathBuf>::new());
+    }
 }
 
 /// What was found of the bucket, as `severity check`.
@@ -82,7 +118,8 @@ fn what_a_store_ignores_refuses_and_removes_by_itself_is_told() {
     assert_eq!(of_the_bucket(&whole), expected);
 
     let denied = "<Error><Code>AccessDenied</Code><Message>no</Message></Error>".to_owned();
-    bucket.chaos.next(1, "DELETE", "pgkeep-doctor", Fault::Answer(403, "", denied));
+    // Of the object in parts, of the upload with a wrong digest, and of the other object.
+    bucket.chaos.next(3, "DELETE", "pgkeep-doctor", Fault::Answer(403, "", denied));
     let rules = "<LifecycleConfiguration><Rule><ID>tidy</ID><Filter><Prefix></Prefix></Filter>\
                  <Status>Enabled</Status><Expiration><Days>30</Days></Expiration></Rule>\
                  </LifecycleConfiguration>";

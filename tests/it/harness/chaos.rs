@@ -23,6 +23,13 @@ use tokio::{
 pub(crate) enum Fault {
     /// Reads the request and answers itself: status, further header lines, body.
     Answer(u16, &'static str, String),
+    /// Answers with a beginning and then one piece again and again, for so many bytes.
+    Flood { status: u16, begin: &'static str, piece: &'static str, bytes: u64 },
+    /// Answers a listing with a page that holds nothing and says that there is more; with ever new
+    /// tokens or with the same one, after so long.
+    EmptyPage { with_new_token: bool, after: Duration },
+    /// Sends the head of its answer one byte at a time, two a second.
+    TrickleHead,
     /// Reads the request and never answers. The server does not see it.
     BlackHole,
     /// Reads no further than the head of the request.
@@ -37,6 +44,8 @@ pub(crate) enum Fault {
     StallAnswer(u64),
     /// Lets the server do it and closes the connection in place of its answer.
     SwallowAnswer,
+    /// Lets the server do it and answers 200 with nothing.
+    EmptyAnswer,
     /// Waits before it passes the request on.
     Delay(Duration),
     /// Passes on another body than the server's, which ends with the connection and says no length.
@@ -256,6 +265,32 @@ async fn pass(mut client: TcpStream, shared: &Shared) -> io::Result<()> {
             client.write_all(text.as_bytes()).await?;
             client.shutdown().await
         }
+        Some(Fault::Flood { status, begin, piece, bytes }) => {
+            tokio::io::copy(&mut body, &mut tokio::io::sink()).await?;
+            flood(&mut client, *status, begin, piece, *bytes).await
+        }
+        Some(Fault::EmptyPage { with_new_token, after }) => {
+            tokio::time::sleep(*after).await;
+            let count = shared.seen.lock().expect("the log").len();
+            let token = if *with_new_token { count } else { 0 };
+            let page = format!(
+                "<ListBucketResult><IsTruncated>true</IsTruncated><NextContinuationToken>{token}\
+                 </NextContinuationToken></ListBucketResult>"
+            );
+            let length = page.len();
+            let text = format!(
+                "HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n{page}"
+            );
+            client.write_all(text.as_bytes()).await?;
+            client.shutdown().await
+        }
+        Some(Fault::TrickleHead) => {
+            for byte in "HTTP/1.1 200 OK\r\nx-slow: ".bytes().chain(std::iter::repeat(b'x')) {
+                client.write_all(&[byte]).await?;
+                tokio::time::sleep(Duration::from_millis(500)).await;
+            }
+            Ok(())
+        }
         _ => {
             if let Some(Fault::Delay(time)) = fault {
                 tokio::time::sleep(time).await;
@@ -271,6 +306,26 @@ async fn pass(mut client: TcpStream, shared: &Shared) -> io::Result<()> {
             answer(&mut server, &mut client, fault.as_ref()).await
         }
     }
+}
+
+async fn flood(
+    client: &mut TcpStream,
+    status: u16,
+    begin: &str,
+    piece: &str,
+    bytes: u64,
+) -> io::Result<()> {
+    let head = format!("HTTP/1.1 {status} By chaos\r\nconnection: close\r\n");
+    let length = format!("content-length: {}\r\n\r\n", begin.len() as u64 + bytes);
+    client.write_all(format!("{head}{length}{begin}").as_bytes()).await?;
+    let block = piece.repeat((64 * 1024 / piece.len()).max(1));
+    let mut left = bytes;
+    while left > 0 {
+        let now = usize::try_from(left).map_or(block.len(), |left| left.min(block.len()));
+        client.write_all(&block.as_bytes()[..now]).await?;
+        left -= now as u64;
+    }
+    client.shutdown().await
 }
 
 async fn answer(
@@ -293,6 +348,12 @@ async fn answer(
         let head: Vec<&str> = head.split("\r\n").filter(keep).collect();
         client.write_all(head.join("\r\n").as_bytes()).await?;
         client.write_all(rewrite(&text).as_bytes()).await?;
+        return client.shutdown().await;
+    }
+    if let Some(Fault::EmptyAnswer) = fault {
+        tokio::io::copy(&mut body, &mut tokio::io::sink()).await?;
+        let head = "HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
+        client.write_all(head.as_bytes()).await?;
         return client.shutdown().await;
     }
     client.write_all(head.as_bytes()).await?;

@@ -6,6 +6,10 @@ use std::{
     fs,
     io::Write,
     process::{Child, Command, ExitStatus, Stdio},
+    sync::{
+        Mutex,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -97,6 +101,15 @@ pub(crate) fn run(command: &mut Command, input: &str) -> Output {
 
 /// As [`run`], with a limit. Everything goes through files: no pipe can fill up.
 pub(crate) fn run_within(command: &mut Command, input: &str, limit: Duration) -> Output {
+    run_seen(command, input, limit, |_| {})
+}
+
+fn run_seen(
+    command: &mut Command,
+    input: &str,
+    limit: Duration,
+    seen: impl FnOnce(&Child),
+) -> Output {
     let dir = tempfile::tempdir().unwrap();
     let (stdin, stdout, stderr) =
         (dir.path().join("in"), dir.path().join("out"), dir.path().join("err"));
@@ -106,12 +119,44 @@ pub(crate) fn run_within(command: &mut Command, input: &str, limit: Duration) ->
         .stdout(fs::File::create(&stdout).unwrap())
         .stderr(fs::File::create(&stderr).unwrap());
     let what = format!("the end of {command:?}");
-    let status = wait_for(&mut spawn(command), &what, limit);
+    let mut child = spawn(command);
+    seen(&child);
+    let status = wait_for(&mut child, &what, limit);
     Output {
         code: code_of(status),
         stdout: fs::read(&stdout).unwrap(),
         stderr: String::from_utf8_lossy(&fs::read(&stderr).unwrap()).into_owned(),
     }
+}
+
+/// As [`run_within`], and the most memory that it had at once, in KiB, as far as looking at it every
+/// few milliseconds shows.
+pub(crate) fn run_measured(command: &mut Command, limit: Duration) -> (Output, u64) {
+    let (stop, peak) = (AtomicBool::new(false), AtomicU64::new(0));
+    let started = Mutex::new(None::<u32>);
+    let output = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !stop.load(Ordering::Relaxed) {
+                let pid = *started.lock().unwrap();
+                if let Some(kib) = pid.and_then(peak_kib) {
+                    peak.fetch_max(kib, Ordering::Relaxed);
+                }
+                std::thread::sleep(Duration::from_millis(2));
+            }
+        });
+        let output =
+            run_seen(command, "", limit, |child| *started.lock().unwrap() = Some(child.id()));
+        stop.store(true, Ordering::Relaxed);
+        output
+    });
+    (output, peak.load(Ordering::Relaxed))
+}
+
+/// The most memory that a process had at once since its start, in KiB.
+pub(crate) fn peak_kib(pid: u32) -> Option<u64> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = status.lines().find(|line| line.starts_with("VmHWM:"))?;
+    line.split_whitespace().nth(1)?.parse().ok()
 }
 
 /// Runs a command that has to succeed; its standard output.

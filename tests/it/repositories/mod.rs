@@ -3,11 +3,13 @@
 
 mod damage;
 mod disk;
+mod hostile;
 mod leftovers;
 mod lied;
 mod linked;
 mod memory;
 mod network;
+mod parts;
 mod refused;
 mod silence;
 

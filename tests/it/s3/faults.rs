@@ -23,7 +23,7 @@ const COMPLETE_REQUEST: &str = "uploadId=";
 
 /// How long something took.
 #[expect(clippy::disallowed_methods, reason = "the store's limits run by the machine's clock")]
-async fn timed<T>(work: impl Future<Output = T>) -> (T, Duration) {
+pub(super) async fn timed<T>(work: impl Future<Output = T>) -> (T, Duration) {
     let start = Instant::now();
     let done = work.await;
     (done, start.elapsed())

@@ -5,8 +5,10 @@
 
 mod behaviour;
 mod faults;
+mod hostile;
 mod integrity;
 mod lists;
+mod servers;
 mod sweep;
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
