@@ -240,7 +240,8 @@ impl Download {
         let piece = tokio::time::timeout(self.silence.min(left), self.body.next()).await;
         self.waited += since.elapsed();
         match piece {
-            Err(_) if left < self.silence => Err(self.too_slow()),
+            // Bytes came, and used up the time; else it fell silent.
+            Err(_) if left < self.silence / 2 => Err(self.too_slow()),
             Err(_) => {
                 let what = format!("no bytes for {} s", self.silence.as_secs_f32());
                 Err(self.error(StoreErrorKind::Unavailable, what))
