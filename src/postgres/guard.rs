@@ -48,10 +48,11 @@ const ROUNDS: u32 = 64;
 
 /// A server sent more than is taken.
 #[derive(Debug, thiserror::Error)]
-#[error("the server sends {what}: more than {limit} bytes are not taken")]
+#[error("the server sends {what}: more than {limit} are not taken")]
 pub(super) struct Excess {
     what: &'static str,
-    limit: u64,
+    /// `65536 bytes`
+    limit: String,
     /// What to do about it.
     pub(super) hint: &'static str,
 }
@@ -101,12 +102,19 @@ impl Meter {
 
     fn round(&self) -> Result<(), Excess> {
         let rounds = self.rounds.fetch_add(1, Ordering::Relaxed) + 1;
-        over(u64::from(rounds), u64::from(ROUNDS), "types without end", NOT_POSTGRES)
+        if rounds <= ROUNDS {
+            return Ok(());
+        }
+        let what = "types that nobody knows";
+        Err(Excess { what, limit: format!("{ROUNDS} answers"), hint: NOT_POSTGRES })
     }
 }
 
 fn over(sum: u64, limit: u64, what: &'static str, hint: &'static str) -> Result<(), Excess> {
-    if sum > limit { Err(Excess { what, limit, hint }) } else { Ok(()) }
+    if sum <= limit {
+        return Ok(());
+    }
+    Err(Excess { what, limit: format!("{limit} bytes"), hint })
 }
 
 /// Follows the heads of messages.
