@@ -22,6 +22,7 @@ use crate::{
         backup::{BackupId, Series},
         failure::{Class, Failure},
         name::{RepositoryName, ServerName},
+        owner::Whose,
         suspicion::{Acknowledgement, Meant},
     },
     repository::{
@@ -207,8 +208,9 @@ async fn write_one(
     (by, owners, doing): (&Acknowledgement, &Owners, &str),
 ) -> Result<bool, Failure> {
     let manifest = repository.manifest(series, id).await.map_err(|it| it.into_failure(doing))?;
-    if !owners.include(&manifest.owner) {
-        return Err(owner::refusal(&manifest.owner, doing.to_owned()));
+    let written = manifest.into();
+    if let Whose::Strange(stranger) = owners.whose_by_name(repository, series, &written) {
+        return Err(owner::refusal(&stranger, &written, doing.to_owned(), by.at));
     }
     repository.acknowledge(series, id, by).await.map_err(|error| error.into_failure(doing))
 }

@@ -1,6 +1,6 @@
 //! `[daemon]`: what holds for the process as a whole.
 
-use std::{collections::BTreeSet, net::SocketAddr, path::PathBuf, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use jiff::tz::TimeZone;
 
@@ -8,7 +8,7 @@ use super::{
     diagnostic::{Diagnostics, Located, class},
     section::Options,
 };
-use crate::{domain::units::ByteSize, sys::host};
+use crate::domain::{owner::Adoption, units::ByteSize};
 
 /// Where the control socket lies unless the configuration says otherwise.
 pub const RUNTIME_DIR: &str = "/run/pgkeep";
@@ -79,8 +79,8 @@ pub struct Daemon {
     pub nice: i32,
     /// Runs whose journal is kept, for each job.
     pub history: u32,
-    /// Machine ids of other hosts whose backups this one has taken over.
-    pub adopt: BTreeSet<String>,
+    /// Whose backups this host has taken over.
+    pub adopt: Vec<Adoption>,
 }
 
 /// Less does not hold the buffers of a single dump.
@@ -144,14 +144,21 @@ fn listen(o: &mut Options<'_>, d: &mut Diagnostics) -> Option<SocketAddr> {
     address
 }
 
-fn adopt(o: &mut Options<'_>, d: &mut Diagnostics) -> BTreeSet<String> {
-    let ids = o.take::<Vec<Located<String>>>("adopt", d).map_or_else(Vec::new, |ids| ids.value);
-    for id in ids.iter().filter(|id| !host::is_machine_id(&id.value)) {
-        d.error(&id.span, "`adopt` lists machine ids, and this is none")
-            .class(class::VALUE)
-            .hint("32 lower-case hexadecimal digits, as in /etc/machine-id and in `pgkeep show`");
-    }
-    ids.into_iter().map(|id| id.value).collect()
+fn adopt(o: &mut Options<'_>, d: &mut Diagnostics) -> Vec<Adoption> {
+    let entries = o.take::<Vec<Located<String>>>("adopt", d).map_or_else(Vec::new, |it| it.value);
+    let mut read = |entry: Located<String>| {
+        let adoption = entry.value.parse().ok();
+        if adoption.is_none() {
+            d.error(&entry.span, "`adopt` lists machine ids, and this is none")
+                .class(class::VALUE)
+                .hint(
+                    "32 lower-case hexadecimal digits, as in /etc/machine-id and in `pgkeep show`; \
+                     behind them \" until TIME\" where a message says so",
+                );
+        }
+        adoption
+    };
+    entries.into_iter().filter_map(&mut read).collect()
 }
 
 fn log_format(o: &mut Options<'_>, d: &mut Diagnostics) -> LogFormat {

@@ -1,7 +1,7 @@
 //! Acknowledgements that reach the daemon: beside the runs, in a task of their own, so that a slow
 //! repository holds nothing up.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use jiff::Timestamp;
 
@@ -30,7 +30,7 @@ pub fn by(uid: u32, at: Timestamp) -> Acknowledgement {
 /// # Errors
 /// Where it is not known which host this is.
 pub async fn run(table: &Table, order: &Order) -> Result<Acknowledged, Failure> {
-    let owners = Owners::new(&table.daemon.state_dir, table.daemon.adopt.clone())?;
+    let owners = Owners::new(&table.daemon.state_dir, table.daemon.adopt.clone(), BTreeMap::new())?;
     let done = acknowledge(&table.repositories, order, &owners).await;
     for line in done.acknowledged.iter().filter(|line| !line.before) {
         let (user, subject) = (&order.by.user, &line.subject);

@@ -12,6 +12,7 @@ use super::{
     recipients::Recipients,
     scope::Scope,
     suspicion::Suspicion,
+    wal::Timeline,
 };
 
 /// The newest version that this program writes and reads. Readers accept every older one.
@@ -162,6 +163,9 @@ pub struct Snapshot {
     pub lsn_before: String,
     /// WAL position after the snapshot was taken.
     pub lsn_after: String,
+    /// The timeline of both; none of a standby, which may learn late of a new one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeline: Option<Timeline>,
     /// Whether the server was a standby (`pg_is_in_recovery()`).
     pub standby: bool,
 }

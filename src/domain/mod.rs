@@ -10,6 +10,7 @@ pub mod manifest;
 pub mod metric;
 pub mod name;
 pub mod notice;
+pub mod owner;
 pub mod pattern;
 pub mod recipients;
 pub mod relation;

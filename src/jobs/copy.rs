@@ -34,6 +34,7 @@ use crate::{
         finding::{Finding, Severity},
         metric::{MetricDesc, MetricKind},
         name::{RepositoryName, ServerName},
+        owner::Adoption,
         pattern::Glob,
         report::{Report, Step, Target, TargetReport},
         transfer::{Decision, Holdings, Limits, decide},
@@ -102,7 +103,7 @@ struct CopyJob {
     seen: PathBuf,
     /// Who this host is may have to be kept there.
     state_dir: PathBuf,
-    adopted: BTreeSet<String>,
+    adopted: Vec<Adoption>,
 }
 
 fn build(
@@ -196,7 +197,7 @@ impl Job for CopyJob {
     }
 
     async fn run(&self, cx: &RunContext) -> Result<Report, Failure> {
-        let owners = Owners::new(&self.state_dir, self.adopted.clone())?;
+        let owners = Owners::new(&self.state_dir, self.adopted.clone(), BTreeMap::new())?;
         let from = self.from.name();
         let mut report = Report::default();
         cx.task.progress.set_stage(format!("list repository {from}"));

@@ -8,7 +8,7 @@ mod role;
 mod selection;
 mod work;
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use futures_util::future::join_all;
@@ -28,6 +28,7 @@ use crate::{
         failure::Failure,
         metric::{MetricDesc, MetricKind},
         name::{RepositoryName, ServerName},
+        owner::Adoption,
         pattern::DatabasePatterns,
         report::{Report, Target},
         scope::{Format, Scope},
@@ -138,7 +139,7 @@ struct Dump {
     shrink: Option<Share>,
     children: ChildSettings,
     gate: Arc<DatabaseGate>,
-    adopted: BTreeSet<String>,
+    adopted: Vec<Adoption>,
 }
 
 #[async_trait]
@@ -170,7 +171,8 @@ impl Job for Dump {
     }
 
     async fn run(&self, cx: &RunContext) -> Result<Report, Failure> {
-        let owners = Owners::new(&self.children.state_dir, self.adopted.clone())?;
+        let servers = BTreeMap::from([(self.server.name().clone(), Arc::clone(&self.server))]);
+        let owners = Owners::new(&self.children.state_dir, self.adopted.clone(), servers)?;
         let doing = format!("look at server {}", self.server.name());
         let fail = |error: PgError| error.into_failure(&*doing);
         let cancel = &cx.task.cancel;

@@ -19,9 +19,11 @@ use crate::{
         failure::{Class, Failure},
         metric::{MetricDesc, MetricKind},
         name::{RepositoryName, RetentionName, ServerName},
+        owner::Adoption,
         report::{Figures, Outcome, Report, Sample, Target, TargetReport},
         retention::Policy,
     },
+    postgres::Server,
     repository::{ask::ask, handle::Handle, repo::Repository},
 };
 
@@ -70,7 +72,9 @@ struct Prune {
     policy: Arc<Policy>,
     servers: BTreeSet<ServerName>,
     max_remove: Option<u32>,
-    adopted: BTreeSet<String>,
+    adopted: Vec<Adoption>,
+    /// What is asked where it is, so that a copy of it does not prune what is another's.
+    asked: BTreeMap<ServerName, Arc<Server>>,
     children: ChildSettings,
 }
 
@@ -90,6 +94,7 @@ fn build(
         servers: servers?,
         max_remove,
         adopted: resources.config.daemon.adopt.clone(),
+        asked: resources.servers.clone(),
         children: resources.children.clone(),
     }))
 }
@@ -122,7 +127,7 @@ fn servers(
 #[async_trait]
 impl Job for Prune {
     fn servers(&self) -> Vec<ServerName> {
-        // It does not connect to any.
+        // It asks them next to nothing.
         Vec::new()
     }
 
@@ -135,7 +140,8 @@ impl Job for Prune {
     }
 
     async fn run(&self, cx: &RunContext) -> Result<Report, Failure> {
-        let owners = Owners::new(&self.children.state_dir, self.adopted.clone())?;
+        let owners =
+            Owners::new(&self.children.state_dir, self.adopted.clone(), self.asked.clone())?;
         let order = Order {
             policy: &self.policy,
             servers: &self.servers,

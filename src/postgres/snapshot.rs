@@ -17,17 +17,28 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use crate::domain::{failure::Class, manifest::Snapshot, scope::Scope, units::format_duration};
+use crate::domain::{
+    failure::Class,
+    manifest::Snapshot,
+    owner::Past,
+    scope::Scope,
+    units::format_duration,
+    wal::{History, Timeline},
+};
 
 use super::{
     PgError, Session,
     catalog::{get, timestamp},
+    configuration,
 };
 
-/// The WAL position, on a primary and on a standby.
-const LSN: &str = "SELECT (CASE WHEN pg_is_in_recovery() \
-                   THEN coalesce(pg_last_wal_replay_lsn(), pg_last_wal_receive_lsn(), '0/0') \
-                   ELSE pg_current_wal_lsn() END)::text";
+/// The WAL position, on a primary and on a standby, and the timeline of a primary.
+const PLACE: &str = "SELECT (CASE WHEN r.is \
+                     THEN coalesce(pg_last_wal_replay_lsn(), pg_last_wal_receive_lsn(), '0/0') \
+                     ELSE pg_current_wal_lsn() END)::text, \
+                     CASE WHEN NOT r.is \
+                     THEN ('x' || left(pg_walfile_name(pg_current_wal_lsn()), 8))::bit(32)::bigint \
+                     END FROM (SELECT pg_is_in_recovery() AS is OFFSET 0) r";
 
 /// Tables that the server has in another file, or no more, than the snapshot has them. The catalog is
 /// read by the snapshot, `pg_relation_filenode` as it is now. Those of a materialized view are made
@@ -68,7 +79,7 @@ pub async fn export_snapshot(
     cancel: &CancellationToken,
 ) -> Result<ExportedSnapshot, PgError> {
     // Outside of the transaction: its first statement takes the snapshot.
-    let lsn_before = get(&session.query_one(LSN, &[], cancel).await?, 0)?;
+    let (lsn_before, _) = place(&session, cancel).await?;
     let begin = match deferrable {
         None => "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY".to_owned(),
         Some(limit) => format!(
@@ -91,8 +102,8 @@ pub async fn export_snapshot(
     };
     let (id, standby, at) = (get(&row, 0)?, get(&row, 1)?, timestamp(get(&row, 2)?)?);
     let pid = get(&row, 3)?;
-    let lsn_after = get(&session.query_one(LSN, &[], cancel).await?, 0)?;
-    let facts = Snapshot { at, lsn_before, lsn_after, standby };
+    let (lsn_after, timeline) = place(&session, cancel).await?;
+    let facts = Snapshot { at, lsn_before, lsn_after, timeline, standby };
     Ok(ExportedSnapshot { id, facts, pid, session })
 }
 
@@ -115,10 +126,42 @@ fn no_safe_snapshot(limit: Duration) -> PgError {
 pub async fn moment(session: &Session, cancel: &CancellationToken) -> Result<Snapshot, PgError> {
     let sql = "SELECT pg_is_in_recovery(), \
                (extract(epoch FROM clock_timestamp()) * 1000000)::bigint";
-    let lsn: String = get(&session.query_one(LSN, &[], cancel).await?, 0)?;
+    let (lsn, timeline) = place(session, cancel).await?;
     let row = session.query_one(sql, &[], cancel).await?;
     let (standby, at) = (get(&row, 0)?, timestamp(get(&row, 1)?)?);
-    Ok(Snapshot { at, lsn_before: lsn.clone(), lsn_after: lsn, standby })
+    Ok(Snapshot { at, lsn_before: lsn.clone(), lsn_after: lsn, timeline, standby })
+}
+
+/// The WAL position, and the timeline of a primary.
+async fn place(
+    session: &Session,
+    cancel: &CancellationToken,
+) -> Result<(String, Option<Timeline>), PgError> {
+    let row = session.query_one(PLACE, &[], cancel).await?;
+    let timeline: Option<i64> = get(&row, 1)?;
+    let timeline = timeline.and_then(|number| Timeline::new(u32::try_from(number).ok()?));
+    Ok((get(&row, 0)?, timeline))
+}
+
+/// Where a primary is in its WAL and how it came there; none of a standby.
+///
+/// # Errors
+/// When the server does not answer.
+pub async fn past(session: &Session, cancel: &CancellationToken) -> Result<Option<Past>, PgError> {
+    let (lsn, timeline) = place(session, cancel).await?;
+    let Some(timeline) = timeline else { return Ok(None) };
+    let lsn = lsn.parse().map_err(|_| PgError::new(Class::Internal, "the server sent no LSN"))?;
+    let mut history = None;
+    if timeline > Timeline::FIRST {
+        let path = format!("pg_wal/{:08X}.history", timeline.number());
+        let file = match configuration::read_file(session, &path, cancel).await {
+            // Not every role may; then the position alone tells.
+            Err(error) if error.class() == Class::Privilege => None,
+            file => file?,
+        };
+        history = file.and_then(|text| History::parse(&String::from_utf8_lossy(&text)).ok());
+    }
+    Ok(Some(Past { timeline, lsn, history }))
 }
 
 impl ExportedSnapshot {

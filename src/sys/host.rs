@@ -2,15 +2,15 @@
 //!
 //! The id is `/etc/machine-id`. Where there is none (containers, often), a random one is made once
 //! and kept in the state directory: it then follows that directory instead of the machine. A clone
-//! made with its `/etc/machine-id` cannot be told from its original; systemd's own tools for images
-//! empty the file for that reason.
+//! made with its `/etc/machine-id` has the id of its original, and is told from it by other things
+//! (`domain::owner`).
 
 use std::{
     io,
     path::{Path, PathBuf},
 };
 
-use crate::domain::manifest::Owner;
+use crate::domain::{manifest::Owner, owner::is_machine_id};
 
 use super::files::{FileError, random_name, read_limited, write_atomic};
 
@@ -18,8 +18,6 @@ use super::files::{FileError, random_name, read_limited, write_atomic};
 const MACHINE_ID: [&str; 2] = ["/etc/machine-id", "/var/lib/dbus/machine-id"];
 /// Our own, in the state directory.
 const OWN_MACHINE_ID: &str = "machine-id";
-/// machine-id(5): 32 lower-case hexadecimal digits and a newline.
-const ID_LEN: usize = 32;
 /// More than any such file holds, in bytes.
 const FILE_MAX: u64 = 256;
 /// pg_dump gave 170 to 240 MiB/s where it was measured: four threads of zstd -3 take more.
@@ -94,13 +92,6 @@ fn parse(bytes: &[u8]) -> Option<String> {
     is_machine_id(text).then(|| text.to_owned())
 }
 
-/// Whether `text` can be the id of a machine: not all zeros, as systemd has it.
-pub fn is_machine_id(text: &str) -> bool {
-    text.len() == ID_LEN
-        && text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
-        && text.bytes().any(|b| b != b'0')
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -122,7 +113,7 @@ mod tests {
         std::fs::write(&unfinished, "uninitialized\n").unwrap();
         let candidates = [unfinished];
         let id = machine_id(&candidates, dir.path()).unwrap();
-        assert_eq!(id.len(), ID_LEN);
+        assert!(is_machine_id(&id));
         assert_eq!(machine_id(&candidates, dir.path()).unwrap(), id);
         std::fs::write(dir.path().join(OWN_MACHINE_ID), "x").unwrap();
         assert!(machine_id(&candidates, dir.path()).is_err());

@@ -18,6 +18,7 @@ use crate::{
         finding::Finding,
         manifest::Owner,
         name::ServerName,
+        owner::{Stranger, Whose, Written},
         retention::{self, Candidate, Proof, Reason, Reasons, Standing},
     },
     repository::{
@@ -43,7 +44,7 @@ pub struct Removal {
 /// Why nothing of a series is removed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Held {
-    /// It is another host's.
+    /// It is another host's, or nobody may tell.
     Stranger(Owner),
     /// None of its newest backups can be counted on.
     NoneWhole,
@@ -111,7 +112,7 @@ pub async fn survey(
 ) -> Result<Survey, Failure> {
     let doing = format!("list {}", repository.name());
     task.progress.set_stage(&*doing);
-    let mut surveyor = Surveyor::new(repository, order, steps);
+    let mut surveyor = Surveyor::new(repository, order, (steps, task));
     tokio::select! {
         biased;
         () = task.cancel.cancelled() => {
@@ -125,7 +126,7 @@ pub async fn survey(
 /// What manifest and sizes tell of a backup.
 pub(super) struct Examined {
     /// Who wrote it, where its manifest can be read.
-    owner: Option<Owner>,
+    written: Option<Written>,
     /// What is wrong with it.
     pub(super) problem: Option<String>,
 }
@@ -142,10 +143,10 @@ pub(super) async fn examine(
     match repository.manifest(&listed.series, &listed.id).await {
         Ok(manifest) => {
             let problem = listed.check_sizes(&manifest).first().map(ToString::to_string);
-            Ok(Examined { owner: Some(manifest.owner), problem })
+            Ok(Examined { written: Some(manifest.into()), problem })
         }
         Err(ManifestProblem::Store(error)) if error.kind.is_worth_a_retry() => Err(error),
-        Err(problem) => Ok(Examined { owner: None, problem: Some(chain(&problem)) }),
+        Err(problem) => Ok(Examined { written: None, problem: Some(chain(&problem)) }),
     }
 }
 
@@ -177,24 +178,30 @@ struct Surveyor<'a> {
     order: &'a Order<'a>,
     plans: Vec<SeriesPlan>,
     steps: Steps,
+    task: &'a Task,
     /// Backups of servers that are not meant.
     others: BTreeMap<ServerName, u64>,
-    /// Series of other hosts.
-    strangers: BTreeMap<(String, String), Vec<Series>>,
+    /// Series of other hosts: why and whose, and which.
+    strangers: Vec<(Stranger, Written, Vec<Series>)>,
     damaged: Vec<Finding>,
     damaged_more: u64,
     future: u64,
 }
 
 impl<'a> Surveyor<'a> {
-    fn new(repository: &'a Repository, order: &'a Order<'a>, steps: Steps) -> Self {
+    fn new(
+        repository: &'a Repository,
+        order: &'a Order<'a>,
+        (steps, task): (Steps, &'a Task),
+    ) -> Self {
         Self {
             repository,
             order,
             plans: Vec::new(),
             steps,
+            task,
             others: BTreeMap::new(),
-            strangers: BTreeMap::new(),
+            strangers: Vec::new(),
             damaged: Vec::new(),
             damaged_more: 0,
             future: 0,
@@ -267,11 +274,11 @@ impl<'a> Surveyor<'a> {
 
     /// Plans a series of which all was listed.
     async fn close(&mut self, mut open: Open) -> Result<(), StoreError> {
-        let mut owner = None;
+        let mut written = None;
         let mut floor = None;
         while let Some(listed) = open.newest.pop_back() {
             let examined = examine(self.repository, &listed).await?;
-            owner = owner.or(examined.owner);
+            written = written.or(examined.written);
             let Some(problem) = examined.problem else {
                 floor = Some(listed.id);
                 break;
@@ -283,13 +290,9 @@ impl<'a> Surveyor<'a> {
         }
         let (reasons, before) = self.decide(&mut open, floor.as_ref()).await?;
         let goes = reasons.iter().filter(|reasons| reasons.is_empty()).count();
-        let stranger = owner.filter(|owner| !self.order.owners.include(owner));
+        let stranger = Box::pin(self.stranger(&open.series, written)).await;
         let held = match (stranger, self.order.max_remove) {
-            (Some(owner), _) => {
-                let host = (owner.machine_id.clone(), owner.host.clone());
-                self.strangers.entry(host).or_default().push(open.series.clone());
-                Some(Held::Stranger(owner))
-            }
+            (Some(owner), _) => Some(Held::Stranger(owner)),
             (None, _) if floor.is_none() => Some(Held::NoneWhole),
             (None, Some(most)) if u32::try_from(goes).is_ok_and(|goes| goes <= most) => None,
             (None, Some(most)) => Some(Held::TooMany { planned: goes, most }),
@@ -297,6 +300,29 @@ impl<'a> Surveyor<'a> {
         };
         self.add(open.series, &open.candidates, &reasons, (Floors { newest: floor, before }, held));
         Ok(())
+    }
+
+    /// Whose the series is whose newest backup that can be read is `newest`, where it is not this
+    /// host's. A server that cannot be asked tells nothing: what it left is pruned when it is gone.
+    async fn stranger(&mut self, series: &Series, newest: Option<Written>) -> Option<Owner> {
+        let (newest, owners) = (newest?, self.order.owners);
+        let whose = match owners.whose(self.repository, series, &newest, self.task).await {
+            Ok(whose) => whose,
+            Err(failure) => {
+                tracing::debug!(%failure, "whose a series is was decided without its server");
+                owners.whose_by_name(self.repository, series, &newest)
+            }
+        };
+        let Whose::Strange(why) = whose else { return None };
+        let owner = newest.owner.clone();
+        let same = |(known, of, _): &&mut (Stranger, Written, Vec<Series>)| {
+            std::mem::discriminant(known) == std::mem::discriminant(&why) && of.owner == owner
+        };
+        match self.strangers.iter_mut().find(same) {
+            Some((_, _, all)) => all.push(series.clone()),
+            None => self.strangers.push((why, newest, vec![series.clone()])),
+        }
+        Some(owner)
     }
 
     /// Decides, and makes sure that what stays in the place of others can be counted on.

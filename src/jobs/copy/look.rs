@@ -101,7 +101,9 @@ impl Looked {
                 let asked = owner::stranger_in(owners, (source, ids), (target, there), series);
                 let failure = match ask(to, &doing, &cx.task, asked).await {
                     Ok(None) => return None,
-                    Ok(Some(stranger)) => owner::refusal(&stranger, doing),
+                    Ok(Some((stranger, newest))) => {
+                        owner::refusal(&stranger, &newest, doing, cx.task.clock.now().wall)
+                    }
                     Err(failure) => failure,
                 };
                 Some((Arc::clone(series), failure))

@@ -87,7 +87,7 @@ impl Bench {
             parallel: 2,
             seen: self.state.path().join("copied/job"),
             state_dir: self.state.path().to_owned(),
-            adopted: BTreeSet::new(),
+            adopted: vec![],
         }
     }
 
@@ -256,7 +256,7 @@ async fn nothing_is_added_to_a_series_of_another_host_until_it_is_adopted() {
     assert_eq!(failure.class, Class::Configuration, "{failure}");
     assert!(failure.hint.as_ref().unwrap().contains(&other), "{failure:?}");
     assert_eq!(sample(&report, "copy_pending"), Some(1.0));
-    job.adopted.insert(other);
+    job.adopted.push(other.parse().unwrap());
     let report = job.run(&bench.context()).await.unwrap();
     assert_eq!((report.verdict(), bench.offsite().await), (Verdict::Succeeded, 4));
 }

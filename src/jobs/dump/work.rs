@@ -14,11 +14,13 @@ use crate::{
     domain::{
         backup::{Series, Subject},
         failure::{Class, Failure},
+        finding::{Finding, Severity},
         name::RepositoryName,
         report::{Report, TargetReport},
     },
     postgres::{catalog::ServerFacts, scope::Form, tools::Installed},
     repository::repo::Repository,
+    sys::host,
 };
 
 use super::{super::RunContext, Dump, report::figures};
@@ -66,6 +68,7 @@ impl Work<'_> {
                 self.job.samples(subject, &repository, manifest, report);
                 if let Some(Ok(opened)) = self.opened.get(&repository) {
                     report.findings.extend(look_up(opened, manifest, &self.cx.task).await);
+                    self.owners.remember(opened, &manifest.series, &manifest.id);
                 }
             }
             let target = self.job.target(subject, &repository);
@@ -95,8 +98,8 @@ impl Work<'_> {
         self.cx.task.progress.set_stage(format!("look who owns the backups of {subject}"));
         let checks = self.opened.values().map(async |opened| {
             let repository = opened.clone().map_err(Refusal::Unknown)?;
-            owner::check(self.owners, &repository, series, &self.cx.task).await?;
-            Ok::<_, Refusal>(repository)
+            let was = owner::check(self.owners, &repository, series, &self.cx.task).await?;
+            Ok::<_, Refusal>((repository, was))
         });
         let checked: Vec<_> = join_all(checks).await;
         let names: Vec<RepositoryName> = self.opened.keys().cloned().collect();
@@ -109,20 +112,36 @@ impl Work<'_> {
                 // Asked again for each database, one that is away would hold up each.
                 self.opened.insert(name.clone(), Err(failure.clone()));
             }
-            match &checked {
-                _ if !self.cx.wants(&target) => {}
-                Ok(repository) => wanted.push(Arc::clone(repository)),
-                Err(refusal) => {
-                    let failure = refusal.failure().clone();
-                    report.targets.push(self.cx.ended(target, Err(failure)));
-                }
-            }
+            let is_wanted = self.cx.wants(&target);
             let answers = match checked {
-                Ok(repository) => Ok(repository),
-                Err(Refusal::Unknown(failure)) if self.may_hold(name) => Err(failure),
-                Err(Refusal::Unknown(_) | Refusal::Stranger(_)) => continue,
+                Ok((repository, was)) => {
+                    if is_wanted {
+                        wanted.push(Arc::clone(&repository));
+                        if let Some(was) = was {
+                            tell(renamed(&was), report);
+                        }
+                    }
+                    Some(Ok(repository))
+                }
+                Err(refusal) => {
+                    if is_wanted {
+                        let failure = refusal.failure().clone();
+                        report.targets.push(self.cx.ended(target, Err(failure)));
+                    }
+                    match refusal {
+                        Refusal::Unknown(failure) => self.may_hold(name).then_some(Err(failure)),
+                        Refusal::Stranger(why, newest, _) => {
+                            let now = self.cx.task.clock.now().wall;
+                            let of = format!("backups of server {}", series.server);
+                            let found = (&why, &*newest);
+                            let end = "nothing is added to them";
+                            tell(owner::finding(name, &of, found, end, now), report);
+                            None
+                        }
+                    }
+                }
             };
-            asked.insert(name.clone(), answers);
+            asked.extend(answers.map(|answers| (name.clone(), answers)));
         }
         (wanted, asked)
     }
@@ -166,5 +185,29 @@ impl Work<'_> {
             Subject::Database(name) => Box::pin(dump::database(&source, name, &self.cx.task)).await,
             Subject::Globals => globals::globals(&source, job.parts, &self.cx.task).await,
         }
+    }
+}
+
+/// Tells what concerns many databases, once.
+fn tell(finding: Finding, report: &mut Report) {
+    let is_same = |it: &Finding| (&it.check, &it.what) == (&finding.check, &finding.what);
+    if !report.findings.iter().any(is_same) {
+        report.findings.push(finding);
+    }
+}
+
+/// This host wrote the newest backups under the name `was`. Its next ones bear the new name.
+fn renamed(was: &str) -> Finding {
+    let own = host::hostname();
+    Finding {
+        check: "host-renamed".to_owned(),
+        severity: Severity::Warning,
+        what: format!(
+            "this host was called {was} when it wrote its last backups; it is {own} now, and goes on"
+        ),
+        hint: Some(format!(
+            "nothing has to be done, unless {was} still runs and this host is a copy of it: then give \
+             this one a repository, a prefix or a server name of its own"
+        )),
     }
 }

@@ -68,6 +68,7 @@ fn manifest(id: &BackupId, objects: Vec<StoredObject>, index: Option<StoredObjec
             at,
             lsn_before: "0/1".to_owned(),
             lsn_after: "0/2".to_owned(),
+            timeline: None,
             standby: false,
         },
         started_at: at,

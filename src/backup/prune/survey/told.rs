@@ -6,7 +6,6 @@ use crate::{
     domain::{
         backup::{BackupId, Series},
         finding::{Finding, Severity},
-        manifest::Owner,
         name::ServerName,
     },
 };
@@ -44,17 +43,13 @@ impl Surveyor<'_> {
                 "look at the repository: does something else delete from it?".to_owned(),
             ));
         }
-        for ((machine_id, host), series) in &self.strangers {
-            let owner = Owner { machine_id: machine_id.clone(), host: host.clone() };
-            let what = format!(
-                "{} belong to another host, {host} (machine id {machine_id}), and are not pruned",
-                named(series)
-            );
-            findings.push(self.finding(
-                "backup-owner",
-                Severity::Warning,
-                &what,
-                owner::hint(&owner),
+        for (stranger, newest, series) in &self.strangers {
+            findings.push(owner::finding(
+                self.repository.name(),
+                &named(series),
+                (stranger, newest),
+                "are not pruned",
+                self.order.now,
             ));
         }
         if self.future > 0 {
