@@ -76,7 +76,7 @@ SELECT format('GRANT EXECUTE ON FUNCTION pg_catalog.pg_control_system() TO %I', 
 WHERE NOT has_function_privilege(:'role', 'pg_catalog.pg_control_system()', 'EXECUTE') \gexec
 SELECT format('GRANT CONNECT ON DATABASE %I TO %I', datname, :'role')
 FROM pg_database
-WHERE datallowconn AND NOT datistemplate AND NOT has_database_privilege(:'role', oid, 'CONNECT') \gexec
+WHERE datallowconn AND datname NOT IN ('template0', 'template1') AND NOT has_database_privilege(:'role', oid, 'CONNECT') \gexec
 
 \if :switch_wal
 GRANT EXECUTE ON FUNCTION pg_catalog.pg_switch_wal() TO :"role";

@@ -43,7 +43,7 @@ use crate::{
         store::{Limits, StoreError},
     },
     sys::{
-        process::{self, Child, End, Exit, SpawnError},
+        process::{self, Child, Exit},
         task::Task,
     },
 };
@@ -214,22 +214,11 @@ impl Fanout<'_> {
     async fn spawn(&self, command: process::Spec) -> Result<(Child, File), Failure> {
         let mut child = Child::spawn(command, process::Stdout::Pipe)
             .await
-            .map_err(|error| self.spawn_failure(&error))?;
+            .map_err(|error| stderr::spawn_failure(&self.doing, &error))?;
         match child.take_stdout() {
             Some(output) => Ok((child, output)),
             None => Err(Failure::new(Class::Internal, &self.doing, "the program has no output")),
         }
-    }
-
-    /// A host that has no process or memory left may have them soon; a program that is not there
-    /// does not come by itself.
-    fn spawn_failure(&self, error: &SpawnError) -> Failure {
-        if matches!(error.source.kind(), ErrorKind::WouldBlock | ErrorKind::OutOfMemory) {
-            return Failure::from_error(Class::ToolFailed, &self.doing, error).hint(
-                "the host has no memory or no process left (TasksMax= and MemoryMax= of the unit)",
-            );
-        }
-        Failure::from_error(Class::ToolMissing, &self.doing, error)
     }
 
     fn encode(&self) -> Result<Encode, Failure> {
@@ -278,10 +267,10 @@ impl Fanout<'_> {
                 &self.doing,
                 "the program closed its output and did not exit",
             )),
-            Ok(_) => Err(self.exit_failure(exit)),
+            Ok(_) => Err(stderr::exit_failure(&self.doing, exit)),
             // Cut off because the program failed: its own words say more.
             Err(StreamError::Format(error)) if ends_early(&error) && !exit.success() && !killed => {
-                Err(self.exit_failure(exit))
+                Err(stderr::exit_failure(&self.doing, exit))
             }
             Err(error) => Err(self.stream_failure(&error)),
         }
@@ -293,22 +282,6 @@ impl Fanout<'_> {
             Class::ArchiveInvalid => failure
                 .hint("look at the program in bin_dir: is it a wrapper that loses its output?"),
             _ => failure,
-        }
-    }
-
-    fn exit_failure(&self, exit: &Exit) -> Failure {
-        let said = stderr::quote(&exit.stderr);
-        let end = exit.end;
-        let what = if said.is_empty() { end.to_string() } else { format!("{end}: {said}") };
-        if let End::Signal(_) = end {
-            let hint = "somebody killed it: look for the out-of-memory killer in the kernel's log";
-            return Failure::new(Class::ToolKilled, &self.doing, what).hint(hint);
-        }
-        let (class, hint) = stderr::classify(&exit.stderr);
-        let failure = Failure::new(class, &self.doing, what);
-        match hint {
-            Some(hint) => failure.hint(hint),
-            None => failure,
         }
     }
 }

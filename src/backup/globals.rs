@@ -19,7 +19,7 @@ use crate::{
         manifest::LeftOut,
         units::format_duration,
     },
-    postgres::{PgError, catalog, command::Globals, snapshot::moment},
+    postgres::{PgError, Session, catalog, command::Globals, snapshot::moment, spec::ChildEnv},
     sys::task::Task,
 };
 
@@ -47,6 +47,9 @@ fn left_out(role_passwords: bool) -> Vec<LeftOut> {
 /// The most memory that what lies beside the globals takes, in bytes: as it is, and compressed.
 pub const BESIDE_BYTES: u64 = 2 * (databases::SQL_MAX + server_files::FILES_MAX) as u64;
 
+/// How often the list of databases is read, where one of them goes away meanwhile.
+const LOOKS: u32 = 3;
+
 /// What is asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Parts {
@@ -57,8 +60,8 @@ pub struct Parts {
 }
 
 /// Dumps the globals into every repository. Beside them lie how the databases are made, and how the
-/// server is configured. What of that cannot be read is named in the manifest, and loses nothing
-/// else.
+/// server is configured. What of that the role has no right to read is named in the
+/// manifest, and loses nothing else.
 ///
 /// # Errors
 /// When there is no backup at all; see [`Fanout::stream`].
@@ -72,16 +75,16 @@ pub async fn globals(source: &Source<'_>, parts: Parts, task: &Task) -> Result<D
     preflight::refuse_globals(&session, role_passwords, doing, task).await?;
     let env = source.server.child_env(&session)?;
     let snapshot = moment(&session, &task.cancel).await.map_err(fail)?;
-    let databases = catalog::databases(&session, false, &task.cancel).await.map_err(fail)?;
     let mut found = server_files::Found::default();
     if parts.server_files {
-        found = server_files::read(source, &session, task).await;
+        found = server_files::read(source, &session, task).await.map_err(fail)?;
     }
+    let made = how_made(source, &session, &env, task).await?;
     session.close().await;
-    let (sql, unread) = databases::sql(source, &env, &databases, task).await?;
-    let sql = SmallFile { name: databases::NAME.to_owned(), path: None, plain: sql };
+    let sql = SmallFile { name: databases::NAME.to_owned(), path: None, plain: made.sql };
     found.files.insert(0, sql);
-    found.left_out.extend(unread);
+    found.left_out.extend(made.left_out);
+    found.is_cut |= made.is_cut;
     task.progress.set_stage(doing);
     let id = new_id(task)?;
     let started_at = task.clock.now().wall;
@@ -157,6 +160,26 @@ async fn within(
     }
 }
 
+/// How the databases are made. One that is dropped or renamed meanwhile is looked for once more under
+/// whatever names there are then.
+async fn how_made(
+    source: &Source<'_>,
+    session: &Session,
+    env: &ChildEnv,
+    task: &Task,
+) -> Result<databases::Made, Failure> {
+    let mut looks = LOOKS;
+    loop {
+        let databases = catalog::databases(session, false, &task.cancel).await;
+        let databases = databases.map_err(|error| error.into_failure("dump globals"))?;
+        looks -= 1;
+        match databases::sql(source, env, &databases, task).await {
+            Err(failure) if failure.class == Class::DatabaseGone && looks > 0 => {}
+            result => return result,
+        }
+    }
+}
+
 /// What could not be read, in one finding.
 fn unread_finding(found: &server_files::Found) -> Option<Finding> {
     let first = found.left_out.first()?;
@@ -166,7 +189,7 @@ fn unread_finding(found: &server_files::Found) -> Option<Finding> {
     };
     Some(Finding {
         check: "globals-unread".to_owned(),
-        severity: Severity::Info,
+        severity: if found.is_cut { Severity::Warning } else { Severity::Info },
         what: format!("the backup of the globals lacks {}: {}{more}", first.what, first.reason),
         hint: found.hint.clone(),
     })

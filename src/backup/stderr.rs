@@ -6,7 +6,12 @@
 mod said;
 
 pub use self::said::{Judged, Said};
-use crate::domain::failure::Class;
+use std::io::ErrorKind;
+
+use crate::{
+    domain::failure::{Class, Failure},
+    sys::process::{End, Exit, SpawnError},
+};
 
 /// Longest text that goes from a program's error output into a failure, in bytes.
 const QUOTE_MAX: usize = 600;
@@ -76,6 +81,11 @@ const KNOWN: &[(&str, Class, &str)] = &[
         "aborting because of server version mismatch",
         Class::ToolVersion,
         "install the client programs of the server's major version, or set bin_dir",
+    ),
+    (
+        "No space left on device",
+        Class::Space,
+        "the file system that it writes to is full: that of state_dir, or the server's",
     ),
     (
         "were found for pattern",
@@ -148,6 +158,34 @@ fn answered(stderr: &str) -> bool {
 /// Whether the server's messages are in the language that [`KNOWN`] is in.
 fn is_english(stderr: &str) -> bool {
     ["ERROR:  ", "FATAL:  ", "PANIC:  "].iter().any(|severity| stderr.contains(severity))
+}
+
+/// Why a program was not started. A host that has no process or memory left may have them soon; a
+/// program that is not there does not come by itself.
+pub fn spawn_failure(doing: &str, error: &SpawnError) -> Failure {
+    if matches!(error.source.kind(), ErrorKind::WouldBlock | ErrorKind::OutOfMemory) {
+        return Failure::from_error(Class::ToolFailed, doing, error).hint(
+            "the host has no memory or no process left (TasksMax= and MemoryMax= of the unit)",
+        );
+    }
+    Failure::from_error(Class::ToolMissing, doing, error)
+}
+
+/// Why a program ended other than well.
+pub fn exit_failure(doing: &str, exit: &Exit) -> Failure {
+    let said = quote(&exit.stderr);
+    let end = exit.end;
+    let what = if said.is_empty() { end.to_string() } else { format!("{end}: {said}") };
+    if let End::Signal(_) = end {
+        let hint = "somebody killed it: look for the out-of-memory killer in the kernel's log";
+        return Failure::new(Class::ToolKilled, doing, what).hint(hint);
+    }
+    let (class, hint) = classify(&exit.stderr);
+    let failure = Failure::new(class, doing, what);
+    match hint {
+        Some(hint) => failure.hint(hint),
+        None => failure,
+    }
 }
 
 /// The part of the error output that says most: from the first line with `error:` or `FATAL`, else

@@ -16,6 +16,9 @@ use super::name::DatabaseName;
 /// Databases of managed services that customers cannot read: wildcards pass over them.
 const MANAGED: [&str; 4] = ["rdsadmin", "cloudsqladmin", "azure_maintenance", "azure_sys"];
 
+/// What every server is made with: empty, or with what each new database is to have.
+pub const TEMPLATES: [&str; 2] = ["template0", "template1"];
+
 /// Whether a database belongs to the provider of a managed service, who lets nobody read it.
 pub fn is_managed(name: &str) -> bool {
     MANAGED.contains(&name)
@@ -185,10 +188,20 @@ pub struct DatabasePatterns {
 pub struct Candidate {
     /// `datname`
     pub name: DatabaseName,
-    /// `datistemplate`
-    pub template: bool,
-    /// `datallowconn`
-    pub connectable: bool,
+    /// Whether it can be connected to.
+    pub access: Access,
+}
+
+/// Whether a database can be connected to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Access {
+    /// It can.
+    Open,
+    /// `datallowconn = false`
+    Closed,
+    /// `datconnlimit = -2`: DROP DATABASE was interrupted (11.21 and newer), and all that can be done is
+    /// to end it.
+    HalfDropped,
 }
 
 /// Why a database is not worked on.
@@ -198,10 +211,13 @@ pub enum Reason {
     NotIncluded,
     /// A pattern excludes it.
     Excluded,
-    /// It is a template.
+    /// It is `template0` or `template1`. A database that somebody marked as a template is one like
+    /// all others.
     Template,
     /// It does not allow connections.
     NoConnections,
+    /// It is half dropped.
+    HalfDropped,
     /// It belongs to the provider of a managed service.
     Managed,
 }
@@ -211,8 +227,9 @@ impl fmt::Display for Reason {
         f.pad(match self {
             Self::NotIncluded => "no pattern includes it",
             Self::Excluded => "a pattern excludes it",
-            Self::Template => "it is a template (datistemplate)",
+            Self::Template => "it is one of the templates that every server has",
             Self::NoConnections => "it does not allow connections (datallowconn)",
+            Self::HalfDropped => "it is half dropped: DROP DATABASE was interrupted",
             Self::Managed => "it belongs to the provider of the service",
         })
     }
@@ -254,7 +271,7 @@ pub struct Selection {
 
 impl DatabasePatterns {
     /// Decides for each database. A database of a managed service that is named literally is
-    /// chosen; a template or one without connections never is, and naming it is a problem.
+    /// chosen; `template0`, `template1` or one without connections never is, and naming it is a problem.
     pub fn select(&self, candidates: &[Candidate]) -> Selection {
         let named: Vec<String> = self.include.iter().filter_map(Glob::literal).collect();
         let mut selection = Selection::default();
@@ -290,10 +307,12 @@ impl DatabasePatterns {
             Some(Reason::NotIncluded)
         } else if any(&self.exclude) {
             Some(Reason::Excluded)
-        } else if candidate.template {
+        } else if TEMPLATES.contains(&name) {
             Some(Reason::Template)
-        } else if !candidate.connectable {
+        } else if candidate.access == Access::Closed {
             Some(Reason::NoConnections)
+        } else if candidate.access == Access::HalfDropped {
+            Some(Reason::HalfDropped)
         } else if !is_named && is_managed(name) {
             Some(Reason::Managed)
         } else {
@@ -303,12 +322,14 @@ impl DatabasePatterns {
 }
 
 /// The databases that none of the patterns thinks of: no pattern includes or excludes them.
-/// Templates, and databases that allow no connections, are not looked for.
+/// The templates that every server has, and databases that allow no connections, are not looked for.
 pub fn unprotected(candidates: &[Candidate], patterns: &[DatabasePatterns]) -> Vec<DatabaseName> {
     let forgotten = |name: &DatabaseName| {
         let any = |globs: &[Glob]| globs.iter().any(|glob| glob.matches(name.as_str()));
         !patterns.iter().any(|patterns| any(&patterns.include) || any(&patterns.exclude))
     };
-    let candidates = candidates.iter().filter(|known| known.connectable && !known.template);
+    let candidates = candidates
+        .iter()
+        .filter(|known| known.access == Access::Open && !TEMPLATES.contains(&known.name.as_str()));
     candidates.map(|known| &known.name).filter(|name| forgotten(name)).cloned().collect()
 }

@@ -8,7 +8,7 @@ use crate::domain::{
     failure::Class,
     manifest::{DatabaseFacts, Extension},
     name::DatabaseName,
-    pattern::Candidate,
+    pattern::{Access, Candidate},
 };
 
 use super::{PgError, Session, locale};
@@ -45,10 +45,8 @@ impl ServerFacts {
 pub struct Database {
     /// `datname`
     pub name: DatabaseName,
-    /// `datistemplate`
-    pub template: bool,
-    /// `datallowconn`
-    pub connectable: bool,
+    /// Whether it can be connected to.
+    pub access: Access,
     /// The owner's role name.
     pub owner: String,
     /// `UTF8`, `SQL_ASCII`, …
@@ -66,8 +64,7 @@ pub struct Database {
 impl Database {
     /// What patterns look at.
     pub fn candidate(&self) -> Candidate {
-        let (template, connectable) = (self.template, self.connectable);
-        Candidate { name: self.name.clone(), template, connectable }
+        Candidate { name: self.name.clone(), access: self.access }
     }
 
     /// What a manifest says of the database, whose extensions and size were read in it.
@@ -185,9 +182,8 @@ pub async fn databases(
 fn database_sql(version_num: u32, size: &str) -> String {
     let collation =
         if version_num >= HAS_COLLATION_VERSION { "d.datcollversion" } else { "NULL::text" };
-    // -2: half dropped (DROP DATABASE was interrupted, 11.21 and newer): nobody can connect to it.
     format!(
-        "SELECT d.datname::text, d.datistemplate, d.datallowconn AND d.datconnlimit <> -2, \
+        "SELECT d.datname::text, d.datconnlimit = -2, d.datallowconn, \
          pg_get_userbyid(d.datdba)::text, pg_encoding_to_char(d.encoding)::text, \
          d.datcollate::text, d.datctype::text, {collation}, {size} \
          FROM pg_database d"
@@ -199,8 +195,11 @@ fn database(row: &Row) -> Result<Database, PgError> {
     let size: Option<i64> = get(row, 8)?;
     Ok(Database {
         name: name.parse().map_err(|error| unexpected(&error))?,
-        template: get(row, 1)?,
-        connectable: get(row, 2)?,
+        access: match (get(row, 1)?, get(row, 2)?) {
+            (true, _) => Access::HalfDropped,
+            (false, true) => Access::Open,
+            (false, false) => Access::Closed,
+        },
         owner: get(row, 3)?,
         encoding: get(row, 4)?,
         collate: get(row, 5)?,

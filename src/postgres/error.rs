@@ -34,6 +34,11 @@ pub enum PgError {
 }
 
 impl PgError {
+    /// One that did not come from a server.
+    pub fn local(class: Class, what: impl Into<String>) -> Self {
+        Self::new(class, what)
+    }
+
     pub(super) fn new(class: Class, what: impl Into<String>) -> Self {
         Self::Failed { class, what: what.into(), hint: None, sqlstate: None }
     }

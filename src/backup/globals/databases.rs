@@ -5,16 +5,17 @@
 //! The statements are pg_dump's own. For each database it writes an archive without any schema, which
 //! takes no lock on tables; pg_restore then makes SQL of the entries that are about the database itself.
 //!
-//! What can still go wrong: a database that allows no connections cannot be dumped. It is named.
+//! What can still go wrong: a database that allows no connections cannot be dumped. It is named, and so is
+//! one that the role may not connect to. Whatever else goes wrong fails the globals, and is tried again.
 
-use std::path::Path;
+use std::{path::Path, sync::Arc};
 
 use crate::{
     codec::{plain::PlainProof, proof::Proof as _},
     domain::{
-        failure::{Class, Failure, chain},
+        failure::{Class, Failure},
         manifest::LeftOut,
-        pattern,
+        pattern::{self, Access},
     },
     postgres::{
         catalog::Database,
@@ -23,7 +24,7 @@ use crate::{
     },
     sys::{
         files,
-        process::{Exit, run_captured},
+        process::{Exit, RunError, run_captured},
         task::Task,
     },
 };
@@ -57,94 +58,120 @@ const HEAD: &str = "-- Every database of the server, empty; roles and tablespace
 /// Away from the database before.
 const BEFORE_EACH: &str = "\n\\connect postgres\n\n";
 
-/// The SQL for the databases, and what is not in it.
+/// How the databases are made.
+#[derive(Debug, Default)]
+pub(super) struct Made {
+    /// SQL for psql.
+    pub(super) sql: Vec<u8>,
+    /// Databases of which that may not be read, or that nobody can connect to.
+    pub(super) left_out: Vec<LeftOut>,
+    /// Whether one was left out that is too long.
+    pub(super) is_cut: bool,
+}
+
+/// The SQL for the databases.
+///
+/// # Errors
+/// Whatever keeps one from being described but a right that the role lacks: what a backup is without,
+/// it must not be without unseen. Database-gone where one was dropped or renamed since `databases` was
+/// read.
 pub(super) async fn sql(
     source: &Source<'_>,
     env: &ChildEnv,
     databases: &[Database],
     task: &Task,
-) -> Result<(Vec<u8>, Vec<LeftOut>), Failure> {
-    let mut text = HEAD.as_bytes().to_vec();
-    let mut left_out = Vec::new();
+) -> Result<Made, Failure> {
+    let mut made = Made { sql: HEAD.as_bytes().to_vec(), ..Made::default() };
     for database in databases {
         let name = database.name.as_str();
         if name == TEMPLATE0 || pattern::is_managed(name) {
             continue;
         }
-        let made = if database.connectable {
-            task.progress.set_stage(format!("read how database {name} is made"));
-            one(source, env, name, task).await
-        } else {
-            Err("it does not allow connections (datallowconn)".to_owned())
+        let mut leave = |reason: String| {
+            made.left_out.push(LeftOut { what: format!("how database {name} is made"), reason });
         };
-        if task.cancel.is_cancelled() {
-            let what = "the run was cancelled";
-            return Err(Failure::new(Class::Interrupted, "dump globals", what));
+        let doing = format!("read how database {name} is made");
+        match database.access {
+            Access::Closed => {
+                leave("it does not allow connections (datallowconn)".to_owned());
+                continue;
+            }
+            Access::HalfDropped => {
+                leave("it is half dropped: DROP DATABASE was interrupted".to_owned());
+                continue;
+            }
+            Access::Open => task.progress.set_stage(&*doing),
         }
-        match made {
-            Ok(sql) if text.len() + sql.len() > SQL_MAX => {
-                let reason = format!("{NAME} would be longer than {SQL_MAX} bytes");
-                left_out.push(LeftOut { what: format!("how database {name} is made"), reason });
+        match one(source, env, (name, &doing), task).await {
+            Ok(sql) if made.sql.len() + sql.len() > SQL_MAX => {
+                leave(format!("{NAME} would be longer than {SQL_MAX} bytes"));
+                made.is_cut = true;
             }
             Ok(sql) => {
                 task.progress.add_bytes(sql.len() as u64);
-                text.extend_from_slice(BEFORE_EACH.as_bytes());
-                text.extend_from_slice(&sql);
+                made.sql.extend_from_slice(BEFORE_EACH.as_bytes());
+                made.sql.extend_from_slice(&sql);
             }
-            Err(reason) => {
-                left_out.push(LeftOut { what: format!("how database {name} is made"), reason });
+            // The role came into another database: what keeps it out of this one is a rule.
+            Err(Failure { class: Class::Privilege | Class::Authentication, what, .. }) => {
+                leave(what);
             }
+            Err(failure) => return Err(failure),
         }
     }
-    Ok((text, left_out))
+    Ok(made)
 }
 
-/// The SQL for one database, or why there is none.
+/// The SQL for one database.
 async fn one(
     source: &Source<'_>,
     env: &ChildEnv,
-    name: &str,
+    (name, doing): (&str, &str),
     task: &Task,
-) -> Result<Vec<u8>, String> {
+) -> Result<Vec<u8>, Failure> {
     let archive = source.scratch.join("definition.dump");
-    let made = describe(source, env, (name, &archive), task).await;
+    let made = describe(source, env, (name, doing, &archive), task).await;
     // Passwords of user mappings are in there: it does not lie about until the run ends.
-    if let Err(error) = tokio::fs::remove_file(&archive).await
-        && error.kind() != std::io::ErrorKind::NotFound
-    {
-        return Err(format!("{} cannot be removed: {error}", archive.display()));
+    match tokio::fs::remove_file(&archive).await {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            let what = format!("{} cannot be removed: {error}", archive.display());
+            Err(Failure::new(Class::State, doing, what))
+        }
+        _ => made,
     }
-    made
 }
 
 async fn describe(
     source: &Source<'_>,
     env: &ChildEnv,
-    (name, archive): (&str, &Path),
+    (name, doing, archive): (&str, &str, &Path),
     task: &Task,
-) -> Result<Vec<u8>, String> {
+) -> Result<Vec<u8>, Failure> {
     let major = source.tools.version.major;
     let list = source.scratch.join("definition.list");
-    let program = |name: &str| source.tools.program(name).map_err(|failure| failure.to_string());
     let dump = Definitions {
         database: name,
         lock_wait: source.lock_wait,
         keepalives: source.server.spec().keepalives,
         file: archive,
     };
-    run(source, env, &dump.command(&program("pg_dump")?, major), task).await?;
-    let pg_restore = program("pg_restore")?;
-    let entries = run(source, env, &command::list_entries(&pg_restore, archive), task).await?;
+    let run = |command: Vec<String>| async move { run(source, env, (&command, doing), task).await };
+    run(dump.command(&source.tools.program("pg_dump")?, major)).await?;
+    let pg_restore = source.tools.program("pg_restore")?;
+    let entries = run(command::list_entries(&pg_restore, archive)).await?;
     let wanted: Vec<&[u8]> =
         entries.stdout.split(|byte| *byte == b'\n').filter(|line| is_wanted(line)).collect();
-    files::replace(&list, &wanted.join(&b'\n')).map_err(|error| chain(&error))?;
-    let line = command::definitions_to_sql(&pg_restore, archive, &list);
-    let exit = run(source, env, &line, task).await?;
+    files::replace(&list, &wanted.join(&b'\n')).map_err(|error| {
+        let full = error.source.kind() == std::io::ErrorKind::StorageFull;
+        Failure::from_error(if full { Class::Space } else { Class::State }, doing, &error)
+    })?;
+    let exit = run(command::definitions_to_sql(&pg_restore, archive, &list)).await?;
     let mut proof = Box::new(PlainProof::new());
-    proof.feed(&exit.stdout, &mut Vec::new()).map_err(|error| error.to_string())?;
-    proof.finish().map_err(|error| error.to_string())?;
+    let proven = proof.feed(&exit.stdout, &mut Vec::new()).and_then(|()| proof.finish());
+    proven.map_err(|error| Failure::from_error(Class::ArchiveInvalid, doing, &error))?;
     if MADE_BY_INITDB.contains(&name) {
-        return without_create(&exit.stdout, name);
+        return without_create(&exit.stdout, name)
+            .map_err(|what| Failure::new(Class::ArchiveInvalid, doing, what));
     }
     Ok(exit.stdout.clone())
 }
@@ -172,17 +199,23 @@ fn without_create(sql: &[u8], name: &str) -> Result<Vec<u8>, String> {
 async fn run(
     source: &Source<'_>,
     env: &ChildEnv,
-    command: &[String],
+    (command, doing): (&[String], &str),
     task: &Task,
-) -> Result<std::sync::Arc<Exit>, String> {
+) -> Result<Arc<Exit>, Failure> {
     let child = source.child(command, env);
     let limit = source.server.spec().answer_timeout * ANSWERS;
-    let exit = run_captured(child, TEXT_MAX, limit, &task.cancel).await.map_err(|it| chain(&it))?;
+    let exit = run_captured(child, TEXT_MAX, limit, &task.cancel).await;
+    let exit = exit.map_err(|error| match error {
+        RunError::Spawn(error) => stderr::spawn_failure(doing, &error),
+        RunError::TimedOut { .. } => Failure::from_error(Class::Stalled, doing, &error),
+        RunError::Cancelled => Failure::new(Class::Interrupted, doing, "the run was cancelled"),
+    })?;
     if !exit.success() {
-        return Err(format!("{}: {}", exit.end, stderr::quote(&exit.stderr)));
+        return Err(stderr::exit_failure(doing, &exit));
     }
     if exit.stdout.len() >= TEXT_MAX {
-        return Err(format!("it takes more than {TEXT_MAX} bytes"));
+        let what = format!("it takes more than {TEXT_MAX} bytes");
+        return Err(Failure::new(Class::ArchiveInvalid, doing, what));
     }
     Ok(exit)
 }

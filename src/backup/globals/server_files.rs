@@ -3,12 +3,16 @@
 //! The server reads the files itself where the role may have it do so. Else they are read here, where
 //! the server is on this machine: reached through a Unix socket, and with a main file that says on each
 //! line what the server says that it has from there. What nobody here may read is left out, and named:
-//! the globals themselves are what matters, and are never lost for it.
+//! the globals themselves are what matters, and are never lost for it. Whatever else goes wrong is an
+//! error, and tried again.
 
-use std::{io::Read as _, path::PathBuf};
+use std::{
+    io::{ErrorKind, Read as _},
+    path::PathBuf,
+};
 
 use crate::{
-    domain::{manifest::LeftOut, text},
+    domain::{failure::Class, manifest::LeftOut, text},
     postgres::{
         PgError, Session,
         configuration::{self, Configuration, FILE_MAX, READ_FUNCTION},
@@ -29,6 +33,8 @@ pub(super) const FILES_MAX: usize = 2 << 20;
 pub(super) struct Found {
     pub(super) files: Vec<SmallFile>,
     pub(super) left_out: Vec<LeftOut>,
+    /// Whether something was left out that is too long.
+    pub(super) is_cut: bool,
     /// Statements after which nothing would be left out.
     pub(super) hint: Option<String>,
 }
@@ -39,18 +45,24 @@ impl Found {
     }
 }
 
-/// Reads what can be read.
-pub(super) async fn read(source: &Source<'_>, session: &Session, task: &Task) -> Found {
+/// Reads what the role, or the user that pgkeep runs as, has a right to read.
+///
+/// # Errors
+/// Whatever else keeps a file from being read.
+pub(super) async fn read(
+    source: &Source<'_>,
+    session: &Session,
+    task: &Task,
+) -> Result<Found, PgError> {
     let version = source.facts.version_num;
     match configuration::configuration(session, version, &task.cancel).await {
         Ok(configuration) => read_all(source, session, &configuration, task).await,
-        Err(error) => {
+        Err(error) if error.class() == Class::Privilege => {
             let what = "the configuration of the server".to_owned();
-            Found {
-                left_out: vec![LeftOut { what, reason: error.to_string() }],
-                ..Found::default()
-            }
+            let left_out = vec![LeftOut { what, reason: error.to_string() }];
+            Ok(Found { left_out, ..Found::default() })
         }
+        Err(error) => Err(error),
     }
 }
 
@@ -59,7 +71,7 @@ async fn read_all(
     session: &Session,
     configuration: &Configuration,
     task: &Task,
-) -> Found {
+) -> Result<Found, PgError> {
     let mut found = Found::default();
     let text = configuration::render(configuration, &source.facts.version);
     found.files.push(SmallFile { name: SETTINGS.to_owned(), path: None, plain: text.into_bytes() });
@@ -68,19 +80,14 @@ async fn read_all(
         let reason = "the role may not see where they lie".to_owned();
         found.left_out.push(LeftOut { what, reason });
         found.hint = Some(grants(configuration, session.dbname()));
-        return found;
+        return Ok(found);
     }
-    let is_here = is_here(session, configuration).await;
+    let is_here = is_here(session, configuration).await?;
     for (name, path) in &configuration.files {
-        let mut read = if configuration.may_read {
-            from_server(session, path, task).await
-        } else {
-            Err("the role may not read it".to_owned())
-        };
+        let what = || format!("{name} ({path})");
+        let mut read = from_server(session, configuration, path, task).await?;
         if let (Err(reason), true) = (&read, is_here) {
-            read = here(path.into())
-                .await
-                .map_err(|error| format!("{reason}, nor may pgkeep: {error}"));
+            read = here(path).await?.map_err(|error| format!("{reason}, nor may pgkeep: {error}"));
         }
         match read {
             Ok(Some(plain))
@@ -88,7 +95,8 @@ async fn read_all(
             {
                 let reason =
                     format!("longer than {FILE_MAX} bytes, or all of them than {FILES_MAX}");
-                found.left_out.push(LeftOut { what: format!("{name} ({path})"), reason });
+                found.left_out.push(LeftOut { what: what(), reason });
+                found.is_cut = true;
             }
             Ok(Some(plain)) => {
                 let (name, path) = (format!("{name}.zst"), Some(path.clone()));
@@ -97,12 +105,12 @@ async fn read_all(
             // Not every server has every file.
             Ok(None) => {}
             Err(reason) => {
-                found.left_out.push(LeftOut { what: format!("{name} ({path})"), reason });
+                found.left_out.push(LeftOut { what: what(), reason });
                 found.hint = Some(grants(configuration, session.dbname()));
             }
         }
     }
-    found
+    Ok(found)
 }
 
 /// What a superuser has to run, and where.
@@ -116,36 +124,49 @@ fn grants(configuration: &Configuration, database: &str) -> String {
     )
 }
 
+/// A file; none where there is none; why not where nobody may read it.
+type May = Result<Option<Vec<u8>>, String>;
+
 async fn from_server(
     session: &Session,
+    configuration: &Configuration,
     path: &str,
     task: &Task,
-) -> Result<Option<Vec<u8>>, String> {
-    let read = configuration::read_file(session, path, &task.cancel).await;
-    read.map_err(|error: PgError| error.to_string())
+) -> Result<May, PgError> {
+    if !configuration.may_read {
+        return Ok(Err("the role may not read it".to_owned()));
+    }
+    match configuration::read_file(session, path, &task.cancel).await {
+        Err(error) if error.class() == Class::Privilege => Ok(Err(error.to_string())),
+        read => read.map(Ok),
+    }
 }
 
 /// Whether the files of this machine are the server's.
-async fn is_here(session: &Session, configuration: &Configuration) -> bool {
+async fn is_here(session: &Session, configuration: &Configuration) -> Result<bool, PgError> {
     if !session.endpoint().host.starts_with('/') {
-        return false;
+        return Ok(false);
     }
-    let Some((_, path)) = configuration.files.first() else { return false };
-    let Ok(Some(text)) = here(path.into()).await else { return false };
-    configuration::is_file_of(&text, path, &configuration.settings)
+    let Some((_, path)) = configuration.files.first() else { return Ok(false) };
+    let Ok(Some(text)) = here(path).await? else { return Ok(false) };
+    Ok(configuration::is_file_of(&text, path, &configuration.settings))
 }
 
 /// Reads a file of this machine: at most one byte more than is taken.
-async fn here(path: PathBuf) -> Result<Option<Vec<u8>>, String> {
+async fn here(path: &str) -> Result<May, PgError> {
+    let file = PathBuf::from(path);
     let read = move || {
         let mut plain = Vec::new();
-        std::fs::File::open(path)?.take(FILE_MAX as u64 + 1).read_to_end(&mut plain)?;
+        std::fs::File::open(file)?.take(FILE_MAX as u64 + 1).read_to_end(&mut plain)?;
         Ok(plain)
     };
-    match tokio::task::spawn_blocking(read).await {
-        Ok(Ok(plain)) => Ok(Some(plain)),
-        Ok(Err(error)) if std::io::Error::kind(&error) == std::io::ErrorKind::NotFound => Ok(None),
-        Ok(Err(error)) => Err(error.to_string()),
-        Err(error) => Err(error.to_string()),
+    let read = tokio::task::spawn_blocking(read).await.map_err(std::io::Error::other);
+    match read.and_then(|read| read) {
+        Ok(plain) => Ok(Ok(Some(plain))),
+        Err(error) => match error.kind() {
+            ErrorKind::NotFound | ErrorKind::NotADirectory => Ok(Ok(None)),
+            ErrorKind::PermissionDenied => Ok(Err(error.to_string())),
+            _ => Err(PgError::local(Class::State, format!("cannot read {path}: {error}"))),
+        },
     }
 }

@@ -8,7 +8,7 @@ fn globs(texts: &[&str]) -> Vec<Glob> {
 }
 
 fn candidate(name: &str) -> Candidate {
-    Candidate { name: name.parse().unwrap(), template: false, connectable: true }
+    Candidate { name: name.parse().unwrap(), access: Access::Open }
 }
 
 fn select(include: &[&str], exclude: &[&str], candidates: &[Candidate]) -> Selection {
@@ -58,8 +58,8 @@ fn a_long_run_of_wildcards_is_not_exponential() {
 
 #[test]
 fn wildcards_leave_out_what_cannot_be_dumped() {
-    let template = Candidate { template: true, ..candidate("template1") };
-    let closed = Candidate { connectable: false, ..candidate("closed") };
+    let template = candidate("template1");
+    let closed = Candidate { access: Access::Closed, ..candidate("closed") };
     let all = [candidate("b"), template, closed, candidate("a"), candidate("rdsadmin")];
     let selection = select(&["*"], &["b"], &all);
     assert_eq!(selection.chosen, ["a".parse().unwrap()]);
@@ -70,15 +70,14 @@ fn wildcards_leave_out_what_cannot_be_dumped() {
 
 #[test]
 fn what_is_named_and_cannot_be_had_is_a_problem() {
-    let template = Candidate { template: true, ..candidate("template1") };
-    let all = [template, candidate("app")];
+    let all = [candidate("template1"), candidate("app")];
     let selection = select(&["app", "template1", "gone", "x*"], &[], &all);
     assert_eq!(selection.chosen.len(), 1);
     let problems: Vec<String> = selection.problems.iter().map(ToString::to_string).collect();
     assert_eq!(
         problems,
         [
-            "database \"template1\" is named but left out: it is a template (datistemplate)",
+            "database \"template1\" is named but left out: it is one of the templates that every server has",
             "there is no database \"gone\"",
         ]
     );
@@ -138,17 +137,15 @@ proptest! {
 
 #[test]
 fn what_no_pattern_thinks_of_is_unprotected() {
-    let candidate = |name: &str, template, connectable| Candidate {
-        name: name.parse().unwrap(),
-        template,
-        connectable,
-    };
+    let closed = |name, access| Candidate { access, ..candidate(name) };
     let candidates = [
-        candidate("app", false, true),
-        candidate("new", false, true),
-        candidate("scratch", false, true),
-        candidate("template1", true, true),
-        candidate("closed", false, false),
+        candidate("app"),
+        candidate("new"),
+        candidate("scratch"),
+        candidate("template0"),
+        candidate("template1"),
+        closed("closed", Access::Closed),
+        closed("half", Access::HalfDropped),
     ];
     let globs = |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect();
     let nightly = DatabasePatterns { include: globs(&["app"]), exclude: globs(&["scratch"]) };

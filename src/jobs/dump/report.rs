@@ -104,27 +104,42 @@ impl Work<'_> {
     }
 }
 
-/// Databases that the patterns mean and that allow no connections: they are not dumped, and it
-/// must not go unsaid.
-pub(super) fn closed(chosen: &Selection) -> Option<Finding> {
-    let closed = chosen.left_out.iter().filter(|(_, reason)| *reason == Reason::NoConnections);
+/// Databases that the patterns mean and that nobody can connect to: they are not dumped, and it must
+/// not go unsaid.
+pub(super) fn closed(chosen: &Selection) -> impl Iterator<Item = Finding> {
+    let closed = unconnectable(chosen, Reason::NoConnections).map(|(first, names)| Finding {
+        check: "database-closed".to_owned(),
+        severity: Severity::Warning,
+        what: format!("not dumped, since they allow no connections (datallowconn): {names}"),
+        hint: Some(format!(
+            "ALTER DATABASE {} ALLOW_CONNECTIONS true, or name them in `exclude`",
+            text::sql_ident(&first)
+        )),
+    });
+    let half = unconnectable(chosen, Reason::HalfDropped).map(|(first, names)| Finding {
+        check: "database-half-dropped".to_owned(),
+        severity: Severity::Warning,
+        what: format!(
+            "not dumped, since DROP DATABASE was interrupted in them, and nobody can connect \
+             (datconnlimit = -2): {names}"
+        ),
+        hint: Some(format!(
+            "what is left of them cannot be used: DROP DATABASE {} ends it",
+            text::sql_ident(&first)
+        )),
+    });
+    closed.into_iter().chain(half)
+}
+
+/// The first database that is left out for that reason, and the names of all of them.
+fn unconnectable(chosen: &Selection, why: Reason) -> Option<(String, String)> {
+    let closed = chosen.left_out.iter().filter(|(_, reason)| *reason == why);
     let mut names: Vec<String> = closed.map(|(name, _)| name.to_string()).collect();
     let more = names.len().saturating_sub(CLOSED_MAX);
     names.truncate(CLOSED_MAX);
     let first = names.first()?.clone();
     let rest = if more > 0 { format!(" and {more} more") } else { String::new() };
-    Some(Finding {
-        check: "database-closed".to_owned(),
-        severity: Severity::Warning,
-        what: format!(
-            "not dumped, since they allow no connections (datallowconn): {}{rest}",
-            names.join(", ")
-        ),
-        hint: Some(format!(
-            "ALTER DATABASE {} ALLOW_CONNECTIONS true, or name them in `exclude`",
-            text::sql_ident(&first)
-        )),
-    })
+    Some((first, format!("{}{rest}", names.join(", "))))
 }
 
 /// pg_dump of a newer major version can read the server; what it writes may not restore into one

@@ -175,7 +175,12 @@ fn dump_patterns_choose_anew_at_each_run() {
     let lines = format!("exclude = [\"tmp_*\", \"postgres\"]\n{ONCE}");
     let home = Pgkeep::new().server("main", &cluster).local(DISK);
     let home = home.dump("nightly", "main", &["*"], &[DISK], &lines);
-    let mut expected = vec![format!("{APP} -> {DISK}"), format!("{HOSTILE} -> {DISK}")];
+    // What somebody marked as a template holds data as well.
+    let mut expected = vec![
+        format!("{APP} -> {DISK}"),
+        format!("shape -> {DISK}"),
+        format!("{HOSTILE} -> {DISK}"),
+    ];
     let targets = |ran: super::Ran| ran.targets().into_iter().collect::<Vec<_>>();
     assert_eq!(targets(run_job(&home, "nightly", 0)), expected);
 
@@ -186,7 +191,7 @@ fn dump_patterns_choose_anew_at_each_run() {
     expected.insert(1, format!("later -> {DISK}"));
     assert_eq!(targets(run_job(&home, "nightly", 0)), expected);
     let all: Vec<String> =
-        [0, 0, 1, 2, 2].into_iter().map(|at: usize| expected[at].clone()).collect();
+        [0, 0, 1, 2, 2, 3, 3].into_iter().map(|at: usize| expected[at].clone()).collect();
     let all: Vec<&str> = all.iter().map(String::as_str).collect();
     assert_listed(&home, &cluster, &disk(&home), &all);
 }
@@ -213,6 +218,29 @@ fn dump_of_a_named_database_that_is_missing_fails_alone() {
     assert!(last_run_failed(&metrics, "nightly"));
     assert_listed(&home, &cluster, &disk(&home), &["app -> disk"]);
     stop_after_failures(&mut daemon);
+}
+
+#[test]
+fn a_database_that_is_half_dropped_is_told_with_what_helps() {
+    let cluster = Cluster::start();
+    cluster.psql("postgres", "CREATE DATABASE half");
+    cluster.psql("postgres", "CREATE DATABASE closed ALLOW_CONNECTIONS false");
+    cluster.psql(APP, "UPDATE pg_database SET datconnlimit = -2 WHERE datname = 'half'");
+    let home = Pgkeep::new().server("main", &cluster).local(DISK);
+    let lines = format!("exclude = [\"postgres\"]\n{ONCE}");
+    let ran = run_job(&home.dump("nightly", "main", &["*"], &[DISK], &lines), "nightly", 0);
+    let told: Vec<(&str, &str)> = ran
+        .report
+        .findings
+        .iter()
+        .map(|it| (it.check.as_str(), it.hint.as_deref().unwrap()))
+        .collect();
+    let [("database-closed", closed), ("database-half-dropped", half)] = told[..] else {
+        panic!("{told:?}")
+    };
+    assert!(closed.contains("ALTER DATABASE \"closed\" ALLOW_CONNECTIONS true"), "{closed}");
+    assert!(half.contains("DROP DATABASE \"half\""), "{half}");
+    cluster.psql("postgres", "DROP DATABASE half");
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, fs};
 
-use pgkeep::domain::finding::Severity;
+use pgkeep::domain::{failure::Class, finding::Severity};
 
 use super::{Copy, DISK, disk, listed, run_job, shell};
 use crate::harness::{
@@ -178,6 +178,45 @@ fn configuration_is_kept(builder: Builder) {
     let copies = listed(&home, &disk(&home));
     let copy = copies.iter().find(|copy| copy.manifest.id == id).unwrap();
     assert_eq!(copy.manifest.files.len(), 1, "how databases are made is always there");
+}
+
+/// Whatever keeps it from being known how a database is made, or how the server is configured, fails the
+/// globals: only a right that is lacking is a reason to go without.
+#[test]
+fn globals_that_would_lack_something_for_no_want_of_a_right_fail() {
+    let cluster = Cluster::builder().setting("work_mem", "7MB").start();
+    let included = cluster.data_dir().join("extra.conf");
+    fs::write(&included, "deadlock_timeout = '3s'\n").unwrap();
+    let main = cluster.data_dir().join("postgresql.conf");
+    let text = fs::read_to_string(&main).unwrap();
+    fs::write(&main, format!("{text}\ninclude 'extra.conf'\n")).unwrap();
+    cluster.psql("postgres", "SELECT pg_reload_conf()");
+    let home = Pgkeep::new().server("main", &cluster).local(DISK);
+    let home = home.dump("nightly", "main", &["postgres"], &[DISK], "attempts = 1");
+    assert!(run_job(&home, "nightly", 0).report.findings.is_empty());
+
+    cluster.psql("postgres", "ALTER DATABASE app CONNECTION LIMIT 0");
+    let ran = run_job(&home, "nightly", 4);
+    let failure = ran.failed("@globals", DISK, Class::Connection);
+    assert!(
+        failure.doing.contains("database app") && failure.what.contains("too many"),
+        "{failure}"
+    );
+    ran.assert_succeeded("postgres", DISK);
+    cluster.psql("postgres", "ALTER DATABASE app CONNECTION LIMIT -1");
+
+    fs::remove_file(&included).unwrap();
+    std::os::unix::fs::symlink("extra.conf", &included).unwrap();
+    let failure = run_job(&home, "nightly", 4);
+    let failure = failure.failed("@globals", DISK, Class::State);
+    assert!(failure.what.contains("extra.conf"), "{failure}");
+    fs::remove_file(&included).unwrap();
+    run_job(&home, "nightly", 0);
+
+    cluster.psql("postgres", "REVOKE CONNECT ON DATABASE app FROM PUBLIC, pgkeep");
+    let ran = run_job(&home, "nightly", 0);
+    let [finding] = &ran.report.findings[..] else { panic!("{:?}", ran.report.findings) };
+    assert_eq!((finding.check.as_str(), finding.severity), ("globals-unread", Severity::Info));
 }
 
 /// A role that may read data and nothing else: the globals are made all the same, and it is said what
