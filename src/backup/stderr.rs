@@ -10,6 +10,7 @@ use std::io::ErrorKind;
 
 use crate::{
     domain::failure::{Class, Failure},
+    postgres::FOREIGN_HINT,
     sys::process::{End, Exit, SpawnError},
 };
 
@@ -96,6 +97,8 @@ const KNOWN: &[(&str, Class, &str)] = &[
     ("too many connections for ", Class::Connection, LIMIT_HINT),
     ("connection slots are reserved", Class::Connection, LIMIT_HINT),
     ("too many clients already", Class::Connection, LIMIT_HINT),
+    // In a message of the server: postgres_fdw's. libpq's own begin otherwise.
+    ("ERROR:  could not connect to server \"", Class::Sql, FOREIGN_HINT),
     ("the database system is shutting down", Class::Connection, "the server was stopped"),
     (
         "terminating connection due to administrator command",
@@ -248,6 +251,10 @@ mod tests {
                 Class::ToolFailed,
             ),
             ("pg_dump: error: out of memory", Class::ToolFailed),
+            (
+                "pg_dump: error: Dumping the contents of table \"remote\" failed: PQgetResult() failed.\npg_dump: detail: Error message from server: ERROR:  could not connect to server \"away\"\nDETAIL:  connection to server at \"127.0.0.1\", port 1 failed: Connection refused",
+                Class::Sql,
+            ),
             (
                 "pg_dump: error: Dumping the contents of table \"big\" failed: PQgetResult() failed.\npg_dump: error: Error message from server: ERROR:  canceling statement due to conflict with recovery",
                 Class::Standby,

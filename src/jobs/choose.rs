@@ -5,10 +5,13 @@ use crate::{
     domain::{
         failure::{Class, Failure},
         name::{DatabaseName, ServerName},
-        pattern::{DatabasePatterns, Problem, Selection},
+        pattern::{DatabasePatterns, Glob, Problem, Selection},
+        report::{Outcome, Target, TargetReport},
     },
     postgres::catalog::Database,
 };
+
+use super::RunContext;
 
 /// The databases that the patterns choose among those of a server.
 pub(super) fn databases(patterns: &DatabasePatterns, known: &[Database]) -> Selection {
@@ -37,4 +40,28 @@ pub(super) fn refused(
         Some(name) => Ok((name, failure)),
         None => Err(failure),
     }
+}
+
+/// Whether a database is asked for by its name, and so has to be there.
+pub(super) fn is_named(patterns: &DatabasePatterns, name: &DatabaseName) -> bool {
+    patterns.include.iter().filter_map(Glob::literal).any(|literal| literal == name.as_str())
+}
+
+/// The target of a database that is gone, and that only a pattern meant.
+pub(super) fn gone(target: Target) -> TargetReport {
+    let why = "it was dropped or renamed since the run began, and only a pattern meant it";
+    TargetReport::new(target, Outcome::Skipped(why.to_owned()))
+}
+
+/// What became of a target in a database with which nothing could be done.
+pub(super) fn failed(
+    patterns: &DatabasePatterns,
+    name: &DatabaseName,
+    (target, failure): (Target, Failure),
+    cx: &RunContext,
+) -> TargetReport {
+    if failure.class == Class::DatabaseGone && !is_named(patterns, name) {
+        return gone(target);
+    }
+    cx.ended(target, Err(failure))
 }

@@ -1,6 +1,7 @@
 //! The kind `dump`: databases by pattern, each by pg_dump in its own snapshot, then the globals,
 //! into every repository of the job.
 
+mod gone;
 mod heal;
 mod options;
 mod report;
@@ -8,7 +9,11 @@ mod role;
 mod selection;
 mod work;
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use futures_util::future::join_all;
@@ -27,7 +32,7 @@ use crate::{
         backup::Subject,
         failure::Failure,
         metric::{MetricDesc, MetricKind},
-        name::{RepositoryName, ServerName},
+        name::{DatabaseName, RepositoryName, ServerName},
         owner::Adoption,
         pattern::DatabasePatterns,
         report::{Report, Target},
@@ -205,15 +210,18 @@ impl Job for Dump {
             self.failed(&Subject::Database(name), &failure, cx, &mut report);
         }
         let opened = self.open_repositories(&cx.task).await;
-        let mut subjects: Vec<Subject> = chosen.chosen.into_iter().map(Subject::Database).collect();
-        if self.globals {
-            subjects.push(Subject::Globals);
-        }
+        let chosen: BTreeSet<DatabaseName> = chosen.chosen.into_iter().collect();
         let mut work =
             Work { job: self, cx, facts: &facts, tools: &tools, opened, owners: &owners };
-        for subject in &subjects {
-            work.subject(subject, &mut report).await;
-            self.objective(subject, cx, &mut report);
+        for name in &chosen {
+            let subject = Subject::Database(name.clone());
+            work.subject(&subject, &mut report).await;
+            self.objective(&subject, cx, &mut report);
+        }
+        Box::pin(self.look_again(&mut work, &chosen, &mut report)).await;
+        if self.globals {
+            work.subject(&Subject::Globals, &mut report).await;
+            self.objective(&Subject::Globals, cx, &mut report);
         }
         Ok(report)
     }

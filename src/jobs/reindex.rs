@@ -223,7 +223,8 @@ impl Reindex {
             Ok(looked) => looked,
             Err(failure) => {
                 seen.whole = false;
-                report.targets.push(cx.ended(self.target(name), Err(failure)));
+                let failed = (self.target(name), failure);
+                report.targets.push(choose::failed(&self.patterns, name, failed, cx));
                 return;
             }
         };

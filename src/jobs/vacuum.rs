@@ -333,7 +333,9 @@ impl Vacuum {
                     }
                     None => vec![target],
                 };
-                let ended = failed.into_iter().map(|target| cx.ended(target, Err(failure.clone())));
+                let ended = failed.into_iter().map(|target| {
+                    choose::failed(&self.databases, name, (target, failure.clone()), cx)
+                });
                 report.targets.extend(ended);
             }
         }

@@ -110,6 +110,15 @@ impl PgError {
             return Self::new(class, what);
         };
         let code = db.code();
+        // Our own connection ends with FATAL. An ERROR of that class is about another one, to a foreign
+        // server that the statement led to.
+        let is_foreign = code.code().starts_with("08")
+            && db.parsed_severity() == Some(tokio_postgres::error::Severity::Error);
+        if is_foreign {
+            let hint = Some(FOREIGN_HINT.to_owned());
+            let sqlstate = Some(code.code().to_owned());
+            return Self::Failed { class: Class::Sql, what, hint, sqlstate };
+        }
         let class = class_of(code);
         let hint = db.hint().map(str::to_owned).or_else(|| hint_for(code).map(str::to_owned));
         Self::Failed { class, what, hint, sqlstate: Some(code.code().to_owned()) }
@@ -182,6 +191,10 @@ impl From<SpecError> for PgError {
         }
     }
 }
+
+/// What helps where a statement wanted data of a foreign table.
+pub const FOREIGN_HINT: &str = "a foreign server that the statement led to (a foreign table, or a partition that is \
+    one) does not answer: is it running, and are its options and user mapping right?";
 
 /// The text without "db error", with detail: tokio-postgres keeps these apart.
 fn describe(error: &tokio_postgres::Error) -> String {

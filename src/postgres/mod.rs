@@ -32,7 +32,7 @@ pub mod vacuum;
 pub mod wal;
 mod x509;
 
-pub use error::PgError;
+pub use error::{FOREIGN_HINT, PgError};
 pub use notice::Notice;
 pub use server::Server;
 pub use session::Session;

@@ -4,12 +4,16 @@ use std::{collections::BTreeSet, fs};
 
 use pgkeep::{
     codec::index,
-    domain::{failure::Class, manifest::StoredObject, report::Verdict},
+    domain::{
+        failure::Class,
+        manifest::StoredObject,
+        report::{Outcome, Verdict},
+    },
 };
 
 use super::{
-    Bucket, Copy, DISK, OFFSITE, ONCE, Running, assert_listed, assert_restores, disk, failures,
-    last_run_failed, listed, run_job, shell, status, stop_after_failures, whole_status,
+    Bucket, Copy, DISK, OFFSITE, ONCE, Running, assert_listed, assert_restores, bin_dir, disk,
+    failures, last_run_failed, listed, run_job, shell, status, stop_after_failures, whole_status,
 };
 use crate::harness::{
     compare::assert_same,
@@ -218,6 +222,42 @@ fn dump_of_a_named_database_that_is_missing_fails_alone() {
     assert!(last_run_failed(&metrics, "nightly"));
     assert_listed(&home, &cluster, &disk(&home), &["app -> disk"]);
     stop_after_failures(&mut daemon);
+}
+
+#[test]
+fn what_is_dropped_or_renamed_while_the_run_is_elsewhere_is_no_failure() {
+    let cluster = Cluster::start();
+    for name in ["gone", "old_name", "z_again"] {
+        cluster.psql("postgres", &format!("CREATE DATABASE {name}"));
+    }
+    let fake = fake_bin_dir(Fake::Gated, cluster.bin_dir());
+    let home = Pgkeep::new().server_with("main", &cluster, &bin_dir(fake.path())).local(DISK);
+    let named = "[job.named]\nkind = \"dump\"\nserver = \"main\"\ndatabases = [\"a*\", \"gone\"]\n\
+                 schedule = \"0 0 29 2 *\"\nrepositories = [\"disk\"]\n";
+    let lines = "exclude = [\"postgres\", \"we*\"]\nattempts = 1\nworkers = 1";
+    let home = home.toml(&format!("{named}{ONCE}")).dump("nightly", "main", &["*"], &[DISK], lines);
+    let nightly = Running::start(&home, "nightly");
+    fake.wait_stopped();
+    for sql in [
+        "DROP DATABASE gone",
+        "ALTER DATABASE old_name RENAME TO new_name",
+        "DROP DATABASE z_again",
+        "CREATE DATABASE z_again",
+    ] {
+        cluster.psql("postgres", sql);
+    }
+    fake.release();
+    let ran = nightly.end(0);
+    for name in ["app", "z_again", "new_name", "@globals"] {
+        ran.assert_succeeded(name, DISK);
+    }
+    for name in ["gone", "old_name"] {
+        let outcome = &ran.target(name, DISK).outcome;
+        assert!(matches!(outcome, Outcome::Skipped(_)), "{name}: {outcome:?}");
+    }
+    assert_eq!(ran.report.targets.len(), 6);
+    // One that is named has to be there.
+    run_job(&home, "named", 4).failed("gone", DISK, Class::DatabaseGone);
 }
 
 #[test]

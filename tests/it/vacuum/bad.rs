@@ -233,3 +233,21 @@ fn vacuum_through_a_pooler_is_refused_and_leaves_no_setting_behind() {
     }
     assert_eq!(vacuums(&cluster, "w.big"), "0");
 }
+
+/// The server's own connection is well: ANALYZE of the parent asked another server for its partition.
+#[test]
+fn vacuum_of_a_foreign_partition_whose_server_is_away_fails_by_its_statement() {
+    let away = "CREATE EXTENSION postgres_fdw;
+        CREATE SERVER away FOREIGN DATA WRAPPER postgres_fdw OPTIONS (host '127.0.0.1', port '1');
+        CREATE USER MAPPING FOR PUBLIC SERVER away OPTIONS (user 'nobody', password 'x');
+        CREATE TABLE w.parted (i int) PARTITION BY LIST (i);
+        CREATE TABLE w.here PARTITION OF w.parted FOR VALUES IN (1);
+        CREATE FOREIGN TABLE w.there PARTITION OF w.parted FOR VALUES IN (2) SERVER away;
+        ALTER TABLE w.parted OWNER TO keeper;
+        INSERT INTO w.here VALUES (1);";
+    let cluster = cluster(away);
+    let what = "databases = [\"app\"]\ntables = [\"w.parted\"]\nmode = \"analyze\"";
+    let ran = run_job(&home_for(&cluster, what, "attempts = 1"), 1);
+    let failed: Vec<_> = ran.report.failed().map(|(_, failure)| failure.class).collect();
+    assert!(!failed.is_empty() && failed.iter().all(|class| *class == Class::Sql), "{ran:#?}");
+}
