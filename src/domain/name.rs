@@ -121,6 +121,19 @@ name!(
     check_database
 );
 
+/// Bytes of whatever encoding as text for people: each that is part of no UTF-8 character as `\xE9`.
+pub fn readable(bytes: &[u8]) -> String {
+    let mut text = String::with_capacity(bytes.len());
+    for chunk in bytes.utf8_chunks() {
+        text.push_str(chunk.valid());
+        for byte in chunk.invalid() {
+            // Writing to a String cannot fail.
+            fmt::Write::write_fmt(&mut text, format_args!("\\x{byte:02X}")).unwrap_or_default();
+        }
+    }
+    text
+}
+
 /// Writes `text` with every byte outside `[A-Za-z0-9_-]` as `=XX` (upper-case hexadecimal), so
 /// that it is one safe path segment: no separator, no `..`, no leading dot, no byte that an S3
 /// server or a shell treats in a way of its own.

@@ -202,6 +202,9 @@ pub enum Access {
     /// `datconnlimit = -2`: DROP DATABASE was interrupted (11.21 and newer), and all that can be done is
     /// to end it.
     HalfDropped,
+    /// Its name is no UTF-8 (it was made in a database of another encoding), and nothing here can write
+    /// it: what stands in its place has escapes.
+    Unnameable,
 }
 
 /// Why a database is not worked on.
@@ -218,6 +221,8 @@ pub enum Reason {
     NoConnections,
     /// It is half dropped.
     HalfDropped,
+    /// Its name is no UTF-8.
+    Unnameable,
     /// It belongs to the provider of a managed service.
     Managed,
 }
@@ -229,6 +234,7 @@ impl fmt::Display for Reason {
             Self::Excluded => "a pattern excludes it",
             Self::Template => "it is one of the templates that every server has",
             Self::NoConnections => "it does not allow connections (datallowconn)",
+            Self::Unnameable => "its name is not UTF-8",
             Self::HalfDropped => "it is half dropped: DROP DATABASE was interrupted",
             Self::Managed => "it belongs to the provider of the service",
         })
@@ -242,6 +248,8 @@ pub enum Problem {
     Missing(String),
     /// A database was named that is left out all the same.
     Named(DatabaseName, Reason),
+    /// A database is meant whose name cannot be written. It is shown with escapes.
+    Unnameable(DatabaseName),
     /// Not one database is left.
     NothingSelected,
 }
@@ -253,6 +261,10 @@ impl fmt::Display for Problem {
             Self::Named(name, reason) => {
                 write!(f, "database {:?} is named but left out: {reason}", name.as_str())
             }
+            Self::Unnameable(name) => write!(
+                f,
+                "the name of database \"{name}\" is not UTF-8, so that no program can be told to read it"
+            ),
             Self::NothingSelected => f.write_str("the patterns select no database"),
         }
     }
@@ -281,7 +293,9 @@ impl DatabasePatterns {
             match self.reason_against(candidate, is_named) {
                 None => selection.chosen.push(name.clone()),
                 Some(reason) => {
-                    if is_named {
+                    if reason == Reason::Unnameable {
+                        selection.problems.push(Problem::Unnameable(name.clone()));
+                    } else if is_named {
                         selection.problems.push(Problem::Named(name.clone(), reason));
                     }
                     selection.left_out.push((name.clone(), reason));
@@ -313,6 +327,8 @@ impl DatabasePatterns {
             Some(Reason::NoConnections)
         } else if candidate.access == Access::HalfDropped {
             Some(Reason::HalfDropped)
+        } else if candidate.access == Access::Unnameable {
+            Some(Reason::Unnameable)
         } else if !is_named && is_managed(name) {
             Some(Reason::Managed)
         } else {
@@ -322,14 +338,15 @@ impl DatabasePatterns {
 }
 
 /// The databases that none of the patterns thinks of: no pattern includes or excludes them.
-/// The templates that every server has, and databases that allow no connections, are not looked for.
+/// The templates that every server has, and databases that nobody can connect to, are not looked for.
 pub fn unprotected(candidates: &[Candidate], patterns: &[DatabasePatterns]) -> Vec<DatabaseName> {
     let forgotten = |name: &DatabaseName| {
         let any = |globs: &[Glob]| globs.iter().any(|glob| glob.matches(name.as_str()));
         !patterns.iter().any(|patterns| any(&patterns.include) || any(&patterns.exclude))
     };
-    let candidates = candidates
-        .iter()
-        .filter(|known| known.access == Access::Open && !TEMPLATES.contains(&known.name.as_str()));
+    let candidates = candidates.iter().filter(|known| {
+        matches!(known.access, Access::Open | Access::Unnameable)
+            && !TEMPLATES.contains(&known.name.as_str())
+    });
     candidates.map(|known| &known.name).filter(|name| forgotten(name)).cloned().collect()
 }

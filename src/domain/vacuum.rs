@@ -67,6 +67,8 @@ pub enum Access {
     Granted,
     /// It may, and cannot name it: it has no USAGE on the schema.
     SchemaClosed,
+    /// Nobody here can name it: its name, or that of its schema, is no UTF-8.
+    Unnameable,
     /// It may not.
     Denied,
 }
@@ -109,6 +111,8 @@ pub enum Skip {
     AntiWraparound,
     /// It was dropped meanwhile.
     Gone,
+    /// Its name is no UTF-8.
+    Unnameable,
 }
 
 impl fmt::Display for Skip {
@@ -118,6 +122,7 @@ impl fmt::Display for Skip {
             Self::NotPermitted => "not permitted",
             Self::AntiWraparound => "under an anti-wraparound autovacuum",
             Self::Gone => "gone",
+            Self::Unnameable => "not named in UTF-8",
         })
     }
 }
@@ -170,6 +175,10 @@ impl Ask {
             Access::Granted => return Decision::Due(reason),
             Access::SchemaClosed => {
                 format!("the role has no USAGE on schema {}", facts.relation.schema)
+            }
+            Access::Unnameable => {
+                let why = "its name is not UTF-8: no statement of ours can name it".to_owned();
+                return Decision::Skip(Skip::Unnameable, why);
             }
             Access::Denied if facts.system && !self.tables.names_schema_of(&facts.relation) => {
                 let why = "a system catalogue that the role may not vacuum";

@@ -30,11 +30,20 @@ pub(super) fn refused(
 ) -> Result<(DatabaseName, Failure), Failure> {
     let (class, name) = match problem {
         Problem::Missing(name) => (Class::DatabaseGone, name.parse().ok()),
-        Problem::Named(name, _) => (Class::Configuration, Some(name.clone())),
+        Problem::Named(name, _) | Problem::Unnameable(name) => {
+            (Class::Configuration, Some(name.clone()))
+        }
         Problem::NothingSelected => (Class::Configuration, None),
     };
     let doing = format!("choose the databases of server {server}");
-    let hint = "look at `databases` and `exclude` of the job, and at `psql -l`";
+    let hint = match problem {
+        Problem::Unnameable(_) => {
+            "give it a name in UTF-8: connect to a database of the encoding that its name was written \
+             in, and ALTER DATABASE … RENAME TO …; or leave it out in `exclude`, with * for what is \
+             shown as \\xNN"
+        }
+        _ => "look at `databases` and `exclude` of the job, and at `psql -l`",
+    };
     let failure = Failure::new(class, doing, problem.to_string()).hint(hint);
     match name {
         Some(name) => Ok((name, failure)),

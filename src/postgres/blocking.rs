@@ -83,7 +83,8 @@ fn sql(version: u32, sees_all: bool) -> String {
         FROM (SELECT 1) AS one LEFT JOIN (asked s LEFT JOIN wanted l ON l.pid = s.waits
           JOIN LATERAL (
             SELECT a.pid, a.datname::text, a.usename::text, a.application_name, a.state,
-              left(a.query, 300) AS query, a.xact_start
+              CASE WHEN octet_length(a.query) <= 16384 THEN a.query
+                ELSE left(a.query, 300) END AS query, a.xact_start
             FROM pg_stat_activity a WHERE a.pid = s.pid
             UNION ALL
             SELECT 0, x.database::text, x.owner::text, x.gid, NULL, NULL, x.prepared

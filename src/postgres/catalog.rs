@@ -11,7 +11,8 @@ use crate::domain::{
     pattern::{Access, Candidate},
 };
 
-use super::{PgError, Session, locale};
+pub(super) use super::column::get;
+use super::{PgError, Session, column::Text, locale};
 
 /// The oldest server that is supported, as `server_version_num`.
 pub const OLDEST: u32 = 110_000;
@@ -43,7 +44,7 @@ impl ServerFacts {
 /// A database, as the list of the server has it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Database {
-    /// `datname`
+    /// `datname`; of one that is no UTF-8 ([`Access::Unnameable`]), with escapes in it.
     pub name: DatabaseName,
     /// Whether it can be connected to.
     pub access: Access,
@@ -191,15 +192,16 @@ fn database_sql(version_num: u32, size: &str) -> String {
 }
 
 fn database(row: &Row) -> Result<Database, PgError> {
-    let name: String = get(row, 0)?;
+    let name: Text = get(row, 0)?;
     let size: Option<i64> = get(row, 8)?;
     Ok(Database {
-        name: name.parse().map_err(|error| unexpected(&error))?,
         access: match (get(row, 1)?, get(row, 2)?) {
             (true, _) => Access::HalfDropped,
-            (false, true) => Access::Open,
             (false, false) => Access::Closed,
+            (false, true) if !name.is_whole => Access::Unnameable,
+            (false, true) => Access::Open,
         },
+        name: name.text.parse().map_err(|error| unexpected(&error))?,
         owner: get(row, 3)?,
         encoding: get(row, 4)?,
         collate: get(row, 5)?,
@@ -237,14 +239,6 @@ pub async fn extensions(
         Ok(Extension { name: get(row, 0)?, version: get(row, 1)?, available_version: None })
     };
     rows.iter().map(extension).collect()
-}
-
-/// A column of a row. The statements above fix the types, so that an error is our own.
-pub(super) fn get<'a, T: tokio_postgres::types::FromSql<'a>>(
-    row: &'a Row,
-    column: usize,
-) -> Result<T, PgError> {
-    row.try_get(column).map_err(|error| PgError::of_statement(&error))
 }
 
 /// Microseconds since 1970.

@@ -3,6 +3,7 @@
 
 pub mod blocking;
 pub mod catalog;
+mod column;
 pub mod command;
 pub mod configuration;
 mod connect;

@@ -51,15 +51,18 @@ const CANCEL: Duration = Duration::from_secs(6);
 
 /// What every session sets for itself, whatever the role's and the database's own settings are. A
 /// setting that the server's version does not have is passed over.
+/// A database in SQL_ASCII refuses to send bytes as UTF-8 that are none: it is to send them as they are.
 /// Warnings are always sent: VACUUM says only there that it left a table out.
 const SETTINGS: &str = "SELECT set_config(name, CASE name
       WHEN 'statement_timeout' THEN $1 WHEN 'lock_timeout' THEN $2
       WHEN 'search_path' THEN 'pg_catalog' WHEN 'DateStyle' THEN 'ISO'
-      WHEN 'client_min_messages' THEN 'notice' ELSE '0' END, false)
+      WHEN 'client_min_messages' THEN 'notice' WHEN 'client_encoding' THEN 'SQL_ASCII'
+      ELSE '0' END, false)
     FROM pg_catalog.pg_settings
     WHERE name IN ('statement_timeout', 'lock_timeout', 'idle_in_transaction_session_timeout',
       'idle_session_timeout', 'transaction_timeout', 'search_path', 'DateStyle',
-      'client_min_messages')";
+      'client_min_messages')
+      OR name = 'client_encoding' AND current_setting('server_encoding') = 'SQL_ASCII'";
 
 /// Goes before [`SETTINGS`], and as a command: it calls no function and no operator. The owner of a
 /// database may have set a search_path for it in which a schema of theirs stands before pg_catalog;

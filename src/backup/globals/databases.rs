@@ -100,6 +100,10 @@ pub(super) async fn sql(
                 leave("it is half dropped: DROP DATABASE was interrupted".to_owned());
                 continue;
             }
+            Access::Unnameable => {
+                leave("its name is not UTF-8".to_owned());
+                continue;
+            }
             Access::Open => task.progress.set_stage(&*doing),
         }
         match one(source, env, (name, &doing), task).await {

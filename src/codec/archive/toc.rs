@@ -13,7 +13,7 @@ use super::{
     root,
     scan::{Fault, Scanner, Text},
 };
-use crate::domain::manifest::Totals;
+use crate::domain::{manifest::Totals, name::readable};
 
 /// Longest name of an entry with data, in bytes. Identifiers have 63 unless PostgreSQL was built with
 /// another NAMEDATALEN; longer tags (functions with their arguments) belong to entries without data.
@@ -325,18 +325,4 @@ fn digits(scan: &Scanner, field: Field, text: &[u8]) -> Result<(), Fault> {
         return scan.fault(format!("{field:?} is no number"));
     }
     Ok(())
-}
-
-/// The bytes as text; what is no UTF-8 as `\xE9`.
-fn readable(bytes: &[u8]) -> String {
-    use std::fmt::Write;
-    let mut text = String::with_capacity(bytes.len());
-    for chunk in bytes.utf8_chunks() {
-        text.push_str(chunk.valid());
-        for byte in chunk.invalid() {
-            // Writing to a String cannot fail.
-            write!(text, "\\x{byte:02X}").unwrap_or_default();
-        }
-    }
-    text
 }

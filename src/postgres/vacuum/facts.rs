@@ -17,7 +17,7 @@ use crate::{
         relation::RelationName,
         vacuum::{Access, Ask, Decision, Facts, Skip},
     },
-    postgres::{PgError, Session, catalog::get},
+    postgres::{PgError, Session, catalog::get, column::Text},
 };
 
 /// Tables that are read at once.
@@ -98,14 +98,17 @@ fn facts(row: &Row) -> Result<Facts, PgError> {
         let seconds: Option<f64> = get(row, column)?;
         Ok::<_, PgError>(seconds.and_then(|s| Duration::try_from_secs_f64(s.max(0.0)).ok()))
     };
+    let (schema, name): (Text, Text) = (get(row, 1)?, get(row, 2)?);
+    let is_nameable = schema.is_whole && name.is_whole;
     Ok(Facts {
         oid: get(row, 0)?,
-        relation: RelationName { schema: get(row, 1)?, name: get(row, 2)? },
+        relation: RelationName { schema: schema.text, name: name.text },
         partitioned: get(row, 3)?,
         system: get(row, 4)?,
         access: match (get(row, 5)?, get::<Option<bool>>(row, 6)?) {
             (false, _) => Access::Denied,
             (true, Some(false)) => Access::SchemaClosed,
+            _ if !is_nameable => Access::Unnameable,
             // None: the schema is gone, and the table with it, as will be seen.
             (true, _) => Access::Granted,
         },

@@ -4,6 +4,7 @@
 //! What is listed is restored and compared in every test; what failed has left nothing behind,
 //! neither in the listing nor on the disk.
 
+mod bytes;
 mod courtesy;
 mod encrypted;
 mod facts;
