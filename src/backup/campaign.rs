@@ -145,7 +145,7 @@ impl World {
         let doubt: Vec<Suspicion> = doubt.into_iter().collect();
         let series = series();
         let work = try_backup(&repository, &series, &id, &doubt);
-        let stored = self.unless_killed("dump", &trap, work).await;
+        let stored = self.unless_killed("store one", &trap, work).await;
         if let Some(Ok(_)) = stored {
             self.shelves[at].assert_whole(&series, &id).await;
         }
@@ -180,7 +180,7 @@ impl World {
             bring(&source, items, 2, &task).await
         };
         let traps = from.or(&to);
-        let done = self.unless_killed("copy", &traps, work).await;
+        let done = self.unless_killed("bring", &traps, work).await;
         for (item, brought) in done.into_iter().flatten() {
             if matches!(brought, Brought::Copied(_) | Brought::Unlisted(..) | Brought::Present) {
                 self.shelves[1].assert_whole(&item.series, &item.id).await;
@@ -313,7 +313,7 @@ async fn no_listing_makes_a_backup_go_that_the_truth_keeps() {
             *counts.entry(word).or_default() += 1;
         }
     }
-    for word in ["dump", "copy", "carry", "sweep", "killed", "acknowledge"] {
+    for word in ["store", "bring", "carry", "sweep", "killed", "acknowledge"] {
         assert!(counts.contains_key(word), "no {word} in {stories} stories: {counts:?}");
     }
 }
