@@ -158,7 +158,7 @@ impl Job for Reindex {
         let mut seen = Seen { whole: chosen.problems.is_empty(), ..Seen::default() };
         for name in &chosen.chosen {
             if has_work(name, cx) {
-                let looked = reindex::database(&orders, name, &cx.task).await;
+                let looked = Box::pin(reindex::database(&orders, name, &cx.task)).await;
                 self.add(name, looked, &mut seen, cx, &mut report);
             }
             if cancel.is_cancelled() {

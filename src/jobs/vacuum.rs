@@ -233,7 +233,7 @@ impl Job for Vacuum {
             ..conclude::Totals::default()
         };
         for name in &selection.chosen {
-            self.database(name, cx, &mut totals, &mut report).await;
+            Box::pin(self.database(name, cx, &mut totals, &mut report)).await;
         }
         if !cx.task.cancel.is_cancelled() {
             self.conclude(cx, &totals, &mut report);
@@ -319,7 +319,7 @@ impl Vacuum {
         let (only, dry_run) = (tables.as_ref(), cx.dry_run);
         let settings = &self.settings;
         let call = Call { server: &self.server, settings, only, until, dry_run };
-        match vacuum::database(&call, name, &cx.task).await {
+        match Box::pin(vacuum::database(&call, name, &cx.task)).await {
             Ok(done) => {
                 totals.add(&done);
                 let part = report::Part { job: self, cx, name, whole: only.is_none() };

@@ -426,7 +426,7 @@ async fn sslmodes_mean_what_they_mean_to_libpq() {
             }
         }
         if certificate == "signed" {
-            roles_and_cancelling_over_tls(&cluster, &at).await;
+            Box::pin(roles_and_cancelling_over_tls(&cluster, &at)).await;
         }
         cluster.stop().await;
     }

@@ -60,11 +60,6 @@ pub(super) fn remove_leftover(path: &Path) {
     }
 }
 
-#[expect(clippy::disallowed_methods, reason = "what is damaged needs no fsync")]
-fn rename(from: &Path, to: &Path) -> io::Result<()> {
-    fs::rename(from, to)
-}
-
 /// Reads a file; data that is no such record is an error of the kind `InvalidData`.
 pub(super) fn read<T: DeserializeOwned>(path: &Path) -> io::Result<T> {
     let mut bytes = Vec::new();

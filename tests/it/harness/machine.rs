@@ -104,11 +104,11 @@ impl Drop for Machine {
             // It shuts the machine down.
             kill_process(pid, Signal::TERM).ok();
         }
-        if !std::thread::panicking() {
-            wait_for(&mut self.nspawn, "the end of the machine", BOOT);
-        } else {
+        if std::thread::panicking() {
             drop(self.nspawn.kill());
             drop(self.nspawn.wait());
+        } else {
+            wait_for(&mut self.nspawn, "the end of the machine", BOOT);
         }
     }
 }

@@ -173,7 +173,9 @@ fn table(columns: &[(&str, Value, String)]) -> String {
     for (name, ..) in columns {
         write!(text, " {name} |").unwrap();
     }
-    text.push_str(&format!("\n|---{}|\n", "|---".repeat(columns.len())));
+    text += "\n|---";
+    text += &"|---".repeat(columns.len());
+    text += "|\n";
     for (words, key) in ROWS {
         write!(text, "| {words} |").unwrap();
         for (_, probed, _) in columns {
