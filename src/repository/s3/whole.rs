@@ -29,8 +29,9 @@ impl Intercept for WholeXml {
         _: &mut ConfigBag,
     ) -> Result<(), BoxError> {
         let response = context.response();
-        // What says no has its own words, and removes nothing.
-        if !response.status().is_success() || response.body().bytes().is_some_and(is_closed) {
+        // What says no has its own words, and removes nothing. What was not read to its end is an error
+        // already, which says why.
+        if !response.status().is_success() || response.body().bytes().is_none_or(is_closed) {
             return Ok(());
         }
         Err("the answer was cut: its XML has no end".into())
