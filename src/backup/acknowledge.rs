@@ -129,7 +129,7 @@ async fn find(handle: &Handle, words: &[String]) -> Result<Option<Found>, StoreE
     let Some(repository) = handle.open_existing().await? else { return Ok(None) };
     let words: Vec<Meant<'_>> = words.iter().map(|word| Meant::read(word)).collect();
     let mut copies = Vec::new();
-    let mut entries = repository.list(&Within::All);
+    let mut entries = repository.list_in_time(&Within::All);
     while let Some(entry) = entries.try_next().await? {
         let Entry::Backup(listed) = entry else { continue };
         if !listed.complete || !listed.was_suspicious() {

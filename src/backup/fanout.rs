@@ -193,7 +193,7 @@ impl Fanout<'_> {
             None => (child.terminate(self.grace).await, true),
         };
         self.exited.cancel();
-        let copies = self.join(uploaders).await;
+        let copies = self.join(uploaders, task).await;
         match self.verdict(result, &exit, killed, task) {
             Ok(streamed) => Ok(Stored {
                 streamed,
@@ -232,10 +232,12 @@ impl Fanout<'_> {
     async fn join(
         &self,
         uploaders: Vec<(RepositoryName, Uploader)>,
+        task: &Task,
     ) -> Vec<(RepositoryName, Result<Copy, Failure>)> {
         let mut copies = Vec::new();
         for (name, uploader) in uploaders {
             let doing = || format!("{} to {name}", self.doing);
+            let _waits = task.progress.waits_for(format!("repository {name}"));
             let outcome = match uploader.await {
                 Ok((copy, Ok(()))) => Ok(copy),
                 Ok((copy, Err(error))) => {

@@ -6,8 +6,6 @@
 mod said;
 
 pub use self::said::{Judged, Said};
-use std::io::ErrorKind;
-
 use crate::{
     domain::failure::{Class, Failure},
     postgres::FOREIGN_HINT,
@@ -163,14 +161,8 @@ fn is_english(stderr: &str) -> bool {
     ["ERROR:  ", "FATAL:  ", "PANIC:  "].iter().any(|severity| stderr.contains(severity))
 }
 
-/// Why a program was not started. A host that has no process or memory left may have them soon; a
-/// program that is not there does not come by itself.
+/// Why a program was not started: it is not there, unless the system has no process or memory left for it.
 pub fn spawn_failure(doing: &str, error: &SpawnError) -> Failure {
-    if matches!(error.source.kind(), ErrorKind::WouldBlock | ErrorKind::OutOfMemory) {
-        return Failure::from_error(Class::ToolFailed, doing, error).hint(
-            "the host has no memory or no process left (TasksMax= and MemoryMax= of the unit)",
-        );
-    }
     Failure::from_error(Class::ToolMissing, doing, error)
 }
 

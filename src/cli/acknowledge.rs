@@ -1,13 +1,15 @@
 //! `pgkeep acknowledge`: suspicious backups are as they should be. Through the daemon where one is up,
 //! else in place by the owner of the state directory.
 
+use std::time::Duration;
+
 use clap::Args;
 
 use crate::{
     backup::acknowledge::{Acknowledged, Order},
     daemon::{
         acknowledge,
-        control::{CallError, Reply, Request},
+        control::{Reply, Request},
         table::Table,
     },
     domain::{
@@ -15,12 +17,14 @@ use crate::{
         name::RepositoryName,
         text,
     },
-    sys::clock::Clock as _,
+    sys::{clock::Clock as _, task::Progress},
 };
 
-use super::{Cli, Outcome, Stop, daemon, exit::Exit, list, output, run, runtime};
+use super::{Cli, Outcome, Running, Stop, daemon, exit::Exit, list, output, run, runtime};
 
 const DOING: &str = "acknowledge backups";
+/// The daemon has a limit for each repository; this is for one that hangs itself.
+const LIMIT: Duration = Duration::from_mins(10);
 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
@@ -42,11 +46,10 @@ pub(super) fn acknowledge(cli: &Cli, arguments: &Arguments) -> Outcome {
     let runtime = runtime()?;
     let daemon = runtime.block_on(run::connect(&table.daemon.runtime_dir))?;
     let reply = match daemon {
-        Some(client) => runtime.block_on(async {
-            let fail = |error: CallError| Failure::from_error(Class::State, DOING, &error);
+        Some(client) => {
             let call = Request::Acknowledge { words, repository };
-            client.call(&call).await.map_err(fail)?.last().await.map_err(fail)
-        })?,
+            runtime.block_on(patiently(run::ask(client, &call, DOING, LIMIT)))?
+        }
         None => in_place(cli, &runtime, &table, words, repository)?,
     };
     match reply {
@@ -57,9 +60,16 @@ pub(super) fn acknowledge(cli: &Cli, arguments: &Arguments) -> Outcome {
     }
 }
 
+/// Does the work, and says now and then that it waits for the repositories.
+async fn patiently<T>(work: impl Future<Output = T>) -> T {
+    let progress = Progress::default();
+    let _waits = progress.waits_for("the repositories");
+    output::patiently(&progress, work).await
+}
+
 fn in_place(
     cli: &Cli,
-    runtime: &tokio::runtime::Runtime,
+    runtime: &Running,
     table: &Table,
     words: Vec<String>,
     repository: Option<RepositoryName>,
@@ -68,7 +78,8 @@ fn in_place(
     let uid = rustix::process::geteuid().as_raw();
     let by = acknowledge::by(uid, cli.clock.now().wall);
     let order = Order { words, repository, by };
-    Ok(Reply::Acknowledged(runtime.block_on(acknowledge::run(table, &order))?))
+    let work = acknowledge::run(table, &order);
+    Ok(Reply::Acknowledged(runtime.block_on(patiently(work))?))
 }
 
 fn finish(cli: &Cli, done: &Acknowledged) -> Outcome {

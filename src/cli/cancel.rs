@@ -5,7 +5,7 @@ use clap::Args;
 use serde::Serialize;
 
 use crate::{
-    daemon::control::{CallError, Reply, Request},
+    daemon::control::{Reply, Request},
     domain::{
         failure::{Class, Failure},
         name::JobName,
@@ -46,9 +46,7 @@ pub(super) fn cancel(cli: &Cli, arguments: &Arguments) -> Outcome {
                 .hint("a run without a daemon is stopped with Ctrl-C");
             return Err(Stop::failed(failure));
         };
-        let fail = |error: CallError| Failure::from_error(Class::State, &doing, &error);
-        let replies = client.call(&Request::Cancel { job: job.clone() }).await.map_err(fail)?;
-        Ok(replies.last().await.map_err(fail)?)
+        run::ask(client, &Request::Cancel { job: job.clone() }, &doing, run::ANSWER_LIMIT).await
     })?;
     match reply {
         Reply::Done(text) if cli.json => output::json(&Cancelled { job, text: &text })?,

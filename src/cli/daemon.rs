@@ -7,6 +7,7 @@ use crate::{
     daemon::{
         ground::{StateDir, TakeError},
         serve::{self, Start},
+        signals,
         table::Table,
     },
     domain::failure::{Class, Failure},
@@ -22,13 +23,21 @@ pub(super) fn daemon(cli: &Cli) -> Outcome {
     let state = take(cli, &table)?;
     let ground = cli.ground();
     let config = cli.config.clone();
+    end_within(&table)?;
     let start = Start { config, table, state, ground, clock: cli.clock.clone(), log };
     let runtime = runtime()?;
     let served = runtime.block_on(serve::serve(start));
-    // All work has ended; the look-up of a name that nobody answers is not waited for.
-    runtime.shutdown_background();
     served?;
     Ok(Exit::Done)
+}
+
+/// From now on a signal ends this process in a limited time.
+///
+/// # Errors
+/// When there is no thread or descriptor left.
+pub(super) fn end_within(table: &Table) -> Result<(), Stop> {
+    signals::end_within(table.daemon.grace + serve::STOP_MARGIN)
+        .map_err(|error| Failure::from_error(Class::State, "take signals", &error).into())
 }
 
 /// Starts the log as the configuration says.

@@ -63,7 +63,6 @@ pub(super) fn doctor(cli: &Cli, arguments: &Arguments) -> Outcome {
         }
         items.push(item);
     }))?;
-    runtime.shutdown_background();
     printed?;
     let worst = items.iter().filter_map(Item::worst).max();
     if cli.json {
@@ -132,7 +131,7 @@ async fn look(
     let mut stopped_by = None;
     loop {
         tokio::select! {
-            () = &mut looking => return Ok(stopped_by),
+            () = output::patiently(&task.progress, &mut looking) => return Ok(stopped_by),
             signal = signals.next() => {
                 if signal.is_some_and(|signal| signal.exit_status().is_some()) {
                     stopped_by = signal;

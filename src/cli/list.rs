@@ -2,6 +2,7 @@
 //! local state is needed, nor a daemon.
 
 use clap::Args;
+use futures_util::{TryStreamExt as _, future::join_all};
 use jiff::Timestamp;
 use serde::Serialize;
 
@@ -14,8 +15,9 @@ use crate::{
     },
     repository::{
         handle::Handle,
-        listing::{Listed, Within},
+        listing::{Listed, Listing, Within},
     },
+    sys::task::Progress,
 };
 
 use super::{Cli, Outcome, Stop, exit::Exit, output, runtime};
@@ -111,14 +113,11 @@ pub(super) fn print_failures(failures: &[Failure]) {
 async fn collect(table: &Table, arguments: &Arguments) -> (Vec<Row>, Vec<Failure>) {
     let mut rows = Vec::new();
     let mut failures = Vec::new();
-    for (name, handle) in &table.repositories {
-        if arguments.repository.as_ref().is_some_and(|only| only != name) {
-            continue;
-        }
-        match read(handle).await {
+    for (name, listed) in ask_all(table, arguments.repository.as_ref(), read).await {
+        match listed {
             Ok(listed) => {
                 let wanted = listed.into_iter().filter(|listed| matches(arguments, listed));
-                rows.extend(wanted.map(|listed| row(name, listed)));
+                rows.extend(wanted.map(|listed| row(&name, listed)));
             }
             Err(failure) => failures.push(failure),
         }
@@ -136,6 +135,22 @@ async fn collect(table: &Table, arguments: &Arguments) -> (Vec<Row>, Vec<Failure
     (rows, failures)
 }
 
+/// What each repository answers, all asked at the same time; those that are slow are named meanwhile.
+pub(super) async fn ask_all<T>(
+    table: &Table,
+    only: Option<&RepositoryName>,
+    ask: impl AsyncFn(&Handle) -> Result<T, Failure>,
+) -> Vec<(RepositoryName, Result<T, Failure>)> {
+    let progress = Progress::default();
+    let wanted =
+        table.repositories.iter().filter(|(name, _)| only.is_none_or(|only| only == *name));
+    let asked = wanted.map(async |(name, handle)| {
+        let _waits = progress.waits_for(format!("repository {name}"));
+        (name.clone(), ask(handle).await)
+    });
+    output::patiently(&progress, join_all(asked)).await
+}
+
 /// Everything that a repository holds.
 ///
 /// # Errors
@@ -147,7 +162,12 @@ pub(super) async fn read(handle: &Handle) -> Result<Vec<Listed>, Failure> {
     let Some(repository) = handle.open_existing().await.map_err(fail)? else {
         return Ok(Vec::new());
     };
-    Ok(repository.listing(&Within::All).await.map_err(fail)?.backups)
+    let mut listing = Listing::default();
+    let mut entries = repository.list_in_time(&Within::All);
+    while let Some(entry) = entries.try_next().await.map_err(fail)? {
+        listing.push(entry);
+    }
+    Ok(listing.backups)
 }
 
 fn matches(arguments: &Arguments, listed: &Listed) -> bool {

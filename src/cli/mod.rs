@@ -15,7 +15,7 @@ mod schedule;
 mod show;
 mod status;
 
-use std::{ffi::OsString, path::PathBuf, sync::Arc};
+use std::{ffi::OsString, path::PathBuf, sync::Arc, time::Duration};
 
 use clap::{Parser, Subcommand};
 
@@ -181,13 +181,39 @@ impl Cli {
 
 /// The runtime of a command that needs one. The daemon's bytes move on threads of their own, so
 /// that two workers suffice.
-fn runtime() -> Result<tokio::runtime::Runtime, Stop> {
+fn runtime() -> Result<Running, Stop> {
     tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
+        // Where no thread is left, those that there are have to do.
+        .thread_keep_alive(Duration::from_hours(24))
         .enable_all()
         .thread_name("pgkeep")
         .build()
+        .map(|runtime| Running { handle: runtime.handle().clone(), runtime: Some(runtime) })
         .map_err(|error| {
             Stop::failed(Failure::from_error(Class::State, "start the runtime", &error))
         })
+}
+
+/// A runtime that ends with its command: a filesystem that hangs, or a name that nobody looks up, is not
+/// waited for.
+#[derive(Debug)]
+struct Running {
+    handle: tokio::runtime::Handle,
+    runtime: Option<tokio::runtime::Runtime>,
+}
+
+impl Running {
+    /// Runs the work to its end.
+    fn block_on<T>(&self, work: impl Future<Output = T>) -> T {
+        self.handle.block_on(work)
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
 }

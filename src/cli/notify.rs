@@ -1,12 +1,14 @@
 //! `pgkeep notify NAME`: sends a test with a single attempt, through the daemon where one is up: what its
 //! unit forbids, it meets as the daemon would. The exit code tells whether it arrived.
 
+use std::time::Duration;
+
 use clap::Args;
 use serde::Serialize;
 
 use crate::{
     daemon::{
-        control::{CallError, ControlClient, Reply, Request},
+        control::{ControlClient, Reply, Request},
         receivers,
     },
     domain::{
@@ -19,6 +21,8 @@ use crate::{
 use super::{Cli, Outcome, Stop, exit::Exit, output, run, runtime};
 
 const DOING: &str = "send a test";
+/// The receiver has a limit of its own, which the daemon keeps.
+const LIMIT: Duration = Duration::from_mins(10);
 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
@@ -52,7 +56,6 @@ pub(super) fn notify(cli: &Cli, arguments: &Arguments) -> Outcome {
         let now = cli.clock.now().wall;
         runtime.block_on(receivers::test(&table.notifiers, name, now))
     };
-    runtime.shutdown_background();
     let failure = sent.err();
     if cli.json {
         let delivered = failure.is_none();
@@ -69,9 +72,8 @@ pub(super) fn notify(cli: &Cli, arguments: &Arguments) -> Outcome {
 
 /// The daemon's answer; the outer error is that there was none.
 async fn by(client: ControlClient, name: &NotifyName) -> Result<Result<(), Failure>, Stop> {
-    let fail = |error: CallError| Failure::from_error(Class::State, DOING, &error);
     let call = Request::Notify { name: name.clone() };
-    match client.call(&call).await.map_err(fail)?.last().await.map_err(fail)? {
+    match run::ask(client, &call, DOING, LIMIT).await? {
         Reply::Done(_) => Ok(Ok(())),
         Reply::Failed(failure) => Ok(Err(failure)),
         Reply::Refused { reason } => Err(run::refused(DOING, &reason)),

@@ -1,14 +1,21 @@
 //! How facts are printed: tables for people, JSON for programs. All that is printed goes through here,
 //! and so through [`text`]: names that others gave do nothing to a terminal.
 
-use std::io::{self, Write as _};
+use std::{
+    io::{self, Write as _},
+    pin::pin,
+    time::Duration,
+};
 
 use jiff::{Timestamp, tz::TimeZone};
 use serde::Serialize;
 
-use crate::domain::{
-    failure::{Class, Failure},
-    text,
+use crate::{
+    domain::{
+        failure::{Class, Failure},
+        text,
+    },
+    sys::task::Progress,
 };
 
 use super::Stop;
@@ -49,6 +56,25 @@ pub(super) fn say(said: &str) {
 /// The same for text that is safe already, and may have colours.
 pub(super) fn say_styled(said: &str) {
     drop(io::stderr().lock().write_all(said.as_bytes()));
+}
+
+/// How often a command says what it still waits for.
+const WORD_EVERY: Duration = Duration::from_secs(5);
+
+/// Does the work, and says now and then on standard error what it waits for.
+pub(super) async fn patiently<T>(progress: &Progress, work: impl Future<Output = T>) -> T {
+    let mut work = pin!(work);
+    loop {
+        tokio::select! {
+            biased;
+            done = &mut work => return done,
+            () = tokio::time::sleep(WORD_EVERY) => {
+                if let Some(waits) = progress.waits() {
+                    say(&format!("pgkeep: waits for {}\n", text::line(&waits)));
+                }
+            }
+        }
+    }
 }
 
 /// Says what failed, and what to do about it.

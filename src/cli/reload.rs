@@ -1,9 +1,11 @@
 //! `pgkeep reload`: has the daemon read its configuration again, and returns the verdict.
 
+use std::time::Duration;
+
 use serde::Serialize;
 
 use crate::{
-    daemon::control::{CallError, Reply, Request},
+    daemon::control::{Reply, Request},
     domain::failure::{Class, Failure},
 };
 
@@ -18,6 +20,8 @@ struct Verdict<'a> {
 
 pub(super) fn reload(cli: &Cli) -> Outcome {
     const DOING: &str = "have the daemon reload";
+    // It may have to look up versions of programs.
+    const LIMIT: Duration = Duration::from_mins(2);
     // Only where the daemon is has to be known here: it reads the files itself, and its verdict
     // counts, also on a configuration with errors.
     let loaded = cli.load();
@@ -29,9 +33,7 @@ pub(super) fn reload(cli: &Cli) -> Outcome {
             let failure = Failure::new(Class::State, DOING, "no daemon is running");
             return Err(Stop::failed(failure.hint("systemctl start pgkeep")));
         };
-        let fail = |error: CallError| Failure::from_error(Class::State, DOING, &error);
-        let replies = client.call(&Request::Reload).await.map_err(fail)?;
-        Ok(replies.last().await.map_err(fail)?)
+        run::ask(client, &Request::Reload, DOING, LIMIT).await
     })?;
     let (accepted, text) = match &reply {
         Reply::Done(text) => (true, text),

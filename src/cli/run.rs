@@ -4,6 +4,7 @@
 use std::{
     io::{IsTerminal as _, Write as _},
     path::Path,
+    time::Duration,
 };
 
 use clap::Args;
@@ -25,10 +26,14 @@ use crate::{
     },
 };
 
-use super::{Cli, Outcome, Stop, daemon, exit::Exit, output, runtime};
+use super::{Cli, Outcome, Running, Stop, daemon, exit::Exit, output, runtime};
 
-/// Without a terminal, progress is a line each so many replies (one comes a second).
+/// Without a terminal, progress is a line each so many replies (one comes a second) …
 const PLAIN_EVERY: u32 = 10;
+/// … or so many, where something else is being done.
+const PLAIN_NEWS: u32 = 5;
+/// A daemon that says nothing of a run for so long hangs.
+const SILENCE_MAX: Duration = Duration::from_mins(2);
 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
@@ -83,7 +88,6 @@ pub(super) fn run(cli: &Cli, arguments: &Arguments) -> Outcome {
         Some(client) => {
             let followed = runtime.block_on(through_daemon(client, job, &mut show))?;
             if let Followed::Left(signal) = followed {
-                runtime.shutdown_background();
                 show.end_line();
                 output::say(&format!(
                     "the run goes on in the daemon: `pgkeep cancel {job}` stops it\n"
@@ -94,8 +98,6 @@ pub(super) fn run(cli: &Cli, arguments: &Arguments) -> Outcome {
         }
         None => in_place(cli, &runtime, table, job, &mut show)?,
     };
-    // All work has ended; the look-up of a name that nobody answers is not waited for.
-    runtime.shutdown_background();
     show.end_line();
     match last {
         Some(Reply::Ended { run, verdict, report }) => {
@@ -161,6 +163,35 @@ pub(super) async fn connect(runtime_dir: &Path) -> Result<Option<ControlClient>,
     }
 }
 
+/// How long the daemon's loop may take over what it answers by itself.
+pub(super) const ANSWER_LIMIT: Duration = Duration::from_secs(10);
+
+/// Asks for something that has one answer.
+///
+/// # Errors
+/// When none comes within `limit`.
+pub(super) async fn ask(
+    client: ControlClient,
+    request: &Request,
+    doing: &str,
+    limit: Duration,
+) -> Result<Reply, Stop> {
+    let fail = |error| call_failed(doing, &error);
+    let call = async { client.call(request).await?.last(limit).await };
+    tokio::time::timeout(limit, call).await.unwrap_or(Err(CallError::Silent(limit))).map_err(fail)
+}
+
+fn call_failed(doing: &str, error: &CallError) -> Stop {
+    let failure = Failure::from_error(Class::State, doing, error);
+    Stop::failed(match error {
+        CallError::Silent(_) => failure.hint(
+            "it is there and hangs: was it stopped (`ps` shows T), or does a disk not answer (D)? \
+             Look at `journalctl -u pgkeep`; `systemctl restart pgkeep` ends it",
+        ),
+        _ => failure,
+    })
+}
+
 /// The daemon does not do what it was asked for: exit code 6.
 pub(super) fn refused(doing: &str, reason: &str) -> Stop {
     Stop::Failed(Exit::Refused, Failure::new(Class::State, doing, reason))
@@ -188,20 +219,26 @@ async fn through_daemon(
     job: &JobName,
     show: &mut Show,
 ) -> Result<Followed, Stop> {
-    let fail = |error: CallError| {
-        Failure::from_error(Class::State, format!("run {job} through the daemon"), &error)
-            .hint("`pgkeep status` shows how the run ended")
+    let doing = format!("run {job} through the daemon");
+    let fail = |error: CallError| match error {
+        CallError::Silent(_) => call_failed(&doing, &error),
+        error => Stop::failed(
+            Failure::from_error(Class::State, &*doing, &error)
+                .hint("`pgkeep status` shows how the run ended"),
+        ),
     };
     let mut signals = SignalStream::new()
         .map_err(|error| Failure::from_error(Class::State, "take signals", &error))?;
     let mut replies = client.call(&Request::Run { job: job.clone() }).await.map_err(fail)?;
     let follow = async {
         let mut last = None;
-        while let Some(reply) = replies.next().await.map_err(fail)? {
+        let mut limit = ANSWER_LIMIT;
+        while let Some(reply) = replies.next_within(limit).await.map_err(fail)? {
             show.reply(&reply);
             last = Some(reply);
+            limit = SILENCE_MAX;
         }
-        Ok(Followed::Ended(last))
+        Ok::<_, Stop>(Followed::Ended(last))
     };
     tokio::pin!(follow);
     loop {
@@ -218,12 +255,13 @@ async fn through_daemon(
 
 fn in_place(
     cli: &Cli,
-    runtime: &tokio::runtime::Runtime,
+    runtime: &Running,
     table: Table,
     job: &JobName,
     show: &mut Show,
 ) -> Result<oneshot::Ran, Stop> {
     daemon::start_log(&table)?;
+    daemon::end_within(&table)?;
     let state = daemon::take_own(cli, &table, &format!("run {job} without a daemon"))?;
     let clock = cli.clock.clone();
     let replies = oneshot::run(table, state, job, clock, |reply| show.reply(reply));
@@ -234,23 +272,34 @@ fn in_place(
 /// elsewhere. On standard error, so that `--json` stays clean.
 #[derive(Debug, Default)]
 struct Show {
-    replies: u32,
+    /// Replies since the last line, and its stage.
+    since: u32,
+    stage: Option<String>,
     open: bool,
 }
 
 impl Show {
     fn reply(&mut self, reply: &Reply) {
         let Reply::Progress { stage, bytes } = reply else { return };
-        let text = text::line(&format!("{stage}: {}", output::bytes(*bytes)));
+        let bytes = (*bytes > 0).then(|| format!(": {}", output::bytes(*bytes)));
+        let text = text::line(&format!("{stage}{}", bytes.unwrap_or_default()));
         let mut err = std::io::stderr().lock();
         // What cannot be shown is not worth failing for.
         if err.is_terminal() {
             drop(write!(err, "\r\x1b[K{text}").and_then(|()| err.flush()));
             self.open = true;
-        } else if self.replies.is_multiple_of(PLAIN_EVERY) && *bytes > 0 {
-            drop(writeln!(err, "{text}"));
+            return;
         }
-        self.replies += 1;
+        self.since += 1;
+        let due = match &self.stage {
+            None => true,
+            Some(before) if before == stage => self.since >= PLAIN_EVERY,
+            Some(_) => self.since >= PLAIN_NEWS,
+        };
+        if due && !stage.is_empty() {
+            drop(writeln!(err, "{text}"));
+            (self.since, self.stage) = (0, Some(stage.clone()));
+        }
     }
 
     fn end_line(&mut self) {

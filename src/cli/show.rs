@@ -44,13 +44,13 @@ pub(super) fn show(cli: &Cli, arguments: &Arguments) -> Outcome {
     let doing = format!("show backup {}", arguments.id);
     let mut shown = Vec::new();
     let mut failures = Vec::new();
-    runtime()?.block_on(async {
-        for handle in table.repositories.values() {
-            if let Err(failure) = find(handle, &arguments.id, &mut shown).await {
-                failures.push(failure);
-            }
+    let asked = list::ask_all(&table, None, async |handle| find(handle, &arguments.id).await);
+    for (_, found) in runtime()?.block_on(asked) {
+        match found {
+            Ok(found) => shown.extend(found),
+            Err(failure) => failures.push(failure),
         }
-    });
+    }
     list::print_failures(&failures);
     let mut ids: Vec<&BackupId> = shown.iter().map(|(id, _)| id).collect();
     ids.dedup();
@@ -85,17 +85,14 @@ pub(super) fn show(cli: &Cli, arguments: &Arguments) -> Outcome {
     })
 }
 
-/// Adds the copies in one repository. One that is away does not hide what the others have.
-async fn find(
-    handle: &Handle,
-    id: &str,
-    shown: &mut Vec<(BackupId, Shown)>,
-) -> Result<(), Failure> {
+/// The copies in one repository.
+async fn find(handle: &Handle, id: &str) -> Result<Vec<(BackupId, Shown)>, Failure> {
+    let mut shown = Vec::new();
     let listed = list::read(handle).await?;
     for listed in listed.into_iter().filter(|listed| listed.id.as_str().starts_with(id)) {
         shown.push((listed.id.clone(), look(handle, listed).await?));
     }
-    Ok(())
+    Ok(shown)
 }
 
 async fn look(handle: &Handle, listed: Listed) -> Result<Shown, Failure> {

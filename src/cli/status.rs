@@ -5,7 +5,7 @@ use std::collections::HashSet;
 
 use crate::{
     daemon::{
-        control::{CallError, Reply, Request},
+        control::{Reply, Request},
         status::{JobLine, Status},
     },
     domain::{
@@ -30,9 +30,7 @@ pub(super) fn status(cli: &Cli) -> Outcome {
                 .hint("start it (systemctl start pgkeep), or look at its log");
             return Err(Stop::failed(failure));
         };
-        let fail = |error: CallError| Failure::from_error(Class::State, DOING, &error);
-        let replies = client.call(&Request::Status).await.map_err(fail)?;
-        Ok(replies.last().await.map_err(fail)?)
+        run::ask(client, &Request::Status, DOING, run::ANSWER_LIMIT).await
     })?;
     let status = match reply {
         Reply::Status(status) => status,

@@ -346,12 +346,13 @@ impl Engine {
 
     /// Tells everybody who waits how far the runs are.
     pub fn report_progress(&self) {
-        for (run, requests) in &self.by_run {
-            let Some(open) = self.runs.get(run) else { continue };
-            for request in requests {
-                let progress = &open.task.progress;
-                let (stage, bytes) = (progress.stage(), progress.bytes());
-                self.reply(*request, Reply::Progress { stage, bytes });
+        if self.by_run.is_empty() {
+            return;
+        }
+        for planned in self.planner.status() {
+            let Some((run, stage, bytes)) = self.progress(&planned.state) else { continue };
+            for request in self.by_run.get(run).into_iter().flatten() {
+                self.reply(*request, Reply::Progress { stage: stage.clone(), bytes });
             }
         }
     }

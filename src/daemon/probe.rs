@@ -69,30 +69,24 @@ impl Suspicious {
     }
 }
 
-/// Probes every repository once.
-pub async fn probe(
-    repositories: BTreeMap<RepositoryName, Arc<Handle>>,
-    metrics: Arc<Metrics>,
-    suspicious: Suspicious,
-    clock: Arc<dyn Clock>,
-) {
-    for (name, handle) in repositories {
-        let looked = tokio::time::timeout(PROBE_LIMIT, look(&handle, &*clock)).await;
-        let now = clock.now().wall;
-        match looked {
-            Ok(Ok(facts)) => {
-                metrics.repository_probed(&name, now, Some(&facts));
-                suspicious.put(&name, &facts);
-            }
-            Ok(Err(error)) => {
-                metrics.repository_probed(&name, now, None);
-                let hint = error.hint.as_deref();
-                tracing::warn!(repository = %name, hint, "cannot list the repository: {error}");
-            }
-            Err(_) => {
-                metrics.repository_probed(&name, now, None);
-                tracing::warn!(repository = %name, "listing the repository took too long");
-            }
+/// Probes a repository.
+pub async fn probe(handle: &Handle, metrics: &Metrics, suspicious: &Suspicious, clock: &dyn Clock) {
+    let name = handle.name();
+    let looked = tokio::time::timeout(PROBE_LIMIT, look(handle, clock)).await;
+    let now = clock.now().wall;
+    match looked {
+        Ok(Ok(facts)) => {
+            metrics.repository_probed(name, now, Some(&facts));
+            suspicious.put(name, &facts);
+        }
+        Ok(Err(error)) => {
+            metrics.repository_probed(name, now, None);
+            let hint = error.hint.as_deref();
+            tracing::warn!(repository = %name, hint, "cannot list the repository: {error}");
+        }
+        Err(_) => {
+            metrics.repository_probed(name, now, None);
+            tracing::warn!(repository = %name, "listing the repository took too long");
         }
     }
 }
@@ -226,16 +220,14 @@ async fn problem(repository: &Repository, listed: &Listed) -> Result<Option<Stri
 }
 
 /// Removes what runs that died have left behind.
-pub async fn sweep(repositories: BTreeMap<RepositoryName, Arc<Handle>>, clock: Arc<dyn Clock>) {
-    for (name, handle) in repositories {
-        let now = clock.now().wall;
-        match tokio::time::timeout(PROBE_LIMIT, sweep_one(&handle, now)).await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => {
-                tracing::warn!(repository = %name, "cannot sweep the repository: {error}");
-            }
-            Err(_) => tracing::warn!(repository = %name, "sweeping the repository took too long"),
+pub async fn sweep(handle: &Handle, clock: &dyn Clock) {
+    let name = handle.name();
+    match tokio::time::timeout(PROBE_LIMIT, sweep_one(handle, clock.now().wall)).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => {
+            tracing::warn!(repository = %name, "cannot sweep the repository: {error}");
         }
+        Err(_) => tracing::warn!(repository = %name, "sweeping the repository took too long"),
     }
 }
 

@@ -38,6 +38,13 @@ use super::{
 pub(super) const ADDRESS_FILE: &str = "http.addr";
 /// Without a tick of the planner for so long, `/healthz` says that the daemon hangs.
 const PLANNER_SILENCE_MAX: Duration = Duration::from_mins(2);
+/// How much longer than the children's grace runs have to end once the daemon is being stopped. One that has
+/// not ended by then hangs.
+pub(super) const DRAIN_MARGIN: Duration = Duration::from_secs(10);
+/// How long everything else has to end after that.
+const END_LIMIT: Duration = Duration::from_secs(15);
+/// How much longer than the children's grace the end of the daemon may take, whatever hangs.
+pub const STOP_MARGIN: Duration = Duration::from_secs(30);
 /// Requests that wait for the loop.
 const REQUESTS: usize = 64;
 
@@ -58,10 +65,11 @@ pub struct Start {
     pub log: LogHandle,
 }
 
-/// Runs until SIGTERM or SIGINT, and then until every run has ended.
+/// Runs until SIGTERM or SIGINT, and then until every run has ended; for one that hangs no longer than the
+/// grace and a little more.
 ///
 /// # Errors
-/// When a socket cannot be had, or something long-lived ended early.
+/// When a socket cannot be had, something long-lived ended early, or a run did not end.
 pub async fn serve(start: Start) -> Result<(), Failure> {
     let Start { config, table, state, ground, clock, log } = start;
     let mut signals = SignalStream::new()
@@ -93,7 +101,7 @@ pub async fn serve(start: Start) -> Result<(), Failure> {
         last_beat: clock.now().mono,
         last_guard: Duration::ZERO,
         last_reload: None,
-        draining: false,
+        draining: None,
         lock,
         watch: Watch::new(metrics, clock.clone()),
         clock,
@@ -106,13 +114,18 @@ pub async fn serve(start: Start) -> Result<(), Failure> {
         daemon.run(&mut signals, &mut requests, &mut beats, &mut ended, &mut servers).await;
     daemon.health.set_ready(false);
     daemon.notifier.stopping("stopping");
-    if let Err(error) = heartbeat.stop().await {
-        tracing::debug!(%error, "the heartbeat did not stop");
+    let end = async {
+        if let Err(error) = heartbeat.stop().await {
+            tracing::debug!(%error, "the heartbeat did not stop");
+        }
+        stop.cancel();
+        while servers.join_next().await.is_some() {}
+        daemon.watch.stop().await;
+        daemon.engine.close_notices().await;
+    };
+    if tokio::time::timeout(END_LIMIT, end).await.is_err() {
+        tracing::warn!("not everything ended within {END_LIMIT:?}: it is left");
     }
-    stop.cancel();
-    while servers.join_next().await.is_some() {}
-    daemon.watch.stop().await;
-    daemon.engine.close_notices().await;
     daemon.engine.flush();
     tracing::info!("stopped");
     result

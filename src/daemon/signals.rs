@@ -6,21 +6,52 @@
 //! before announcing readiness: until then HUP and the USR signals kill the process.
 
 use std::{
-    fmt, io,
+    fmt,
+    io::{self, Read as _},
+    os::unix::net::UnixStream,
     sync::{Arc, atomic::AtomicBool},
+    thread,
+    time::Duration,
 };
 
 use futures_util::StreamExt as _;
 use signal_hook::{
     consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2},
-    flag,
+    flag, low_level,
 };
 use signal_hook_tokio::Signals;
 
+/// How long the log has to take that the process is ended.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 /// Exit status after INT: 128 + 2, as shells write it.
 pub const EXIT_INT: i32 = 130;
 /// Exit status after TERM: 128 + 15.
 pub const EXIT_TERM: i32 = 143;
+
+/// Ends the process so long after the first TERM or INT, whatever hangs by then. A thread of its own waits for
+/// that: a filesystem that does not answer may hold every other one, and the log as well.
+pub fn end_within(limit: Duration) -> io::Result<()> {
+    let (mut heard, said) = UnixStream::pair()?;
+    for signal in [SIGTERM, SIGINT] {
+        low_level::pipe::register(signal, said.try_clone()?)?;
+    }
+    let ends = move || {
+        if heard.read_exact(&mut [0]).is_err() {
+            return;
+        }
+        thread::sleep(limit);
+        let last_words = move || {
+            tracing::error!(
+                "pgkeep did not end within {limit:?}, something hangs: it is ended now"
+            );
+        };
+        // Not waited for longer than a moment.
+        drop(thread::Builder::new().spawn(last_words));
+        thread::sleep(LAST_WORDS);
+        low_level::exit(EXIT_TERM);
+    };
+    thread::Builder::new().name("end".to_owned()).spawn(ends).map(drop)
+}
 
 /// What a signal asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,10 +1,11 @@
 //! When the repositories and the servers are looked at, beside the runs: at intervals, after a
 //! reload, and what a run has touched at its end.
 //!
-//! One look at a time; what comes up meanwhile is looked at after it.
+//! One look at a time at each repository; what comes up meanwhile is looked at after it. One that does not
+//! answer holds up no look at another.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -51,7 +52,10 @@ pub struct Watch {
     next: Duration,
     next_sweep: Duration,
     servers_due: bool,
-    repositories: Option<JoinHandle<()>>,
+    /// Repositories in which leftovers are to be looked for.
+    to_sweep: BTreeSet<RepositoryName>,
+    /// Looks under way.
+    repositories: BTreeMap<RepositoryName, JoinHandle<()>>,
     servers: Option<JoinHandle<()>>,
 }
 
@@ -68,7 +72,8 @@ impl Watch {
             next: Duration::ZERO,
             next_sweep: Duration::ZERO,
             servers_due: true,
-            repositories: None,
+            to_sweep: BTreeSet::new(),
+            repositories: BTreeMap::new(),
             servers: None,
         }
     }
@@ -112,32 +117,33 @@ impl Watch {
     }
 
     fn look_at_repositories(&mut self, now: Duration, table: &Table) {
-        if is_busy(self.repositories.as_ref()) {
-            return;
-        }
-        let (all, sweep) = (now >= self.next, now >= self.next_sweep);
-        let touched = self.touched.take();
-        if !all && !sweep && touched.is_empty() {
-            return;
-        }
-        let mut repositories = table.repositories.clone();
-        if all || sweep {
+        let names = || table.repositories.keys().cloned();
+        if now >= self.next || now >= self.next_sweep {
             self.next = now + probe::INTERVAL;
             self.servers_due = true;
-        } else {
-            repositories.retain(|name, _| touched.contains(name));
+            self.touched.add(names());
         }
-        if sweep {
+        if now >= self.next_sweep {
             self.next_sweep = now + probe::SWEEP_INTERVAL;
+            self.to_sweep = names().collect();
         }
-        let (metrics, clock) = (self.metrics.clone(), self.clock.clone());
-        let suspicious = self.suspicious.clone();
-        self.repositories = Some(tokio::spawn(async move {
-            if sweep {
-                probe::sweep(repositories.clone(), clock.clone()).await;
-            }
-            probe::probe(repositories, metrics, suspicious, clock).await;
-        }));
+        self.repositories.retain(|_, look| !look.is_finished());
+        let (busy, due): (BTreeSet<_>, BTreeSet<_>) =
+            self.touched.take().into_iter().partition(|name| self.repositories.contains_key(name));
+        self.touched.add(busy.into_iter());
+        for name in due {
+            let Some(handle) = table.repositories.get(&name).cloned() else { continue };
+            let sweep = self.to_sweep.remove(&name);
+            let (metrics, clock) = (self.metrics.clone(), self.clock.clone());
+            let suspicious = self.suspicious.clone();
+            let look = tokio::spawn(async move {
+                if sweep {
+                    probe::sweep(&handle, &*clock).await;
+                }
+                probe::probe(&handle, &metrics, &suspicious, &*clock).await;
+            });
+            self.repositories.insert(name, look);
+        }
     }
 
     fn look_at_servers(&mut self, table: &Table) {
@@ -150,9 +156,9 @@ impl Watch {
     /// Ends what is under way.
     pub async fn stop(&mut self) {
         self.cancel.cancel();
-        if let Some(repositories) = self.repositories.take() {
+        for (_, look) in std::mem::take(&mut self.repositories) {
             // Only reads, and deletes of garbage: nothing that needs an orderly end.
-            repositories.abort();
+            look.abort();
         }
         if let Some(servers) = self.servers.take()
             && let Err(error) = servers.await

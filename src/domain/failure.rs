@@ -80,6 +80,8 @@ classes! {
     Configuration = "configuration",
     /// A file of the state directory cannot be read or written.
     State = "state",
+    /// No descriptor, thread, process or memory was left for it: a limit of the host or of the unit.
+    Resources = "resources",
     /// A notification could not be delivered.
     Notification = "notification",
     /// pgkeep was stopped while the run was under way.
@@ -130,9 +132,16 @@ pub struct Failure {
 }
 
 impl Failure {
-    /// A failure without a hint.
+    /// A failure without a hint. Where the system said that there is none left of something, that is its
+    /// class, whatever was being done: [`scarce`].
     pub fn new(class: Class, doing: impl Into<String>, what: impl Into<String>) -> Self {
-        Self { class, doing: doing.into(), what: what.into(), hint: None }
+        let (doing, what) = (doing.into(), what.into());
+        match scarce(&what) {
+            Some(hint) => {
+                Self { class: Class::Resources, doing, what, hint: Some(hint.to_owned()) }
+            }
+            None => Self { class, doing, what, hint: None },
+        }
     }
 
     /// A failure from an error with all its sources.
@@ -147,9 +156,38 @@ impl Failure {
     /// The same failure with a hint.
     #[must_use]
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
-        self.hint = Some(hint.into());
+        // What there is none left of has its own.
+        if self.class != Class::Resources {
+            self.hint = Some(hint.into());
+        }
         self
     }
+}
+
+/// What an error says where no thread or process could be started.
+pub const NO_THREAD: &str = "no thread or process is left";
+
+/// What to do where an error's text ends in one of the system's that there is none left of something. Libraries
+/// hand their errors on as text, and each of them may be the first to need a descriptor.
+fn scarce(what: &str) -> Option<&'static str> {
+    const HINTS: [(&str, &str); 4] = [
+        (
+            "(os error 24)",
+            "pgkeep has as many files and connections open as it may: raise LimitNOFILE= of the unit (`systemctl \
+             edit pgkeep`), or `ulimit -n`, or run fewer jobs at once (`max_running`)",
+        ),
+        (
+            "(os error 23)",
+            "the host has as many files open as it may: look at fs.file-max, and at who has them",
+        ),
+        (
+            NO_THREAD,
+            "pgkeep has as many threads and programs as it may: raise TasksMax= of the unit (`systemctl edit pgkeep`), \
+             or `ulimit -u` of its user",
+        ),
+        ("(os error 12)", "look at MemoryMax= of the unit, and at what takes the host's memory"),
+    ];
+    HINTS.iter().find(|(text, _)| what.contains(text)).map(|(_, hint)| *hint)
 }
 
 impl fmt::Display for Failure {
@@ -191,5 +229,18 @@ mod tests {
             let json = serde_json::to_string(class).unwrap();
             assert_eq!(json, format!("\"{class}\""));
         }
+    }
+
+    #[test]
+    fn what_there_is_none_left_of_is_no_fault_of_the_other_side() {
+        let error = std::io::Error::from_raw_os_error(24);
+        let failure = Failure::from_error(Class::Connection, "connect to server main", &error)
+            .hint("is the server up?");
+        assert_eq!(failure.class, Class::Resources);
+        assert!(failure.class.is_worth_a_retry());
+        assert!(failure.hint.unwrap().contains("LimitNOFILE"));
+        let failure = Failure::new(Class::ToolMissing, "dump", format!("{NO_THREAD}: try again"));
+        assert!(failure.hint.unwrap().contains("TasksMax"));
+        assert_eq!(Failure::new(Class::Sql, "ask", "relation 24 is gone").class, Class::Sql);
     }
 }

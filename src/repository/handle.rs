@@ -66,7 +66,7 @@ pub struct Handle {
     under_way: [Mutex<Option<WeakShared<Opening>>>; 2],
 }
 
-/// All that an opening needs; it does not end with whoever began it.
+/// All that an opening needs.
 #[derive(Clone)]
 struct Door {
     name: RepositoryName,
@@ -417,8 +417,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (handle, asked) = silent(&dir.path().join("local"));
         let (begun, each) = (tokio::time::Instant::now(), Duration::from_millis(200));
-        let waits = [(); 50].map(|()| handle.get(true, each));
-        for waited in join_all(waits).await {
+        for waited in join_all([(); 50].map(|()| handle.get(true, each))).await {
             let error = waited.unwrap_err();
             assert_eq!(error.kind, StoreErrorKind::Unavailable);
             assert!(error.what.contains("within 200ms"), "{error}");

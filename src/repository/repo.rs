@@ -13,7 +13,10 @@ use std::{
 };
 
 use bytes::Bytes;
-use futures_util::{TryStreamExt, stream::BoxStream};
+use futures_util::{
+    StreamExt as _, TryStreamExt,
+    stream::{self, BoxStream},
+};
 use jiff::Timestamp;
 
 use super::{
@@ -335,6 +338,19 @@ impl Repository {
     /// Lists backups, complete or not, and what is not ours. Memory is bounded by one backup.
     pub fn list(&self, within: &Within) -> BoxStream<'_, Result<Entry, StoreError>> {
         listing::list(&*self.store, within)
+    }
+
+    /// The same where others wait: an entry that takes longer than [`QUESTION_LIMIT`] is an error.
+    pub fn list_in_time(&self, within: &Within) -> BoxStream<'_, Result<Entry, StoreError>> {
+        let doing: Arc<str> = format!("list repository {}", self.name).into();
+        stream::try_unfold(self.list(within), move |mut entries| {
+            let doing = Arc::clone(&doing);
+            async move {
+                let entry = self.in_time(&doing, entries.try_next()).await?;
+                Ok(entry.map(|entry| (entry, entries)))
+            }
+        })
+        .boxed()
     }
 
     /// The same, collected.

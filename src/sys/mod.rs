@@ -2,6 +2,7 @@
 //! that everything long-running is handed.
 
 pub mod clock;
+pub mod crowd;
 pub mod files;
 pub mod host;
 pub mod lock;

@@ -105,8 +105,16 @@ impl Progress {
     /// What is being done, and what is waited for: `dump app (waits for repository offsite)`.
     pub fn stage(&self) -> String {
         let stage = self.stage.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        match self.waits() {
+            Some(waits) => format!("{stage} (waits for {waits})"),
+            None => stage,
+        }
+    }
+
+    /// What is waited for: `repository disk, repository offsite`.
+    pub fn waits(&self) -> Option<String> {
         let waits: Vec<String> = self.waiting().keys().cloned().collect();
-        if waits.is_empty() { stage } else { format!("{stage} (waits for {})", waits.join(", ")) }
+        (!waits.is_empty()).then(|| waits.join(", "))
     }
 }
 

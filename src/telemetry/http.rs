@@ -2,13 +2,13 @@
 //!
 //! Listening and serving are two steps, so that readiness is announced only once the port is ours.
 //! There is no TLS and no password: the default address is loopback, and what is served holds no
-//! secret. One request per connection, each bounded in time, a bounded number of them: a client
-//! that dawdles costs a slot for seconds. What can still go wrong: as many dawdling clients as there
-//! are slots keep a scraper out; the address is not to be open to the world.
+//! secret. One request per connection, each bounded in time, a bounded number of them in all and from one
+//! address: where there are too many, the oldest that has not sent its request makes room, so that clients
+//! that dawdle keep no scraper out. The address is not to be open to the world all the same.
 
 use std::{
     io,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -18,8 +18,9 @@ use std::{
 
 use axum::{
     Router,
-    extract::State,
+    extract::{Request, State},
     http::{StatusCode, header},
+    middleware::map_request,
     response::{IntoResponse, Response},
     routing::get,
 };
@@ -30,20 +31,25 @@ use hyper_util::{
 };
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::Semaphore,
     time::{sleep, timeout},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::metrics::Metrics;
-use crate::sys::clock::Clock;
+use crate::sys::{
+    clock::Clock,
+    crowd::{Crowd, Place, Room},
+};
 
 /// Time that a client has to send its request line and headers.
 const HEADER_TIME: Duration = Duration::from_secs(5);
 /// Time that a connection has in all; scrapers give up after 10 s by default (`scrape_timeout`).
 const CONNECTION_TIME: Duration = Duration::from_secs(30);
-/// Connections served at once; more wait in the kernel's queue.
-const CONNECTIONS_MAX: usize = 64;
+/// Connections at once, and of one address.
+const ROOM: Room =
+    Room { all: 256, of_one: 64, served_go: true, moment: Duration::from_millis(100) };
+/// Time that connections under way have at the end.
+const DRAIN_TIME: Duration = Duration::from_secs(5);
 /// From this many series on, rendering leaves the async workers.
 const SERIES_INLINE_MAX: usize = 500;
 /// Pause after `accept` failed, as it does when descriptors run out.
@@ -148,20 +154,17 @@ pub async fn serve(bound: Bound, served: Served, stop: CancellationToken) {
         .route("/healthz", get(healthz))
         .route("/readyz", get(readyz))
         .with_state(served);
-    let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let crowd: Crowd<IpAddr> = Crowd::new(ROOM);
     let connections = TaskTracker::new();
     loop {
         let accepted = tokio::select! {
             () = stop.cancelled() => break,
-            accepted = accept(&bound.listener, &slots) => accepted,
+            accepted = bound.listener.accept() => accepted,
         };
         match accepted {
-            Ok((stream, slot)) => {
-                let (router, stop) = (router.clone(), stop.clone());
-                connections.spawn(async move {
-                    connection(stream, router, stop).await;
-                    drop(slot);
-                });
+            Ok((stream, peer)) => {
+                let Some(place) = crowd.admit(peer.ip().to_canonical()).await else { continue };
+                connections.spawn(connection(stream, router.clone(), place, stop.clone()));
             }
             Err(error) => {
                 tracing::warn!(%error, "cannot accept an HTTP connection");
@@ -170,19 +173,18 @@ pub async fn serve(bound: Bound, served: Served, stop: CancellationToken) {
         }
     }
     connections.close();
-    connections.wait().await;
+    if timeout(DRAIN_TIME, connections.wait()).await.is_err() {
+        tracing::debug!("HTTP connections were still open at the end");
+    }
 }
 
-async fn accept(
-    listener: &TcpListener,
-    slots: &Arc<Semaphore>,
-) -> io::Result<(TcpStream, tokio::sync::OwnedSemaphorePermit)> {
-    let slot = Arc::clone(slots).acquire_owned().await.map_err(io::Error::other)?;
-    let (stream, _) = listener.accept().await?;
-    Ok((stream, slot))
-}
-
-async fn connection(stream: TcpStream, router: Router, stop: CancellationToken) {
+async fn connection(stream: TcpStream, router: Router, place: Place, stop: CancellationToken) {
+    let place = Arc::new(place);
+    let here = Arc::clone(&place);
+    let router = router.layer(map_request(move |request: Request| {
+        here.served();
+        std::future::ready(request)
+    }));
     let mut builder = auto::Builder::new(TokioExecutor::new()).http1_only();
     builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_TIME).keep_alive(false);
     let served = builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
@@ -190,6 +192,7 @@ async fn connection(stream: TcpStream, router: Router, stop: CancellationToken) 
     let whole = async {
         tokio::select! {
             result = served.as_mut() => return result,
+            () = place.lost() => return Ok(()),
             () = stop.cancelled() => served.as_mut().graceful_shutdown(),
         }
         served.await

@@ -72,6 +72,7 @@ impl Stored {
         let commits = self.copies.into_iter().map(|(name, copy)| {
             let doing = format!("{} to {name}", self.doing);
             async move {
+                let _waits = task.progress.waits_for(format!("repository {name}"));
                 let result = match (copy, index) {
                     (Err(failure), _) => Err(failure),
                     (Ok(copy), Some(Err(failure))) => {

@@ -45,7 +45,7 @@ use super::{
 };
 use crate::{
     domain::{manifest::Plain, recipients::Recipients},
-    sys::task::Task,
+    sys::{process::scarce, task::Task},
 };
 
 /// How the stream is compressed and cut.
@@ -159,7 +159,7 @@ pub fn start(
         Ok(_detached) => receiver,
         Err(error) => {
             let (answer, receiver) = oneshot::channel();
-            drop(answer.send(Err(StreamError::Thread(error))));
+            drop(answer.send(Err(StreamError::Thread(scarce(error)))));
             receiver
         }
     }
@@ -232,7 +232,10 @@ fn spawn<'scope, T: Send + 'scope>(
     name: &'static str,
     body: impl FnOnce() -> Result<T, Halt> + Send + 'scope,
 ) -> Result<Scoped<'scope, T>, StreamError> {
-    thread::Builder::new().name(name.into()).spawn_scoped(scope, body).map_err(StreamError::Thread)
+    thread::Builder::new()
+        .name(name.into())
+        .spawn_scoped(scope, body)
+        .map_err(|error| StreamError::Thread(scarce(error)))
 }
 
 fn join<T>(handle: Scoped<'_, T>, thread: &'static str) -> Result<T, Halt> {

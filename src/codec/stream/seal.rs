@@ -15,6 +15,7 @@ use crate::{
         proof::Structure,
     },
     domain::manifest::Plain,
+    sys::process::scarce,
 };
 
 pub(super) struct Sealer {
@@ -45,7 +46,7 @@ impl Sealer {
         // Only to wait for a sink or the cancellation, whichever comes first.
         let runtime = Builder::new_current_thread()
             .build()
-            .map_err(|error| Halt::Failed(StreamError::Thread(error)))?;
+            .map_err(|error| Halt::Failed(StreamError::Thread(scarce(error))))?;
         loop {
             match in_order.recv() {
                 Ok(Next::Frame(packed)) => {

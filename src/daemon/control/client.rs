@@ -3,6 +3,7 @@
 use std::{
     io,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use tokio::{
@@ -45,6 +46,9 @@ pub enum CallError {
     /// What came is no reply.
     #[error("the daemon's reply cannot be read")]
     Unreadable(#[source] serde_json::Error),
+    /// It did not answer in time.
+    #[error("the daemon has not answered for {0:?}")]
+    Silent(Duration),
     /// The call or the reply is too long.
     #[error("the message is longer than {0} bytes")]
     TooLong(usize),
@@ -116,10 +120,15 @@ impl Replies {
         Ok(Some(reply))
     }
 
-    /// The last reply, for calls that are not followed.
-    pub async fn last(mut self) -> Result<Reply, CallError> {
+    /// The next reply, where it comes within `limit`. Else nothing more is to be read.
+    pub async fn next_within(&mut self, limit: Duration) -> Result<Option<Reply>, CallError> {
+        tokio::time::timeout(limit, self.next()).await.unwrap_or(Err(CallError::Silent(limit)))
+    }
+
+    /// The last reply, for calls that are not followed; no reply may take longer than `limit`.
+    pub async fn last(mut self, limit: Duration) -> Result<Reply, CallError> {
         let mut last = None;
-        while let Some(reply) = self.next().await? {
+        while let Some(reply) = self.next_within(limit).await? {
             last = Some(reply);
         }
         last.ok_or(CallError::Lost(None))

@@ -10,7 +10,6 @@ use std::{
     io,
     os::unix::fs::{DirBuilderExt as _, FileTypeExt as _, MetadataExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
-    sync::Arc,
     time::Duration,
 };
 
@@ -24,7 +23,7 @@ use tokio::{
         UnixListener, UnixStream,
         unix::{OwnedReadHalf, OwnedWriteHalf},
     },
-    sync::{Semaphore, mpsc},
+    sync::mpsc,
     time::{sleep, timeout},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -34,11 +33,16 @@ use crate::{
     config::trust,
     daemon::journal::abridged,
     domain::failure::{Class, Failure},
-    sys::files::open_plain,
+    sys::{
+        crowd::{Crowd, Place, Room},
+        files::open_plain,
+    },
 };
 
-/// Connections at once; one more is told so and closed.
-const CONNECTIONS_MAX: usize = 32;
+/// Connections at once. The oldest that says nothing makes room; where all are being answered, one more is
+/// told so and closed.
+const ROOM: Room =
+    Room { all: 64, of_one: 64, served_go: false, moment: Duration::from_millis(100) };
 /// Time that a client has to send its call, and the daemon's loop to take it.
 const CALL_TIME: Duration = Duration::from_secs(10);
 /// Time that a client has to read one reply.
@@ -103,7 +107,7 @@ impl ControlServer {
     /// Answers calls until `stop` is cancelled; then gives those under way a moment to deliver
     /// their last reply. Requests go to `requests`, the daemon's loop.
     pub async fn serve(self, requests: mpsc::Sender<ControlRequest>, stop: CancellationToken) {
-        let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+        let crowd = Crowd::new(ROOM);
         let (connections, end) = (TaskTracker::new(), CancellationToken::new());
         loop {
             let accepted = tokio::select! {
@@ -112,14 +116,13 @@ impl ControlServer {
             };
             match accepted {
                 Ok((stream, _)) => {
-                    let slot = Arc::clone(&slots).try_acquire_owned().ok();
+                    let place = crowd.admit(()).await;
                     let (requests, end) = (requests.clone(), end.clone());
                     connections.spawn(async move {
                         tokio::select! {
                             () = end.cancelled() => {}
-                            () = connection(stream, requests, slot.is_some()) => {}
+                            () = connection(stream, requests, place.as_ref()) => {}
                         }
-                        drop(slot);
                     });
                 }
                 Err(error) => {
@@ -188,7 +191,11 @@ fn answers(path: &Path) -> io::Result<bool> {
     }
 }
 
-async fn connection(stream: UnixStream, requests: mpsc::Sender<ControlRequest>, has_slot: bool) {
+async fn connection(
+    stream: UnixStream,
+    requests: mpsc::Sender<ControlRequest>,
+    place: Option<&Place>,
+) {
     let credentials = stream.peer_cred();
     let (read, mut write) = stream.into_split();
     let uid = match credentials {
@@ -202,11 +209,16 @@ async fn connection(stream: UnixStream, requests: mpsc::Sender<ControlRequest>, 
             return refuse(&mut write, "the peer's credentials cannot be read").await;
         }
     };
-    if !has_slot {
+    let Some(place) = place else {
         return refuse(&mut write, "too many control connections").await;
-    }
+    };
     let mut read = BufReader::new(read);
-    let request = match timeout(CALL_TIME, read_call(&mut read)).await {
+    let called = tokio::select! {
+        called = timeout(CALL_TIME, read_call(&mut read)) => called,
+        () = place.lost() => return,
+    };
+    place.served();
+    let request = match called {
         Ok(Ok(Some(request))) => request,
         Ok(Ok(None)) => return,
         Ok(Err(reason)) => return refuse(&mut write, &reason).await,
@@ -271,13 +283,16 @@ async fn answer(read: OwnedReadHalf, mut write: OwnedWriteHalf, mut from: mpsc::
 /// closed only its writing side still reads.
 async fn hung_up(mut read: OwnedReadHalf) -> bool {
     let mut ignored = [0; 256];
-    loop {
+    let mut count = 0;
+    // Who goes on and on after its call is no client.
+    while count <= CALL_MAX {
         match read.read(&mut ignored).await {
             Ok(0) => return false,
-            Ok(_) => {}
+            Ok(more) => count += more,
             Err(_) => return true,
         }
     }
+    true
 }
 
 async fn is_closed(write: &OwnedWriteHalf) -> bool {

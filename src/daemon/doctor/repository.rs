@@ -21,6 +21,7 @@ use crate::{
         finding::{Finding, Severity},
     },
     repository::{
+        ask::{QUESTION_LIMIT, within},
         handle::Handle,
         listing::{Entry, Listed, Within},
         probe::{Probed, probe},
@@ -47,8 +48,10 @@ pub(super) async fn look(
 ) {
     let group = format!("repository {}", handle.name());
     let doing = format!("look at repository {}", handle.name());
+    let asked = doing.clone();
     let work = async {
-        let (store, there) = handle.store().await?;
+        let _waits = task.progress.waits_for(format!("repository {}", handle.name()));
+        let (store, there) = within(QUESTION_LIMIT, &asked, || None, handle.store()).await?;
         // A nonce that is not random only means that two probes may meet.
         let nonce = host::random_u64().unwrap_or_default();
         let probed = probe(&*store, &*task.clock, nonce).await?;

@@ -8,7 +8,11 @@ use serde::{Deserialize, Serialize};
 use crate::domain::{name::JobName, run::RunId};
 
 use super::{
-    super::{journal::Journal, planner::JobStatus, table::Table},
+    super::{
+        journal::Journal,
+        planner::{JobState, JobStatus},
+        table::Table,
+    },
     Engine,
 };
 
@@ -52,15 +56,38 @@ impl Engine {
 
     /// The runs under way, for `status`.
     pub fn running(&self) -> Vec<RunningRun> {
-        let running = self.runs.iter().map(|(run, open)| RunningRun {
-            run: run.clone(),
-            job: open.job.common.name.clone(),
-            attempt: open.attempts,
-            since: open.started.wall,
-            stage: open.task.progress.stage(),
-            bytes: open.task.progress.bytes(),
+        let planned = self.planner.status();
+        let running = planned.iter().filter_map(|planned| {
+            let (run, stage, bytes) = self.progress(&planned.state)?;
+            let open = self.runs.get(run)?;
+            Some(RunningRun {
+                run: run.clone(),
+                job: open.job.common.name.clone(),
+                attempt: open.attempts,
+                since: open.started.wall,
+                stage,
+                bytes,
+            })
         });
         running.collect()
+    }
+
+    /// How far a run is: what is being done, or what it waits for, and bytes that went by.
+    pub(super) fn progress<'a>(&self, doing: &'a JobState) -> Option<(&'a RunId, String, u64)> {
+        let of = |run: &RunId| self.runs.get(run);
+        let bytes = |run: &RunId| of(run).map_or(0, |open| open.task.progress.bytes());
+        Some(match doing {
+            JobState::Idle => return None,
+            JobState::Queued { run, why, .. } => (run, format!("waits: {why}"), bytes(run)),
+            JobState::Running { run, .. } => (run, of(run)?.task.progress.stage(), bytes(run)),
+            JobState::WaitingRetry { run, attempt, at } => {
+                let at = at.strftime("%Y-%m-%d %H:%M:%SZ");
+                let next = format!("attempt {attempt} begins at {at}");
+                let why = of(run).and_then(|open| open.report.failures().next().cloned());
+                let stage = why.map_or_else(|| next.clone(), |why| format!("{next}, since {why}"));
+                (run, stage, bytes(run))
+            }
+        })
     }
 
     /// The planner's view, for `status` and metrics.

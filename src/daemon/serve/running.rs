@@ -33,7 +33,7 @@ use super::{
         table::{Ground, Table},
         watch::Watch,
     },
-    Requests, Servers, series,
+    DRAIN_MARGIN, Requests, Servers, series,
 };
 
 /// How often who waits for a run hears how far it is.
@@ -59,7 +59,8 @@ pub(super) struct Daemon {
     pub(super) last_beat: Duration,
     pub(super) last_guard: Duration,
     pub(super) last_reload: Option<String>,
-    pub(super) draining: bool,
+    /// When the end began, in monotonic time.
+    pub(super) draining: Option<Duration>,
     pub(super) lock: StateLock,
     pub(super) watch: Watch,
 }
@@ -82,6 +83,11 @@ impl Daemon {
         while !self.engine.is_done() {
             let now = self.clock.now().mono;
             let wake = self.engine.wake().map_or(longest, |at| at.saturating_sub(now)).min(longest);
+            let left = self.left_to_drain(now);
+            if left.is_some_and(|left| left.is_zero()) {
+                return Err(self.hangs());
+            }
+            let wake = left.map_or(wake, |left| wake.min(left));
             tokio::select! {
                 biased;
                 signal = signals.next() => self.signal(signal),
@@ -103,7 +109,7 @@ impl Daemon {
                 }
             }
             self.after_each_event();
-            if !self.draining
+            if self.draining.is_none()
                 && let Err(failure) = self.guard()
             {
                 died = died.and(Err(failure));
@@ -138,6 +144,21 @@ impl Daemon {
         }
     }
 
+    /// How long the runs still have to end, once the daemon is being stopped.
+    fn left_to_drain(&self, now: Duration) -> Option<Duration> {
+        let limit = self.engine.table().daemon.grace + DRAIN_MARGIN;
+        self.draining.map(|since| limit.saturating_sub(now.saturating_sub(since)))
+    }
+
+    /// What did not end. The next start finds it under way, and marks it.
+    fn hangs(&self) -> Failure {
+        let runs = self.engine.running();
+        let what: Vec<_> = runs.iter().map(|run| format!("{} ({})", run.job, run.stage)).collect();
+        let what = format!("these runs did not end in time, and are left: {}", what.join(", "));
+        Failure::new(Class::Interrupted, "stop the daemon", what)
+            .hint("does a filesystem hang? The next start marks them as interrupted, and clears up")
+    }
+
     pub(super) fn tick(&mut self) {
         self.engine.handle(Event::Tick);
         let now = self.clock.now();
@@ -152,7 +173,7 @@ impl Daemon {
         if let Some(watchdog) = &mut self.watchdog {
             watchdog.tick(now, &self.notifier);
         }
-        if self.draining {
+        if self.draining.is_some() {
             self.notifier.extend_timeout(WAKE_MAX * 2);
             return;
         }
@@ -175,11 +196,11 @@ impl Daemon {
     }
 
     fn drain(&mut self) {
-        if self.draining {
+        if self.draining.is_some() {
             return;
         }
         tracing::info!("stopping: running jobs are cancelled; a second signal kills at once");
-        self.draining = true;
+        self.draining = Some(self.clock.now().mono);
         self.health.set_ready(false);
         self.notifier.stopping("cancelling what runs");
         self.engine.handle(Event::Drain);
@@ -187,7 +208,7 @@ impl Daemon {
 
     /// Reads the configuration again.
     fn reload(&mut self) -> Result<usize, Refused> {
-        if self.draining {
+        if self.draining.is_some() {
             let summary = "the daemon is being stopped".to_owned();
             tracing::info!("reload refused: {summary}");
             return Err(Refused { text: format!("error: {summary}\n"), summary });
@@ -271,7 +292,7 @@ impl Daemon {
         Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
-            stopping: self.draining,
+            stopping: self.draining.is_some(),
             reload_refused: self.last_reload.clone(),
             running: self.engine.running(),
             unprotected: self.watch.unprotected().seen(),

@@ -7,15 +7,18 @@ use std::{
     os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 
 use jiff::Timestamp;
 use rustix::fs::{Advice, CWD, OFlags, RenameFlags};
+use tokio::sync::Semaphore;
 
 use crate::{
     config::trust::{self, Untrusted},
     repository::{
         key,
+        kinds::GIVE_UP_AFTER,
         store::{ObjectMeta, StoreError, StoreErrorKind},
     },
     sys::unit::HOMES,
@@ -29,15 +32,45 @@ const CREATE_ATTEMPTS: u32 = 32;
 const FOLDER_MODE: u32 = 0o700;
 const FILE_MODE: u32 = 0o600;
 
-/// Runs `work`, which blocks, where that does no harm.
+/// Steps that may wait for a filesystem at once, each on a thread: one that hangs takes no more of them,
+/// however often it is asked.
+const STEPS_MAX: usize = 16;
+/// How long one step may take.
+pub(super) const STEP_LIMIT: Duration = GIVE_UP_AFTER;
+
+/// Runs `work`, which blocks, where that does no harm; for a limited time.
 pub(super) async fn blocking<T: Send + 'static>(
+    root: &Root,
     doing: String,
     work: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
 ) -> Result<T, StoreError> {
+    let step = long(root, doing.clone(), work);
+    tokio::time::timeout(STEP_LIMIT, step).await.unwrap_or_else(|_| Err(hangs(doing, STEP_LIMIT)))
+}
+
+/// The same of work that takes as long as there are files.
+pub(super) async fn long<T: Send + 'static>(
+    root: &Root,
+    doing: String,
+    work: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
+) -> Result<T, StoreError> {
+    let turn = Arc::clone(&root.steps).acquire_owned().await;
+    let work = move || {
+        // Given back at the end of the work, also where nobody waits for that any more.
+        let _turn = turn;
+        work()
+    };
     match tokio::task::spawn_blocking(work).await {
         Ok(result) => result,
         Err(error) => Err(StoreError::new(StoreErrorKind::Refused, doing, error.to_string())),
     }
+}
+
+/// A filesystem that does not answer.
+pub(super) fn hangs(doing: impl Into<String>, limit: Duration) -> StoreError {
+    let what = format!("the filesystem did not answer within {} s", limit.as_secs());
+    StoreError::new(StoreErrorKind::Slow, doing, what)
+        .hint("is it a network filesystem that is away, or a disk that fails?")
 }
 
 /// The folder that everything lies in.
@@ -45,9 +78,14 @@ pub(super) async fn blocking<T: Send + 'static>(
 pub(super) struct Root {
     pub(super) path: PathBuf,
     pub(super) min_free: u64,
+    steps: Arc<Semaphore>,
 }
 
 impl Root {
+    pub(super) fn new(path: PathBuf, min_free: u64) -> Self {
+        Self { path, min_free, steps: Arc::new(Semaphore::new(STEPS_MAX)) }
+    }
+
     /// Where `key` lies. A folder on the way that is a symbolic link is refused, as a listing does not
     /// follow it: what would be stored behind it, nobody would find again.
     pub(super) fn path_of(&self, doing: &str, key: &str) -> Result<PathBuf, StoreError> {

@@ -30,7 +30,7 @@ use jiff::Timestamp;
 
 pub use self::options::KIND;
 use self::{
-    files::{Root, blocking, meta_of},
+    files::{Root, blocking, long, meta_of},
     upload::LocalUpload,
 };
 use super::probe::Survey;
@@ -60,7 +60,7 @@ pub struct LocalStore {
 impl LocalStore {
     /// A store; touches nothing yet.
     pub fn new(options: LocalOptions) -> Self {
-        Self { root: Arc::new(Root { path: options.path, min_free: options.min_free }) }
+        Self { root: Arc::new(Root::new(options.path, options.min_free)) }
     }
 }
 
@@ -77,20 +77,22 @@ impl Store for LocalStore {
     async fn put_new(&self, key: &str, bytes: Bytes) -> Result<ObjectMeta, StoreError> {
         let (root, key) = (Arc::clone(&self.root), key.to_owned());
         let doing = format!("write {key}");
-        blocking(doing.clone(), move || put_new(&root, &doing, &key, &bytes)).await
+        blocking(&self.root, doing.clone(), move || put_new(&root, &doing, &key, &bytes)).await
     }
 
     async fn begin(&self, key: &str) -> Result<Box<dyn Upload>, StoreError> {
         let (root, key) = (Arc::clone(&self.root), key.to_owned());
         let doing = format!("write {key}");
-        let upload = blocking(doing.clone(), move || LocalUpload::begin(&root, doing, key)).await?;
+        let upload =
+            blocking(&self.root, doing.clone(), move || LocalUpload::begin(&root, doing, key))
+                .await?;
         Ok(Box::new(upload))
     }
 
     async fn head(&self, key: &str) -> Result<Option<ObjectMeta>, StoreError> {
         let (root, key) = (Arc::clone(&self.root), key.to_owned());
         let doing = format!("look up {key}");
-        blocking(doing.clone(), move || head(&root, &doing, &key)).await
+        blocking(&self.root, doing.clone(), move || head(&root, &doing, &key)).await
     }
 
     async fn get(
@@ -100,7 +102,7 @@ impl Store for LocalStore {
     ) -> Result<BoxStream<'static, Result<Bytes, StoreError>>, StoreError> {
         let (root, key) = (Arc::clone(&self.root), key.to_owned());
         let doing = format!("read {key}");
-        blocking(doing.clone(), move || read::open(&root, doing, &key, range)).await
+        blocking(&self.root, doing.clone(), move || read::open(&root, doing, &key, range)).await
     }
 
     fn list(&self, prefix: &str) -> BoxStream<'_, Result<ObjectMeta, StoreError>> {
@@ -110,19 +112,19 @@ impl Store for LocalStore {
     async fn delete(&self, key: &str) -> Result<(), StoreError> {
         let (root, key) = (Arc::clone(&self.root), key.to_owned());
         let doing = format!("delete {key}");
-        blocking(doing.clone(), move || delete(&root, &doing, &key)).await
+        blocking(&self.root, doing.clone(), move || delete(&root, &doing, &key)).await
     }
 
     async fn sweep(&self, min_age: Duration, now: Timestamp) -> Result<Swept, StoreError> {
         let root = Arc::clone(&self.root);
         let doing = format!("sweep {}", self.place());
-        blocking(doing.clone(), move || walk::sweep(&root, &doing, min_age, now)).await
+        long(&self.root, doing.clone(), move || walk::sweep(&root, &doing, min_age, now)).await
     }
 
     async fn survey(&self, _scratch: &str) -> Result<Survey, StoreError> {
         let root = Arc::clone(&self.root);
         let doing = format!("look at {}", self.place());
-        blocking(doing.clone(), move || {
+        blocking(&self.root, doing.clone(), move || {
             let free = root.free(&doing)?;
             Ok(Survey { space: Some((free, root.min_free)), ..Survey::default() })
         })

@@ -32,8 +32,10 @@ fn build(o: &mut Options<'_>, _context: &Context, d: &mut Diagnostics) -> Option
     }
     let path = o.absolute_path("path", d)?.value;
     let options = LocalOptions { path, min_free };
+    // One for good: it counts the threads that hang in its filesystem.
+    let store: Arc<dyn Store> = Arc::new(LocalStore::new(options));
     let opener: Opener = Arc::new(move || {
-        let store: Arc<dyn Store> = Arc::new(LocalStore::new(options.clone()));
+        let store = Arc::clone(&store);
         Box::pin(async move { Ok(store) })
     });
     Some((opener, LIMITS))

@@ -59,8 +59,8 @@ impl Reader {
         if self.at >= self.end {
             return Ok(None);
         }
-        let doing = self.doing.clone();
-        blocking(doing, move || {
+        let (root, doing) = (Arc::clone(&self.root), self.doing.clone());
+        blocking(&root, doing, move || {
             let bytes = self.read_chunk()?;
             Ok(Some((bytes, self)))
         })

@@ -19,19 +19,16 @@ use tokio::task::JoinHandle;
 
 use super::{
     PART_BYTES,
-    files::{Root, Temp, blocking, forget_pages, meta_of, taken},
+    files::{Root, STEP_LIMIT, Temp, blocking, forget_pages, hangs, meta_of, taken},
 };
-use crate::repository::{
-    kinds::GIVE_UP_AFTER,
-    store::{ObjectMeta, StoreError, StoreErrorKind, Upload},
-};
+use crate::repository::store::{ObjectMeta, StoreError, StoreErrorKind, Upload};
 
 /// Bytes between two syncs: at most twice as many are dirty.
 const FLUSH_EVERY: u64 = 32 << 20;
 /// How long one part, or the end, may take. At most twice [`FLUSH_EVERY`] bytes are dirty: who takes
 /// longer hangs, as a network filesystem may, and must not hold up pg_dump and the other
 /// repositories.
-const REQUEST_LIMIT: Duration = GIVE_UP_AFTER;
+const REQUEST_LIMIT: Duration = STEP_LIMIT;
 /// How long an abort may take; the filesystem may hang.
 const ABORT_LIMIT: Duration = Duration::from_secs(30);
 
@@ -106,11 +103,8 @@ impl LocalUpload {
         limit: Duration,
         request: impl Future<Output = Result<T, StoreError>> + Send,
     ) -> Result<T, StoreError> {
-        tokio::time::timeout(limit, request).await.unwrap_or_else(|_| {
-            let what = format!("the filesystem did not answer within {} s", limit.as_secs());
-            Err(StoreError::new(StoreErrorKind::Slow, &self.inner.doing, what)
-                .hint("is it a network filesystem that is away, or a disk that fails?"))
-        })
+        let late = |_| Err(hangs(&self.inner.doing, limit));
+        tokio::time::timeout(limit, request).await.unwrap_or_else(late)
     }
 }
 
@@ -119,7 +113,8 @@ impl Upload for LocalUpload {
     async fn part(&self, number: u32, bytes: Bytes) -> Result<(), StoreError> {
         self.limited(REQUEST_LIMIT, async {
             let (inner, doing) = (Arc::clone(&self.inner), self.inner.doing.clone());
-            let due = blocking(doing, move || inner.write_part(number, &bytes)).await?;
+            let root = &self.inner.root;
+            let due = blocking(root, doing, move || inner.write_part(number, &bytes)).await?;
             if let Some(from) = due {
                 let mut slot = self.flushed().await;
                 let inner = Arc::clone(&self.inner);
@@ -134,14 +129,14 @@ impl Upload for LocalUpload {
         self.limited(REQUEST_LIMIT, async {
             drop(self.flushed().await);
             let (inner, doing) = (Arc::clone(&self.inner), self.inner.doing.clone());
-            blocking(doing, move || inner.commit()).await
+            blocking(&self.inner.root, doing, move || inner.commit()).await
         })
         .await
     }
 
     async fn abort(&self) -> Result<(), StoreError> {
         let (inner, doing) = (Arc::clone(&self.inner), self.inner.doing.clone());
-        let aborted = blocking(doing.clone(), move || inner.abort());
+        let aborted = blocking(&self.inner.root, doing.clone(), move || inner.abort());
         tokio::time::timeout(ABORT_LIMIT, aborted).await.unwrap_or_else(|_| {
             let what = format!("the file was not removed within {} s", ABORT_LIMIT.as_secs());
             Err(StoreError::new(StoreErrorKind::Slow, doing, what))

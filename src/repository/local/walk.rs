@@ -42,7 +42,8 @@ pub(super) fn list(
         let doing = doing.clone();
         async move {
             let Some((root, prefix, walk)) = state else { return Ok(None) };
-            blocking(doing.clone(), move || {
+            let here = Arc::clone(&root);
+            blocking(&here, doing.clone(), move || {
                 let mut walk = match walk {
                     Some(walk) => walk,
                     None => Walk::start(&root, &doing, &prefix)?,

@@ -22,7 +22,7 @@ use std::{
     ffi::OsString,
     fmt,
     fs::{File, Permissions},
-    io::{Seek as _, Write as _},
+    io::{ErrorKind, Seek as _, Write as _},
     os::unix::{
         fs::PermissionsExt as _,
         process::{CommandExt as _, ExitStatusExt as _},
@@ -41,6 +41,8 @@ use rustix::{
 use secrecy::{ExposeSecret as _, SecretSlice};
 use tokio::sync::{oneshot, watch};
 use tokio_util::sync::CancellationToken;
+
+use crate::domain::failure::NO_THREAD;
 
 pub use record::{ChildRecord, reap_leftovers};
 pub use run::{RunError, run_captured};
@@ -228,7 +230,7 @@ pub enum Waited {
 impl Child {
     /// Starts a child. If the returned future is dropped before it is ready, the child is killed.
     pub async fn spawn(spec: Spec, stdout: Stdout) -> Result<Self, SpawnError> {
-        let error = |source| SpawnError { program: spec.program.clone(), source };
+        let error = |source| SpawnError { program: spec.program.clone(), source: scarce(source) };
         let (started, starting) = oneshot::channel();
         let program = spec.program.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let watched = spec.clone();
@@ -287,6 +289,14 @@ impl Child {
             Some(exit) => Waited::Ended(exit),
             None => Waited::Cancelled(self.terminate(grace).await),
         }
+    }
+}
+
+/// Says of an error that it is the limit of threads and processes: the system only says "try again".
+pub fn scarce(error: std::io::Error) -> std::io::Error {
+    match error.kind() {
+        ErrorKind::WouldBlock => std::io::Error::other(format!("{NO_THREAD}: {error}")),
+        _ => error,
     }
 }
 

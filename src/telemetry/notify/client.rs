@@ -10,6 +10,7 @@ use axum::{
     body::Body,
     http::{HeaderMap, Request, StatusCode, header},
 };
+use futures_util::StreamExt as _;
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::{
     client::legacy::{Client as HyperClient, connect::HttpConnector},
@@ -24,6 +25,8 @@ use crate::domain::failure::chain;
 
 /// What is looked at of an answer, in bytes.
 const ANSWER_MAX: usize = 4096;
+/// How long its body is read. What the status says counts in any case.
+const ANSWER_TIME: Duration = Duration::from_secs(2);
 /// How we call ourselves.
 pub(super) const USER_AGENT: &str = concat!("pgkeep/", env!("CARGO_PKG_VERSION"));
 
@@ -36,7 +39,7 @@ pub(super) struct Client {
 }
 
 impl Client {
-    /// Sends a request; the answer is the beginning of the body of a 2xx.
+    /// Sends a request; the answer is the beginning of the body of a 2xx, as far as it comes at once.
     ///
     /// # Errors
     /// Any other answer, or none in time. `secrets` are cut out of every text.
@@ -54,18 +57,36 @@ impl Client {
             let answer = answered
                 .map_err(|error| unreachable(address, &address.scrub(&chain(&error), secrets)))?;
             judge(address, answer.status(), answer.headers())?;
-            // The status counts; a body that breaks off or goes on for ever changes nothing.
-            let body = axum::body::to_bytes(Body::new(answer.into_body()), ANSWER_MAX).await;
-            let body = body.unwrap_or_default();
-            Ok(String::from_utf8_lossy(&body).into_owned())
+            Ok(Body::new(answer.into_body()))
         };
-        tokio::select! {
+        let body = tokio::select! {
             answer = tokio::time::timeout(limit, exchange) => {
-                answer.unwrap_or_else(|_| Err(Undelivered::late(address, limit)))
+                answer.unwrap_or_else(|_| Err(Undelivered::late(address, limit)))?
             }
-            () = stop.cancelled() => Err(Undelivered::stopped()),
-        }
+            () = stop.cancelled() => return Err(Undelivered::stopped()),
+        };
+        // It was delivered: a body that breaks off, trickles or goes on for ever changes nothing.
+        Ok(String::from_utf8_lossy(&beginning(body, stop).await).into_owned())
     }
+}
+
+async fn beginning(body: Body, stop: &CancellationToken) -> Vec<u8> {
+    let mut begun = Vec::new();
+    let mut pieces = body.into_data_stream();
+    let read = async {
+        while begun.len() < ANSWER_MAX
+            && let Some(Ok(piece)) = pieces.next().await
+        {
+            begun.extend_from_slice(&piece);
+        }
+    };
+    tokio::select! {
+        () = read => {}
+        () = tokio::time::sleep(ANSWER_TIME) => {}
+        () = stop.cancelled() => {}
+    }
+    begun.truncate(ANSWER_MAX);
+    begun
 }
 
 async fn make(address: &Address) -> Result<Connected, Undelivered> {

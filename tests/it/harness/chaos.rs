@@ -67,6 +67,8 @@ pub(crate) struct Rule {
     method: &'static str,
     target: &'static str,
     fault: Fault,
+    /// Requests that it lets pass first.
+    skip: usize,
     times: u32,
     percent: u64,
 }
@@ -155,8 +157,20 @@ impl Chaos {
         times: u32,
         percent: u64,
     ) {
-        let rule = Rule { method, target, fault, times, percent };
+        let rule = Rule { method, target, fault, skip: 0, times, percent };
         self.shared.rules.lock().expect("rules").push(rule);
+    }
+
+    /// Does harm to every request but the next `skip`.
+    pub(crate) fn after(&self, skip: usize, fault: Fault) {
+        let (times, percent) = (u32::MAX, 100);
+        let rule = Rule { method: "", target: "", fault, skip, times, percent };
+        self.shared.rules.lock().expect("rules").push(rule);
+    }
+
+    /// How many requests came by.
+    pub(crate) fn requests(&self) -> usize {
+        self.shared.seen.lock().expect("the log").len()
     }
 
     /// Passes everything on again.
@@ -199,6 +213,10 @@ impl Shared {
                 && seen.target.contains(rule.target)
                 && (rule.percent == 100 || self.dice() < rule.percent)
         })?;
+        if rule.skip > 0 {
+            rule.skip -= 1;
+            return None;
+        }
         rule.times -= 1;
         Some(rule.fault.clone())
     }

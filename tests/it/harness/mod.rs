@@ -9,6 +9,7 @@ pub(crate) mod client;
 pub(crate) mod compare;
 pub(crate) mod fakes;
 pub(crate) mod freeze;
+pub(crate) mod hang;
 pub(crate) mod http;
 pub(crate) mod liar;
 pub(crate) mod machine;

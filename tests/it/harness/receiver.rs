@@ -44,6 +44,8 @@ pub(crate) enum Answer {
     Say(&'static str, &'static str),
     /// Nothing, for ever.
     Hang,
+    /// 200, and a body of which a byte comes now and then, until the client has enough.
+    Trickle,
 }
 
 /// The answer that takes a notification.
@@ -154,6 +156,14 @@ fn answer(
     };
     match answer {
         Answer::Hang => state.lock().unwrap().held.push(stream),
+        Answer::Trickle => {
+            write!(channel, "HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n")?;
+            loop {
+                channel.write_all(b"x")?;
+                channel.flush()?;
+                thread::sleep(Duration::from_millis(50));
+            }
+        }
         Answer::Say(status, body) => {
             let length = body.len();
             write!(channel, "HTTP/1.1 {status}\r\nContent-Length: {length}\r\n\r\n{body}")?;

@@ -2,6 +2,8 @@
 //! the other one, what outlives it, and what it says of itself.
 
 mod ground;
+mod hang;
+mod limits;
 mod notify;
 mod outside;
 mod reload;

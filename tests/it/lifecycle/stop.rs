@@ -179,3 +179,24 @@ fn a_run_through_the_daemon_goes_on_when_its_client_is_stopped() {
     daemon.stop();
     daemon.assert_log_clean(&[]);
 }
+
+#[test]
+fn a_daemon_that_hangs_is_said_to_hang() {
+    let bench = Bench::new(Fake::Gated);
+    let home = &bench.home;
+    home.run(&["status"]).expect_code(1);
+    let mut daemon = home.ready_daemon();
+    let running = Client::start(home, &["run", "nightly"]);
+    bench.fake.wait_stopped();
+    daemon.signal(Signal::STOP);
+    let asked = [&["status"][..], &["run", "nightly"]];
+    for client in asked.map(|words| Client::start(home, words)) {
+        let said = client.end().expect_code(1).stderr;
+        assert!(said.contains("has not answered for 10s") && said.contains("hangs"), "{said}");
+    }
+    daemon.signal(Signal::CONT);
+    bench.fake.release();
+    running.end().expect_code(0);
+    daemon.stop();
+    daemon.assert_log_clean(&[]);
+}

@@ -94,6 +94,20 @@ fn an_endpoint_that_hangs_holds_up_nothing() {
     daemon.stop();
 }
 
+/// The status says that it was taken; the body is of no use to anybody.
+#[test]
+fn a_receiver_that_takes_it_and_dawdles_hears_it_once() {
+    let receiver = Receiver::start();
+    receiver.answers(&[Answer::Trickle]);
+    let home = hopeless(&webhook("ops", &receiver.url("/"), "timeout = \"3s\"\n"));
+    let mut daemon = home.ready_daemon();
+    home.run(&["run", "nightly"]).expect_code(1);
+    wait_count(&daemon, "sent", 1.0);
+    assert_eq!(receiver.requests().len(), 1, "it was sent again");
+    daemon.stop();
+    assert!(!daemon.log().contains("not delivered"), "{}", daemon.log());
+}
+
 #[test]
 fn a_reload_swaps_the_receivers_and_what_waits_goes_the_old_way() {
     let old = Receiver::start();

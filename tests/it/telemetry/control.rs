@@ -97,10 +97,10 @@ async fn two_clients_are_served_at_once() {
     let to_second = daemon.request().await;
     assert_eq!(to_second.request, Request::Status);
     to_second.reply.send(Reply::Status(serde_json::json!({"jobs": 1})));
-    let status = second.last().await.unwrap();
+    let status = second.last(PATIENCE).await.unwrap();
     assert_eq!(status, Reply::Status(serde_json::json!({"jobs": 1})));
     to_first.reply.send(ended());
-    assert_eq!(first.last().await.unwrap(), ended());
+    assert_eq!(first.last(PATIENCE).await.unwrap(), ended());
 }
 
 #[tokio::test]
@@ -123,7 +123,7 @@ async fn a_client_that_goes_away_frees_its_place_and_stops_nothing() {
     let client = ControlClient::connect(&daemon.path).await.unwrap();
     let replies = client.call(&Request::Status).await.unwrap();
     daemon.request().await.reply.send(Reply::Done("up".to_owned()));
-    assert_eq!(replies.last().await.unwrap(), Reply::Done("up".to_owned()));
+    assert_eq!(replies.last(PATIENCE).await.unwrap(), Reply::Done("up".to_owned()));
 }
 
 #[tokio::test]
@@ -185,15 +185,51 @@ async fn calls_that_make_no_sense_are_refused_with_a_reason() {
 }
 
 #[tokio::test]
+async fn clients_that_say_nothing_make_room_for_one_that_does() {
+    let mut daemon = daemon();
+    let mut silent = Vec::new();
+    for _ in 0..200 {
+        silent.push(ControlClient::connect(&daemon.path).await.unwrap());
+    }
+    let client = ControlClient::connect(&daemon.path).await.unwrap();
+    let replies = client.call(&Request::Status).await.unwrap();
+    let request = daemon.request().await;
+    request.reply.send(Reply::Done("up".to_owned()));
+    assert_eq!(replies.last(PATIENCE).await.unwrap(), Reply::Done("up".to_owned()));
+}
+
+#[tokio::test]
 async fn too_many_connections_are_told_so() {
-    let daemon = daemon();
-    let mut open = Vec::new();
-    for _ in 0..32 {
-        open.push(ControlClient::connect(&daemon.path).await.unwrap());
+    let mut daemon = daemon();
+    let mut followed = Vec::new();
+    for _ in 0..64 {
+        let client = ControlClient::connect(&daemon.path).await.unwrap();
+        let replies = client.call(&Request::Status).await.unwrap();
+        followed.push((replies, daemon.request().await));
     }
     let more = ControlClient::connect(&daemon.path).await.unwrap();
-    let reply = more.call(&Request::Status).await.unwrap().last().await.unwrap();
+    let reply = more.call(&Request::Status).await.unwrap().last(PATIENCE).await.unwrap();
     assert_eq!(reply, Reply::Refused { reason: "too many control connections".to_owned() });
+}
+
+/// After its call it sends without end, and reads nothing of many answers.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_that_sends_on_and_on_is_cut_off() {
+    let mut daemon = daemon();
+    let path = daemon.path.clone();
+    let sent = spawn_blocking(move || {
+        let mut stream = StdStream::connect(path).unwrap();
+        stream.write_all(b"{\"version\":1,\"request\":\"status\"}\n").unwrap();
+        let mut sent = 0_u64;
+        while stream.write_all(&[b'x'; 1 << 13]).is_ok() {
+            sent += 1 << 13;
+            assert!(sent < 1 << 30, "a gigabyte was taken");
+        }
+        sent
+    });
+    let request = daemon.request().await;
+    assert!(timeout(PATIENCE, sent).await.unwrap().unwrap() < 16 << 20);
+    assert!(!request.reply.send(Reply::Done("late".to_owned())), "it has gone");
 }
 
 #[tokio::test]
@@ -282,6 +318,8 @@ async fn child_of_another_user() {
     match ControlClient::connect(&path).await {
         Err(ConnectError::Denied(_)) => println!("denied by the socket"),
         Err(error) => panic!("{error}"),
-        Ok(client) => println!("{:?}", client.call(&Request::Status).await.unwrap().last().await),
+        Ok(client) => {
+            println!("{:?}", client.call(&Request::Status).await.unwrap().last(PATIENCE).await);
+        }
     }
 }

@@ -1,6 +1,9 @@
 use std::{
     net::SocketAddr,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -110,6 +113,43 @@ async fn clients_that_dawdle_do_not_keep_a_scraper_out() {
         let mut rest = Vec::new();
         timeout(PATIENCE, dawdler.read_to_end(&mut rest)).await.unwrap().unwrap();
     }
+}
+
+/// They come back as soon as they are sent away, from the scraper's own address.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[expect(clippy::disallowed_methods, reason = "a measurement")]
+async fn three_hundred_slow_clients_do_not_hold_up_a_scrape() {
+    let endpoint = endpoint(metrics(10)).await;
+    let (address, slow) = (endpoint.address, Arc::new(AtomicUsize::new(0)));
+    let clients: Vec<_> = (0..300)
+        .map(|number| {
+            let slow = slow.clone();
+            let begun: &[u8] = [&b""[..], b"GET /metrics HTTP/1.1\r\nHost: "][number % 2];
+            tokio::spawn(async move {
+                loop {
+                    let mut stream = TcpStream::connect(address).await.unwrap();
+                    slow.fetch_add(1, Ordering::Relaxed);
+                    // Sent away at any moment.
+                    drop(stream.write_all(begun).await);
+                    drop(stream.read_to_end(&mut Vec::new()).await);
+                    tokio::time::sleep(Duration::from_secs(1)).await;
+                }
+            })
+        })
+        .collect();
+    while slow.load(Ordering::Relaxed) < 300 {
+        tokio::task::yield_now().await;
+    }
+    let mut times = Vec::new();
+    for _ in 0..100 {
+        let start = Instant::now();
+        assert_eq!(endpoint.get("/metrics").await.0, 200);
+        times.push(start.elapsed());
+    }
+    times.sort();
+    println!("median {:?}, p99 {:?}", times[50], times[98]);
+    assert!(times[98] < Duration::from_secs(1), "p99 {:?}", times[98]);
+    clients.iter().for_each(JoinHandle::abort);
 }
 
 /// Prints how long a large page takes. The promise holds for a release build on an idle machine
