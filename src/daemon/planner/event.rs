@@ -158,8 +158,6 @@ pub enum Refusal {
     AlreadyRunning,
     /// The job is queued.
     AlreadyQueued,
-    /// The job failed and waits to be tried again.
-    WaitingRetry,
     /// The daemon is being stopped.
     ShuttingDown,
 }
@@ -171,7 +169,6 @@ impl Refusal {
             Self::UnknownJob => "there is no such job",
             Self::AlreadyRunning => "the job is already running",
             Self::AlreadyQueued => "the job is already queued",
-            Self::WaitingRetry => "the job failed and waits to be tried again",
             Self::ShuttingDown => "the daemon is being stopped",
         }
     }

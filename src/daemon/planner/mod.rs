@@ -16,7 +16,8 @@
 //! machine that boots in 1970 does not repeat today's slots when NTP has set the clock.
 //!
 //! **Overlap.** A job has at most one run. A slot that comes due while that run is queued, under
-//! way or waiting to be tried again is skipped and counted; a request is refused.
+//! way or waiting to be tried again is skipped and counted. A request is refused, unless the run waits to
+//! be tried again: then the attempt starts at once, and its end answers the request.
 //!
 //! **What survives a restart** is [`Remembered`]. A slot is remembered as dealt with just before its
 //! run starts or when it is skipped; one whose run is still queued at the end of the daemon's life

@@ -46,6 +46,8 @@ pub(super) struct Run {
     pub(super) phase: Phase,
     /// Attempts made, with the one under way.
     pub(super) attempts: u32,
+    /// Further requests that its end answers.
+    joined: Vec<RequestId>,
     /// There will be no retry: it was cancelled, or its job withdrawn.
     pub(super) last_attempt: bool,
     /// Its place in the queue.
@@ -90,12 +92,14 @@ impl Planner {
         let refusal = match (self.life, active.map(|run| &run.phase)) {
             (Life::Draining | Life::Over, _) => Some(Refusal::ShuttingDown),
             (Life::Up, _) if !self.jobs.contains_key(&job) => Some(Refusal::UnknownJob),
-            (Life::Up, Some(Phase::Queued { why: Wait::Blackout(_), .. })) => {
+            (
+                Life::Up,
+                Some(Phase::Queued { why: Wait::Blackout(_), .. } | Phase::Waiting { .. }),
+            ) => {
                 return self.take_over(&job, request, now, out);
             }
             (Life::Up, Some(Phase::Running { .. })) => Some(Refusal::AlreadyRunning),
             (Life::Up, Some(Phase::Queued { .. })) => Some(Refusal::AlreadyQueued),
-            (Life::Up, Some(Phase::Waiting { .. })) => Some(Refusal::WaitingRetry),
             (Life::Up, None) => None,
         };
         if let Some(reason) = refusal {
@@ -106,12 +110,17 @@ impl Planner {
         out.push(Action::Accepted { request, run });
     }
 
-    /// Makes the run that waits for the end of a blackout the request's own: it waits no longer.
+    /// Makes the run that waits for the end of a blackout, or for its next attempt, the request's own:
+    /// it waits no longer. Where another request waits for that run, its end answers both.
     fn take_over(&mut self, job: &JobName, request: RequestId, now: Now, out: &mut Vec<Action>) {
         let place = self.next_place();
         let Some(id) = self.active.get(job) else { return };
         let Some(run) = self.runs.get_mut(id) else { return };
-        run.trigger = Trigger::Manual(request);
+        if run.trigger.request().is_some() {
+            run.joined.push(request);
+        } else {
+            run.trigger = Trigger::Manual(request);
+        }
         run.place = place;
         run.phase = Phase::Queued { since: now.wall, why: Wait::Turn };
         out.push(Action::Accepted { request, run: id.clone() });
@@ -129,6 +138,7 @@ impl Planner {
             trigger,
             phase: Phase::Queued { since: now.wall, why: Wait::Turn },
             attempts: 0,
+            joined: Vec::new(),
             last_attempt: false,
             place: self.next_place(),
             only: None,
@@ -285,7 +295,8 @@ impl Planner {
         let Some(run) = self.runs.remove(id) else { return };
         self.active.remove(&run.job);
         let verdict = run.verdict.unwrap_or(Verdict::Cancelled);
-        let mut requests: Vec<RequestId> = run.trigger.request().into_iter().collect();
+        let mut requests: Vec<RequestId> =
+            run.trigger.request().into_iter().chain(run.joined).collect();
         if cause == EndCause::ShuttingDown && run.attempts == 0 {
             let reason = Refusal::ShuttingDown;
             out.extend(requests.drain(..).map(|request| Action::Refuse { request, reason }));

@@ -74,6 +74,7 @@ fn requests_for_a_busy_job_are_refused() {
     rig.ask("b", 3);
     rig.ask("b", 4);
     rig.finish("a", Verdict::Failed, &[]);
+    rig.finish("b", Verdict::Succeeded, &[]);
     rig.ask("a", 5);
     rig.ask("c", 6);
     assert_eq!(
@@ -86,7 +87,9 @@ fn requests_for_a_busy_job_are_refused() {
             "refuse 4 AlreadyQueued",
             "retry a 2 2026-11-21T10:01:00Z",
             "start b 1 manual",
-            "refuse 5 WaitingRetry",
+            "ended b succeeded 1 Finished answers 3",
+            "accepted 5",
+            "start a 2 manual",
             "refuse 6 UnknownJob",
         ]
     );

@@ -173,3 +173,57 @@ fn an_end_that_was_reported_already_is_ignored() {
     rig.send(finished(run, Verdict::Succeeded, &[]));
     assert_eq!(rig.said(), [""; 0], "it is over");
 }
+
+/// A person who has mended the cause does not wait for the rest of the pause.
+#[test]
+fn a_request_starts_the_attempt_that_waits() {
+    let spec = job("a").due("0 12 * * *").attempts(3);
+    let mut rig = Rig::new(vec![spec], "2026-11-21T11:59:00Z");
+    rig.pass(MINUTE);
+    rig.finish("a", Verdict::Partial, &["x"]);
+    rig.ask("a", 1);
+    rig.finish("a", Verdict::Failed, &["x"]);
+    assert!(matches!(rig.state("a"), JobState::WaitingRetry { attempt: 3, .. }));
+    rig.ask("a", 2);
+    rig.finish("a", Verdict::Succeeded, &[]);
+    assert_eq!(
+        rig.said(),
+        [
+            "start a 1 schedule 2026-11-21T12:00:00Z",
+            "retry a 2 2026-11-21T12:01:00Z",
+            "accepted 1",
+            "start a 2 manual only x",
+            "retry a 3 2026-11-21T12:02:00Z",
+            "accepted 2",
+            "start a 3 manual only x",
+            "ended a succeeded 3 Finished answers 1 answers 2",
+        ]
+    );
+    rig.pass(HOUR);
+    assert_eq!(rig.said(), [""; 0], "the pause is over with it");
+}
+
+/// It is a person's now: no blackout holds it, and no reload that switches the job off ends it.
+#[test]
+fn an_attempt_that_was_asked_for_is_a_persons() {
+    let dark = || job("a").due("0 12 * * *").dark(&["12:00-18:00"], "Etc/UTC").attempts(3);
+    let mut rig = Rig::new(vec![job("a").due("0 12 * * *").attempts(3)], "2026-11-21T11:59:00Z");
+    rig.pass(MINUTE);
+    rig.finish("a", Verdict::Failed, &[]);
+    rig.send(Event::Reloaded(vec![dark()], LIMITS));
+    rig.ask("a", 1);
+    rig.finish("a", Verdict::Failed, &[]);
+    rig.send(Event::Reloaded(vec![dark().disabled()], LIMITS));
+    rig.pass(5 * MINUTE);
+    rig.finish("a", Verdict::Succeeded, &[]);
+    assert_eq!(
+        rig.said()[2..],
+        [
+            "accepted 1",
+            "start a 2 manual",
+            "retry a 3 2026-11-21T12:02:00Z",
+            "start a 3 manual",
+            "ended a succeeded 3 Finished answers 1",
+        ]
+    );
+}
