@@ -1,7 +1,9 @@
--- What pgkeep's role may read in one database before PostgreSQL 14, which has no pg_read_all_data.
+-- What pgkeep's role needs in one database: the export of a snapshot, where it was taken from PUBLIC, and
+-- before PostgreSQL 14, which has no pg_read_all_data, what it may read.
 --
 -- Run it with psql, as a superuser, in every database that is to be dumped, after role.sql, and again
--- when a new schema came, or a role made its first table here. From PostgreSQL 14 on it does nothing.
+-- when a new schema came, or a role made its first table here. From PostgreSQL 14 on it is needed only
+-- where somebody took pg_export_snapshot() from PUBLIC, and does no more than to grant that.
 --
 --   psql -X -d app -f database.sql
 --
@@ -16,6 +18,9 @@
 SET client_min_messages = warning;
 SET search_path = pg_catalog;
 SELECT current_setting('server_version_num')::int < 140000 OR :'by_schema'::boolean AS needed \gset
+
+SELECT format('GRANT EXECUTE ON FUNCTION pg_catalog.pg_export_snapshot() TO %I', :'role')
+WHERE NOT has_function_privilege(:'role', 'pg_catalog.pg_export_snapshot()', 'EXECUTE') \gexec
 
 \if :needed
 BEGIN;

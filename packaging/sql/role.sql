@@ -29,21 +29,25 @@ SET client_min_messages = warning;
 SET search_path = pg_catalog;
 SELECT current_setting('server_version_num')::int >= 140000 AND NOT :'by_schema'::boolean AS read_all,
        current_setting('server_version_num')::int >= 170000 AS has_maintain,
-       current_setting('server_version_num')::int < 190000 OR :'by_schema'::boolean AS lo_apart \gset
+       current_setting('server_version_num')::int < 190000 OR :'by_schema'::boolean AS lo_apart,
+       -- From 16 on each membership says for itself whether it is inherited.
+       CASE WHEN current_setting('server_version_num')::int >= 160000
+            THEN 'WITH INHERIT TRUE' ELSE '' END AS inherit \gset
 
 BEGIN;
 
 SELECT format('CREATE ROLE %I LOGIN', :'role')
 WHERE NOT EXISTS (SELECT FROM pg_roles WHERE rolname = :'role') \gexec
 
--- Row-level security: a role that it holds for could not see every row, and pg_dump refuses then.
-ALTER ROLE :"role" LOGIN BYPASSRLS;
+-- Row-level security: a role that it holds for could not see every row, and pg_dump refuses then. A role
+-- that does not inherit has nothing of what is granted below.
+ALTER ROLE :"role" LOGIN BYPASSRLS INHERIT;
 
 \if :read_all
 -- SELECT on every table, view and sequence, USAGE on every schema, also on those that come later. It
 -- reads the system catalogue too: the hashes of the roles' passwords, for the globals; and, which pgkeep
 -- has no use for, the passwords in connection strings of subscriptions and in options of user mappings.
-GRANT pg_read_all_data TO :"role";
+GRANT pg_read_all_data TO :"role" :inherit;
 \else
 -- The hashes of the roles' passwords, for the globals. In this database alone, which is where
 -- pg_dumpall looks.
@@ -69,11 +73,14 @@ ALTER ROLE :"role" RESET lo_compat_privileges;
 ALTER ROLE :"role" SET lc_messages = 'C';
 
 -- Sizes of databases, progress of others, all settings, and what lies in pg_wal.
-GRANT pg_monitor TO :"role";
+GRANT pg_monitor TO :"role" :inherit;
 
--- Everybody has these two unless they were taken away.
+-- Everybody has these three unless they were taken away. The second belongs to this database alone;
+-- database.sql grants it in another one.
 SELECT format('GRANT EXECUTE ON FUNCTION pg_catalog.pg_control_system() TO %I', :'role')
 WHERE NOT has_function_privilege(:'role', 'pg_catalog.pg_control_system()', 'EXECUTE') \gexec
+SELECT format('GRANT EXECUTE ON FUNCTION pg_catalog.pg_export_snapshot() TO %I', :'role')
+WHERE NOT has_function_privilege(:'role', 'pg_catalog.pg_export_snapshot()', 'EXECUTE') \gexec
 SELECT format('GRANT CONNECT ON DATABASE %I TO %I', datname, :'role')
 FROM pg_database
 WHERE datallowconn AND datname NOT IN ('template0', 'template1') AND NOT has_database_privilege(:'role', oid, 'CONNECT') \gexec
@@ -84,13 +91,13 @@ GRANT EXECUTE ON FUNCTION pg_catalog.pg_switch_wal() TO :"role";
 
 \if :server_files
 -- pg_hba.conf and the like beside the globals, wherever they lie.
-GRANT pg_read_server_files TO :"role";
+GRANT pg_read_server_files TO :"role" :inherit;
 GRANT EXECUTE ON FUNCTION pg_catalog.pg_read_binary_file(text, bigint, bigint, boolean) TO :"role";
 \endif
 
 \if :maintain
 \if :has_maintain
-GRANT pg_maintain TO :"role";
+GRANT pg_maintain TO :"role" :inherit;
 \else
 \echo 'pg_maintain came with PostgreSQL 17: let maintenance_user of [server.NAME] be the owner of the tables, or a superuser'
 \endif

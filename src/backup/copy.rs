@@ -116,6 +116,7 @@ pub async fn copy_backup(
             database: manifest.database.as_ref(),
             scope: manifest.selection.as_ref(),
             is_script: manifest.is_script(),
+            has_statistics: manifest.tool.has_statistics(),
             volumes: &names,
             files: &files,
             tool_major: major,

@@ -16,9 +16,9 @@ use crate::{
     domain::{
         backup::{BackupId, Series, Subject},
         failure::{Class, Failure},
-        manifest::{DatabaseFacts, LeftOut, Snapshot},
+        manifest::{DatabaseFacts, LeftOut},
         name::{DatabaseName, escape},
-        scope::Format,
+        scope::{Format, Scope},
     },
     postgres::{
         PgError, Session, catalog,
@@ -65,6 +65,10 @@ struct Ready {
     /// pg_dump's.
     command: Vec<String>,
     snapshot: ExportedSnapshot,
+    /// What is dumped, with the names of all partitions that the snapshot has.
+    all: Scope,
+    /// Unlogged tables whose rows a standby does not have; none on a primary.
+    unlogged: Option<u64>,
     started_at: Timestamp,
 }
 
@@ -89,11 +93,13 @@ pub async fn database(
     let doing = format!("dump database {name}");
     let series = source.series(Subject::Database(name.clone()));
     let about = About { source, name, id: new_id(task)?, series, doing };
-    let Ready { preflight, facts, application, env, command, snapshot, started_at } =
-        Box::pin(about.prepare(task)).await?;
+    let ready = Box::pin(about.prepare(task)).await?;
+    let Ready { preflight, facts, application, env, command, snapshot, all, unlogged, started_at } =
+        ready;
     let moment = snapshot.facts.clone();
     let running = (application.as_str(), env, command.as_slice());
-    let Read { stored, changed, seen, last } = Box::pin(about.read(running, snapshot, task)).await;
+    let read = Box::pin(about.read(running, (snapshot, &all), task)).await;
+    let Read { stored, changed, seen, last } = read;
     let lost = |why| Dumped::lost(why, source, &seen, task).with(&seen, name, source);
     let stored = match stored {
         Ok(stored) => stored,
@@ -103,9 +109,10 @@ pub async fn database(
         stored.abandon().await;
         return Ok(lost(failure.into()));
     }
-    let left_out = [left_out(&moment), preflight.judged.left_out].concat();
+    let left_out = [left_out(unlogged), preflight.judged.left_out].concat();
     let (id, series, doing) = (&about.id, &about.series, &*about.doing);
-    let judging = suspect::About { series, id, doing, left_out: &left_out };
+    let judging =
+        suspect::About { series, id, doing, left_out: &left_out, command: &command, unlogged };
     let judged = suspect::judge(stored, ("pg_dump", judging), last).await;
     let (stored, judged) = match judged {
         Ok(judged) => judged,
@@ -136,24 +143,60 @@ impl About<'_> {
         let application = application(&self.id);
         let env = source.server.child_env_as(&session, &application)?;
         let snapshot = self.export(session, task).await.map_err(fail)?;
-        let (asks, encoding) = (snapshot.session(), &facts.encoding);
-        let found = scope::check_matches(asks, source.scope, encoding, doing, &task.cancel).await;
-        if let Err(failure) = found {
-            snapshot.close().await;
-            return Err(failure);
-        }
+        let (all, unlogged) = match self.look(&snapshot, &facts, task).await {
+            Ok(looked) => looked,
+            Err(failure) => {
+                snapshot.close().await;
+                return Err(failure);
+            }
+        };
         let options = [source.form.options, &preflight.options()].concat();
         let dump = Dump {
             database: name.as_str(),
             snapshot: Some(&snapshot.id),
             lock_wait: source.lock_wait,
-            scope: source.scope,
+            scope: scope::for_tool(source.scope, &all, major),
             form: Form { options: &options, ..source.form },
             keepalives: source.server.spec().keepalives,
         };
         let command = dump.command(&pg_dump, major);
+        if let Err(failure) = scope::check_length(&command, major, doing) {
+            snapshot.close().await;
+            return Err(failure);
+        }
         let started_at = task.clock.now().wall;
-        Ok(Ready { preflight, facts, application, env, command, snapshot, started_at })
+        Ok(Ready {
+            preflight,
+            facts,
+            application,
+            env,
+            command,
+            snapshot,
+            all,
+            unlogged,
+            started_at,
+        })
+    }
+
+    /// What the snapshot has of what is to be dumped, with all partitions.
+    async fn look(
+        &self,
+        snapshot: &ExportedSnapshot,
+        facts: &DatabaseFacts,
+        task: &Task,
+    ) -> Result<(Scope, Option<u64>), Failure> {
+        let (source, doing, cancel) = (self.source, &*self.doing, &task.cancel);
+        let fail = |error: PgError| error.into_failure(doing);
+        let (session, major) = (snapshot.session(), source.tools.version.major);
+        let all = scope::with_children(session, source.scope, cancel).await.map_err(fail)?;
+        let wanted = (source.scope, &all, major);
+        scope::check_matches(session, wanted, &facts.encoding, doing, cancel).await?;
+        let unlogged = if snapshot.facts.standby {
+            Some(snapshot.unlogged(&all, cancel).await.map_err(fail)?)
+        } else {
+            None
+        };
+        Ok((all, unlogged))
     }
 
     /// Exports the snapshot; `status` tells where that takes its time.
@@ -167,7 +210,7 @@ impl About<'_> {
     async fn read(
         &self,
         (application, env, command): (&str, ChildEnv, &[String]),
-        snapshot: ExportedSnapshot,
+        (snapshot, all): (ExportedSnapshot, &Scope),
         task: &Task,
     ) -> Read {
         let source = self.source;
@@ -196,7 +239,7 @@ impl About<'_> {
         // Once pg_dump is done with the snapshot, it goes: a repository that still takes parts must not
         // hold back VACUUM.
         let close = async {
-            let looked_at = (source.scope, application);
+            let looked_at = (all, application);
             let changed = locks::changed(&snapshot, looked_at, &exited, &backup).await;
             if changed.is_err() {
                 // Nothing can come of it any more.
@@ -261,12 +304,11 @@ fn stem(name: &DatabaseName, format: Format) -> String {
     }
 }
 
-fn left_out(snapshot: &Snapshot) -> Vec<LeftOut> {
-    if !snapshot.standby {
-        return Vec::new();
-    }
+fn left_out(unlogged: Option<u64>) -> Vec<LeftOut> {
+    let Some(count) = unlogged.filter(|count| *count > 0) else { return Vec::new() };
+    let tables = if count == 1 { "table" } else { "tables" };
     vec![LeftOut {
-        what: "rows of unlogged tables".to_owned(),
+        what: format!("rows of {count} unlogged {tables}"),
         reason: "a standby does not have them".to_owned(),
     }]
 }

@@ -122,7 +122,14 @@ pub async fn globals(source: &Source<'_>, parts: Parts, task: &Task) -> Result<D
     };
     let mut left_out = left_out(role_passwords);
     left_out.extend(found.left_out.iter().cloned());
-    let about = suspect::About { series: &series, id: &id, doing, left_out: &left_out };
+    let about = suspect::About {
+        series: &series,
+        id: &id,
+        doing,
+        left_out: &left_out,
+        command: &command,
+        unlogged: None,
+    };
     let (stored, judged) = suspect::judge(stored, ("pg_dumpall", about), yardstick).await?;
     let tool = source.tool("pg_dumpall", command);
     let files = &found.files;

@@ -12,6 +12,7 @@ use crate::{
     postgres::{
         PgError, Session,
         preflight::{Facts, globals, hides_damage, read},
+        scope,
     },
     sys::task::Task,
 };
@@ -45,7 +46,8 @@ pub async fn look(
     accepted: &Accepted,
     task: &Task,
 ) -> Result<Preflight, PgError> {
-    let facts = read(session, &task.cancel).await?.within(scope);
+    let all = scope::with_children(session, scope, &task.cancel).await?;
+    let facts = read(session, &task.cancel).await?.within(&all);
     let judged = preflight::judge(&facts, accepted);
     Ok(Preflight { facts, judged })
 }

@@ -173,6 +173,10 @@ pub(super) struct About<'a> {
     pub(super) doing: &'a str,
     /// What was left out with leave.
     pub(super) left_out: &'a [LeftOut],
+    /// The program's command line.
+    pub(super) command: &'a [String],
+    /// Unlogged tables whose rows a standby does not have; none on a primary.
+    pub(super) unlogged: Option<u64>,
 }
 
 /// What was found about a backup that is to be committed.
@@ -208,11 +212,16 @@ pub(super) async fn judge(
         // What says that something was left out may be among it.
         said.doubts.push(format!("{} bytes of what {program} said were not kept", stored.unheard));
     }
-    let new = Measure::new(
-        &stored.streamed.plain,
-        stored.streamed.structure.totals.clone(),
-        about.series.subject == Subject::Globals,
-    );
+    let new = Measure {
+        globals: about.series.subject == Subject::Globals,
+        standby: about.unlogged.is_some(),
+        unlogged: about.unlogged.unwrap_or(0),
+        ..Measure::new(
+            &stored.streamed.plain,
+            stored.streamed.structure.totals.clone(),
+            about.command,
+        )
+    };
     let mut suspicions = last.judge(&new);
     let doubts = said.doubts.into_iter().map(|what| Suspicion::new(Kind::ToolOutput, what));
     suspicions.extend(doubts);

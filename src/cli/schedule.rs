@@ -41,6 +41,9 @@ pub(super) struct NextRun {
     /// It waits for the end of a blackout.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     blackout: bool,
+    /// It is switched off (`enabled = false`), and runs only when it is asked to.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    paused: bool,
 }
 
 pub(super) fn schedule(cli: &Cli, command: &Command) -> Outcome {
@@ -71,11 +74,12 @@ pub(super) fn next_runs(
     let mut runs = Vec::new();
     for job in table.jobs.values() {
         let common = &job.common;
-        if only.is_some_and(|only| *only != common.name) || !common.enabled {
+        if only.is_some_and(|only| *only != common.name) {
             continue;
         }
+        let paused = !common.enabled;
         let after: Vec<_> = common.after.iter().map(|after| after.value.clone()).collect();
-        let Some(schedule) = &job.schedule else {
+        let Some(schedule) = job.schedule.as_ref().filter(|_| !paused) else {
             runs.push(NextRun {
                 job: common.name.clone(),
                 at: None,
@@ -83,6 +87,7 @@ pub(super) fn next_runs(
                 local: None,
                 after,
                 blackout: false,
+                paused,
             });
             continue;
         };
@@ -96,6 +101,7 @@ pub(super) fn next_runs(
                 local: Some(local.strftime("%a %Y-%m-%d %H:%M:%S %Z").to_string()),
                 after: after.clone(),
                 blackout,
+                paused,
             });
         }
     }
@@ -140,6 +146,9 @@ pub(super) fn print(runs: &[NextRun]) -> Result<(), Stop> {
         .iter()
         .map(|run| {
             let when = match (&run.local, run.after.is_empty()) {
+                _ if run.paused => {
+                    "paused (enabled = false): only when asked (pgkeep run)".to_owned()
+                }
                 (Some(local), _) if run.blackout => format!("{local} (after its blackout)"),
                 (Some(local), _) => local.clone(),
                 (None, false) => format!("after {}", names(&run.after)),

@@ -13,6 +13,7 @@ use crate::{
         finding::Severity,
         name::DatabaseName,
         report::Report,
+        scope::Coverage,
     },
 };
 
@@ -68,6 +69,14 @@ fn print(status: &Status) -> Result<(), Stop> {
         let names: Vec<&str> = databases.iter().map(DatabaseName::as_str).collect();
         let names = names.join(", ");
         output::line(&format!("NO JOB BACKS UP, on {server}: {names}"))?;
+    }
+    for (server, databases) in status.in_part.iter().filter(|(_, names)| !names.is_empty()) {
+        let each = databases.iter().map(|it| match it.coverage {
+            Coverage::Only => format!("{} (only what a job names)", it.database),
+            _ => format!("{} (all but what a job names)", it.database),
+        });
+        let names = each.collect::<Vec<_>>().join(", ");
+        output::line(&format!("BACKED UP ONLY IN PART, on {server}: {names}"))?;
     }
     for (repository, names) in &status.suspicious {
         let names = names.join(", ");

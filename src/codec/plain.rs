@@ -7,7 +7,7 @@
 //! a cut is always seen. The text is in the database's encoding; all server encodings keep ASCII as it is,
 //! so bytes suffice.
 //!
-//! What can still go wrong: with INSERT in place of COPY, rows are not counted.
+//! What can still go wrong: with INSERT in place of COPY, statements are counted, and not rows.
 
 use super::proof::{FormatError, Proof, Structure};
 use crate::domain::manifest::Totals;
@@ -39,6 +39,10 @@ const DATABASE: Script = Script {
 const TABLE_DATA: &[u8] = b"; Type: TABLE DATA; Schema: ";
 /// A statement of this beginning and end is followed by data (`dumpTableData`).
 const COPY: (&[u8], &[u8]) = (b"COPY ", b" FROM stdin");
+/// How each entry's heading begins, where it is of data and where it is not (`_printTocEntry`).
+const HEADINGS: [&[u8]; 2] = [b"-- Data for Name: ", b"-- Name: "];
+/// A statement that brings rows, within a table's data (`dumpTableData_insert`).
+const INSERT: &[u8] = b"INSERT INTO ";
 /// Stands before the data of each large object (`StartRestoreLO`).
 const LARGE_OBJECT: &[u8] = b"SELECT pg_catalog.lo_open('";
 /// The line behind the data of a COPY.
@@ -68,8 +72,17 @@ pub struct PlainProof {
     /// The data line that is being read, as far as it matters.
     data: Vec<u8>,
     complete: bool,
+    entry: Entry,
     totals: Totals,
     failed: Option<FormatError>,
+}
+
+/// What the last heading is of.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+enum Entry {
+    #[default]
+    Other,
+    TableData,
 }
 
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
@@ -142,6 +155,7 @@ impl PlainProof {
             literal: false,
             data: Vec::new(),
             complete: false,
+            entry: Entry::default(),
             totals: Totals::default(),
             failed: None,
         }
@@ -206,6 +220,8 @@ impl PlainProof {
 
     fn end_statement(&mut self) {
         self.totals.entries += 1;
+        let inserts = self.entry == Entry::TableData && self.statement.begin.starts_with(INSERT);
+        self.totals.statements += u64::from(inserts);
         self.totals.large_objects += u64::from(self.statement.begin.starts_with(LARGE_OBJECT));
         if self.statement.is_copy() {
             self.lex = Lex::BeforeData;
@@ -257,8 +273,12 @@ impl PlainProof {
         } else if line == self.script.complete {
             self.complete = self.statement.begin.is_empty();
         } else if line.starts_with(b"--") {
-            let is_data = line.windows(TABLE_DATA.len()).any(|it| it == TABLE_DATA);
-            self.totals.tables += u64::from(is_data && line.starts_with(b"-- Data for Name: "));
+            if HEADINGS.iter().any(|it| line.starts_with(it)) {
+                let is_data = line.windows(TABLE_DATA.len()).any(|it| it == TABLE_DATA);
+                let is_data = is_data && line.starts_with(HEADINGS[0]);
+                self.entry = if is_data { Entry::TableData } else { Entry::Other };
+                self.totals.tables += u64::from(is_data);
+            }
         } else if !line.is_empty() && !line.starts_with(b"\\unrestrict") {
             self.complete = false;
         }

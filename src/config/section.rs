@@ -15,7 +15,7 @@ use super::{
     diagnostic::{Diagnostics, Located, Span, class},
     from_toml::{FromToml, Ranged},
     suggest,
-    value::{Entry, Item, Table},
+    value::{Entry, Item, Table, Value},
 };
 
 /// What all sections of one load share.
@@ -104,6 +104,45 @@ impl<'a> Options<'a> {
         d: &mut Diagnostics,
     ) -> T {
         self.take(key, d).map_or(default, |located| located.value)
+    }
+
+    /// The tables below a key, each with its name, in the order in which they stand:
+    /// `[job.nightly.database.shop]`. Whoever takes them finishes the options of each.
+    pub fn tables(
+        &mut self,
+        key: &'static str,
+        d: &mut Diagnostics,
+    ) -> Vec<(Located<String>, Section)> {
+        let path = format!("{}.{key}", self.section.path);
+        let Some(entry) = self.entry(key) else { return Vec::new() };
+        let (mut tables, mut wrong) = (Vec::new(), Vec::new());
+        match &entry.item.value {
+            Value::Broken => {}
+            Value::Table(names) => {
+                for (name, entry) in names {
+                    let Value::Table(table) = &entry.item.value else {
+                        wrong.push(&entry.key);
+                        continue;
+                    };
+                    let section = Section {
+                        path: format!("{path}.{}", toml_key(name)),
+                        span: entry.item.span.clone(),
+                        table: table.clone(),
+                        context: Arc::clone(&self.section.context),
+                    };
+                    let name = Located { value: name.clone(), span: entry.key.clone() };
+                    tables.push((name, section));
+                }
+            }
+            _ => wrong.push(&entry.key),
+        }
+        for key in wrong {
+            d.error(key, format!("[{path}] needs a table with a name"))
+                .class(class::TYPE)
+                .hint(format!("write [{path}.NAME], and its options below"));
+        }
+        tables.sort_by_key(|(name, _)| name.span.range.start);
+        tables
     }
 
     /// A value that has to be there.
@@ -213,6 +252,12 @@ impl<'a> Options<'a> {
                 .maybe_hint(hint);
         }
     }
+}
+
+/// A key as TOML has it.
+fn toml_key(name: &str) -> String {
+    let bare = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
+    if !name.is_empty() && name.chars().all(bare) { name.to_owned() } else { format!("{name:?}") }
 }
 
 pub(super) fn check_absolute(key: &str, path: &Path, span: &Span, d: &mut Diagnostics) -> bool {

@@ -11,11 +11,15 @@ use std::{
     time::Duration,
 };
 
+use serde::Serialize;
+
 use crate::{
     domain::{
         failure::Failure,
-        name::{DatabaseName, ServerName},
-        pattern::{DatabasePatterns, unprotected},
+        name::{DatabaseName, JobName, ServerName},
+        protection::{Backed, Protection},
+        scope::{Coverage, Scope},
+        units::format_duration,
     },
     postgres::{
         Server,
@@ -30,18 +34,18 @@ use super::table::Table;
 /// Longest time for one server, beside its `connect_timeout`.
 const LIMIT: Duration = Duration::from_secs(30);
 
-/// The databases of each server that no job backs up, as last seen.
+/// The databases of each server that no job backs up, or only in part, as last seen.
 #[derive(Debug, Clone, Default)]
-pub struct Unprotected(Arc<Mutex<BTreeMap<ServerName, Vec<DatabaseName>>>>);
+pub struct Unprotected(Arc<Mutex<BTreeMap<ServerName, Protection>>>);
 
 impl Unprotected {
     /// What was seen last.
-    pub fn seen(&self) -> BTreeMap<ServerName, Vec<DatabaseName>> {
+    pub fn seen(&self) -> BTreeMap<ServerName, Protection> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Takes what was seen. Says whether it is news.
-    fn put(&self, server: &ServerName, found: Option<Vec<DatabaseName>>) -> bool {
+    fn put(&self, server: &ServerName, found: Option<Protection>) -> bool {
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         match found {
             None => known.remove(server).is_some(),
@@ -55,11 +59,11 @@ impl Unprotected {
     }
 }
 
-/// A server with the patterns of all jobs that back up its databases.
+/// A server with what all jobs back up of its databases.
 #[derive(Debug, Clone)]
 pub struct Protected {
     server: Arc<Server>,
-    patterns: Vec<DatabasePatterns>,
+    jobs: Vec<Backed>,
 }
 
 /// The servers that the jobs of a table back up.
@@ -67,13 +71,12 @@ pub fn protected(table: &Table) -> Vec<Protected> {
     let mut servers: BTreeMap<ServerName, Protected> = BTreeMap::new();
     for job in table.jobs.values().filter(|job| job.common.enabled) {
         let Some(protects) = job.job.protects() else { continue };
+        let backed = protects.backed();
         let server = protects.server;
         let known = servers
             .entry(server.name().clone())
-            .or_insert_with(|| Protected { server, patterns: Vec::new() });
-        if protects.scope.is_whole() {
-            known.patterns.push(protects.patterns);
-        }
+            .or_insert_with(|| Protected { server, jobs: Vec::new() });
+        known.jobs.push(backed);
     }
     servers.into_values().collect()
 }
@@ -81,6 +84,68 @@ pub fn protected(table: &Table) -> Vec<Protected> {
 /// The names of the servers that the jobs of a table back up.
 pub fn names(table: &Table) -> Vec<ServerName> {
     protected(table).iter().map(|known| known.server.name().clone()).collect()
+}
+
+/// What a job's selection costs, in plain words.
+#[derive(Debug, Clone, Serialize)]
+pub struct Cost {
+    /// The job.
+    pub job: JobName,
+    /// Of which databases it makes selections, as the configuration has it.
+    pub databases: String,
+    /// What of them.
+    pub selection: Scope,
+    /// The name of their series.
+    pub contents: String,
+    /// What that means.
+    pub means: String,
+}
+
+/// What the selections of a table's jobs cost.
+pub fn costs(table: &Table) -> Vec<Cost> {
+    let mut costs = Vec::new();
+    for job in table.jobs.values().filter(|job| job.common.enabled) {
+        let Some(protects) = job.job.protects() else { continue };
+        let general = protects.scopes.general();
+        let include = protects.patterns.include.iter().map(|it| format!("{:?}", it.as_str()));
+        let general = (include.collect::<Vec<_>>().join(", "), general);
+        let own = protects.scopes.own().iter();
+        let own = own.map(|own| (format!("{:?}", own.pattern.as_str()), &own.scope));
+        for (databases, scope) in std::iter::once(general).chain(own) {
+            if let Some(means) = means(scope, job.max_age) {
+                let (job, selection) = (job.common.name.clone(), scope.clone());
+                costs.push(Cost { job, databases, selection, contents: scope.series(), means });
+            }
+        }
+    }
+    costs
+}
+
+/// What follows from a selection; nothing from a whole backup.
+fn means(scope: &Scope, max_age: Option<Duration>) -> Option<String> {
+    let counts = match scope.coverage() {
+        Coverage::Whole => return None,
+        Coverage::AllBut => "`pgkeep status` shows them as backed up in part",
+        Coverage::Only => {
+            "what is not named is in no backup: `pgkeep status` shows them as backed up in part, and \
+             PgkeepDatabaseInPart alerts"
+        }
+    };
+    let late = max_age.map_or_else(
+        || "nothing tells when they are late (set max_age)".to_owned(),
+        |age| {
+            format!(
+                "that they are late only the job's own max_age ({}) tells",
+                format_duration(age)
+            )
+        },
+    );
+    Some(format!(
+        "these are not the databases' backups, but series of their own that leave something out: a \
+         restore takes them only when they are asked for by name, and the metrics and alerts of a \
+         database's newest backup do not look at them; {late}; unless another job backs up all of the \
+         databases, {counts}"
+    ))
 }
 
 /// Asks every server once, one after the other.
@@ -96,9 +161,9 @@ pub async fn look(servers: Vec<Protected>, metrics: Arc<Metrics>, seen: Unprotec
         match asked {
             Ok(databases) => {
                 let candidates: Vec<_> = databases.iter().map(Database::candidate).collect();
-                let found = unprotected(&candidates, &known.patterns);
-                metrics.server_probed(name, now, Some(found.len()));
-                let databases: Vec<&str> = found.iter().map(DatabaseName::as_str).collect();
+                let found = Protection::of(&candidates, &known.jobs);
+                metrics.server_probed(name, now, Some(&found));
+                let databases: Vec<&str> = found.none.iter().map(DatabaseName::as_str).collect();
                 let databases = databases.join(", ");
                 if seen.put(name, Some(found)) && !databases.is_empty() {
                     let hint = "include them in a job, or name them in its `exclude`";

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::domain::{
     name::{DatabaseName, JobName, RepositoryName, ServerName},
+    protection::InPart,
     report::{Report, Verdict},
 };
 
@@ -33,6 +34,9 @@ pub struct Status {
     /// Databases that no job backs up, by server; no entry for a server that could not be asked.
     #[serde(default)]
     pub unprotected: BTreeMap<ServerName, Vec<DatabaseName>>,
+    /// Databases that jobs back up only in part, by server.
+    #[serde(default)]
+    pub in_part: BTreeMap<ServerName, Vec<InPart>>,
     /// What is in doubt in each repository (`main/app`): its newest backups are suspicious, and nobody
     /// has acknowledged them.
     #[serde(default)]
@@ -48,7 +52,7 @@ pub struct JobLine {
     pub job: JobName,
     /// Its kind.
     pub kind: String,
-    /// `idle`, `queued`, `running`, `waiting-retry`.
+    /// `idle`, `paused`, `queued`, `running`, `waiting-retry`.
     pub state: String,
     /// More about the state, for people.
     pub detail: Option<String>,
@@ -90,6 +94,9 @@ fn line(planned: &JobStatus, table: &Table, journal: &Journal, now: Timestamp) -
     let job = planned.name.clone();
     let kind = table.jobs.get(&job).map_or("", |job| job.kind.name).to_owned();
     let (state, detail) = match &planned.state {
+        JobState::Idle if is_paused(&job, table) => {
+            ("paused", Some("enabled = false: it runs only when it is asked to".to_owned()))
+        }
         JobState::Idle => ("idle", blackout(&job, table, now)),
         JobState::Queued { why, .. } => ("queued", Some(why.to_string())),
         JobState::Running { attempt, .. } => ("running", Some(format!("attempt {attempt}"))),
@@ -104,6 +111,10 @@ fn line(planned: &JobStatus, table: &Table, journal: &Journal, now: Timestamp) -
         detail,
         next: planned.next,
     }
+}
+
+fn is_paused(job: &JobName, table: &Table) -> bool {
+    table.jobs.get(job).is_some_and(|job| !job.common.enabled)
 }
 
 fn blackout(job: &JobName, table: &Table, now: Timestamp) -> Option<String> {

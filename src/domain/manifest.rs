@@ -82,6 +82,11 @@ pub struct Tool {
 }
 
 impl Tool {
+    /// Whether it was asked for the planner's statistics too.
+    pub fn has_statistics(&self) -> bool {
+        self.command.iter().any(|word| word == "--statistics")
+    }
+
     /// Its major version.
     pub fn major(&self) -> Option<u32> {
         self.version.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
@@ -242,7 +247,8 @@ pub struct Totals {
     /// Materialized views that a restore fills anew (`MATERIALIZED VIEW DATA`).
     #[serde(default, skip_serializing_if = "is_zero")]
     pub refreshes: u64,
-    /// Entries with statistics of the planner (`STATISTICS DATA`, PostgreSQL 18).
+    /// Entries with statistics of the planner (`STATISTICS DATA` of pg_dump 18, and `EXTENDED STATISTICS
+    /// DATA` of 19).
     #[serde(default, skip_serializing_if = "is_zero")]
     pub statistics: u64,
 }

@@ -12,6 +12,7 @@ pub mod name;
 pub mod notice;
 pub mod owner;
 pub mod pattern;
+pub mod protection;
 pub mod recipients;
 pub mod relation;
 pub mod report;

@@ -51,6 +51,19 @@ pub struct Glob {
 }
 
 impl Glob {
+    /// The pattern that this name alone matches.
+    pub fn exact(name: &str) -> Self {
+        let mut text = String::new();
+        for c in name.chars() {
+            // The point divides a schema from a table, where one goes before the other.
+            if matches!(c, '*' | '?' | '\\' | '.') {
+                text.push('\\');
+            }
+            text.push(c);
+        }
+        Self { text, tokens: name.chars().map(Token::Char).collect() }
+    }
+
     /// The pattern as it was written.
     pub fn as_str(&self) -> &str {
         &self.text
@@ -63,6 +76,11 @@ impl Glob {
             Token::One | Token::Run => None,
         });
         chars.collect()
+    }
+
+    /// Whether it matches every name.
+    pub fn is_any(&self) -> bool {
+        !self.tokens.is_empty() && self.tokens.iter().all(|token| *token == Token::Run)
     }
 
     /// The pattern as pg_dump and psql have it (`patternToSQLRegex` in src/fe_utils/string_utils.c):
@@ -337,16 +355,12 @@ impl DatabasePatterns {
     }
 }
 
-/// The databases that none of the patterns thinks of: no pattern includes or excludes them.
-/// The templates that every server has, and databases that nobody can connect to, are not looked for.
-pub fn unprotected(candidates: &[Candidate], patterns: &[DatabasePatterns]) -> Vec<DatabaseName> {
-    let forgotten = |name: &DatabaseName| {
-        let any = |globs: &[Glob]| globs.iter().any(|glob| glob.matches(name.as_str()));
-        !patterns.iter().any(|patterns| any(&patterns.include) || any(&patterns.exclude))
-    };
+/// The databases that somebody would miss: the templates that every server has, and databases that nobody
+/// can connect to, are not looked for.
+pub fn noticed(candidates: &[Candidate]) -> impl Iterator<Item = &DatabaseName> {
     let candidates = candidates.iter().filter(|known| {
         matches!(known.access, Access::Open | Access::Unnameable)
             && !TEMPLATES.contains(&known.name.as_str())
     });
-    candidates.map(|known| &known.name).filter(|name| forgotten(name)).cloned().collect()
+    candidates.map(|known| &known.name)
 }

@@ -58,6 +58,11 @@ impl From<RelationPattern> for String {
 }
 
 impl RelationPattern {
+    /// The pattern that this one alone matches.
+    pub fn exact(relation: &RelationName) -> Self {
+        Self { schema: Glob::exact(&relation.schema), name: Glob::exact(&relation.name) }
+    }
+
     /// Whether it matches.
     pub fn matches(&self, relation: &RelationName) -> bool {
         self.schema.matches(&relation.schema) && self.name.matches(&relation.name)
@@ -156,6 +161,18 @@ mod tests {
         }
         for bad in ["orders", "*", ".a", "a.", "", r"a\.b"] {
             assert!(bad.parse::<RelationPattern>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn an_exact_pattern_matches_its_table_alone() {
+        for (schema, name) in
+            [("public", "a"), ("a.b", "c.d"), ("*", "?"), (r"\", r"x\*"), ("é", "\"")]
+        {
+            let exact = RelationPattern::exact(&relation(schema, name));
+            assert_eq!(exact.literal(), Some(relation(schema, name)));
+            assert_eq!(exact.to_string().parse::<RelationPattern>().unwrap(), exact, "{exact}");
+            assert!(!exact.matches(&relation(schema, "other")));
         }
     }
 

@@ -7,6 +7,7 @@
 //! What can still go wrong: a table is selected, and what it refers to (a type, a function, its
 //! schema) is not. Such a backup restores only where these are.
 
+mod by_database;
 pub mod options;
 
 use std::fmt::{self, Write as _};
@@ -18,6 +19,8 @@ use super::{
     pattern::Glob,
     relation::{RelationName, RelationPattern},
 };
+
+pub use self::by_database::{Own, Scopes};
 
 /// Begins the series' name of a selection.
 const PART: &str = "part-";
@@ -47,6 +50,30 @@ impl Contents {
             Self::All => "all",
             Self::Schema => "schema",
             Self::Data => "data",
+        }
+    }
+}
+
+/// How much of a database a backup holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Coverage {
+    /// Only what is named, or only definitions, or only data: what comes to the database tomorrow is
+    /// not in it.
+    Only,
+    /// All but what is named.
+    AllBut,
+    /// All of it.
+    Whole,
+}
+
+impl Coverage {
+    /// As it stands in JSON, and in the label `coverage`.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Only => "only",
+            Self::AllBut => "all-but",
+            Self::Whole => "whole",
         }
     }
 }
@@ -145,6 +172,17 @@ impl Scope {
         self.has_data()
             && self.takes(schema, name)
             && !self.exclude_table_data.iter().any(|it| it.matches(&relation))
+    }
+
+    /// How much of the database it is.
+    pub fn coverage(&self) -> Coverage {
+        if self.is_whole() {
+            Coverage::Whole
+        } else if self.contents == Contents::All && self.has_what_is_in_no_schema() {
+            Coverage::AllBut
+        } else {
+            Coverage::Only
+        }
     }
 
     /// Whether nothing of the database is left out.

@@ -16,7 +16,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     backup::{BackupId, Series},
-    manifest::{Manifest, Plain, Totals},
+    manifest::{Manifest, Plain, SQL, Totals},
+    scope::options,
 };
 
 /// The name of the object that marks a suspicious backup in its folder. It is put there before the
@@ -27,6 +28,8 @@ pub const ACKNOWLEDGED_NAME: &str = "acknowledged.json";
 /// Tables and entries of the table of contents that may be gone without a word, as a share: one
 /// table out of ten is a migration, more of them mostly is not.
 const FEWER: Share = Share(10);
+/// Tables that may be gone whatever share they are: of four, one is a migration as well.
+const FEWER_TABLES: u64 = 1;
 /// Rows are compared from so many on: of ten rows, six are gone on any day.
 const ROWS_MIN: u64 = 100;
 /// Entries of the table of contents are compared from so many on: of six, one is one grant.
@@ -102,7 +105,7 @@ pub fn phrase(suspicions: &[Suspicion]) -> String {
 }
 
 /// What a backup holds, as far as backups are compared.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Measure {
     /// `custom` or `sql`.
     pub format: String,
@@ -112,24 +115,41 @@ pub struct Measure {
     pub totals: Totals,
     /// Whether it is of the globals: its entries are statements.
     pub globals: bool,
+    /// The options that made its form, sorted: `--inserts`, `--statistics`.
+    pub form: Vec<String>,
+    /// Whether it was read from a standby.
+    pub standby: bool,
+    /// Unlogged tables that are left out for that.
+    pub unlogged: u64,
 }
 
 impl Measure {
     /// That of a backup.
     pub fn of(manifest: &Manifest) -> Self {
-        let globals = manifest.database.is_none();
-        Self::new(&manifest.plain, manifest.totals.clone(), globals)
+        Self {
+            globals: manifest.database.is_none(),
+            standby: manifest.snapshot.standby,
+            ..Self::new(&manifest.plain, manifest.totals.clone(), &manifest.tool.command)
+        }
     }
 
-    /// That of a backup with these bytes and counts.
-    pub fn new(plain: &Plain, totals: Totals, globals: bool) -> Self {
+    /// That of a backup of a database of a primary, with these bytes and counts, by that command line.
+    pub fn new(plain: &Plain, totals: Totals, command: &[String]) -> Self {
         let format = plain.format.split(' ').next().unwrap_or_default().to_owned();
-        Self { format, plain_bytes: plain.bytes, totals, globals }
+        let is_form = |word: &&String| options::parse(word) == Ok(options::Kind::Form);
+        let mut form: Vec<String> = command.iter().filter(is_form).cloned().collect();
+        form.sort();
+        Self { format, plain_bytes: plain.bytes, totals, form, ..Self::default() }
     }
 
     /// Whether the rows are written as INSERT statements.
     fn inserts(&self) -> bool {
         self.totals.rows == 0 && self.totals.statements > 0
+    }
+
+    /// Entries that do not come and go with `--statistics`.
+    fn entries(&self) -> u64 {
+        self.totals.entries.saturating_sub(self.totals.statistics)
     }
 
     /// Rows, or statements that bring them.
@@ -145,17 +165,23 @@ pub fn judge(new: &Measure, last: &Measure, shrink: Share) -> Vec<Suspicion> {
     let mut add = |kind, what: String| found.push(Suspicion { kind, what });
     let (now, before) = (&new.totals, &last.totals);
     let pair = |now: u64, before: u64, of: &str| format!("{now} {of}, before {before}");
-    if now.tables == 0 && before.tables > 0 {
+    // What a standby does not have is known, but for its rows and bytes.
+    let known = if last.standby { 0 } else { new.unlogged };
+    let tables = before.tables.saturating_sub(known);
+    if now.tables == 0 && tables > 0 {
         add(Kind::NoTables, pair(0, before.tables, "tables"));
-    } else if FEWER.is_gone(before.tables, now.tables) {
+    } else if FEWER.is_gone(tables, now.tables) && tables - now.tables > FEWER_TABLES {
         add(Kind::FewerTables, pair(now.tables, before.tables, "tables"));
     }
     // Rows are counted alike in an archive and in SQL: the lines of COPY. Of entries, bytes and INSERT
     // statements in another form only what is gone altogether can be told.
-    let same_rows = new.inserts() == last.inserts();
-    let same_form = same_rows && new.format == last.format;
+    let same_options = new.form == last.form;
+    let same_rows =
+        new.inserts() == last.inserts() && (same_options || !new.inserts()) && known == 0;
+    let same_format = new.inserts() == last.inserts() && new.format == last.format;
+    let same_form = same_format && same_options;
     let (rows, rows_before) = (new.rows(), last.rows());
-    if rows == 0 && rows_before > 0 {
+    if rows == 0 && rows_before > 0 && (known == 0 || tables > 0) {
         add(Kind::NoRows, pair(0, rows_before, "rows"));
     } else if same_rows && rows_before >= ROWS_MIN && shrink.is_gone(rows_before, rows) {
         add(Kind::FewerRows, pair(rows, rows_before, "rows"));
@@ -163,11 +189,14 @@ pub fn judge(new: &Measure, last: &Measure, shrink: Share) -> Vec<Suspicion> {
     if now.large_objects == 0 && before.large_objects > 0 {
         add(Kind::NoLargeObjects, pair(0, before.large_objects, "large objects"));
     }
-    if same_form && before.entries >= ENTRIES_MIN && FEWER.is_gone(before.entries, now.entries) {
+    // Of the options, an archive's entries show none but the statistics.
+    let same_entries = same_form || same_format && new.format != SQL;
+    let (entries, entries_before) = (new.entries(), last.entries().saturating_sub(known));
+    if same_entries && entries_before >= ENTRIES_MIN && FEWER.is_gone(entries_before, entries) {
         let of = if new.globals { "statements" } else { "entries" };
-        add(Kind::FewerEntries, pair(now.entries, before.entries, of));
+        add(Kind::FewerEntries, pair(entries, entries_before, of));
     }
-    if same_form && shrink.is_gone(last.plain_bytes, new.plain_bytes) {
+    if same_form && known == 0 && shrink.is_gone(last.plain_bytes, new.plain_bytes) {
         add(Kind::FewerBytes, pair(new.plain_bytes, last.plain_bytes, "bytes"));
     }
     found
@@ -221,7 +250,7 @@ mod tests {
 
     fn measure(plain_bytes: u64, [entries, tables, rows, large_objects]: [u64; 4]) -> Measure {
         let totals = Totals { entries, tables, rows, large_objects, ..Totals::default() };
-        Measure { format: "custom".to_owned(), plain_bytes, totals, globals: false }
+        Measure { format: "custom".to_owned(), plain_bytes, totals, ..Measure::default() }
     }
 
     #[test]
@@ -235,6 +264,56 @@ mod tests {
         assert_eq!(kinds(&inserts, &last), [Kind::NoRows, Kind::FewerBytes]);
         let script = Measure { format: "sql".to_owned(), ..measure(40_000, [10, 20, 5000, 7]) };
         assert_eq!(kinds(&script, &last), []);
+    }
+
+    fn with(options: &[&str], it: Measure) -> Measure {
+        let form = options.iter().map(ToString::to_string).collect();
+        Measure { form, ..it }
+    }
+
+    /// More rows in one statement, or statistics no more: nothing of the database is gone.
+    #[test]
+    fn another_option_is_not_taken_for_less() {
+        let mut single = measure(100_000, [100, 20, 0, 7]);
+        single.totals.statements = 5000;
+        let mut hundred = measure(40_000, [100, 20, 0, 7]);
+        hundred.totals.statements = 50;
+        let single = with(&["--inserts"], single);
+        let hundred = with(&["--inserts", "--rows-per-insert=100"], hundred);
+        assert_eq!(kinds(&hundred, &single), []);
+        let again = with(&["--inserts"], Measure { form: Vec::new(), ..hundred });
+        assert_eq!(kinds(&again, &single), [Kind::FewerRows, Kind::FewerBytes]);
+
+        let mut known = measure(100_000, [160, 20, 5000, 7]);
+        known.totals.statistics = 60;
+        let known = with(&["--statistics"], known);
+        assert_eq!(kinds(&measure(40_000, [100, 20, 5000, 7]), &known), []);
+        assert_eq!(kinds(&measure(40_000, [89, 20, 5000, 7]), &known), [Kind::FewerEntries]);
+    }
+
+    #[test]
+    fn what_a_standby_does_not_have_is_not_missed() {
+        let primary = measure(100_000, [100, 20, 5000, 7]);
+        let standby = |unlogged, it| Measure { standby: true, unlogged, ..it };
+        let fewer = || measure(20_000, [90, 10, 200, 7]);
+        assert_eq!(kinds(&standby(10, fewer()), &primary), []);
+        let all = [Kind::FewerTables, Kind::FewerRows, Kind::FewerBytes];
+        assert_eq!(kinds(&standby(0, fewer()), &primary), all, "it has no unlogged table");
+        assert_eq!(kinds(&standby(7, fewer()), &primary), [Kind::FewerTables]);
+        // The last one did not have them either.
+        assert_eq!(kinds(&standby(10, fewer()), &standby(10, primary.clone())), all);
+        let none = measure(1_000, [80, 0, 0, 7]);
+        assert_eq!(kinds(&standby(20, none.clone()), &primary), []);
+        assert_eq!(kinds(&standby(19, none), &primary), [Kind::NoTables, Kind::NoRows]);
+    }
+
+    #[test]
+    fn one_table_comes_and_goes() {
+        let last = measure(2_000, [19, 4, 99, 0]);
+        assert_eq!(kinds(&measure(2_000, [18, 3, 99, 0]), &last), []);
+        assert_eq!(kinds(&measure(2_000, [17, 2, 99, 0]), &last), [Kind::FewerTables]);
+        let one = measure(2_000, [19, 1, 99, 0]);
+        assert_eq!(kinds(&measure(2_000, [18, 0, 99, 0]), &one), [Kind::NoTables]);
     }
 
     #[test]

@@ -36,7 +36,7 @@ use crate::{
         owner::Adoption,
         pattern::DatabasePatterns,
         report::{Report, Target},
-        scope::{Format, Scope},
+        scope::{Format, Scope, Scopes},
         suspicion::Share,
     },
     postgres::{PgError, Server, catalog},
@@ -128,7 +128,7 @@ pub(super) const KIND: JobKind = JobKind {
 struct Dump {
     server: Arc<Server>,
     patterns: DatabasePatterns,
-    scope: Scope,
+    scopes: Scopes,
     format: Format,
     /// Further options of pg_dump that leave nothing out.
     form_options: Vec<String>,
@@ -168,7 +168,7 @@ impl Job for Dump {
         Some(Protects {
             server: self.server.clone(),
             patterns: self.patterns.clone(),
-            scope: self.scope.clone(),
+            scopes: self.scopes.clone(),
             globals: self.globals.then_some(self.parts.role_passwords),
             accepted: self.accepted.clone(),
             repositories: self.repositories.iter().map(|it| it.name().clone()).collect(),
@@ -205,6 +205,7 @@ impl Job for Dump {
         report.findings.extend(report::newer_tools(&tools, &facts));
         let chosen = choose::databases(&self.patterns, &databases);
         report.findings.extend(report::closed(&chosen));
+        report.findings.extend(selection::unused(&self.scopes, &chosen, &self.accepted.by));
         for problem in &chosen.problems {
             let (name, failure) = choose::refused(problem, self.server.name())?;
             self.failed(&Subject::Database(name), &failure, cx, &mut report);
@@ -243,6 +244,11 @@ impl Dump {
     /// healed by copying them.
     fn volume_parts(&self) -> u32 {
         self.repositories.iter().map(|handle| handle.limits().max_parts).min().unwrap_or(u32::MAX)
+    }
+
+    /// What is dumped of a database; of the globals it is always everything.
+    fn scope(&self, subject: &Subject) -> &Scope {
+        subject.database().map_or_else(|| self.scopes.general(), |name| self.scopes.of(name))
     }
 
     fn target(&self, subject: &Subject, repository: &RepositoryName) -> Target {

@@ -32,10 +32,11 @@ use crate::{
         metric::{MetricDesc, MetricKind},
         name::{RepositoryName, RetentionName, ServerName},
         pattern::DatabasePatterns,
+        protection::Backed,
         report::{Figures, Outcome, Report, Target, TargetReport},
         retention::Policy,
         run::RunId,
-        scope::Scope,
+        scope::Scopes,
     },
     postgres::Server,
     repository::handle::Handle,
@@ -194,14 +195,21 @@ pub struct Protects {
     pub server: Arc<Server>,
     /// Which of its databases. One that is excluded was thought of, and is not unprotected.
     pub patterns: DatabasePatterns,
-    /// What of them. One of which a part is left out is not protected by that.
-    pub scope: Scope,
+    /// What of them.
+    pub scopes: Scopes,
     /// Whether it backs up the globals, and then whether with the hashes of passwords.
     pub globals: Option<bool>,
     /// What it accepts to be left out.
     pub accepted: Accepted,
     /// Where to.
     pub repositories: Vec<RepositoryName>,
+}
+
+impl Protects {
+    /// As it is held against the databases of the server.
+    pub fn backed(&self) -> Backed {
+        Backed { patterns: self.patterns.clone(), scopes: self.scopes.clone() }
+    }
 }
 
 /// What one attempt is handed.

@@ -6,7 +6,7 @@ use crate::{
     config::{Diagnostics, Located, Options},
     domain::{
         name::RepositoryName,
-        pattern::{DatabasePatterns, Glob},
+        pattern::{DatabasePatterns, Glob, PatternError},
         relation::RelationPattern,
     },
     repository::handle::Handle,
@@ -64,15 +64,22 @@ pub(super) fn globs(
     let mut whole = true;
     let mut globs: Vec<Glob> = Vec::new();
     for text in o.take::<Vec<Located<String>>>(key, d)?.value {
-        match text.value.parse::<Glob>() {
-            Ok(glob) => globs.push(glob),
-            Err(error) => {
-                d.error(&text.span, error.to_string());
-                whole = false;
-            }
+        match pattern(&text, d) {
+            Some(glob) => globs.push(glob),
+            None => whole = false,
         }
     }
     whole.then_some(globs)
+}
+
+/// A pattern that is a key.
+pub(super) fn pattern(text: &Located<String>, d: &mut Diagnostics) -> Option<Glob> {
+    text.value
+        .parse()
+        .map_err(|error: PatternError| {
+            d.error(&text.span, error.to_string());
+        })
+        .ok()
 }
 
 /// Patterns of tables; each one that is wrong is reported at its place.

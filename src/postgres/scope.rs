@@ -4,6 +4,10 @@
 //! Patterns are pg_dump's own, with everything but `*` and `?` in double quotes. The schemas of the
 //! system are always left out: for pg_dump, `*.*` has the catalogue in it.
 //!
+//! A table and its children (partitions, and what inherits from it, at any depth) go together, as users
+//! mean it: the parent alone has no row. pg_dump does that by options of its own from version 16 on; for
+//! an older one the names of the children go into the command line.
+//!
 //! What can still go wrong: a table that is excluded by a pattern which matches none is in the
 //! backup. Nothing is missing there, so that it is not held against it.
 
@@ -12,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use crate::domain::{
     failure::{Class, Failure},
     pattern::Glob,
-    relation::RelationPattern,
+    relation::{RelationName, RelationPattern},
     scope::{Contents, Format, Scope, options},
 };
 
@@ -20,6 +24,13 @@ use super::{PgError, Session, catalog::get};
 
 /// The schemas that are the server's own.
 const SYSTEM: [&str; 2] = ["\"pg_\"*", "\"information_schema\""];
+/// pg_dump has `--table-and-children` and its like since then.
+const HAS_CHILDREN: u32 = 16;
+/// More children than any server was seen with.
+const CHILDREN_MAX: u32 = 50_000;
+/// Bytes of a command line that hold everywhere: Linux gives arguments and environment a quarter of
+/// the stack, 2 MiB (execve(2)).
+const LINE_MAX: usize = 1 << 20;
 /// pg_dump's `--large-objects` was `--blobs` until then.
 const HAS_LARGE_OBJECTS: u32 = 16;
 
@@ -32,7 +43,8 @@ pub struct Form<'a> {
     pub options: &'a [String],
 }
 
-/// The arguments that make a `pg_dump` of major version `major` dump the scope.
+/// The arguments that make a `pg_dump` of major version `major` dump the scope. One that does not know
+/// of children is to be given the scope as [`for_tool`] has it.
 pub fn arguments(scope: &Scope, major: u32) -> Vec<String> {
     let mut line = Vec::new();
     match scope.contents {
@@ -55,12 +67,17 @@ pub fn arguments(scope: &Scope, major: u32) -> Vec<String> {
     if !scope.schemas.is_empty() {
         line.extend(SYSTEM.map(|schema| format!("--exclude-schema={schema}")));
     }
-    line.extend(pairs("table", &scope.tables));
-    line.extend(pairs("exclude-table", &scope.exclude_tables));
+    let [table, exclude_table, exclude_data] = if major >= HAS_CHILDREN {
+        ["table-and-children", "exclude-table-and-children", "exclude-table-data-and-children"]
+    } else {
+        ["table", "exclude-table", "exclude-table-data"]
+    };
+    line.extend(pairs(table, &scope.tables));
+    line.extend(pairs(exclude_table, &scope.exclude_tables));
     if !scope.tables.is_empty() {
         line.extend(SYSTEM.map(|schema| format!("--exclude-table={schema}.*")));
     }
-    line.extend(pairs("exclude-table-data", &scope.exclude_table_data));
+    line.extend(pairs(exclude_data, &scope.exclude_table_data));
     line.extend(scope.large_objects.map(|wanted| {
         let what = if major < HAS_LARGE_OBJECTS { "blobs" } else { "large-objects" };
         format!("--{}{what}", if wanted { "" } else { "no-" })
@@ -94,19 +111,103 @@ pub fn check_version(
     )))
 }
 
+/// The scope with the names of all children of the tables that it names, as the session's database has
+/// them.
+///
+/// # Errors
+/// When the server does not answer, or there are too many.
+pub async fn with_children(
+    session: &Session,
+    scope: &Scope,
+    cancel: &CancellationToken,
+) -> Result<Scope, PgError> {
+    let mut all = scope.clone();
+    for list in [&mut all.tables, &mut all.exclude_tables, &mut all.exclude_table_data] {
+        let children = children(session, list, cancel).await?;
+        list.extend(children.iter().map(RelationPattern::exact));
+    }
+    Ok(all)
+}
+
+/// The children of what the patterns match, at any depth, but for what they match themselves.
+async fn children(
+    session: &Session,
+    patterns: &[RelationPattern],
+    cancel: &CancellationToken,
+) -> Result<Vec<RelationName>, PgError> {
+    if patterns.is_empty() {
+        return Ok(Vec::new());
+    }
+    let (schemas, names): (Vec<String>, Vec<String>) = patterns.iter().map(likes).unzip();
+    let sql = "WITH RECURSIVE matched (oid) AS (SELECT c.oid FROM pg_class AS c \
+               JOIN pg_namespace AS n ON n.oid = c.relnamespace \
+               JOIN unnest($1::text[], $2::text[]) AS x (s, t) \
+               ON n.nspname::text COLLATE \"C\" LIKE x.s AND c.relname::text COLLATE \"C\" LIKE x.t \
+               WHERE c.relkind IN ('r', 'f', 'p')), \
+               kin (oid) AS (SELECT oid FROM matched \
+               UNION SELECT i.inhrelid FROM pg_inherits AS i JOIN kin ON i.inhparent = kin.oid) \
+               SELECT n.nspname::text, c.relname::text FROM kin \
+               JOIN pg_class AS c ON c.oid = kin.oid JOIN pg_namespace AS n ON n.oid = c.relnamespace \
+               WHERE kin.oid NOT IN (SELECT oid FROM matched) AND n.nspname !~ '^pg_' \
+               ORDER BY 1, 2 LIMIT $3";
+    let rows =
+        session.query(sql, &[&schemas, &names, &i64::from(CHILDREN_MAX + 1)], cancel).await?;
+    if rows.len() > CHILDREN_MAX as usize {
+        let what = format!("the tables that are named have more than {CHILDREN_MAX} partitions");
+        return Err(PgError::new(Class::Configuration, what)
+            .with_hint("select by schemas, or let fewer tables be named"));
+    }
+    rows.iter().map(|row| Ok(RelationName { schema: get(row, 0)?, name: get(row, 1)? })).collect()
+}
+
+/// The scope that a pg_dump of that major version is to be given: with all children where it does not
+/// know of them.
+pub const fn for_tool<'a>(scope: &'a Scope, with_children: &'a Scope, major: u32) -> &'a Scope {
+    if major >= HAS_CHILDREN { scope } else { with_children }
+}
+
+/// Refuses a command line that the system may not take.
+///
+/// # Errors
+/// Where the names of partitions make it too long.
+pub fn check_length(line: &[String], major: u32, doing: &str) -> Result<(), Failure> {
+    let bytes: usize = line.iter().map(|word| word.len() + 1).sum();
+    if bytes <= LINE_MAX {
+        return Ok(());
+    }
+    let what = format!(
+        "pg_dump {major} has to be given each partition by name, and that makes {bytes} bytes of \
+         arguments"
+    );
+    Err(Failure::new(Class::Configuration, doing, what).hint(format!(
+        "set bin_dir to the programs of PostgreSQL {HAS_CHILDREN} or newer, or name partitions by a \
+         pattern"
+    )))
+}
+
+/// The patterns for schema and name as `LIKE` has them.
+fn likes(pattern: &RelationPattern) -> (String, String) {
+    let (schema, name) = pattern.halves();
+    (schema.like(), name.like())
+}
+
 /// Asks the session's database whether every pattern that selects something finds something there
-/// which no other one excludes. `encoding` is the database's.
+/// which no other one excludes, and whether what is selected is there with its partitions. `all` is
+/// the scope with all children; `encoding` is the database's.
 ///
 /// # Errors
 /// Where one does not, or its characters do not reach pg_dump as they are.
 pub async fn check_matches(
     session: &Session,
-    scope: &Scope,
+    (scope, all, major): (&Scope, &Scope, u32),
     encoding: &str,
     doing: &str,
     cancel: &CancellationToken,
 ) -> Result<(), Failure> {
-    check_characters(scope, encoding, doing)?;
+    check_characters(&arguments(for_tool(scope, all, major), major), encoding, doing)?;
+    if scope.has_data() && !scope.schemas.is_empty() {
+        check_elsewhere(session, all, doing, cancel).await?;
+    }
     let fail = |error: PgError| error.into_failure(doing);
     let excluded: Vec<String> = scope.exclude_schemas.iter().map(Glob::like).collect();
     for glob in &scope.schemas {
@@ -118,12 +219,7 @@ pub async fn check_matches(
             return Err(no_match("schema", "schemas", glob, session.dbname(), doing));
         }
     }
-    let halves = |pattern: &RelationPattern| {
-        let (schema, name) = pattern.halves();
-        (schema.like(), name.like())
-    };
-    let (schemas, names): (Vec<String>, Vec<String>) =
-        scope.exclude_tables.iter().map(halves).unzip();
+    let (schemas, names): (Vec<String>, Vec<String>) = all.exclude_tables.iter().map(likes).unzip();
     for pattern in &scope.tables {
         // The relations that pg_dump's --table looks at (expand_table_name_patterns).
         let sql = "SELECT EXISTS (SELECT FROM pg_class AS c \
@@ -135,7 +231,7 @@ pub async fn check_matches(
                    AND NOT EXISTS (SELECT FROM unnest($3::text[], $4::text[]) AS x (s, t) \
                    WHERE n.nspname::text COLLATE \"C\" LIKE x.s \
                    AND c.relname::text COLLATE \"C\" LIKE x.t))";
-        let (schema, name) = halves(pattern);
+        let (schema, name) = likes(pattern);
         let row = session
             .query_one(sql, &[&schema, &name, &schemas, &names], cancel)
             .await
@@ -143,6 +239,51 @@ pub async fn check_matches(
         if !get::<bool>(&row, 0).map_err(fail)? {
             return Err(no_match("table", "tables", pattern, session.dbname(), doing));
         }
+    }
+    Ok(())
+}
+
+/// Refuses schemas of which a table has partitions elsewhere: their rows would be missing, and the table
+/// is there. A schema that is excluded by name is meant to be left out.
+async fn check_elsewhere(
+    session: &Session,
+    all: &Scope,
+    doing: &str,
+    cancel: &CancellationToken,
+) -> Result<(), Failure> {
+    let fail = |error: PgError| error.into_failure(doing);
+    let sql = "WITH RECURSIVE kin (parent, oid) AS (SELECT inhparent, inhrelid FROM pg_inherits \
+               UNION SELECT kin.parent, i.inhrelid FROM pg_inherits AS i JOIN kin ON i.inhparent = kin.oid) \
+               SELECT p.nspname::text, pc.relname::text, n.nspname::text, c.relname::text FROM kin \
+               JOIN pg_class AS c ON c.oid = kin.oid JOIN pg_namespace AS n ON n.oid = c.relnamespace \
+               JOIN pg_class AS pc ON pc.oid = kin.parent JOIN pg_namespace AS p ON p.oid = pc.relnamespace \
+               WHERE c.relkind = 'r' AND n.oid <> p.oid AND n.nspname !~ '^pg_' \
+               AND p.nspname::text COLLATE \"C\" LIKE ANY ($1::text[]) \
+               AND NOT n.nspname::text COLLATE \"C\" LIKE ANY ($1::text[]) \
+               AND NOT n.nspname::text COLLATE \"C\" LIKE ANY ($2::text[]) ORDER BY 1, 2, 3, 4 LIMIT 1000";
+    let (schemas, excluded): (Vec<_>, Vec<_>) = (
+        all.schemas.iter().map(Glob::like).collect(),
+        all.exclude_schemas.iter().map(Glob::like).collect(),
+    );
+    for row in session.query(sql, &[&schemas, &excluded], cancel).await.map_err(fail)? {
+        let [schema, name, elsewhere, child] = [0, 1, 2, 3].map(|at| get::<String>(&row, at));
+        let (schema, name) = (schema.map_err(fail)?, name.map_err(fail)?);
+        let (elsewhere, child) = (elsewhere.map_err(fail)?, child.map_err(fail)?);
+        let named = |list: &[RelationPattern]| {
+            let child = RelationName { schema: elsewhere.clone(), name: child.clone() };
+            list.iter().any(|pattern| pattern.matches(&child))
+        };
+        let is_meant = named(&all.exclude_tables) || named(&all.exclude_table_data);
+        if is_meant || !all.takes_data(&schema, &name) {
+            continue;
+        }
+        let what = format!(
+            "`schemas` selects {schema}.{name}, and its partition {elsewhere}.{child} is in another schema: \
+             its rows would be missing"
+        );
+        return Err(Failure::new(Class::Configuration, doing, what).hint(
+            "add the schema to `schemas`, or to `exclude_schemas` where its partitions are to be left out",
+        ));
     }
     Ok(())
 }
@@ -164,11 +305,10 @@ fn no_match(
 }
 
 /// pg_dump reads patterns in the encoding of the database, and has them here in UTF-8.
-fn check_characters(scope: &Scope, encoding: &str, doing: &str) -> Result<(), Failure> {
+fn check_characters(line: &[String], encoding: &str, doing: &str) -> Result<(), Failure> {
     if matches!(encoding, "UTF8" | "SQL_ASCII") {
         return Ok(());
     }
-    let line = arguments(scope, HAS_LARGE_OBJECTS);
     let Some(argument) = line.iter().find(|argument| !argument.is_ascii()) else { return Ok(()) };
     let what =
         format!("the database is in {encoding}: pg_dump would take {argument} for another name");
@@ -216,7 +356,14 @@ mod tests {
             "--data-only --strict-names --table=\"shop\".* --exclude-table=*.\"log\" \
              --exclude-table=\"pg_\"*.* --exclude-table=\"information_schema\".* --blobs"
         );
-        assert!(arguments(&scope, 16).contains(&"--large-objects".to_owned()));
+        assert_eq!(
+            arguments(&scope, 16).join(" "),
+            "--data-only --strict-names --table-and-children=\"shop\".* \
+             --exclude-table-and-children=*.\"log\" --exclude-table=\"pg_\"*.* \
+             --exclude-table=\"information_schema\".* --large-objects"
+        );
+        let rows = Scope { exclude_table_data: list(&["a.b"]), ..Scope::default() };
+        assert_eq!(arguments(&rows, 16), ["--exclude-table-data-and-children=\"a\".\"b\""]);
         let scope = Scope {
             schemas: list(&["*"]),
             exclude_schemas: list(&["log"]),
@@ -243,11 +390,20 @@ mod tests {
     }
 
     #[test]
+    fn a_line_that_is_too_long_is_refused() {
+        let word = "x".repeat(1000);
+        check_length(&vec![word.clone(); 1000], 15, "x").unwrap();
+        let refused = check_length(&vec![word; 1100], 15, "x").unwrap_err();
+        assert!(refused.hint.unwrap().contains("16 or newer"));
+    }
+
+    #[test]
     fn characters_that_would_become_others_are_refused() {
         let scope = Scope { exclude_tables: list(&["public.né"]), ..Scope::default() };
-        check_characters(&scope, "UTF8", "x").unwrap();
-        check_characters(&Scope::default(), "LATIN1", "x").unwrap();
-        let refused = check_characters(&scope, "LATIN1", "x").unwrap_err();
+        let line = arguments(&scope, HAS_CHILDREN);
+        check_characters(&line, "UTF8", "x").unwrap();
+        check_characters(&arguments(&Scope::default(), 15), "LATIN1", "x").unwrap();
+        let refused = check_characters(&line, "LATIN1", "x").unwrap_err();
         assert!(refused.what.contains("né") && refused.hint.is_some(), "{refused}");
     }
 }

@@ -50,7 +50,11 @@ const CHANGED: &str = "SELECT format('%I.%I', n.nspname, c.relname), \
                        AND c.oid >= 16384 \
                        AND pg_relation_filenode(c.oid) IS DISTINCT FROM c.relfilenode \
                        ORDER BY 1 LIMIT 10000";
-/// Its limit.
+const UNLOGGED: &str = "SELECT n.nspname::text, c.relname::text \
+                        FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace \
+                        WHERE c.relkind = 'r' AND c.relpersistence = 'u' AND n.nspname !~ '^pg_' \
+                        LIMIT 10000";
+/// Their limit.
 const CHANGED_MAX: usize = 10_000;
 /// Tables that are named.
 const NAMED_MAX: usize = 10;
@@ -221,6 +225,25 @@ impl ExportedSnapshot {
     /// How long the server has for an answer.
     pub fn answer_timeout(&self) -> Duration {
         self.session.answer_timeout()
+    }
+
+    /// Unlogged tables whose rows would be in `scope`: a standby does not have them, and pg_dump leaves
+    /// them out there (`dopt.no_unlogged_table_data` in pg_dump.c).
+    ///
+    /// # Errors
+    /// When the session is gone.
+    pub async fn unlogged(
+        &self,
+        scope: &Scope,
+        cancel: &CancellationToken,
+    ) -> Result<u64, PgError> {
+        let rows = self.session.query(UNLOGGED, &[], cancel).await?;
+        let mut count = 0;
+        for row in &rows {
+            let (schema, name): (String, String) = (get(row, 0)?, get(row, 1)?);
+            count += u64::from(scope.takes_data(&schema, &name));
+        }
+        Ok(count)
     }
 
     /// Whether the connection that holds it is gone, and the snapshot with it.

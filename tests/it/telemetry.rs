@@ -70,6 +70,7 @@ fn series(name: &str, kind: &str) -> JobSeries {
         name: job(name),
         kind: kind.to_owned(),
         max_age: Some(Duration::from_hours(1)),
+        paused: false,
         configured_at: "2026-11-21T00:00:00Z".parse().unwrap(),
     }
 }

@@ -56,6 +56,7 @@ impl Draft<'_> {
                 database: database.as_ref(),
                 scope,
                 is_script: !is_archive,
+                has_statistics: self.tool.has_statistics(),
                 volumes: &names,
                 files: &files,
                 tool_major: self.source.tools.version.major,

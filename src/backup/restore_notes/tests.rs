@@ -28,6 +28,7 @@ fn what_is_encrypted_names_its_key() {
             database: None,
             scope: None,
             is_script: true,
+            has_statistics: false,
             volumes: &volumes,
             files: &[],
             tool_major: 15,
@@ -78,6 +79,7 @@ fn about<'a>(
         database,
         scope: Some(scope),
         is_script: false,
+        has_statistics: false,
         volumes,
         files,
         tool_major: 15,
@@ -212,6 +214,7 @@ proptest! {
         other in name(),
         volume in name(),
         is_script: bool,
+        has_statistics: bool,
     ) {
         let folder = tempfile::tempdir().unwrap();
         fs::create_dir(folder.path().join("bin")).unwrap();
@@ -231,7 +234,7 @@ proptest! {
         let volumes = [volume.clone(), "b".to_owned()];
         for recipients in [&key, &Recipients::default()] {
             let mut one = about(Some(&facts), &scope, &volumes, &files, recipients);
-            one.is_script = is_script;
+            (one.is_script, one.has_statistics) = (is_script, has_statistics);
             check(&one, folder.path(), Some(&name));
         }
         check(&about(None, &scope, &volumes, &files, &key), folder.path(), None);

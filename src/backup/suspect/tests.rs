@@ -8,7 +8,7 @@ use crate::{
         marked::doubt,
         tests::{backup, repository},
     },
-    domain::{failure::Class, manifest::Totals, suspicion::Acknowledgement},
+    domain::{failure::Class, suspicion::Acknowledgement},
     repository::layout,
     sys::clock::SystemClock,
 };
@@ -35,8 +35,7 @@ fn away() -> Result<Repository, Failure> {
 /// What is said of a new backup that holds nothing, and what it was compared with.
 async fn compare(asked: &Asked, series: &Series, task: &Task) -> (Vec<Kind>, Option<BackupId>) {
     let yardstick = Yardstick::find((Share::percent(50), asked), series, task).await;
-    let measure =
-        Measure { format: "sql".into(), plain_bytes: 0, totals: Totals::default(), globals: true };
+    let measure = Measure { format: "sql".into(), globals: true, ..Measure::default() };
     let kinds = yardstick.judge(&measure).into_iter().map(|it| it.kind).collect();
     (kinds, yardstick.last.map(|(id, _)| id))
 }

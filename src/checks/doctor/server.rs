@@ -4,8 +4,8 @@ use jiff::SignedDuration;
 
 use super::{Line, SKEW_MAX, skew};
 use crate::{
-    checks::{Check, Found, login},
-    domain::{finding::Severity, name::DatabaseName},
+    checks::{Check, Found, login, preflight::some},
+    domain::{finding::Severity, name::DatabaseName, protection::Protection, scope::Coverage},
     postgres::{catalog::ServerFacts, notice::Notice, preflight::Service},
 };
 
@@ -19,8 +19,8 @@ pub struct ServerView {
     /// The major version and the folder of the client programs that fit; none where none do, which is
     /// said elsewhere.
     pub programs: Option<(u32, String)>,
-    /// Databases that no job backs up; none where no job backs up any of this server.
-    pub unprotected: Option<Vec<DatabaseName>>,
+    /// Databases that no job backs up whole; none where no job backs up any of this server.
+    pub protection: Option<Protection>,
     /// Databases that jobs choose and the service keeps to itself.
     pub kept_by_service: Vec<DatabaseName>,
     /// The service.
@@ -59,9 +59,13 @@ const CLOCK: Line<ServerView> = Line {
 const UNPROTECTED: Line<ServerView> = Line {
     label: "protection",
     state: |view| {
-        let all = view.unprotected.as_ref()?.is_empty();
-        let all = if all { "every database has a job, or is excluded by one" } else { "not all" };
-        Some(all.to_owned())
+        let found = view.protection.as_ref()?;
+        if !found.none.is_empty() {
+            return Some("not all".to_owned());
+        }
+        let all = "every database has a job, or is excluded by one".to_owned();
+        let in_part = some(found.in_part.iter().map(|it| it.database.as_str()));
+        Some(if in_part.is_empty() { all } else { format!("{all}; only in part: {in_part}") })
     },
     check: Check { name: "databases-unprotected", look: unprotected },
 };
@@ -100,15 +104,26 @@ fn clock(view: &ServerView) -> Vec<Found> {
 }
 
 fn unprotected(view: &ServerView) -> Vec<Found> {
-    let Some(names) = view.unprotected.as_ref().filter(|names| !names.is_empty()) else {
-        return Vec::new();
-    };
-    let names: Vec<&str> = names.iter().map(DatabaseName::as_str).collect();
-    vec![Found::new(
-        Severity::Warning,
-        format!("no job backs up {}", super::super::preflight::some(names)),
-        "include them in `databases` of a job, or name them in its `exclude`",
-    )]
+    let Some(found) = &view.protection else { return Vec::new() };
+    let none: Vec<&str> = found.none.iter().map(DatabaseName::as_str).collect();
+    let only = found.in_part.iter().filter(|it| it.coverage == Coverage::Only);
+    let only: Vec<&str> = only.map(|it| it.database.as_str()).collect();
+    let mut said = Vec::new();
+    if !none.is_empty() {
+        said.push(Found::new(
+            Severity::Warning,
+            format!("no job backs up {}", some(none)),
+            "include them in `databases` of a job, or name them in its `exclude`",
+        ));
+    }
+    if !only.is_empty() {
+        said.push(Found::new(
+            Severity::Warning,
+            format!("jobs back up only what they name of {}", some(only)),
+            "let another job back up all of them, or name them in its `exclude`",
+        ));
+    }
+    said
 }
 
 fn kept_by_service(view: &ServerView) -> Vec<Found> {

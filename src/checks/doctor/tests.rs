@@ -187,9 +187,15 @@ fn each_trouble_of_a_host_is_found() {
 #[test]
 fn servers_tell_of_clocks_programs_and_databases_without_a_job() {
     use super::server::{LINES, ServerView};
-    use crate::postgres::{
-        catalog::ServerFacts,
-        notice::{Level, Notice},
+    use crate::{
+        domain::{
+            protection::{InPart, Protection},
+            scope::Coverage,
+        },
+        postgres::{
+            catalog::ServerFacts,
+            notice::{Level, Notice},
+        },
     };
     let healthy = || ServerView {
         facts: ServerFacts {
@@ -201,7 +207,7 @@ fn servers_tell_of_clocks_programs_and_databases_without_a_job() {
         },
         clock_ahead: SignedDuration::ZERO,
         programs: Some((15, "/usr/lib/postgresql/15/bin".to_owned())),
-        unprotected: Some(Vec::new()),
+        protection: Some(Protection::default()),
         kept_by_service: Vec::new(),
         service: None,
         said: Vec::new(),
@@ -221,8 +227,24 @@ fn servers_tell_of_clocks_programs_and_databases_without_a_job() {
     assert!(look(LINES, &late)[1].state.contains("5m behind this host"));
     let newer = ServerView { programs: Some((17, String::new())), ..healthy() };
     assert_eq!(found(LINES, &newer), ["programs warning tool-version"]);
-    let alone = ServerView { unprotected: Some(vec!["shop".parse().unwrap()]), ..healthy() };
+    let protection = |none: &[&str], in_part: &[(&str, Coverage)]| {
+        let none = none.iter().map(|name| name.parse().unwrap()).collect();
+        let in_part = in_part.iter().map(|(name, coverage)| InPart {
+            database: name.parse().unwrap(),
+            coverage: *coverage,
+        });
+        ServerView {
+            protection: Some(Protection { none, in_part: in_part.collect() }),
+            ..healthy()
+        }
+    };
+    let alone = protection(&["shop"], &[]);
     assert_eq!(found(LINES, &alone), ["protection warning databases-unprotected"]);
+    let meant = protection(&[], &[("shop", Coverage::AllBut)]);
+    assert_eq!(found(LINES, &meant), Vec::<String>::new());
+    assert!(look(LINES, &meant)[2].state.ends_with("only in part: shop"));
+    let few = protection(&[], &[("shop", Coverage::Only)]);
+    assert_eq!(found(LINES, &few), ["protection warning databases-unprotected"]);
 }
 
 #[test]

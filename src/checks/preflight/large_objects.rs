@@ -1,10 +1,10 @@
 //! Large objects that the role may not read.
 
-use super::{Row, by_a_superuser, counted};
+use super::{Row, by_a_superuser, counted, readable::read_all};
 use crate::{
     checks::{Check, Found},
     domain::{failure::Class, finding::Severity, text},
-    postgres::preflight::Facts,
+    postgres::preflight::{Facts, READS_LARGE_OBJECTS},
 };
 
 /// pg_dump fails at the first of them.
@@ -35,11 +35,13 @@ fn large_objects(facts: &Facts) -> Vec<Found> {
             text::sql_literal(&format!(" TO {role}"))
         )
     };
-    let all = if facts.version_num >= 190_000 {
-        format!("GRANT pg_read_all_data TO {role};")
+    let for_all = if facts.version_num >= READS_LARGE_OBJECTS {
+        read_all(facts)
     } else {
-        format!("ALTER ROLE {role} SET lo_compat_privileges = on;")
+        format!(
+            "Or, for all that there are and will be: ALTER ROLE {role} SET lo_compat_privileges = on;"
+        )
     };
-    let hint = format!("{grant} Or, for all that there are and will be: {all}");
+    let hint = format!("{grant} {for_all}");
     vec![Found::new(Severity::Critical, what, by_a_superuser(facts, &hint))]
 }

@@ -81,7 +81,7 @@ pub(super) fn foreign_rows(facts: &Facts) -> LeftOut {
     LeftOut {
         what: format!(
             "rows of {}",
-            counted(facts.foreign_tables, "foreign table", "foreign tables")
+            counted(facts.foreign_tables.len() as u64, "foreign table", "foreign tables")
         ),
         reason: "they belong to other servers".to_owned(),
     }

@@ -5,6 +5,7 @@
 //! before anything is dumped. The second sort can be accepted by name; what was accepted stands in the
 //! manifest of every backup made so.
 
+mod export;
 mod large_objects;
 mod left_out;
 mod passwords;
@@ -59,6 +60,7 @@ pub struct Acceptance {
 
 /// Every check of a database.
 pub const DATABASE: &[&Row] = &[
+    &export::EXPORT,
     &readable::UNREADABLE,
     &row_security::ROW_SECURITY,
     &large_objects::LARGE_OBJECTS,
@@ -116,7 +118,7 @@ pub fn judge(facts: &Facts, accepted: &Accepted) -> Judged {
             }
         }
     }
-    if facts.foreign_tables > 0 {
+    if !facts.foreign_tables.is_empty() {
         judged.left_out.push(left_out::foreign_rows(facts));
     }
     judged

@@ -6,11 +6,14 @@ use super::{Row, by_a_superuser, counted, for_each, in_turn, listed, some};
 use crate::{
     checks::{Check, Found},
     domain::{failure::Class, finding::Severity, text},
-    postgres::preflight::{Facts, Kind, Relation},
+    postgres::preflight::{Facts, Kind, ReadAll, Relation},
 };
 
 /// `pg_read_all_data` came with PostgreSQL 14.
 const HAS_READ_ALL: u32 = 140_000;
+
+/// `GRANT … WITH INHERIT TRUE` came with PostgreSQL 16.
+const GRANTS_INHERIT: u32 = 160_000;
 
 /// pg_dump fails at the first of them.
 pub(super) const UNREADABLE: Row = Row {
@@ -74,12 +77,28 @@ fn grants(facts: &Facts) -> String {
     }
     let statements = in_turn(&statements);
     if facts.version_num >= HAS_READ_ALL {
-        format!(
-            "{statements} Or, for all that there is and will be: GRANT pg_read_all_data TO {role};"
-        )
+        format!("{statements} {}", read_all(facts))
     } else {
         format!("{statements} For all that will be, too: packaging/sql/database.sql")
     }
+}
+
+/// The statement that gives the role the rights of `pg_read_all_data`. One that is a member and does not
+/// inherit gets nothing by a plain GRANT; since 16 each membership says for itself whether it is inherited.
+pub(super) fn read_all(facts: &Facts) -> String {
+    let role = &facts.role;
+    let (why, statement) = match facts.read_all {
+        ReadAll::None | ReadAll::Held => ("", format!("GRANT pg_read_all_data TO {role};")),
+        ReadAll::NotInherited => (
+            " (it is a member of pg_read_all_data, and does not inherit)",
+            if facts.version_num >= GRANTS_INHERIT {
+                format!("GRANT pg_read_all_data TO {role} WITH INHERIT TRUE;")
+            } else {
+                format!("ALTER ROLE {role} INHERIT;")
+            },
+        ),
+    };
+    format!("Or, for all that there is and will be{why}: {statement}")
 }
 
 fn all_schemas(role: &str) -> String {

@@ -1,7 +1,10 @@
 //! The checks, on states of the world that a server takes long to get into.
 
 use super::*;
-use crate::postgres::preflight::{Kind, LargeObjects, Relation, UserMapping};
+use crate::{
+    domain::relation::RelationName,
+    postgres::preflight::{Kind, LargeObjects, ReadAll, Relation, UserMapping},
+};
 
 fn facts() -> Facts {
     Facts {
@@ -106,7 +109,9 @@ fn what_is_accepted_is_told_and_written_down_and_nothing_else_is() {
     let facts = Facts {
         user_mappings: vec![UserMapping { server: "far".into(), user: "PUBLIC".into() }],
         subscriptions: vec!["news".into(), "\"Olds\"".into()],
-        foreign_tables: 3,
+        foreign_tables: ["a", "b", "c"]
+            .map(|name| RelationName { schema: "shop".into(), name: name.into() })
+            .into(),
         ..facts()
     };
     let refused = judge(&facts, &accepting(&[]));
@@ -240,4 +245,43 @@ fn a_language_that_is_not_understood_is_told_and_refuses_nothing() {
     let [told] = &judged.told[..] else { panic!("{judged:?}") };
     assert_eq!((told.check.as_str(), told.severity), ("server-language", Severity::Info));
     assert!(told.hint.as_ref().unwrap().contains("ALTER ROLE \"back up\" SET lc_messages = 'C'"));
+}
+
+#[test]
+fn a_member_that_does_not_inherit_is_told_what_helps() {
+    let hint = |version_num, read_all| {
+        let unreadable = vec![relation("orders", Kind::Table)];
+        failure(&Facts { version_num, read_all, unreadable, ..facts() }).hint.unwrap()
+    };
+    assert!(hint(150_000, ReadAll::None).contains("GRANT pg_read_all_data TO \"back up\";"));
+    let old = hint(150_000, ReadAll::NotInherited);
+    assert!(
+        old.contains("ALTER ROLE \"back up\" INHERIT;") && !old.contains("GRANT pg_read"),
+        "{old}"
+    );
+    let new = hint(160_000, ReadAll::NotInherited);
+    assert!(new.contains("GRANT pg_read_all_data TO \"back up\" WITH INHERIT TRUE;"), "{new}");
+}
+
+#[test]
+fn pg_read_all_data_reads_large_objects_since_19() {
+    for (read_all, version_num, reads) in [
+        (ReadAll::Held, 180_099, false),
+        (ReadAll::Held, 190_000, true),
+        (ReadAll::NotInherited, 190_000, false),
+        (ReadAll::None, 190_000, false),
+    ] {
+        assert_eq!(read_all.reads_large_objects(version_num), reads, "{read_all:?} {version_num}");
+    }
+    let large_objects = LargeObjects { count: 2, first: vec![7, 9] };
+    let hint = failure(&Facts { version_num: 190_000, large_objects, ..facts() }).hint.unwrap();
+    assert!(hint.contains("GRANT pg_read_all_data TO") && !hint.contains("lo_compat"), "{hint}");
+}
+
+#[test]
+fn a_snapshot_that_cannot_be_exported_is_told_with_its_grant() {
+    let failure = failure(&Facts { lacks_export: true, ..facts() });
+    assert_eq!(failure.class, Class::Privilege);
+    let grant = "in database app: GRANT EXECUTE ON FUNCTION pg_catalog.pg_export_snapshot() TO \"back up\";";
+    assert!(failure.hint.unwrap().contains(grant));
 }

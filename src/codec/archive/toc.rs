@@ -313,7 +313,7 @@ impl Toc {
         match &*self.current.kind {
             b"SEQUENCE SET" => totals.sequences += 1,
             b"MATERIALIZED VIEW DATA" => totals.refreshes += 1,
-            b"STATISTICS DATA" => totals.statistics += 1,
+            b"STATISTICS DATA" | b"EXTENDED STATISTICS DATA" => totals.statistics += 1,
             _ => {}
         }
     }

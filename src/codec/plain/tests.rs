@@ -71,6 +71,21 @@ fn literals_are_followed_whatever_they_hold() {
     assert_eq!(statements("\\restrict it's\na;"), Some(1));
 }
 
+/// A function of SQL, or a rule, may have such statements too.
+#[test]
+fn statements_that_bring_rows_are_counted() {
+    let inserts = |sql: &str| of(sql).map(|totals| (totals.tables, totals.statements)).unwrap();
+    let data = "--\n-- Data for Name: a; Type: TABLE DATA; Schema: public; Owner: o\n--\n\n\
+                INSERT INTO public.a VALUES (1, 'x;\n-- Name: b; Type: y; Schema: z');\n\
+                INSERT INTO public.a VALUES\n\t(2),\n\t(3);\n\n\n";
+    let function = "--\n-- Name: f(); Type: FUNCTION; Schema: public; Owner: o\n--\n\n\
+                    CREATE FUNCTION f() BEGIN ATOMIC\n INSERT INTO a VALUES (1);\nEND;\n";
+    assert_eq!(inserts(data), (1, 2));
+    assert_eq!(inserts(function), (0, 0));
+    assert_eq!(inserts(&[data, function].concat()), (1, 2));
+    assert_eq!(inserts(&[function, data].concat()), (1, 2));
+}
+
 #[test]
 fn data_goes_to_its_end_mark() {
     let rows = |sql: &str| of(sql).map(|totals| totals.rows).ok();

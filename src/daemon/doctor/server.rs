@@ -18,7 +18,8 @@ use crate::{
         failure::Failure,
         finding::Finding,
         name::{DatabaseName, RepositoryName},
-        pattern::{Selection, unprotected},
+        pattern::Selection,
+        protection::{Backed, Protection},
         scope::Scope,
     },
     postgres::{
@@ -26,6 +27,7 @@ use crate::{
         catalog::{self, Database, ServerFacts},
         notice::Notice,
         preflight::{Service, globals},
+        scope,
     },
     sys::{clock::ahead, task::Task},
 };
@@ -153,9 +155,8 @@ fn view(
     // Of all jobs, also those that are not looked at now.
     let all = table.jobs.values().filter(|job| job.common.enabled);
     let all = all.filter_map(|job| job.job.protects());
-    let own: Vec<_> = all.filter(|it| it.server.name() == server.name()).collect();
-    let whole = own.iter().filter(|it| it.scope.is_whole());
-    let patterns: Vec<_> = whole.map(|it| it.patterns.clone()).collect();
+    let own: Vec<Backed> =
+        all.filter(|it| it.server.name() == server.name()).map(|it| it.backed()).collect();
     let candidates: Vec<_> = told.databases.iter().map(Database::candidate).collect();
     let kept = |name: &&DatabaseName| {
         told.service.is_some_and(|service| service.databases.contains(&name.as_str()))
@@ -167,7 +168,7 @@ fn view(
         facts: told.facts.clone(),
         clock_ahead: told.clock_ahead,
         programs,
-        unprotected: (!own.is_empty()).then(|| unprotected(&candidates, &patterns)),
+        protection: (!own.is_empty()).then(|| Protection::of(&candidates, &own)),
         kept_by_service,
         service: told.service,
         said: told.said.clone(),
@@ -227,17 +228,18 @@ async fn database(
     show: &mut impl FnMut(Item),
 ) {
     let doing = format!("look at database {name}");
-    let looked = preflight_of(server, name, &doing, task).await;
-    for backing in jobs {
+    let scopes: Vec<&Scope> = jobs.iter().map(|it| it.protects.scopes.of(name)).collect();
+    let looked = preflight_of(server, name, &scopes, &doing, task).await;
+    for (at, backing) in jobs.iter().enumerate() {
         let label = format!("database {name}, job {}", backing.job.common.name);
-        let Preflight { facts, .. } = match &looked {
-            Ok(looked) => looked,
+        let (facts, all) = match &looked {
+            Ok((Preflight { facts, .. }, all)) => (facts, all),
             Err(failure) => {
                 show(Item::failed(group, label, failure.clone()));
                 continue;
             }
         };
-        let facts = facts.clone().within(&backing.protects.scope);
+        let facts = facts.clone().within(&all[at]);
         let judged = judge(&facts, &backing.protects.accepted);
         let mut findings: Vec<Finding> =
             judged.refused.into_iter().map(|(_, finding)| finding).collect();
@@ -258,13 +260,26 @@ async fn database(
 async fn preflight_of(
     server: &Server,
     name: &DatabaseName,
+    scopes: &[&Scope],
     doing: &str,
     task: &Task,
-) -> Result<Preflight, Failure> {
+) -> Result<(Preflight, Vec<Scope>), Failure> {
     let session = server.connect(name.as_str(), doing, task).await?;
-    let looked = preflight::look(&session, &Scope::default(), &Accepted::default(), task)
-        .await
-        .map_err(|error| error.into_failure(doing));
+    let looked = whole(&session, scopes, task).await.map_err(|error| error.into_failure(doing));
     session.close().await;
     looked
+}
+
+/// What a dump of everything would meet, and the scopes with the names of all partitions.
+async fn whole(
+    session: &Session,
+    scopes: &[&Scope],
+    task: &Task,
+) -> Result<(Preflight, Vec<Scope>), PgError> {
+    let looked = preflight::look(session, &Scope::default(), &Accepted::default(), task).await?;
+    let mut all = Vec::new();
+    for scope in scopes {
+        all.push(scope::with_children(session, scope, &task.cancel).await?);
+    }
+    Ok((looked, all))
 }

@@ -289,13 +289,17 @@ impl Daemon {
     }
 
     fn status(&self) -> Status {
+        let seen = self.watch.unprotected().seen();
+        let in_part = seen.iter().filter(|(_, it)| !it.in_part.is_empty());
+        let in_part = in_part.map(|(name, it)| (name.clone(), it.in_part.clone()));
         Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
             stopping: self.draining.is_some(),
             reload_refused: self.last_reload.clone(),
             running: self.engine.running(),
-            unprotected: self.watch.unprotected().seen(),
+            in_part: in_part.collect(),
+            unprotected: seen.into_iter().map(|(name, it)| (name, it.none)).collect(),
             suspicious: self.watch.suspicious().seen(),
             jobs: status::jobs(&self.engine),
         }

@@ -68,6 +68,7 @@ pub(super) fn configure(metrics: &Metrics, table: &Table, journal: &Journal, now
             name: job.common.name.clone(),
             kind: job.kind.name.to_owned(),
             max_age: job.max_age,
+            paused: !job.common.enabled,
             configured_at: since(&job.common.name, job.kind.name),
         })
         .collect();

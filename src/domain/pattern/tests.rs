@@ -134,23 +134,3 @@ proptest! {
         prop_assert_eq!(selection.chosen.len() + selection.left_out.len(), candidates.len());
     }
 }
-
-#[test]
-fn what_no_pattern_thinks_of_is_unprotected() {
-    let closed = |name, access| Candidate { access, ..candidate(name) };
-    let candidates = [
-        candidate("app"),
-        candidate("new"),
-        candidate("scratch"),
-        candidate("template0"),
-        candidate("template1"),
-        closed("closed", Access::Closed),
-        closed("half", Access::HalfDropped),
-    ];
-    let globs = |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect();
-    let nightly = DatabasePatterns { include: globs(&["app"]), exclude: globs(&["scratch"]) };
-    let found = unprotected(&candidates, std::slice::from_ref(&nightly));
-    assert_eq!(found, ["new".parse().unwrap()]);
-    let all = DatabasePatterns { include: globs(&["*"]), exclude: Vec::new() };
-    assert!(unprotected(&candidates, &[nightly, all]).is_empty());
-}

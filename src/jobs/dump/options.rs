@@ -6,7 +6,9 @@ use crate::{
     backup::{courtesy::Courtesy, fanout::Compression, globals::Parts},
     checks::preflight::{self, Accepted},
     config::{self, Diagnostics, Located, Options},
-    domain::{blocking::WhenBlocking, name::ServerName, scope::Format, suspicion::Share},
+    domain::{
+        blocking::WhenBlocking, name::ServerName, pattern::Glob, scope::Format, suspicion::Share,
+    },
     sys::host,
 };
 
@@ -44,9 +46,12 @@ pub(super) fn build(
     let server = server.and_then(|name| resources.server(&name, d));
     let repositories = options::repositories(o, "repositories", resources, d);
     let patterns = options::patterns(o, d);
-    let selection = selection::read(o, d);
-    // A job for a part of a database beside the one for all of it need not make them twice.
-    let with_globals = selection.as_ref().is_none_or(|selection| selection.scope.is_whole());
+    let selection = selection::read(o, patterns.as_ref(), d);
+    // A job for a part of a database beside the one for all of it need not make them twice; one for
+    // all databases is no such job.
+    let is_whole = |it: &selection::Selection| it.scopes.general().is_whole();
+    let for_all = patterns.as_ref().is_none_or(|it| it.include.iter().any(Glob::is_any));
+    let with_globals = for_all || selection.as_ref().is_none_or(is_whole);
     let globals = o.take_or("globals", with_globals, d);
     let parts = Parts {
         role_passwords: o.take_or("role_passwords", true, d),
@@ -63,7 +68,7 @@ pub(super) fn build(
     Some(Arc::new(Dump {
         server: server?,
         patterns: patterns?,
-        scope: selection.scope,
+        scopes: selection.scopes,
         format,
         form_options: selection.form_options,
         globals,

@@ -24,14 +24,14 @@ impl Dump {
     /// The name of the series: that of the selection, but for the globals.
     pub(super) fn contents(&self, subject: &Subject) -> String {
         match subject {
-            Subject::Database(_) => self.scope.series(),
+            Subject::Database(_) => self.scope(subject).series(),
             Subject::Globals => Scope::default().series(),
         }
     }
 
     /// Whether what is made of the subject is all of it.
     fn is_whole(&self, subject: &Subject) -> bool {
-        subject.database().is_none() || self.scope.is_whole()
+        subject.database().is_none() || self.scope(subject).is_whole()
     }
 
     /// How old the newest backup of the subject may become, in each repository.

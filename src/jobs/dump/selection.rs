@@ -1,10 +1,15 @@
 //! The options that say what of a database is dumped.
 
 use crate::{
-    config::{Diagnostics, Located, Options, class},
-    domain::scope::{
-        Contents, Scope,
-        options::{self as allowed, Kind},
+    config::{self, Diagnostics, Located, Options, class},
+    domain::{
+        finding::{Finding, Severity},
+        name::DatabaseName,
+        pattern::{DatabasePatterns, Glob, Reason, Selection as Chosen},
+        scope::{
+            Contents, Own, Scope, Scopes,
+            options::{self as allowed, Kind},
+        },
     },
 };
 
@@ -13,16 +18,151 @@ use super::super::options;
 const CONTENTS: [(&str, Contents); 3] =
     [("all", Contents::All), ("schema", Contents::Schema), ("data", Contents::Data)];
 
+/// Options that select.
+const KEYS: [&str; 8] = [
+    "contents",
+    "schemas",
+    "exclude_schemas",
+    "tables",
+    "exclude_tables",
+    "exclude_table_data",
+    "large_objects",
+    "extra_options",
+];
+/// pg_dump takes it for whole databases alone.
+const STATISTICS: &str = "--statistics";
+/// Tables below this key hold them for some databases alone.
+const DATABASE: &str = "database";
+
 /// What was read.
 pub(super) struct Selection {
-    /// What is dumped.
-    pub(super) scope: Scope,
+    /// What is dumped of each database.
+    pub(super) scopes: Scopes,
     /// Further options of pg_dump that leave nothing out.
     pub(super) form_options: Vec<String>,
 }
 
-/// Reads the selection; nothing is said where everything is dumped.
-pub(super) fn read(o: &mut Options<'_>, d: &mut Diagnostics) -> Option<Selection> {
+/// Reads the selection, and those of single databases; nothing is said where everything is dumped.
+pub(super) fn read(
+    o: &mut Options<'_>,
+    patterns: Option<&DatabasePatterns>,
+    d: &mut Diagnostics,
+) -> Option<Selection> {
+    let general = one(o, d);
+    let mut own = Vec::new();
+    let mut whole = true;
+    let tables = o.tables(DATABASE, d);
+    for (name, section) in &tables {
+        let mut options = section.options();
+        let read = one(&mut options, d);
+        options.finish(d);
+        let pattern = options::pattern(name, d);
+        if let (Some(pattern), Some(patterns)) = (&pattern, patterns) {
+            whole &= is_dumped(name, pattern, patterns, d);
+        }
+        let Some(((scope, form), pattern)) = read.zip(pattern) else {
+            whole = false;
+            continue;
+        };
+        if let Some(option) = form.first() {
+            let what = format!("{option} is about how a dump is written, not about what is in it");
+            let span = section.options().given("extra_options");
+            d.error(span, what).hint(format!("write it in [{}]", o.section()));
+            whole = false;
+        }
+        own.push(Own { pattern, scope });
+    }
+    let (general, form_options) = general?;
+    let is_data_or_schema = |own: &&Own| own.scope.contents != Contents::All;
+    if let Some(own) = own.iter().find(is_data_or_schema)
+        && form_options.iter().any(|it| it == STATISTICS)
+    {
+        let span = o.given("extra_options");
+        let what = format!(
+            "{STATISTICS} and contents = \"{}\" of database {:?} exclude each other: pg_dump refuses them",
+            own.scope.contents.as_str(),
+            own.pattern.as_str()
+        );
+        d.error(span, what).class(class::CONFLICT).hint("keep one of them");
+        whole = false;
+    }
+    if let Some((first, _)) = tables.first().filter(|_| !general.is_whole()) {
+        let key = KEYS.into_iter().find_map(|key| Some((key, o.given(key)?)));
+        let (key, span) = key.unwrap_or((DATABASE, first.span.clone()));
+        let path = format!("{}.{DATABASE}", o.section());
+        d.error(span, format!("`{key}` and the tables of [{path}] exclude each other"))
+            .class(class::CONFLICT)
+            .related(&first.span, "the first of them is here")
+            .hint(format!("write it in [{path}.\"*\"], which holds where no other does"));
+        whole = false;
+    }
+    whole.then(|| Selection { scopes: Scopes::new(general, own), form_options })
+}
+
+/// Reports options for databases that the job never dumps, as far as its patterns tell.
+fn is_dumped(
+    name: &Located<String>,
+    pattern: &Glob,
+    patterns: &DatabasePatterns,
+    d: &mut Diagnostics,
+) -> bool {
+    let any = |globs: &[Glob], name: &str| globs.iter().any(|glob| glob.matches(name));
+    let named: Vec<String> = patterns.include.iter().filter_map(Glob::literal).collect();
+    let (dumped, hint) = match pattern.literal() {
+        Some(literal) if any(&patterns.exclude, &literal) => {
+            (false, "`exclude` leaves it out".to_owned())
+        }
+        Some(literal) => {
+            let near = config::nearest(&literal, named.iter().map(String::as_str));
+            let hint = near.map_or_else(
+                || "add it to `databases`, or remove the table".to_owned(),
+                |near| format!("did you mean {near:?}?"),
+            );
+            (any(&patterns.include, &literal), hint)
+        }
+        None => {
+            let all_named = named.len() == patterns.include.len();
+            let matches = named.iter().any(|name| pattern.matches(name));
+            (!all_named || matches, "no name in `databases` matches it".to_owned())
+        }
+    };
+    if !dumped {
+        d.error(&name.span, format!("the job dumps no database {:?}", name.value))
+            .class(class::REFERENCE)
+            .hint(hint);
+    }
+    dumped
+}
+
+/// Options for databases that the run does not have: what they were to leave out may be in the
+/// backup of another one, and nobody would know.
+pub(super) fn unused(scopes: &Scopes, chosen: &Chosen, job: &str) -> Vec<Finding> {
+    // Of a database that cannot be dumped now, that is said.
+    let is_meant =
+        |(_, reason): &&(_, Reason)| !matches!(reason, Reason::NotIncluded | Reason::Excluded);
+    let closed = chosen.left_out.iter().filter(is_meant).map(|(name, _)| name);
+    let names: Vec<&str> = chosen.chosen.iter().chain(closed).map(DatabaseName::as_str).collect();
+    let unused = scopes.own().iter().filter(|own| !names.iter().any(|it| own.pattern.matches(it)));
+    let finding = |own: &Own| {
+        let pattern = own.pattern.as_str();
+        let near = config::nearest(pattern, names.iter().copied());
+        Finding {
+            check: "selection-unused".to_owned(),
+            severity: Severity::Warning,
+            what: format!(
+                "{job} has options for database {pattern:?}, and dumps none of that name"
+            ),
+            hint: Some(near.map_or_else(
+                || "look at `psql -l`, case and all; remove the table where it is gone".to_owned(),
+                |near| format!("did you mean {near:?}?"),
+            )),
+        }
+    };
+    unused.map(finding).collect()
+}
+
+/// One selection, with the further options of pg_dump that leave nothing out.
+fn one(o: &mut Options<'_>, d: &mut Diagnostics) -> Option<(Scope, Vec<String>)> {
     let contents = match o.given("contents") {
         Some(_) => o.one_of("contents", &CONTENTS, d)?.value,
         None => Contents::All,
@@ -37,6 +177,15 @@ pub(super) fn read(o: &mut Options<'_>, d: &mut Diagnostics) -> Option<Selection
     let exclude_table_data = options::relations(o, "exclude_table_data", &[], d);
     let large_objects = large_objects(o, contents, d);
     let (lossy, form_options) = extra_options(o, d)?;
+    if contents != Contents::All && form_options.iter().any(|it| it == STATISTICS) {
+        let span = o.given("extra_options");
+        let what = format!(
+            "{STATISTICS} and contents = \"{}\" exclude each other: pg_dump refuses them",
+            contents.as_str()
+        );
+        d.error(span, what).class(class::CONFLICT).hint("keep one of them");
+        return None;
+    }
     for key in ["schemas", "tables"] {
         not_empty(o, key, d);
     }
@@ -57,7 +206,7 @@ pub(super) fn read(o: &mut Options<'_>, d: &mut Diagnostics) -> Option<Selection
             d.error(&span, format!("`{key}` leaves nothing")).hint("name what is to be left out");
         }
     }
-    Some(Selection { scope: scope.canonical(), form_options })
+    Some((scope.canonical(), form_options))
 }
 
 /// An empty list is not the same as none: it may be one that somebody forgot to fill.

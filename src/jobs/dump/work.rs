@@ -167,7 +167,7 @@ impl Work<'_> {
             owner: self.owners.own(),
             repositories: wanted,
             asked,
-            scope: &job.scope,
+            scope: job.scope(subject),
             form: Form { format: job.format, options: &job.form_options },
             compression: job.compression,
             volume_parts: self.job.volume_parts(),

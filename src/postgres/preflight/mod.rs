@@ -17,12 +17,13 @@ pub use self::{
     read::{globals, hides_damage, read},
     service::Service,
 };
-use crate::domain::scope::Scope;
+use crate::domain::{relation::RelationName, scope::Scope};
 
 /// A name as a statement has it: quoted where it must be.
 pub type Ident = String;
 
 /// What the role of a session would meet in its database.
+#[expect(clippy::struct_excessive_bools, reason = "facts, each of which is asked by itself")]
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Facts {
     /// `server_version_num`
@@ -39,6 +40,10 @@ pub struct Facts {
     pub database_limit: Option<i32>,
     /// `lc_messages` of its sessions, where that is not English.
     pub language: Option<String>,
+    /// What it has of `pg_read_all_data`.
+    pub read_all: ReadAll,
+    /// Whether it may not export a snapshot: somebody took the function from PUBLIC.
+    pub lacks_export: bool,
     /// Tables and sequences that it may not read, by schema and name.
     pub unreadable: Vec<Relation>,
     /// Tables whose row-level security holds for it.
@@ -55,10 +60,42 @@ pub struct Facts {
     /// whatever is selected (`getSubscriptions`).
     pub subscriptions_beside: bool,
     /// Foreign tables: definitions without rows.
-    pub foreign_tables: u64,
+    pub foreign_tables: Vec<RelationName>,
     /// Whose service the server belongs to.
     pub service: Option<Service>,
 }
+
+/// What a role has of `pg_read_all_data` (14+).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum ReadAll {
+    /// It is no member.
+    #[default]
+    None,
+    /// It is a member, and does not inherit: its sessions have no right by that.
+    NotInherited,
+    /// It has its rights.
+    Held,
+}
+
+impl ReadAll {
+    /// From what `pg_has_role` says: whether the role is a member, and whether it has the rights.
+    pub const fn new(is_member: bool, has_rights: bool) -> Self {
+        match (is_member, has_rights) {
+            (_, true) => Self::Held,
+            (true, false) => Self::NotInherited,
+            (false, false) => Self::None,
+        }
+    }
+
+    /// Whether large objects can be read by it, on a server of that version: since 19
+    /// (`pg_largeobject_aclmask_snapshot` in aclchk.c).
+    pub fn reads_large_objects(self, version_num: u32) -> bool {
+        self == Self::Held && version_num >= READS_LARGE_OBJECTS
+    }
+}
+
+/// Since that server version `pg_read_all_data` reads large objects.
+pub const READS_LARGE_OBJECTS: u32 = 190_000;
 
 /// What a relation is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -109,7 +146,7 @@ pub struct UserMapping {
 }
 
 impl Facts {
-    /// What of it concerns a dump of that scope: what is not dumped need not be readable. A sequence
+    /// What of it concerns a dump of that scope, which is to have the names of all partitions: what is not dumped need not be readable. A sequence
     /// that pg_dump takes along with a selected table is not seen here; pg_dump fails at it by itself.
     #[must_use]
     pub fn within(mut self, scope: &Scope) -> Self {
@@ -128,9 +165,7 @@ impl Facts {
         if scope.options.iter().any(|option| option == "--no-subscriptions") {
             self.subscriptions.clear();
         }
-        if !(scope.has_data() && scope.has_what_is_in_no_schema()) {
-            self.foreign_tables = 0;
-        }
+        self.foreign_tables.retain(|it| scope.takes_data(&it.schema, &it.name));
         self
     }
 }
@@ -180,7 +215,7 @@ mod tests {
             large_objects: LargeObjects { count: 1, first: vec![7] },
             user_mappings: vec![UserMapping { server: "s".into(), user: "u".into() }],
             subscriptions: vec!["s".into()],
-            foreign_tables: 1,
+            foreign_tables: vec![RelationName { schema: "a".into(), name: "f".into() }],
             ..Facts::default()
         };
         assert_eq!(facts.clone().within(&Scope::default()), facts);
@@ -189,6 +224,9 @@ mod tests {
         assert_eq!((of_a.unreadable.len(), of_a.row_security.len()), (2, 1));
         assert_eq!((of_a.large_objects.count, of_a.user_mappings.len()), (0, 0));
         assert!(of_a.subscriptions.is_empty());
+        assert_eq!(of_a.foreign_tables.len(), 1, "its definition is in it, and its rows are not");
+        let other = Scope { schemas: vec!["b".parse().unwrap()], ..Scope::default() };
+        assert!(facts.clone().within(&other).foreign_tables.is_empty());
         let definition = vec!["a.t".parse().unwrap()];
         let empty = Scope { exclude_table_data: definition, ..Scope::default() };
         let of_empty = facts.clone().within(&empty);

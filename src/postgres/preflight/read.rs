@@ -3,17 +3,15 @@
 use tokio_postgres::Row;
 use tokio_util::sync::CancellationToken;
 
-use crate::domain::failure::Class;
+use crate::domain::{failure::Class, relation::RelationName};
 
 use super::{
     super::{PgError, Session, catalog::get},
-    Facts, GlobalsFacts, Kind, LargeObjects, Relation, UserMapping, service,
+    Facts, GlobalsFacts, Kind, LargeObjects, ReadAll, Relation, UserMapping, service,
 };
 
 /// Rows of an answer, at most. More than people read; enough to look at only a part of them.
 const ROWS_MAX: i64 = 10_000;
-/// `pg_read_all_data` covers large objects.
-const READ_ALL_LARGE_OBJECTS: u32 = 190_000;
 /// Ids of large objects that are given.
 const LARGE_OBJECTS_MAX: i64 = 20;
 
@@ -45,8 +43,12 @@ pub async fn read(session: &Session, cancel: &CancellationToken) -> Result<Facts
                has_table_privilege('pg_catalog.pg_user_mapping', 'SELECT'), \
                nullif(rolconnlimit, -1), (SELECT nullif(datconnlimit, -1) FROM pg_database WHERE datname = current_database()), \
                nullif(current_setting('lc_messages'), '') !~ '^(C$|C[.]|POSIX|en)', \
-               current_setting('lc_messages') \
-               FROM pg_roles WHERE rolname = current_user";
+               current_setting('lc_messages'), \
+               coalesce(pg_has_role(reads_all, 'MEMBER'), false), \
+               coalesce(pg_has_role(reads_all, 'USAGE'), false), \
+               has_function_privilege('pg_catalog.pg_export_snapshot()', 'EXECUTE') IS FALSE \
+               FROM pg_roles, (SELECT (SELECT oid FROM pg_roles WHERE rolname = 'pg_read_all_data') \
+               AS reads_all) AS x WHERE rolname = current_user";
     let row = session.query_one(sql, &[], cancel).await?;
     let version_num: i32 = get(&row, 0)?;
     let mut facts = Facts {
@@ -57,6 +59,8 @@ pub async fn read(session: &Session, cancel: &CancellationToken) -> Result<Facts
         mappings_are_certain: get(&row, 5)?,
         role_limit: get(&row, 6)?,
         database_limit: get(&row, 7)?,
+        read_all: ReadAll::new(get(&row, 10)?, get(&row, 11)?),
+        lacks_export: get(&row, 12)?,
         foreign_tables: foreign_tables(session, cancel).await?,
         ..Facts::default()
     };
@@ -67,9 +71,7 @@ pub async fn read(session: &Session, cancel: &CancellationToken) -> Result<Facts
         facts.language = Some(get(&row, 9)?);
     }
     relations(session, &mut facts, cancel).await?;
-    let reads_all = get::<bool>(&row, 4)?
-        || reads_all_large_objects(session, facts.version_num, cancel).await?;
-    if !reads_all {
+    if !get::<bool>(&row, 4)? && !facts.read_all.reads_large_objects(facts.version_num) {
         facts.large_objects = large_objects(session, cancel).await?;
     }
     facts.user_mappings = user_mappings(session, facts.mappings_are_certain, cancel).await?;
@@ -122,19 +124,6 @@ fn relation(row: &Row) -> Result<Relation, PgError> {
         lacks_select: get(row, 6)?,
         owned: get(row, 8)?,
     })
-}
-
-/// Members of `pg_read_all_data` may read them from PostgreSQL 19 on.
-async fn reads_all_large_objects(
-    session: &Session,
-    version_num: u32,
-    cancel: &CancellationToken,
-) -> Result<bool, PgError> {
-    if version_num < READ_ALL_LARGE_OBJECTS {
-        return Ok(false);
-    }
-    let sql = "SELECT pg_has_role('pg_read_all_data', 'USAGE')";
-    get(&session.query_one(sql, &[], cancel).await?, 0)
 }
 
 /// pg_dump opens each one (`dumpLOs`), which takes SELECT. There may be millions, of few owners: rights
@@ -213,13 +202,17 @@ pub async fn hides_damage(session: &Session, cancel: &CancellationToken) -> Resu
     get(&session.query_one(sql, &[], cancel).await?, 0)
 }
 
-async fn foreign_tables(session: &Session, cancel: &CancellationToken) -> Result<u64, PgError> {
+async fn foreign_tables(
+    session: &Session,
+    cancel: &CancellationToken,
+) -> Result<Vec<RelationName>, PgError> {
     let sql = format!(
-        "SELECT count(*) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
-         WHERE c.relkind = 'f' AND {OWN_SCHEMA} AND {NOT_OF_AN_EXTENSION}"
+        "SELECT n.nspname::text, c.relname::text FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
+         WHERE c.relkind = 'f' AND {OWN_SCHEMA} AND {NOT_OF_AN_EXTENSION} \
+         ORDER BY 1, 2 LIMIT $1"
     );
-    let count: i64 = get(&session.query_one(&sql, &[], cancel).await?, 0)?;
-    Ok(u64::try_from(count).unwrap_or(0))
+    let rows = session.query(&sql, &[&ROWS_MAX], cancel).await?;
+    rows.iter().map(|row| Ok(RelationName { schema: get(row, 0)?, name: get(row, 1)? })).collect()
 }
 
 /// Asks whether the globals can be dumped with the hashes of passwords, by reading none of them: some

@@ -34,6 +34,8 @@ core! {
         "Since when the job has been configured: a job that never succeeded is as old as this.";
     JOB_MAX_AGE = Gauge "job_max_age_seconds" ["job_name", "kind"]
         "How old the last success may become; no series for a job that has no such objective.";
+    JOB_PAUSED = Gauge "job_paused" ["job_name", "kind"]
+        "1 if the job is paused (`enabled = false`) and runs only when it is asked to, else 0.";
     JOB_LAST_SUCCESS = Gauge "job_last_success_timestamp_seconds" ["job_name", "kind"]
         "When the job last succeeded with all its targets; 0 if never.";
     JOB_LAST_COMPLETION = Gauge "job_last_completion_timestamp_seconds" ["job_name", "kind"]
@@ -82,6 +84,9 @@ core! {
     DATABASES_UNPROTECTED = Gauge "databases_unprotected" ["server"]
         "Databases that no job backs up or excludes by name or pattern; no series where the server \
          could not be asked.";
+    DATABASES_IN_PART = Gauge "databases_in_part" ["server", "coverage"]
+        "Databases that jobs back up only in part: `all-but` what a job leaves out by name, or \
+         `only` what it names, so that whatever comes to the database later is in no backup.";
     NOTIFICATIONS = Counter "notifications_total" ["notify", "outcome"]
         "Notifications by what became of them: sent, failed (given up after its attempts), dropped \
          (too many waited).";

@@ -25,6 +25,8 @@ pub struct JobSeries {
     pub kind: String,
     /// How old its last success may become.
     pub max_age: Option<Duration>,
+    /// Whether it runs only when it is asked to.
+    pub paused: bool,
     /// Since when it has been configured, as far as it is remembered.
     pub configured_at: Timestamp,
 }
@@ -87,6 +89,7 @@ impl Metrics {
         let base = || vec![job.name.to_string(), job.kind.clone()];
         let with = |last: &str| vec![job.name.to_string(), job.kind.clone(), last.to_owned()];
         self.set(&core::JOB_CONFIGURED, base(), seconds(job.configured_at));
+        self.set(&core::JOB_PAUSED, base(), f64::from(u8::from(job.paused)));
         match job.max_age {
             Some(age) => self.set(&core::JOB_MAX_AGE, base(), age.as_secs_f64()),
             None => self.retain(core::JOB_MAX_AGE.name, |labels| labels[0] != job.name.as_str()),

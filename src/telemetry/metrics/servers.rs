@@ -5,7 +5,7 @@ use std::sync::PoisonError;
 use jiff::Timestamp;
 
 use super::{Metrics, core, seconds};
-use crate::domain::name::ServerName;
+use crate::domain::{name::ServerName, protection::Protection, scope::Coverage};
 
 impl Metrics {
     /// Makes the series of the servers that are probed now, and removes those of what is no longer.
@@ -15,6 +15,7 @@ impl Metrics {
             &core::SERVER_LAST_PROBE,
             &core::SERVER_LAST_PROBE_SUCCESS,
             &core::DATABASES_UNPROTECTED,
+            &core::DATABASES_IN_PART,
         ] {
             self.retain(desc.name, |labels| servers.iter().any(|name| name.as_str() == labels[0]));
         }
@@ -24,20 +25,26 @@ impl Metrics {
         }
     }
 
-    /// A server was asked for its databases; `unprotected` are those without a job, or nothing
-    /// where it could not be asked. What was seen of one that is no longer configured is not taken.
-    pub fn server_probed(&self, server: &ServerName, at: Timestamp, unprotected: Option<usize>) {
+    /// A server was asked for its databases, or could not be asked. What was seen of one that is no
+    /// longer configured is not taken.
+    pub fn server_probed(&self, server: &ServerName, at: Timestamp, found: Option<&Protection>) {
         let _gate = self.jobs.write().unwrap_or_else(PoisonError::into_inner);
         let own = || vec![server.to_string()];
         if !self.has(&core::SERVER_LAST_PROBE, &own()) {
             return;
         }
         self.set(&core::SERVER_LAST_PROBE, own(), seconds(at));
-        let Some(unprotected) = unprotected else {
-            self.retain(core::DATABASES_UNPROTECTED.name, |labels| labels[0] != server.as_str());
+        let Some(found) = found else {
+            for desc in [&core::DATABASES_UNPROTECTED, &core::DATABASES_IN_PART] {
+                self.retain(desc.name, |labels| labels[0] != server.as_str());
+            }
             return;
         };
         self.set(&core::SERVER_LAST_PROBE_SUCCESS, own(), seconds(at));
-        self.set(&core::DATABASES_UNPROTECTED, own(), unprotected as f64);
+        self.set(&core::DATABASES_UNPROTECTED, own(), found.none.len() as f64);
+        for coverage in [Coverage::Only, Coverage::AllBut] {
+            let labels = vec![server.to_string(), coverage.as_str().to_owned()];
+            self.set(&core::DATABASES_IN_PART, labels, found.count(coverage) as f64);
+        }
     }
 }

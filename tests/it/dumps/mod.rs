@@ -4,6 +4,7 @@
 //! What is listed is restored and compared in every test; what failed has left nothing behind,
 //! neither in the listing nor on the disk.
 
+mod by_database;
 mod bytes;
 mod courtesy;
 mod encrypted;
@@ -12,6 +13,7 @@ mod good;
 mod limits;
 mod names;
 mod owner;
+mod partitions;
 mod rebuild;
 mod retry;
 mod runbook;

@@ -150,3 +150,36 @@ fn dump_is_refused_where_the_standby_is_behind_and_not_where_the_primary_is_idle
     run_job(&home, "nightly", 0);
     stop_after_failures(&mut daemon);
 }
+
+/// What a standby never has is known to be left out: it is no loss.
+#[test]
+fn unlogged_tables_are_not_missed_in_a_dump_from_a_standby() {
+    let (primary, standby) = pair(&[]);
+    primary.psql(
+        "plain",
+        "CREATE UNLOGGED TABLE cache AS SELECT i, repeat('x', 100) AS x FROM generate_series(1, 90000) i; \
+         CREATE UNLOGGED TABLE session AS SELECT 1 AS one",
+    );
+    wait_replayed(&primary, &standby);
+    let home = Pgkeep::new().server("main", &primary).local(DISK).dump(
+        "nightly",
+        "main",
+        &["plain"],
+        &[DISK],
+        ONCE,
+    );
+    run_job(&home, "nightly", 0);
+    let (from, to) =
+        (primary.socket_dir().display().to_string(), standby.socket_dir().display().to_string());
+    let at = |cluster: &Cluster| format!("port = {}", cluster.port());
+    let text = home.config().replace(&from, &to).replace(&at(&primary), &at(&standby));
+    home.rewrite(&text);
+    let ran = run_job(&home, "nightly", 0);
+    let odd: Vec<_> =
+        ran.report.findings.iter().filter(|it| it.check == "suspicious-backup").collect();
+    assert!(odd.is_empty(), "{odd:#?}");
+    let copies = super::listed(&home, &disk(&home));
+    let copy =
+        copies.iter().find(|copy| copy.manifest.snapshot.standby).expect("one of the standby");
+    assert_eq!(copy.manifest.left_out[0].what, "rows of 2 unlogged tables");
+}

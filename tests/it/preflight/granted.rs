@@ -122,3 +122,41 @@ fn an_owners_search_path_and_names_mislead_nobody() {
     cluster.psql(DB, &super::statements(&failure.hint.unwrap()));
     run(&home_as(&cluster, ROLE, ""), 0);
 }
+
+/// Somebody hardened the server: the hint and the scripts grant what was taken.
+#[test]
+fn a_snapshot_function_that_was_taken_from_everybody_is_granted() {
+    let cluster = cluster();
+    let take = "REVOKE EXECUTE ON FUNCTION pg_catalog.pg_export_snapshot() FROM PUBLIC";
+    cluster.psql(DB, take);
+    cluster.psql("postgres", &format!("\\set role {ROLE}\n{ROLE_SQL}"));
+    let failure = lacks(&home_as(&cluster, ROLE, ""));
+    assert!(failure.what.contains("may not export a snapshot"), "{failure:#?}");
+    cluster.psql(DB, &super::statements(&failure.hint.unwrap()));
+    run(&home_as(&cluster, ROLE, ""), 0);
+
+    cluster.psql(DB, "REVOKE EXECUTE ON FUNCTION pg_catalog.pg_export_snapshot() FROM reader");
+    lacks(&home_as(&cluster, ROLE, ""));
+    cluster.psql(DB, &format!("\\set role {ROLE}\n{DATABASE_SQL}"));
+    run(&home_as(&cluster, ROLE, ""), 0);
+    cluster.psql("postgres", take);
+    cluster.psql("postgres", &format!("\\set role {ROLE}\n{ROLE_SQL}"));
+    let may = "SELECT has_function_privilege('reader', 'pg_export_snapshot()', 'EXECUTE')";
+    assert_eq!(cluster.psql("postgres", may), "t");
+}
+
+/// A role that is a member and does not inherit has nothing of it.
+#[test]
+fn a_member_that_does_not_inherit_gets_what_helps() {
+    let cluster = cluster();
+    cluster.psql(DB, "CREATE TABLE closed AS SELECT 1 AS one");
+    cluster.psql("postgres", "ALTER ROLE reader NOINHERIT; GRANT pg_read_all_data TO reader");
+    let failure = lacks(&home_as(&cluster, ROLE, ""));
+    let hint = failure.hint.unwrap();
+    let (_, statement) = hint.split_once("and does not inherit): ").expect(&hint);
+    cluster.psql("postgres", statement);
+    run(&home_as(&cluster, ROLE, ""), 0);
+    cluster.psql("postgres", "ALTER ROLE reader NOINHERIT");
+    cluster.psql("postgres", &format!("\\set role {ROLE}\n{ROLE_SQL}"));
+    run(&home_as(&cluster, ROLE, ""), 0);
+}

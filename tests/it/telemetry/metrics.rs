@@ -6,6 +6,7 @@ use pgkeep::{
         failure::{Class, Failure},
         finding::{Finding, Severity},
         metric::{MetricDesc, MetricKind},
+        protection::Protection,
         report::{Outcome, Report, Sample, Target, TargetReport, Verdict},
     },
     telemetry::metrics::{
@@ -287,7 +288,7 @@ fn what_is_no_longer_configured_gets_no_series_back() {
         metrics.repository_probed(name, at, None);
     }
     for name in ["main", "old"] {
-        metrics.server_probed(&name.parse().unwrap(), at, Some(1));
+        metrics.server_probed(&name.parse().unwrap(), at, Some(&Protection::default()));
         metrics.server_probed(&name.parse().unwrap(), at, None);
     }
     let page = metrics.render().unwrap();
