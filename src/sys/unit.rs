@@ -38,6 +38,8 @@ pub struct Unit {
     home: Option<String>,
     /// Folders that the daemon may write to.
     writable: Vec<PathBuf>,
+    /// Folders that are bound into what the daemon sees, to be written.
+    bound: Vec<PathBuf>,
 }
 
 /// Why a daemon of the unit cannot write to a folder.
@@ -90,24 +92,32 @@ impl Unit {
         let named = words(value("ReadWritePaths"));
         writable
             .extend(named.iter().map(|path| PathBuf::from(path.trim_start_matches(['-', '+']))));
+        let mut bound = Vec::new();
         // SOURCE[:DESTINATION[:OPTIONS]]: the daemon sees the destination.
-        for bound in words(value("BindPaths")) {
-            let mut parts = bound.trim_start_matches('-').split(':');
+        for entry in words(value("BindPaths")) {
+            let mut parts = entry.trim_start_matches('-').split(':');
             let source = parts.next().unwrap_or_default();
-            writable.push(PathBuf::from(parts.next().unwrap_or(source)));
+            bound.push(PathBuf::from(parts.next().unwrap_or(source)));
         }
         let home = set("ProtectHome");
         let strict = value("ProtectSystem") == "strict";
-        Some(Self { name: NAME.to_owned(), strict, home: home.map(str::to_owned), writable })
+        Some(Self { name: NAME.to_owned(), strict, home: home.map(str::to_owned), writable, bound })
     }
 
     /// What keeps a daemon of this unit from writing to a folder, if anything does.
     pub fn barrier(&self, folder: &Path) -> Option<Barrier> {
         let below = |roots: &[&str]| roots.iter().any(|root| folder.starts_with(root));
+        let among = |roots: &[PathBuf]| roots.iter().any(|root| folder.starts_with(root));
         if let (Some(home), true) = (&self.home, below(&HOMES)) {
-            return Some(Barrier::Home(home.clone()));
+            let open = match home.as_str() {
+                "tmpfs" => among(&self.bound),
+                "read-only" => among(&self.bound) || among(&self.writable),
+                // Seen with 252: neither opens anything below what is made inaccessible.
+                _ => false,
+            };
+            return (!open).then(|| Barrier::Home(home.clone()));
         }
-        let named = self.writable.iter().any(|root| folder.starts_with(root));
+        let named = among(&self.writable) || among(&self.bound);
         (self.strict && !named && !below(&API_FOLDERS)).then_some(Barrier::ReadOnly)
     }
 }
@@ -176,6 +186,18 @@ mod tests {
         let open =
             SHOWN.replace("ProtectHome=yes", "ProtectHome=no").replace("/srv/backups", "/home/b");
         assert_eq!(barrier(&open, "/home/b/c"), None);
+        let bound = SHOWN
+            .replace("/srv/a:/srv/b:rbind", "/home/bound")
+            .replace("/srv/backups", "/home/named");
+        for (value, open, closed) in [
+            ("tmpfs", &["/home/bound"][..], &["/home/named", "/root"][..]),
+            ("read-only", &["/home/bound", "/home/named/x"], &["/home/other"]),
+            ("yes", &[], &["/home/named"]),
+        ] {
+            let unit = bound.replace("ProtectHome=yes", &format!("ProtectHome={value}"));
+            assert!(open.iter().all(|folder| barrier(&unit, folder).is_none()), "{value}");
+            assert!(closed.iter().all(|folder| barrier(&unit, folder).is_some()), "{value}");
+        }
     }
 
     #[test]

@@ -148,7 +148,7 @@ fn unit(view: &HostView) -> Vec<Found> {
         let (why, hint) = match barrier {
             Barrier::Home(value) => (
                 format!("ProtectHome={value} closes it, whoever owns it"),
-                "choose a folder outside of /home, /root and /run/user; ReadWritePaths= opens nothing there"
+                "choose a folder outside of /home, /root and /run/user; ReadWritePaths= opens nothing below ProtectHome=yes"
                     .to_owned(),
             ),
             Barrier::ReadOnly => (
