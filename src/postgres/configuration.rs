@@ -247,7 +247,7 @@ mod tests {
             Configuration { settings, role: "a\nb".to_owned(), ..Configuration::default() };
         let text = render(&configuration, "15.18");
         assert!(
-            text.contains("as role a b saw them") && text.contains("Some are missing"),
+            text.contains("as role a\\nb saw them") && text.contains("Some are missing"),
             "{text}"
         );
         assert!(
