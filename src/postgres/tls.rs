@@ -150,7 +150,8 @@ impl TlsSpec {
 }
 
 /// The client's certificate with its key. Whether it will do is the server's to say: it is not parsed
-/// further than to see that the two belong together, as webpki would refuse version 1.
+/// further than to see that the two belong together, as webpki would refuse version 1. One that cannot be read here
+/// goes as it is.
 fn client(provider: &CryptoProvider, cert: &Path, key: &Path) -> Result<CertifiedKey, SpecError> {
     let (chain, key_der) = (read_certificates(cert)?, read_key(key)?);
     let unusable = |why: &dyn std::fmt::Display| {
@@ -158,10 +159,10 @@ fn client(provider: &CryptoProvider, cert: &Path, key: &Path) -> Result<Certifie
         SpecError::new(format!("cannot use {cert} with the key {key}: {why}"))
     };
     let key = provider.key_provider.load_private_key(key_der).map_err(|error| unusable(&error))?;
-    let fields = x509::read(&chain[0]).ok_or_else(|| unusable(&"it is no certificate"))?;
+    let of_cert = x509::read(&chain[0]).map(|fields| (fields.key_algorithm, fields.key));
     let public = key.public_key();
     let of_key = public.as_deref().and_then(x509::public_key);
-    if of_key.is_some_and(|of_key| of_key != (fields.key_algorithm, fields.key)) {
+    if of_cert.zip(of_key).is_some_and(|(of_cert, of_key)| of_cert != of_key) {
         return Err(unusable(&"they do not belong together"));
     }
     Ok(CertifiedKey::new(chain, key))

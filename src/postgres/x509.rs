@@ -149,7 +149,9 @@ fn time((tag, text): (u8, &[u8])) -> Option<i64> {
         _ => return None,
     };
     let time = jiff::civil::DateTime::strptime("%Y%m%d%H%M%SZ", format!("{century}{text}")).ok()?;
-    Some(time.to_zoned(jiff::tz::TimeZone::UTC).ok()?.timestamp().as_second())
+    // "No well-defined expiration" (RFC 5280, 4.1.2.5) is the last second of 9999, and a Timestamp ends a day before.
+    let time = time.to_zoned(jiff::tz::TimeZone::UTC);
+    Some(time.map_or(jiff::Timestamp::MAX, |time| time.timestamp()).as_second())
 }
 
 fn common_name(mut subject: Der<'_>) -> Option<&str> {
@@ -184,6 +186,8 @@ mod tests {
         assert_eq!(time((UTC_TIME, b"491231235959Z")), Some(2_524_607_999));
         assert_eq!(time((UTC_TIME, b"500101000000Z")), Some(-631_152_000));
         assert_eq!(time((GENERALIZED_TIME, b"20500101000000Z")), Some(2_524_608_000));
+        let end = Some(jiff::Timestamp::MAX.as_second());
+        assert_eq!(time((GENERALIZED_TIME, b"99991231235959Z")), end);
         assert_eq!(time((UTC_TIME, b"4912312359Z")), None);
         assert_eq!(time((SET, b"491231235959Z")), None);
     }
