@@ -11,6 +11,9 @@
 //! What can still go wrong: a table that is excluded by a pattern which matches none is in the
 //! backup. Nothing is missing there, so that it is not held against it.
 
+use std::collections::HashSet;
+
+use tokio_postgres::types::ToSql;
 use tokio_util::sync::CancellationToken;
 
 use crate::domain::{
@@ -26,8 +29,11 @@ use super::{PgError, Session, catalog::get};
 const SYSTEM: [&str; 2] = ["\"pg_\"*", "\"information_schema\""];
 /// pg_dump has `--table-and-children` and its like since then.
 const HAS_CHILDREN: u32 = 16;
-/// More children than any server was seen with.
-const CHILDREN_MAX: u32 = 50_000;
+/// More children than any server was seen with: their names are held, some hundred bytes each. How many a command
+/// line holds is another limit, see [`LINE_MAX`].
+const CHILDREN_MAX: usize = 200_000;
+/// Rows of one answer: a session takes 16 MiB.
+const PAGE: usize = 20_000;
 /// Bytes of a command line that hold everywhere: Linux gives arguments and environment a quarter of
 /// the stack, 2 MiB (execve(2)).
 const LINE_MAX: usize = 1 << 20;
@@ -129,7 +135,7 @@ pub async fn with_children(
     Ok(all)
 }
 
-/// The children of what the patterns match, at any depth, but for what they match themselves.
+/// The children of what the patterns match, at any depth, but for what they match themselves; in order.
 async fn children(
     session: &Session,
     patterns: &[RelationPattern],
@@ -146,18 +152,33 @@ async fn children(
                WHERE c.relkind IN ('r', 'f', 'p')), \
                kin (oid) AS (SELECT oid FROM matched \
                UNION SELECT i.inhrelid FROM pg_inherits AS i JOIN kin ON i.inhparent = kin.oid) \
-               SELECT n.nspname::text, c.relname::text FROM kin \
+               SELECT n.nspname::text, c.relname::text, kin.oid FROM kin \
                JOIN pg_class AS c ON c.oid = kin.oid JOIN pg_namespace AS n ON n.oid = c.relnamespace \
                WHERE kin.oid NOT IN (SELECT oid FROM matched) AND n.nspname !~ '^pg_' \
-               ORDER BY 1, 2 LIMIT $3";
-    let rows =
-        session.query(sql, &[&schemas, &names, &i64::from(CHILDREN_MAX + 1)], cancel).await?;
-    if rows.len() > CHILDREN_MAX as usize {
-        let what = format!("the tables that are named have more than {CHILDREN_MAX} partitions");
-        return Err(PgError::new(Class::Configuration, what)
-            .with_hint("select by schemas, or let fewer tables be named"));
+               AND kin.oid > $3 ORDER BY 3 LIMIT $4";
+    let (mut found, mut after) = (Vec::new(), 0_u32);
+    loop {
+        let rows = session.query(sql, &[&schemas, &names, &after, &limit()], cancel).await?;
+        for row in &rows {
+            found.push(RelationName { schema: get(row, 0)?, name: get(row, 1)? });
+            after = get(row, 2)?;
+        }
+        if found.len() > CHILDREN_MAX {
+            let what =
+                format!("the tables that are named have more than {CHILDREN_MAX} partitions");
+            return Err(PgError::new(Class::Configuration, what)
+                .with_hint("select by schemas, or let fewer tables be named"));
+        }
+        if rows.len() < PAGE {
+            found.sort_unstable();
+            return Ok(found);
+        }
     }
-    rows.iter().map(|row| Ok(RelationName { schema: get(row, 0)?, name: get(row, 1)? })).collect()
+}
+
+/// [`PAGE`] for `LIMIT`.
+fn limit() -> i64 {
+    i64::try_from(PAGE).unwrap_or(i64::MAX)
 }
 
 /// The scope that a pg_dump of that major version is to be given: with all children where it does not
@@ -244,7 +265,8 @@ pub async fn check_matches(
 }
 
 /// Refuses schemas of which a table has partitions elsewhere: their rows would be missing, and the table
-/// is there. A schema that is excluded by name is meant to be left out.
+/// is there. A schema that is excluded by name is meant to be left out. What inherits from a table without being a
+/// partition is a table of its own, and often lies elsewhere on purpose.
 async fn check_elsewhere(
     session: &Session,
     all: &Scope,
@@ -254,38 +276,65 @@ async fn check_elsewhere(
     let fail = |error: PgError| error.into_failure(doing);
     let sql = "WITH RECURSIVE kin (parent, oid) AS (SELECT inhparent, inhrelid FROM pg_inherits \
                UNION SELECT kin.parent, i.inhrelid FROM pg_inherits AS i JOIN kin ON i.inhparent = kin.oid) \
-               SELECT p.nspname::text, pc.relname::text, n.nspname::text, c.relname::text FROM kin \
+               SELECT p.nspname::text, pc.relname::text, n.nspname::text, c.relname::text, c.oid, pc.oid FROM kin \
                JOIN pg_class AS c ON c.oid = kin.oid JOIN pg_namespace AS n ON n.oid = c.relnamespace \
                JOIN pg_class AS pc ON pc.oid = kin.parent JOIN pg_namespace AS p ON p.oid = pc.relnamespace \
-               WHERE c.relkind = 'r' AND n.oid <> p.oid AND n.nspname !~ '^pg_' \
+               WHERE c.relkind = 'r' AND c.relispartition AND n.oid <> p.oid AND n.nspname !~ '^pg_' \
                AND p.nspname::text COLLATE \"C\" LIKE ANY ($1::text[]) \
                AND NOT n.nspname::text COLLATE \"C\" LIKE ANY ($1::text[]) \
-               AND NOT n.nspname::text COLLATE \"C\" LIKE ANY ($2::text[]) ORDER BY 1, 2, 3, 4 LIMIT 1000";
+               AND NOT n.nspname::text COLLATE \"C\" LIKE ANY ($2::text[]) \
+               AND (c.oid, pc.oid) > ($3, $4) ORDER BY 5, 6 LIMIT $5";
     let (schemas, excluded): (Vec<_>, Vec<_>) = (
         all.schemas.iter().map(Glob::like).collect(),
         all.exclude_schemas.iter().map(Glob::like).collect(),
     );
-    for row in session.query(sql, &[&schemas, &excluded], cancel).await.map_err(fail)? {
-        let [schema, name, elsewhere, child] = [0, 1, 2, 3].map(|at| get::<String>(&row, at));
-        let (schema, name) = (schema.map_err(fail)?, name.map_err(fail)?);
-        let (elsewhere, child) = (elsewhere.map_err(fail)?, child.map_err(fail)?);
-        let named = |list: &[RelationPattern]| {
-            let child = RelationName { schema: elsewhere.clone(), name: child.clone() };
-            list.iter().any(|pattern| pattern.matches(&child))
-        };
-        let is_meant = named(&all.exclude_tables) || named(&all.exclude_table_data);
-        if is_meant || !all.takes_data(&schema, &name) {
-            continue;
+    let meant = Meant::of(all);
+    let mut after = (0_u32, 0_u32);
+    loop {
+        let values: [&(dyn ToSql + Sync); 5] = [&schemas, &excluded, &after.0, &after.1, &limit()];
+        let rows = session.query(sql, &values, cancel).await.map_err(fail)?;
+        for row in &rows {
+            let relation = |schema, name| -> Result<RelationName, PgError> {
+                Ok(RelationName { schema: get(row, schema)?, name: get(row, name)? })
+            };
+            let (parent, child) = (relation(0, 1).map_err(fail)?, relation(2, 3).map_err(fail)?);
+            if !meant.has(&child) && all.takes_data(&parent.schema, &parent.name) {
+                return Err(elsewhere(&parent, &child, doing));
+            }
+            after = (get(row, 4).map_err(fail)?, get(row, 5).map_err(fail)?);
         }
-        let what = format!(
-            "`schemas` selects {schema}.{name}, and its partition {elsewhere}.{child} is in another schema: \
-             its rows would be missing"
-        );
-        return Err(Failure::new(Class::Configuration, doing, what).hint(
-            "add the schema to `schemas`, or to `exclude_schemas` where its partitions are to be left out",
-        ));
+        if rows.len() < PAGE {
+            return Ok(());
+        }
     }
-    Ok(())
+}
+
+fn elsewhere(parent: &RelationName, child: &RelationName, doing: &str) -> Failure {
+    let what = format!(
+        "`schemas` selects {parent}, and its partition {child} is in another schema: its rows would be missing"
+    );
+    Failure::new(Class::Configuration, doing, what).hint(
+        "add the schema to `schemas`, or to `exclude_schemas` where its partitions are to be left out",
+    )
+}
+
+/// Tables that are left out by name, or their rows. With the children of what is named there may be as many patterns
+/// as there are tables: names are looked up, and not tried one by one.
+struct Meant<'a> {
+    names: HashSet<RelationName>,
+    patterns: Vec<&'a RelationPattern>,
+}
+
+impl<'a> Meant<'a> {
+    fn of(scope: &'a Scope) -> Self {
+        let all = scope.exclude_tables.iter().chain(&scope.exclude_table_data);
+        let patterns = all.clone().filter(|it| it.literal().is_none()).collect();
+        Self { names: all.filter_map(RelationPattern::literal).collect(), patterns }
+    }
+
+    fn has(&self, relation: &RelationName) -> bool {
+        self.names.contains(relation) || self.patterns.iter().any(|it| it.matches(relation))
+    }
 }
 
 fn no_match(
@@ -387,6 +436,21 @@ mod tests {
         let form = Form { options: &["--statistics".to_owned()], ..Form::default() };
         check_version(&Scope::default(), form, 17, "x").unwrap_err();
         check_version(&Scope::default(), form, 18, "x").unwrap();
+    }
+
+    #[test]
+    fn what_is_left_out_by_name_or_by_pattern_is_meant() {
+        let scope = Scope {
+            exclude_tables: list(&["a.t"]),
+            exclude_table_data: list(&["b.log_*", "c.u"]),
+            ..Scope::default()
+        };
+        let meant = Meant::of(&scope);
+        let has = |schema: &str, name: &str| {
+            meant.has(&RelationName { schema: schema.to_owned(), name: name.to_owned() })
+        };
+        assert!(has("a", "t") && has("b", "log_1") && has("c", "u"));
+        assert!(!has("a", "u") && !has("b", "log") && !has("b", "t"));
     }
 
     #[test]
