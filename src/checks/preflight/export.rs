@@ -3,7 +3,7 @@
 use super::{Row, by_a_superuser};
 use crate::{
     checks::{Check, Found},
-    domain::{failure::Class, finding::Severity},
+    domain::{failure::Class, finding::Severity, text},
     postgres::preflight::Facts,
 };
 
@@ -18,8 +18,9 @@ fn export(facts: &Facts) -> Vec<Found> {
     if !facts.lacks_export {
         return Vec::new();
     }
-    let role = &facts.role;
-    let what = format!("role {role} may not export a snapshot in database {}", facts.database);
+    let what =
+        format!("role {} may not export a snapshot in database {}", facts.role, facts.database);
+    let role = text::pasted(&facts.role);
     let grant = format!("GRANT EXECUTE ON FUNCTION pg_catalog.pg_export_snapshot() TO {role};");
     vec![Found::new(Severity::Critical, what, by_a_superuser(facts, &grant))]
 }

@@ -86,7 +86,7 @@ fn grants(facts: &Facts) -> String {
 /// The statement that gives the role the rights of `pg_read_all_data`. One that is a member and does not
 /// inherit gets nothing by a plain GRANT; since 16 each membership says for itself whether it is inherited.
 pub(super) fn read_all(facts: &Facts) -> String {
-    let role = &facts.role;
+    let role = text::pasted(&facts.role);
     let (why, statement) = match facts.read_all {
         ReadAll::None | ReadAll::Held => ("", format!("GRANT pg_read_all_data TO {role};")),
         ReadAll::NotInherited => (
