@@ -50,6 +50,8 @@ pub(super) struct Watch<'a> {
     pub courtesy: Courtesy,
     /// The database.
     pub database: &'a str,
+    /// Whether the session that looks would take pg_dump's connection: a CONNECTION LIMIT has room for the dump alone.
+    pub has_no_room: bool,
 }
 
 /// What was seen.
@@ -79,6 +81,10 @@ impl Watch<'_> {
             snapshot: Duration::ZERO,
             names: Names::new(),
         };
+        if self.has_no_room {
+            seen.trouble = Some(no_room());
+            done.cancelled().await;
+        }
         while !done.is_cancelled() {
             if let Err(failure) = self.look_on(&mut seen, &stage, &held, backup, done).await
                 && !done.is_cancelled()
@@ -170,6 +176,11 @@ impl Watch<'_> {
         }
         session.close().await;
     }
+}
+
+fn no_room() -> Failure {
+    Failure::new(Class::Connection, DOING, "the CONNECTION LIMIT has room for the dump alone")
+        .hint("raise it: ALTER ROLE … or ALTER DATABASE … CONNECTION LIMIT")
 }
 
 impl Seen {

@@ -98,7 +98,8 @@ pub async fn database(
         ready;
     let moment = snapshot.facts.clone();
     let running = (application.as_str(), env, command.as_slice());
-    let read = Box::pin(about.read(running, (snapshot, &all), task)).await;
+    let no_room = preflight.facts.has_no_room_to_watch();
+    let read = Box::pin(about.read(running, (snapshot, &all), no_room, task)).await;
     let Read { stored, changed, seen, last } = read;
     let lost = |why| Dumped::lost(why, source, &seen, task).with(&seen, name, source);
     let stored = match stored {
@@ -211,6 +212,7 @@ impl About<'_> {
         &self,
         (application, env, command): (&str, ChildEnv, &[String]),
         (snapshot, all): (ExportedSnapshot, &Scope),
+        has_no_room: bool,
         task: &Task,
     ) -> Read {
         let source = self.source;
@@ -233,6 +235,7 @@ impl About<'_> {
             exporter: snapshot.pid,
             courtesy: source.courtesy,
             database: self.name.as_str(),
+            has_no_room,
         };
         // Cancelled alone where the backup gives way.
         let backup = task.child();

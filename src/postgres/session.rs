@@ -220,6 +220,11 @@ impl Session {
         &self.dbname
     }
 
+    /// Whether that is the one for what concerns the whole server.
+    pub fn is_maintenance(&self) -> bool {
+        self.dbname == self.spec.dbname
+    }
+
     /// Whether the connection is gone.
     pub fn is_closed(&self) -> bool {
         self.client.is_closed()

@@ -1,5 +1,7 @@
 //! What the role's sessions are like: how many it may have, and in which language the server speaks to it.
 
+use std::cmp::Ordering;
+
 use super::Row;
 use crate::{
     checks::{Check, Found},
@@ -7,11 +9,12 @@ use crate::{
     postgres::preflight::Facts,
 };
 
-/// Sessions that one dump has at one time: the one that exports the snapshot, pg_dump, and the one that
-/// watches whom they hold up.
-const NEEDED: i32 = 3;
+/// What a limit is better raised to: three workers, each with the session that exports the snapshot, pg_dump, and
+/// the session that watches whom they hold up.
+const BETTER: i32 = 9;
 
-/// pg_dump would be refused while our own sessions are there, each time anew.
+/// pg_dump would be refused while our own session is there, each time anew. Where there is room for these two alone,
+/// nobody watches.
 pub(super) const CONNECTION_LIMIT: Row = Row {
     check: Check { name: "connection-limit", look: connection_limit },
     class: Class::Configuration,
@@ -29,22 +32,28 @@ fn connection_limit(facts: &Facts) -> Vec<Found> {
     let role = text::pasted(&facts.role);
     let database = text::pasted(&facts.database);
     let limits = [
-        (facts.role_limit, format!("role {}", facts.role), format!("ALTER ROLE {role}")),
+        (facts.role_limit, true, format!("role {}", facts.role), format!("ALTER ROLE {role}")),
         (
             facts.database_limit,
+            facts.is_maintenance,
             format!("database {}", facts.database),
             format!("ALTER DATABASE {database}"),
         ),
     ];
-    let fits = |limit: i32| facts.superuser || !(0..NEEDED).contains(&limit);
-    let limits = limits.into_iter().filter(|(limit, ..)| limit.is_some_and(|limit| !fits(limit)));
-    let found = limits.map(|(limit, whose, alter)| {
-        let limit = limit.unwrap_or(0);
-        let what = format!(
-            "the CONNECTION LIMIT of {whose} is {limit}, and a dump takes {NEEDED} connections"
-        );
-        let hint = format!("as a superuser: {alter} CONNECTION LIMIT {}", NEEDED * 3);
-        Found::new(Severity::Critical, what, hint)
+    let found = limits.into_iter().filter_map(|(limit, watches, whose, alter)| {
+        let limit = limit.filter(|limit| !facts.superuser && *limit >= 0)?;
+        let (severity, why) = match limit.cmp(&Facts::CONNECTIONS) {
+            Ordering::Less => {
+                (Severity::Critical, format!("a dump takes {} connections", Facts::CONNECTIONS))
+            }
+            Ordering::Equal if watches => {
+                (Severity::Info, "none is left to watch who waits behind a dump".to_owned())
+            }
+            Ordering::Equal | Ordering::Greater => return None,
+        };
+        let what = format!("the CONNECTION LIMIT of {whose} is {limit}, and {why}");
+        let hint = format!("as a superuser: {alter} CONNECTION LIMIT {BETTER}");
+        Some(Found::new(severity, what, hint))
     });
     found.collect()
 }

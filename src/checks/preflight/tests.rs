@@ -227,7 +227,15 @@ fn a_limit_on_connections_that_no_dump_fits_in_is_refused() {
     for fits in [with(None, None), with(Some(3), Some(100))] {
         assert!(judge(&fits, &accepting(&[])).refused.is_empty());
     }
-    let refused = failure(&with(Some(2), Some(0)));
+    let tight = judge(&with(Some(2), Some(2)), &accepting(&[]));
+    assert!(tight.refused.is_empty());
+    let [told] = &tight.told[..] else { panic!("{tight:?}") };
+    assert!(told.severity == Severity::Info && told.what.contains("of role"), "{told:?}");
+    let maintenance = Facts { is_maintenance: true, ..with(None, Some(2)) };
+    assert_eq!(judge(&maintenance, &accepting(&[])).told.len(), 1);
+    assert!(maintenance.has_no_room_to_watch() && with(Some(2), None).has_no_room_to_watch());
+    assert!(!with(Some(3), Some(2)).has_no_room_to_watch());
+    let refused = failure(&with(Some(1), Some(0)));
     assert_eq!(refused.class, Class::Configuration);
     let hint = refused.hint.unwrap();
     for part in

@@ -38,6 +38,8 @@ pub struct Facts {
     pub role_limit: Option<i32>,
     /// `datconnlimit`, where there is a limit.
     pub database_limit: Option<i32>,
+    /// Whether it is the maintenance database, in which the watching session is.
+    pub is_maintenance: bool,
     /// `lc_messages` of its sessions, where that is not English.
     pub language: Option<String>,
     /// What it has of `pg_read_all_data`.
@@ -146,6 +148,17 @@ pub struct UserMapping {
 }
 
 impl Facts {
+    /// The connections that a dump cannot do without: the one that exports the snapshot, and pg_dump's.
+    pub const CONNECTIONS: i32 = 2;
+
+    /// Whether a session beside these two, which watches whom they hold up, would have no connection, or take
+    /// pg_dump's.
+    pub fn has_no_room_to_watch(&self) -> bool {
+        let is_tight = |limit: Option<i32>| limit == Some(Self::CONNECTIONS);
+        let in_database = self.is_maintenance && is_tight(self.database_limit);
+        !self.superuser && (is_tight(self.role_limit) || in_database)
+    }
+
     /// What of it concerns a dump of that scope, which is to have the names of all partitions: what is not dumped need not be readable. A sequence
     /// that pg_dump takes along with a selected table is not seen here; pg_dump fails at it by itself.
     #[must_use]

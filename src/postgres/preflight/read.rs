@@ -59,6 +59,7 @@ pub async fn read(session: &Session, cancel: &CancellationToken) -> Result<Facts
         mappings_are_certain: get(&row, 5)?,
         role_limit: get(&row, 6)?,
         database_limit: get(&row, 7)?,
+        is_maintenance: session.is_maintenance(),
         read_all: ReadAll::new(get(&row, 10)?, get(&row, 11)?),
         lacks_export: get(&row, 12)?,
         foreign_tables: foreign_tables(session, cancel).await?,
