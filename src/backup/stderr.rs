@@ -34,6 +34,9 @@ pub(super) const CONFLICT_HINT: &str = "replay on the standby cancelled it: set 
 /// are in English for a superuser and for a role that role.sql has made; else they may be in another
 /// language, which a check tells, and fall through to `tool-failed` but for locks.
 const KNOWN: &[(&str, Class, &str)] = &[
+    // In a message of the server: postgres_fdw's, with what the foreign server said behind it. libpq's own begin
+    // otherwise.
+    ("ERROR:  could not connect to server \"", Class::Sql, FOREIGN_HINT),
     ("due to conflict with recovery", Class::Standby, CONFLICT_HINT),
     (
         "password authentication failed",
@@ -95,8 +98,6 @@ const KNOWN: &[(&str, Class, &str)] = &[
     ("too many connections for ", Class::Connection, LIMIT_HINT),
     ("connection slots are reserved", Class::Connection, LIMIT_HINT),
     ("too many clients already", Class::Connection, LIMIT_HINT),
-    // In a message of the server: postgres_fdw's. libpq's own begin otherwise.
-    ("ERROR:  could not connect to server \"", Class::Sql, FOREIGN_HINT),
     ("the database system is shutting down", Class::Connection, "the server was stopped"),
     (
         "terminating connection due to administrator command",
@@ -254,6 +255,23 @@ mod tests {
         ];
         for (text, class) in cases {
             assert_eq!(classify(text).0, class, "{text}");
+        }
+    }
+
+    #[test]
+    fn what_a_foreign_server_refuses_is_not_our_own_login() {
+        for said in [
+            "password authentication failed for user \"far\"",
+            "no pg_hba.conf entry for host \"10.0.0.1\", user \"far\", database \"x\", no encryption",
+            "sorry, too many clients already",
+            "too many connections for role \"far\"",
+        ] {
+            let text = format!(
+                "pg_dump: error: Dumping the contents of table \"remote\" failed: PQgetResult() failed.\n\
+                 pg_dump: detail: Error message from server: ERROR:  could not connect to server \"away\"\n\
+                 DETAIL:  connection to server at \"10.0.0.2\", port 5432 failed: FATAL:  {said}"
+            );
+            assert_eq!(classify(&text), (Class::Sql, Some(FOREIGN_HINT)), "{said}");
         }
     }
 
