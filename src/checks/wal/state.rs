@@ -23,8 +23,8 @@ use crate::{
     sys::files::{self, FileError},
 };
 
-/// Of this form; another is passed over.
-const VERSION: u32 = 2;
+/// Of this form. An older one is taken over but for its listing, a newer one is passed over.
+const VERSION: u32 = 3;
 /// A state that is longer is not read again: everything is listed then.
 const STATE_MAX: u64 = 16 << 20;
 /// Moments that a trail keeps; they are thinned out above.
@@ -40,10 +40,17 @@ pub struct State {
     pub listed: Option<Listing>,
     /// What the server took for archived.
     pub claims: Trail<SegmentName>,
-    /// Up to where the server had written, and on which timeline.
+    /// Up to where the server had written, and on which timeline. Since version 2.
+    #[serde(default)]
     pub written: Trail<(Timeline, Lsn)>,
     /// The last end-to-end probe.
     pub probe: Option<Probe>,
+}
+
+/// What every version has.
+#[derive(Deserialize)]
+struct Form {
+    version: u32,
 }
 
 /// A listing that reached its end.
@@ -157,12 +164,26 @@ impl State {
                 };
             }
         };
-        let read = serde_json::from_slice::<Self>(&bytes);
-        if let Err(error) = &read {
-            set_aside(path, error)?;
+        let read = serde_json::from_slice::<Form>(&bytes).and_then(|form| {
+            let is_known = form.version <= VERSION;
+            is_known.then(|| serde_json::from_slice::<Self>(&bytes)).transpose()
+        });
+        match read {
+            Ok(known) => {
+                let ours = known.filter(|state| state.subject == subject);
+                Ok(ours.map_or_else(fresh, Self::taken_over))
+            }
+            Err(error) => set_aside(path, &error).map(|()| fresh()),
         }
-        let known = read.ok().filter(|s| s.version == VERSION && s.subject == subject);
-        Ok(known.unwrap_or_else(fresh))
+    }
+
+    /// What an older version wrote, without the listing: names were read by other rules.
+    fn taken_over(mut self) -> Self {
+        if self.version < VERSION {
+            self.version = VERSION;
+            self.listed = None;
+        }
+        self
     }
 
     /// Writes it.

@@ -59,9 +59,28 @@ fn a_name_that_goes_on_with_a_point_is_a_form_of_its_file() {
                 "{ending}"
             );
         }
-        for beside in
-            [".sha256", ".md5", ".gz.sig", ".gpg.tmp", ".metadata", ".json", ".", "..gz", ".a b"]
-        {
+        for beside in [
+            ".sha256",
+            ".md5",
+            ".gz.sig",
+            ".gpg.tmp",
+            ".metadata",
+            ".json",
+            ".",
+            "..gz",
+            ".a b",
+            ".md5sum",
+            ".gz.sha1sum",
+            ".SHA256SUM",
+            ".sha512sum",
+            ".asc",
+            ".zst.minisig",
+            ".new",
+            ".filepart",
+            ".info",
+            ".1",
+            ".gz.2",
+        ] {
             assert_eq!(ArchivedFile::parse(&format!("{name}{beside}")), None, "{name}{beside}");
         }
     }

@@ -44,6 +44,7 @@ pub struct Inventory {
     /// Files that are not WAL.
     pub foreign: u64,
     /// Whether segments have digests in their names: pgBackRest keeps the archive.
+    #[serde(default)]
     pub summed: bool,
     /// Histories of timelines; none: the file is there and its content was not read.
     #[serde(with = "as_list")]

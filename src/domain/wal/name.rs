@@ -20,10 +20,12 @@ const NAME_LEN: usize = 24;
 const SHA1_LEN: usize = 40;
 /// Endings of what is no form of the file whose name they follow: it is not finished, was put aside, or
 /// says something of it (digests, signatures, descriptions).
-const BESIDE: [&str; 28] = [
+const BESIDE: &[&str] = &[
     "tmp",
     "temp",
     "part",
+    "filepart",
+    "new",
     "lock",
     "ready",
     "done",
@@ -37,12 +39,23 @@ const BESIDE: [&str; 28] = [
     "old",
     "orig",
     "md5",
+    "md5sum",
     "sha1",
+    "sha1sum",
+    "sha224",
+    "sha224sum",
     "sha256",
+    "sha256sum",
+    "sha384",
+    "sha384sum",
     "sha512",
+    "sha512sum",
     "crc",
     "sum",
     "sig",
+    "asc",
+    "minisig",
+    "info",
     "metadata",
     "meta",
     "json",
@@ -213,7 +226,9 @@ impl ArchivedFile {
             for ending in rest.strip_prefix('.')?.split('.') {
                 let plain = |b: u8| b.is_ascii_alphanumeric() || b"-_+".contains(&b);
                 let beside = BESIDE.iter().any(|known| ending.eq_ignore_ascii_case(known));
-                if ending.is_empty() || !ending.bytes().all(plain) || beside {
+                // Digits alone number copies that were put aside (`.1`). An empty ending is none, either.
+                let numbers = ending.bytes().all(|b| b.is_ascii_digit());
+                if numbers || !ending.bytes().all(plain) || beside {
                     return None;
                 }
                 if ending.eq_ignore_ascii_case(PARTIAL) {
