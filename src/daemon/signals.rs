@@ -9,7 +9,10 @@ use std::{
     fmt,
     io::{self, Read as _},
     os::unix::net::UnixStream,
-    sync::{Arc, atomic::AtomicBool},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
     thread,
     time::Duration,
 };
@@ -28,9 +31,18 @@ pub const EXIT_INT: i32 = 130;
 /// Exit status after TERM: 128 + 15.
 pub const EXIT_TERM: i32 = 143;
 
+/// See [`end_within`]; a reload may change it. In milliseconds.
+static END_WITHIN: AtomicU64 = AtomicU64::new(0);
+
+/// From now on the process has so long to end.
+pub fn set_end(limit: Duration) {
+    END_WITHIN.store(u64::try_from(limit.as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
+}
+
 /// Ends the process so long after the first TERM or INT, whatever hangs by then. A thread of its own waits for
 /// that: a filesystem that does not answer may hold every other one, and the log as well.
 pub fn end_within(limit: Duration) -> io::Result<()> {
+    set_end(limit);
     let (mut heard, said) = UnixStream::pair()?;
     for signal in [SIGTERM, SIGINT] {
         low_level::pipe::register(signal, said.try_clone()?)?;
@@ -39,6 +51,7 @@ pub fn end_within(limit: Duration) -> io::Result<()> {
         if heard.read_exact(&mut [0]).is_err() {
             return;
         }
+        let limit = Duration::from_millis(END_WITHIN.load(Ordering::Relaxed));
         thread::sleep(limit);
         let last_words = move || {
             tracing::error!(

@@ -28,12 +28,12 @@ use super::{
         planner::Event,
         receivers,
         reload::{self, Refused},
-        signals::{Signal, SignalStream},
+        signals::{self, Signal, SignalStream},
         status::{self, Status},
         table::{Ground, Table},
         watch::Watch,
     },
-    DRAIN_MARGIN, Requests, Servers, series,
+    DRAIN_MARGIN, Requests, STOP_MARGIN, Servers, series,
 };
 
 /// How often who waits for a run hears how far it is.
@@ -238,6 +238,7 @@ impl Daemon {
         if let Err(error) = self.log.set_level(level(table.daemon.log_level)) {
             tracing::warn!(%error, "cannot change the level of the log");
         }
+        signals::set_end(table.daemon.grace + STOP_MARGIN);
         self.engine.swap(Arc::new(table));
         self.metrics.config_loaded(now, true);
         self.last_reload = None;
