@@ -108,6 +108,10 @@ fn schemas_whose_tables_have_partitions_elsewhere_say_so() {
     );
     assert!(listed(&home, &disk(&home)).is_empty());
     run_job(&home, "meant", 0);
+    // What inherits without being a partition is a table of its own.
+    cluster.psql("parts", "ALTER TABLE public.ev DETACH PARTITION \"arch.ive\".\"ev \"\"*\\ é?\"");
+    cluster.psql("parts", "CREATE TABLE \"arch.ive\".heir () INHERITS (public.parent)");
+    run_job(&home, "half", 0);
 }
 
 /// Of a partition that the role may not read, pg_dump is not asked.
