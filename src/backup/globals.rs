@@ -33,6 +33,13 @@ use super::{
 
 /// How often the time of an answer pg_dumpall may take for its questions to the catalogue.
 const ANSWERS: u32 = 12;
+/// So long the client programs may take at least: what they read may be much, and the host busy.
+const LIMIT_MIN: Duration = Duration::from_mins(10);
+
+/// How long a client program may take that asks so many questions.
+fn limit(answer_timeout: Duration, answers: u32) -> Duration {
+    LIMIT_MIN.max(answer_timeout * answers)
+}
 
 fn left_out(role_passwords: bool) -> Vec<LeftOut> {
     if role_passwords {
@@ -109,8 +116,8 @@ pub async fn globals(source: &Source<'_>, parts: Parts, task: &Task) -> Result<D
         exited: CancellationToken::new(),
     };
     let spec = source.child(&command, &env);
-    let limit = source.server.spec().answer_timeout * ANSWERS;
-    let stream = within(limit, task, async |task: &Task| {
+    let limit = limit(source.server.spec().answer_timeout, ANSWERS);
+    let stream = within((limit, &fanout.exited), task, async |task: &Task| {
         fanout.stream(spec, Box::new(GlobalsProof::new()), task).await
     });
     let yardstick = Yardstick::find((source.shrink, source.asked), &series, task);
@@ -141,9 +148,10 @@ pub async fn globals(source: &Source<'_>, parts: Parts, task: &Task) -> Result<D
     Ok(dumped)
 }
 
-/// Cancels what takes longer than that: pg_dumpall asks the catalogue some questions, and no more.
+/// Cancels what takes longer than that: pg_dumpall asks the catalogue some questions, and no more. Once it
+/// has `exited`, what is still on its way to the repositories has limits of its own.
 async fn within(
-    limit: Duration,
+    (limit, exited): (Duration, &CancellationToken),
     task: &Task,
     stream: impl AsyncFnOnce(&Task) -> Result<Stored, Lost>,
 ) -> Result<Stored, Lost> {
@@ -152,6 +160,7 @@ async fn within(
     tokio::pin!(stream);
     tokio::select! {
         stored = &mut stream => return stored,
+        () = exited.cancelled() => return stream.await,
         () = tokio::time::sleep(limit) => bounded.cancel.cancel(),
     }
     match stream.await {
@@ -160,7 +169,7 @@ async fn within(
             let failure = Failure::new(Class::Stalled, "dump globals", what);
             Err(failure.hint(
                 "does the server, or the network between, stand still? pg_dumpall has twelve times the \
-                 server's answer_timeout",
+                 server's answer_timeout, and ten minutes at least",
             ).into())
         }
         ended => ended,
@@ -200,4 +209,43 @@ fn unread_finding(found: &server_files::Found) -> Option<Finding> {
         what: format!("the backup of the globals lacks {}: {}{more}", first.what, first.reason),
         hint: found.hint.clone(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sys::clock::SystemClock;
+
+    /// What a stream gives that ends after so many milliseconds, where pg_dumpall exits after so many and may take
+    /// a fifth of a second.
+    async fn streamed(exits: u64, ends: u64) -> Lost {
+        let (task, exited) = (Task::new(SystemClock::new()), CancellationToken::new());
+        let wait = |it| tokio::time::sleep(Duration::from_millis(it));
+        let limit = Duration::from_millis(200);
+        let stream = within((limit, &exited), &task, async |task: &Task| {
+            let end = async {
+                wait(exits).await;
+                exited.cancel();
+                wait(ends - exits).await;
+                "its own end"
+            };
+            let what = tokio::select! {
+                what = end => what,
+                () = task.cancel.cancelled() => "cancelled",
+            };
+            Err(Failure::new(Class::Space, "dump globals", what).into())
+        });
+        stream.await.err().unwrap()
+    }
+
+    #[tokio::test]
+    async fn slow_uploads_are_not_pg_dumpalls() {
+        let class = |lost| match lost {
+            Lost::All(failure) => failure.class,
+            Lost::Each(_) => Class::Internal,
+        };
+        assert_eq!(class(streamed(1, 400).await), Class::Space, "it exited in time");
+        assert_eq!(limit(Duration::from_secs(1), ANSWERS), LIMIT_MIN);
+        assert_eq!(class(streamed(30_000, 30_000).await), Class::Stalled);
+    }
 }

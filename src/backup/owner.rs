@@ -42,7 +42,7 @@ use crate::{
 
 /// Manifests that are tried, the newest first, where some cannot be read.
 const TRIED_MAX: usize = 8;
-/// Longest time for the question where a server is in its WAL.
+/// Longest time for the question where a server is in its WAL. To connect has limits of its own.
 const PAST_LIMIT: Duration = Duration::from_secs(30);
 /// The folder in the state directory that remembers what was written, and more than such a file holds.
 const REMEMBERED: &str = "written";
@@ -55,12 +55,14 @@ type Place = Option<(u64, Past)>;
 #[derive(Debug)]
 pub struct Owners {
     own: Owner,
+    /// Whether its id is one that the state directory keeps, and so follows that.
+    is_id_kept: bool,
     adopted: Vec<Adoption>,
     state_dir: PathBuf,
     /// Who can be asked.
     servers: BTreeMap<ServerName, Arc<Server>>,
     /// What they said last.
-    places: Mutex<BTreeMap<ServerName, Result<Place, Failure>>>,
+    places: Mutex<BTreeMap<ServerName, Place>>,
 }
 
 impl Owners {
@@ -77,7 +79,8 @@ impl Owners {
             Failure::from_error(Class::State, "find out which host this is", &error)
         })?;
         let state_dir = state_dir.to_owned();
-        Ok(Self { own, adopted, state_dir, servers, places: Mutex::default() })
+        let is_id_kept = !host::has_machine_id();
+        Ok(Self { own, is_id_kept, adopted, state_dir, servers, places: Mutex::default() })
     }
 
     /// This host.
@@ -102,7 +105,7 @@ impl Owners {
         if is_settled || !self.servers.contains_key(&series.server) {
             return Ok(without);
         }
-        let remembered = self.remembered(repository, series);
+        let remembered = self.remembered(repository, series, newest);
         let judge = |past: Option<Past>| {
             judge(newest, &self.own, &self.adopted, remembered.as_ref(), past.as_ref())
         };
@@ -120,7 +123,7 @@ impl Owners {
         series: &Series,
         newest: &Written,
     ) -> Whose {
-        let remembered = self.remembered(repository, series);
+        let remembered = self.remembered(repository, series, newest);
         judge(newest, &self.own, &self.adopted, remembered.as_ref(), None)
     }
 
@@ -140,12 +143,13 @@ impl Owners {
         let place = if let Some(place) = known {
             place
         } else {
-            let place = Box::pin(place_of(server, task)).await;
+            // What failed may pass: it is asked again.
+            let place = Box::pin(place_of(server, task)).await?;
             places.insert(series.server.clone(), place.clone());
             place
         };
         // A server that was made anew under its name is another one.
-        Ok(place?.filter(|(system_id, _)| *system_id == series.system_id).map(|(_, past)| past))
+        Ok(place.filter(|(system_id, _)| *system_id == series.system_id).map(|(_, past)| past))
     }
 
     fn memory(&self, repository: &Repository, series: &Series) -> PathBuf {
@@ -153,10 +157,21 @@ impl Owners {
     }
 
     /// The newest backup that this state directory knows to have written. It is needed only where
-    /// the host was renamed: whatever goes wrong here is as if nothing were known.
-    fn remembered(&self, repository: &Repository, series: &Series) -> Option<BackupId> {
-        let bytes = files::read_limited(&self.memory(repository, series), REMEMBERED_MAX).ok()?;
-        std::str::from_utf8(&bytes).ok()?.trim_end().parse().ok()
+    /// the host was renamed: whatever goes wrong here is as if nothing were known. Where the id is one
+    /// that this directory keeps, it stands for the memory: containers get a name each time that they
+    /// are made, and older versions remembered nothing.
+    fn remembered(
+        &self,
+        repository: &Repository,
+        series: &Series,
+        newest: &Written,
+    ) -> Option<BackupId> {
+        let read = || {
+            let path = self.memory(repository, series);
+            let bytes = files::read_limited(&path, REMEMBERED_MAX).ok()?;
+            std::str::from_utf8(&bytes).ok()?.trim_end().parse().ok()
+        };
+        read().or_else(|| self.is_id_kept.then(|| newest.id.clone()))
     }
 
     /// Remembers that a backup was written.
@@ -174,8 +189,8 @@ impl Owners {
 
 async fn place_of(server: &Server, task: &Task) -> Result<Place, Failure> {
     let doing = format!("ask server {} where it is in its WAL", server.name());
+    let session = server.connect(server.maintenance_database(), &doing, task).await?;
     let asked = async {
-        let session = server.connect(server.maintenance_database(), &doing, task).await?;
         let place = async {
             let Some(system_id) = catalog::system_id(&session, &task.cancel).await? else {
                 return Ok(None);
@@ -283,8 +298,7 @@ pub async fn check(
     task: &Task,
 ) -> Result<Option<String>, Refusal> {
     let doing = format!("add a backup of {} to {}", series.subject, repository.name());
-    let asked = repository.in_time(&doing, newest(repository, series));
-    let newest = ask(repository.name(), &doing, task, asked).await;
+    let newest = ask(repository.name(), &doing, task, newest(repository, series, &doing)).await;
     let Some(newest) = newest.map_err(Refusal::Unknown)? else { return Ok(None) };
     match owners.whose(repository, series, &newest, task).await.map_err(Refusal::Unknown)? {
         Whose::Own => Ok(None),
@@ -332,12 +346,16 @@ pub async fn stranger_in(
     Ok((!is_same).then_some((stranger, newest)))
 }
 
-/// The newest backup of a series; none where there is none whose manifest can be
-/// read.
-async fn newest(repository: &Repository, series: &Series) -> Result<Option<Written>, StoreError> {
+/// The newest backup of a series; none where there is none whose manifest can be read. Others wait: the
+/// time between two answers is limited, and not the whole, which a long series may take.
+async fn newest(
+    repository: &Repository,
+    series: &Series,
+    doing: &str,
+) -> Result<Option<Written>, StoreError> {
     let mut newest: VecDeque<BackupId> = VecDeque::new();
     let within = Within::Series(series.clone());
-    let mut entries = repository.list(&within);
+    let mut entries = repository.list_in_time(&within);
     while let Some(entry) = entries.try_next().await? {
         match entry {
             Entry::Backup(listed) if listed.complete => newest.push_back(listed.id),
@@ -347,7 +365,13 @@ async fn newest(repository: &Repository, series: &Series) -> Result<Option<Writt
             newest.pop_front();
         }
     }
-    of_newest(repository, series, newest.iter().rev()).await
+    for id in newest.iter().rev() {
+        let written = repository.in_time(doing, written(repository, series, id)).await?;
+        if written.is_some() {
+            return Ok(written);
+        }
+    }
+    Ok(None)
 }
 
 /// The first of these whose manifest can be read.
@@ -357,13 +381,25 @@ async fn of_newest<'a>(
     newest_first: impl Iterator<Item = &'a BackupId> + Send,
 ) -> Result<Option<Written>, StoreError> {
     for id in newest_first.take(TRIED_MAX) {
-        match repository.manifest(series, id).await {
-            Ok(manifest) => return Ok(Some(manifest.into())),
-            Err(ManifestProblem::Store(error)) => return Err(error),
-            Err(ManifestProblem::Missing | ManifestProblem::Invalid(_)) => {}
+        let written = written(repository, series, id).await?;
+        if written.is_some() {
+            return Ok(written);
         }
     }
     Ok(None)
+}
+
+/// What the manifest of a backup says; none where it cannot be read.
+async fn written(
+    repository: &Repository,
+    series: &Series,
+    id: &BackupId,
+) -> Result<Option<Written>, StoreError> {
+    match repository.manifest(series, id).await {
+        Ok(manifest) => Ok(Some(manifest.into())),
+        Err(ManifestProblem::Store(error)) => Err(error),
+        Err(ManifestProblem::Missing | ManifestProblem::Invalid(_)) => Ok(None),
+    }
 }
 
 #[cfg(test)]
@@ -384,7 +420,8 @@ pub(crate) mod tests {
         let adoption = |id: &&str| Adoption { machine_id: (*id).to_owned(), until: None };
         let adopted = adopted.iter().map(adoption).collect();
         let (servers, places) = (BTreeMap::new(), Mutex::default());
-        Owners { own, adopted, state_dir: "/nonexistent".into(), servers, places }
+        let state_dir = "/nonexistent".into();
+        Owners { own, is_id_kept: false, adopted, state_dir, servers, places }
     }
 
     #[tokio::test]
@@ -415,6 +452,28 @@ pub(crate) mod tests {
         store.plant(&key, text.replace(OTHER, &"1".repeat(32)).replace("db1", "db2"), now);
         check(&mine, &repository, &series, &task).await.unwrap();
         store.plant(&key, "{", now);
+        check(&mine, &repository, &series, &task).await.unwrap_err();
+    }
+
+    /// A container that was made anew with the state directory of an older version.
+    #[tokio::test]
+    async fn an_id_that_the_state_directory_keeps_needs_no_memory() {
+        let task = Task::new(SystemClock::new());
+        let (repository, _) = repository().await;
+        let id = BackupId::new(task.clock.now().wall, 1);
+        let series = backup(&repository, &id).await.series;
+        let mut mine = owners(&[]);
+        mine.own.machine_id = OTHER.to_owned();
+        let refused = check(&mine, &repository, &series, &task).await.unwrap_err();
+        assert!(matches!(refused, Refusal::Stranger(Stranger::Host, ..)), "{refused:?}");
+        mine.is_id_kept = true;
+        let was = check(&mine, &repository, &series, &task).await.unwrap();
+        assert_eq!(was.as_deref(), Some("db1"));
+        // With a memory, that decides: somebody else wrote after it.
+        let state = tempfile::tempdir().unwrap();
+        mine.state_dir = state.path().to_owned();
+        let earlier = id.time() - jiff::SignedDuration::from_hours(1);
+        mine.remember(&repository, &series, &BackupId::new(earlier, 1));
         check(&mine, &repository, &series, &task).await.unwrap_err();
     }
 

@@ -49,6 +49,11 @@ const KNOWN: &[(&str, Class, &str)] = &[
         "add a line for this role and host to pg_hba.conf",
     ),
     (
+        "pg_hba.conf rejects connection",
+        Class::Authentication,
+        "a line with `reject` in pg_hba.conf keeps this role out",
+    ),
+    (
         "fe_sendauth: no password supplied",
         Class::Authentication,
         "give the password: passfile or password_file",
@@ -242,6 +247,10 @@ mod tests {
             (
                 "pg_dump: error: query failed: ERROR:  relation \"public.u\" does not exist\npg_dump: detail: Query was: LOCK TABLE public.u IN ACCESS SHARE MODE",
                 Class::ToolFailed,
+            ),
+            (
+                "pg_dump: error: connection to server at \"127.0.0.1\", port 5432 failed: FATAL:  pg_hba.conf rejects connection for host \"127.0.0.1\", user \"pgkeep\", database \"app\", no encryption",
+                Class::Authentication,
             ),
             ("pg_dump: error: out of memory", Class::ToolFailed),
             (

@@ -332,6 +332,12 @@ impl DatabasePatterns {
         selection
     }
 
+    /// Whether a name is meant, whatever the database of that name is.
+    pub fn mean(&self, name: &str) -> bool {
+        let any = |globs: &[Glob]| globs.iter().any(|glob| glob.matches(name));
+        any(&self.include) && !any(&self.exclude)
+    }
+
     fn reason_against(&self, candidate: &Candidate, is_named: bool) -> Option<Reason> {
         let name = candidate.name.as_str();
         let any = |globs: &[Glob]| globs.iter().any(|glob| glob.matches(name));

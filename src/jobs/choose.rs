@@ -5,7 +5,7 @@ use crate::{
     domain::{
         failure::{Class, Failure},
         name::{DatabaseName, ServerName},
-        pattern::{DatabasePatterns, Glob, Problem, Selection},
+        pattern::{DatabasePatterns, Glob, Problem, Reason, Selection},
         report::{Outcome, Target, TargetReport},
     },
     postgres::catalog::Database,
@@ -60,6 +60,11 @@ pub(super) fn is_named(patterns: &DatabasePatterns, name: &DatabaseName) -> bool
 pub(super) fn gone(target: Target) -> TargetReport {
     let why = "it was dropped or renamed since the run began, and only a pattern meant it";
     TargetReport::new(target, Outcome::Skipped(why.to_owned()))
+}
+
+/// The target of a database that is there, and that the patterns do not choose any more.
+pub(super) fn left_out(target: Target, reason: Reason) -> TargetReport {
+    TargetReport::new(target, Outcome::Skipped(format!("it is not dumped any more: {reason}")))
 }
 
 /// What became of a target in a database with which nothing could be done.

@@ -270,6 +270,12 @@ impl Work<'_> {
                     .hint("look at the plan with --dry-run; if it is right, raise max_remove");
                 Outcome::Failed(failure)
             }
+            Held::Refused(_) => {
+                let doing = format!("prune {} in {}", plan.series.subject, self.name);
+                let failure = Failure::new(Class::RepositoryRefused, doing, held.to_string())
+                    .hint("let the repository's user read every manifest.json, and move none to an archive class");
+                Outcome::Failed(failure)
+            }
             Held::Stranger(_) | Held::NoneWhole if self.cx.dry_run => return,
             Held::Stranger(_) | Held::NoneWhole => Outcome::Skipped(held.to_string()),
         };

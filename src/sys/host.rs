@@ -33,6 +33,11 @@ pub fn owner(state_dir: &Path) -> Result<Owner, FileError> {
     Ok(Owner { machine_id: machine_id(&candidates, state_dir)?, host: hostname() })
 }
 
+/// Whether the id is the machine's, and not one that the state directory keeps.
+pub fn has_machine_id() -> bool {
+    of_machine(&MACHINE_ID.map(PathBuf::from)).is_some()
+}
+
 /// The name of the host, as the kernel has it.
 pub fn hostname() -> String {
     rustix::system::uname().nodename().to_string_lossy().into_owned()
@@ -66,9 +71,7 @@ pub fn default_workers() -> usize {
 }
 
 fn machine_id(candidates: &[PathBuf], state_dir: &Path) -> Result<String, FileError> {
-    // An unreadable or unfinished file ("uninitialized" during the first boot) is as good as none.
-    if let Some(id) = candidates.iter().find_map(|path| parse(&read_limited(path, FILE_MAX).ok()?))
-    {
+    if let Some(id) = of_machine(candidates) {
         return Ok(id);
     }
     let own = state_dir.join(OWN_MACHINE_ID);
@@ -85,6 +88,11 @@ fn machine_id(candidates: &[PathBuf], state_dir: &Path) -> Result<String, FileEr
         }
         Err(error) => Err(error),
     }
+}
+
+/// An unreadable or unfinished file ("uninitialized" during the first boot) is as good as none.
+fn of_machine(candidates: &[PathBuf]) -> Option<String> {
+    candidates.iter().find_map(|path| parse(&read_limited(path, FILE_MAX).ok()?))
 }
 
 fn parse(bytes: &[u8]) -> Option<String> {

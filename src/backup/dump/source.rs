@@ -11,6 +11,7 @@ use crate::{
         finding::Finding,
         manifest::{Owner, Tool},
         name::{DatabaseName, RepositoryName},
+        pattern::DatabasePatterns,
         scope::Scope,
         suspicion::Share,
     },
@@ -49,6 +50,8 @@ pub struct Source<'a> {
     pub repositories: &'a [Arc<Repository>],
     /// All that are asked for the last backup.
     pub asked: &'a Asked,
+    /// Which databases are meant.
+    pub patterns: &'a DatabasePatterns,
     /// What of a database is dumped.
     pub scope: &'a Scope,
     /// How pg_dump writes it.

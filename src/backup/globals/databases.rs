@@ -6,7 +6,8 @@
 //! takes no lock on tables; pg_restore then makes SQL of the entries that are about the database itself.
 //!
 //! What can still go wrong: a database that allows no connections cannot be dumped. It is named, and so is
-//! one that the role may not connect to. Whatever else goes wrong fails the globals, and is tried again.
+//! one that the role may not connect to, and one that the job does not mean, whatever is wrong with it.
+//! Whatever else goes wrong fails the globals, and is tried again.
 
 use std::{path::Path, sync::Arc};
 
@@ -107,18 +108,21 @@ pub(super) async fn sql(
             Access::Open => task.progress.set_stage(&*doing),
         }
         match one(source, env, (name, &doing), task).await {
-            Ok(sql) if made.sql.len() + sql.len() > SQL_MAX => {
+            Ok(None) => {
+                leave(format!("it takes more than {TEXT_MAX} bytes"));
+                made.is_cut = true;
+            }
+            Ok(Some(sql)) if made.sql.len() + sql.len() > SQL_MAX => {
                 leave(format!("{NAME} would be longer than {SQL_MAX} bytes"));
                 made.is_cut = true;
             }
-            Ok(sql) => {
+            Ok(Some(sql)) => {
                 task.progress.add_bytes(sql.len() as u64);
                 made.sql.extend_from_slice(BEFORE_EACH.as_bytes());
                 made.sql.extend_from_slice(&sql);
             }
-            // The role came into another database: what keeps it out of this one is a rule.
-            Err(Failure { class: Class::Privilege | Class::Authentication, what, .. }) => {
-                leave(what);
+            Err(failure) if may_lack(source.patterns.mean(name), failure.class) => {
+                leave(failure.what);
             }
             Err(failure) => return Err(failure),
         }
@@ -126,13 +130,25 @@ pub(super) async fn sql(
     Ok(made)
 }
 
-/// The SQL for one database.
+/// Whether the globals are backed up without a database that failed so.
+const fn may_lack(is_meant: bool, class: Class) -> bool {
+    match class {
+        // The role came into another database: what keeps it out of this one is a rule.
+        Class::Privilege | Class::Authentication => true,
+        // Nothing of the database's own: another look at the server, or another attempt, may help.
+        Class::DatabaseGone | Class::Interrupted | Class::Space | Class::State => false,
+        // The job does not dump it: what is wrong with it stops nothing.
+        _ => !is_meant,
+    }
+}
+
+/// The SQL for one database; none where it is longer than [`TEXT_MAX`].
 async fn one(
     source: &Source<'_>,
     env: &ChildEnv,
     (name, doing): (&str, &str),
     task: &Task,
-) -> Result<Vec<u8>, Failure> {
+) -> Result<Option<Vec<u8>>, Failure> {
     let archive = source.scratch.join("definition.dump");
     let made = describe(source, env, (name, doing, &archive), task).await;
     // Passwords of user mappings are in there: it does not lie about until the run ends.
@@ -150,7 +166,7 @@ async fn describe(
     env: &ChildEnv,
     (name, doing, archive): (&str, &str, &Path),
     task: &Task,
-) -> Result<Vec<u8>, Failure> {
+) -> Result<Option<Vec<u8>>, Failure> {
     let major = source.tools.version.major;
     let list = source.scratch.join("definition.list");
     let dump = Definitions {
@@ -163,6 +179,9 @@ async fn describe(
     run(dump.command(&source.tools.program("pg_dump")?, major)).await?;
     let pg_restore = source.tools.program("pg_restore")?;
     let entries = run(command::list_entries(&pg_restore, archive)).await?;
+    if entries.stdout.len() >= TEXT_MAX {
+        return Ok(None);
+    }
     let wanted: Vec<&[u8]> =
         entries.stdout.split(|byte| *byte == b'\n').filter(|line| is_wanted(line)).collect();
     files::replace(&list, &wanted.join(&b'\n')).map_err(|error| {
@@ -170,14 +189,18 @@ async fn describe(
         Failure::from_error(if full { Class::Space } else { Class::State }, doing, &error)
     })?;
     let exit = run(command::definitions_to_sql(&pg_restore, archive, &list)).await?;
+    if exit.stdout.len() >= TEXT_MAX {
+        return Ok(None);
+    }
     let mut proof = Box::new(PlainProof::new());
     let proven = proof.feed(&exit.stdout, &mut Vec::new()).and_then(|()| proof.finish());
     proven.map_err(|error| Failure::from_error(Class::ArchiveInvalid, doing, &error))?;
     if MADE_BY_INITDB.contains(&name) {
         return without_create(&exit.stdout, name)
+            .map(Some)
             .map_err(|what| Failure::new(Class::ArchiveInvalid, doing, what));
     }
-    Ok(exit.stdout.clone())
+    Ok(Some(exit.stdout.clone()))
 }
 
 /// `3363; 0 0 ACL - DATABASE app bob`
@@ -207,7 +230,7 @@ async fn run(
     task: &Task,
 ) -> Result<Arc<Exit>, Failure> {
     let child = source.child(command, env);
-    let limit = source.server.spec().answer_timeout * ANSWERS;
+    let limit = super::limit(source.server.spec().answer_timeout, ANSWERS);
     let exit = run_captured(child, TEXT_MAX, limit, &task.cancel).await;
     let exit = exit.map_err(|error| match error {
         RunError::Spawn(error) => stderr::spawn_failure(doing, &error),
@@ -216,10 +239,6 @@ async fn run(
     })?;
     if !exit.success() {
         return Err(stderr::exit_failure(doing, &exit));
-    }
-    if exit.stdout.len() >= TEXT_MAX {
-        let what = format!("it takes more than {TEXT_MAX} bytes");
-        return Err(Failure::new(Class::ArchiveInvalid, doing, what));
     }
     Ok(exit)
 }
@@ -242,6 +261,21 @@ mod tests {
             ("", false),
         ] {
             assert_eq!(is_wanted(line.as_bytes()), wanted, "{line}");
+        }
+    }
+
+    #[test]
+    fn a_database_that_the_job_does_not_mean_stops_nothing() {
+        for (class, meant, not_meant) in [
+            (Class::Privilege, true, true),
+            (Class::Authentication, true, true),
+            (Class::Connection, false, true),
+            (Class::ToolFailed, false, true),
+            (Class::DatabaseGone, false, false),
+            (Class::Interrupted, false, false),
+            (Class::State, false, false),
+        ] {
+            assert_eq!((may_lack(true, class), may_lack(false, class)), (meant, not_meant));
         }
     }
 

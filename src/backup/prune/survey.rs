@@ -48,6 +48,8 @@ pub enum Held {
     Stranger(Owner),
     /// None of its newest backups can be counted on.
     NoneWhole,
+    /// The repository refuses to say of a backup whether it may stand in another's place.
+    Refused(String),
     /// More would go than the order allows.
     TooMany {
         /// So many would go.
@@ -64,6 +66,7 @@ impl std::fmt::Display for Held {
                 write!(f, "the series belongs to another host, {}", owner.host)
             }
             Self::NoneWhole => f.write_str("no backup of the series can be counted on"),
+            Self::Refused(why) => write!(f, "it is not known what can be counted on: {why}"),
             Self::TooMany { planned, most } => {
                 write!(f, "{planned} would go, and max_remove is {most}")
             }
@@ -164,6 +167,8 @@ struct Open {
     newest: VecDeque<Listed>,
     /// The same of those that are not suspicious.
     trusted: VecDeque<Listed>,
+    /// Why one that would stand in another's place cannot be looked at.
+    refused: Option<String>,
 }
 
 fn keep_newest(newest: &mut VecDeque<Listed>, listed: Listed) {
@@ -181,6 +186,8 @@ struct Surveyor<'a> {
     task: &'a Task,
     /// Backups of servers that are not meant.
     others: BTreeMap<ServerName, u64>,
+    /// Servers that could not be asked where they are: they are not asked for each series.
+    silent: BTreeSet<ServerName>,
     /// Series of other hosts: why and whose, and which.
     strangers: Vec<(Stranger, Written, Vec<Series>)>,
     damaged: Vec<Finding>,
@@ -201,6 +208,7 @@ impl<'a> Surveyor<'a> {
             steps,
             task,
             others: BTreeMap::new(),
+            silent: BTreeSet::new(),
             strangers: Vec::new(),
             damaged: Vec::new(),
             damaged_more: 0,
@@ -227,6 +235,7 @@ impl<'a> Surveyor<'a> {
                         candidates: Vec::new(),
                         newest: VecDeque::new(),
                         trusted: VecDeque::new(),
+                        refused: None,
                     };
                     self.take(&mut next, listed);
                     if let Some(whole) = open.replace(next) {
@@ -294,6 +303,7 @@ impl<'a> Surveyor<'a> {
         let held = match (stranger, self.order.max_remove) {
             (Some(owner), _) => Some(Held::Stranger(owner)),
             (None, _) if floor.is_none() => Some(Held::NoneWhole),
+            (None, _) if open.refused.is_some() => open.refused.take().map(Held::Refused),
             (None, Some(most)) if u32::try_from(goes).is_ok_and(|goes| goes <= most) => None,
             (None, Some(most)) => Some(Held::TooMany { planned: goes, most }),
             (None, None) => None,
@@ -306,11 +316,17 @@ impl<'a> Surveyor<'a> {
     /// host's. A server that cannot be asked tells nothing: what it left is pruned when it is gone.
     async fn stranger(&mut self, series: &Series, newest: Option<Written>) -> Option<Owner> {
         let (newest, owners) = (newest?, self.order.owners);
-        let whose = match owners.whose(self.repository, series, &newest, self.task).await {
-            Ok(whose) => whose,
-            Err(failure) => {
-                tracing::debug!(%failure, "whose a series is was decided without its server");
-                owners.whose_by_name(self.repository, series, &newest)
+        let by_name = || owners.whose_by_name(self.repository, series, &newest);
+        let whose = if self.silent.contains(&series.server) {
+            by_name()
+        } else {
+            match owners.whose(self.repository, series, &newest, self.task).await {
+                Ok(whose) => whose,
+                Err(failure) => {
+                    tracing::debug!(%failure, "whose a series is was decided without its server");
+                    self.silent.insert(series.server.clone());
+                    by_name()
+                }
             }
         };
         let Whose::Strange(why) = whose else { return None };

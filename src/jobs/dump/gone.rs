@@ -2,13 +2,14 @@
 //! time that the last of them has its turn. One that only a pattern meant is no failure when it is gone;
 //! what there is in its place, under another name or made anew, is dumped.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::{
     domain::{
         backup::Subject,
         failure::{Class, Failure},
         name::DatabaseName,
+        pattern::{Reason, Selection},
         report::{Report, Target},
     },
     jobs::{RunContext, choose},
@@ -30,25 +31,32 @@ impl Dump {
         if gone.is_empty() || work.cx.task.cancel.is_cancelled() {
             return;
         }
-        let now = match self.ask(work.cx).await {
-            Ok(now) => now,
-            Err(failure) => {
-                let server = self.server.name();
-                tracing::warn!(%server, "databases are gone, and what is there now is not known: {failure}");
-                return;
-            }
-        };
         let targets: Vec<Target> = gone
             .iter()
             .flat_map(|name| self.targets(&Subject::Database(name.clone())))
             .filter(|target| work.cx.wants(target))
             .collect();
+        let now = match self.ask(work.cx).await {
+            Ok(now) => now,
+            Err(failure) => {
+                let server = self.server.name();
+                tracing::warn!(%server, "databases are gone, and what is there now is not known: {failure}");
+                missed(targets, &failure, work.cx, report);
+                return;
+            }
+        };
         report.targets.retain(|it| !targets.contains(&it.target));
+        let left_out: BTreeMap<DatabaseName, Reason> = now.left_out.into_iter().collect();
+        let now: BTreeSet<DatabaseName> = now.chosen.into_iter().collect();
         for name in &gone - &now {
+            let reason = left_out.get(&name);
             let subject = Subject::Database(name);
             report.samples.retain(|sample| sample.labels.get(1) != Some(&subject.label()));
             let left = targets.iter().filter(|it| it.subject.as_ref() == Some(&subject));
-            report.targets.extend(left.cloned().map(choose::gone));
+            report.targets.extend(left.cloned().map(|target| match reason {
+                Some(reason) => choose::left_out(target, *reason),
+                None => choose::gone(target),
+            }));
         }
         let tried = work.cx.earlier.targets.iter().chain(&report.targets);
         let tried = tried.filter_map(|it| it.target.subject.as_ref()?.database().cloned());
@@ -87,18 +95,27 @@ impl Dump {
         names.into_iter().filter(|it| !choose::is_named(&self.patterns, it)).cloned().collect()
     }
 
-    /// The databases that the patterns choose now.
-    async fn ask(&self, cx: &RunContext) -> Result<BTreeSet<DatabaseName>, Failure> {
+    /// The databases that are there now: which of them the patterns choose, and why not the others.
+    async fn ask(&self, cx: &RunContext) -> Result<Selection, Failure> {
         let doing = format!("look again at server {}", self.server.name());
         let maintenance = self.server.maintenance_database();
         let session = self.server.connect(maintenance, &doing, &cx.task).await?;
         let databases = catalog::databases(&session, false, &cx.task.cancel).await;
         session.close().await;
         let databases = databases.map_err(|error| error.into_failure(&*doing))?;
-        Ok(choose::databases(&self.patterns, &databases).chosen.into_iter().collect())
+        Ok(choose::databases(&self.patterns, &databases))
     }
 
     fn targets(&self, subject: &Subject) -> Vec<Target> {
         self.repositories.iter().map(|handle| self.target(subject, handle.name())).collect()
+    }
+}
+
+/// What an earlier attempt did not do, and this one cannot say to be gone: those that have no report yet.
+fn missed(targets: Vec<Target>, failure: &Failure, cx: &RunContext, report: &mut Report) {
+    for target in targets {
+        if !report.targets.iter().any(|it| it.target == target) {
+            report.targets.push(cx.ended(target, Err(failure.clone())));
+        }
     }
 }

@@ -167,6 +167,7 @@ impl Work<'_> {
             owner: self.owners.own(),
             repositories: wanted,
             asked,
+            patterns: &job.patterns,
             scope: job.scope(subject),
             form: Form { format: job.format, options: &job.form_options },
             compression: job.compression,

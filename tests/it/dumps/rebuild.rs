@@ -181,7 +181,7 @@ fn configuration_is_kept(builder: Builder) {
 }
 
 /// Whatever keeps it from being known how a database is made, or how the server is configured, fails the
-/// globals: only a right that is lacking is a reason to go without.
+/// globals: only a right that is lacking, or that the job does not mean the database, is a reason to go without.
 #[test]
 fn globals_that_would_lack_something_for_no_want_of_a_right_fail() {
     let cluster = Cluster::builder().setting("work_mem", "7MB").start();
@@ -193,10 +193,16 @@ fn globals_that_would_lack_something_for_no_want_of_a_right_fail() {
     cluster.psql("postgres", "SELECT pg_reload_conf()");
     let home = Pgkeep::new().server("main", &cluster).local(DISK);
     let home = home.dump("nightly", "main", &["postgres"], &[DISK], "attempts = 1");
+    let home = home.dump("both", "main", &["postgres", "app"], &[DISK], "attempts = 1");
     assert!(run_job(&home, "nightly", 0).report.findings.is_empty());
 
     cluster.psql("postgres", "ALTER DATABASE app CONNECTION LIMIT 0");
-    let ran = run_job(&home, "nightly", 4);
+    // A job that does not mean the database goes without it.
+    let ran = run_job(&home, "nightly", 0);
+    let [finding] = &ran.report.findings[..] else { panic!("{:?}", ran.report.findings) };
+    assert_eq!((finding.check.as_str(), finding.severity), ("globals-unread", Severity::Info));
+    assert!(finding.what.contains("database app"), "{finding:?}");
+    let ran = run_job(&home, "both", 4);
     let failure = ran.failed("@globals", DISK, Class::Connection);
     assert!(
         failure.doing.contains("database app") && failure.what.contains("too many"),

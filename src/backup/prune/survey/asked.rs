@@ -14,7 +14,7 @@ use crate::{
     },
     repository::{
         repo::{ManifestProblem, Repository},
-        store::StoreError,
+        store::{StoreError, StoreErrorKind},
     },
 };
 
@@ -29,11 +29,14 @@ enum Found {
     Suspicious(bool),
     /// It cannot be counted on.
     Damaged(String),
+    /// The repository does not say: it may well be whole.
+    Refused(StoreError),
 }
 
 impl Surveyor<'_> {
     /// Asks for the manifest of each backup that stands in the place of another, and for who
     /// acknowledged one in doubt that goes. False: the candidates changed, and the plan with them.
+    /// What the repository refuses to say is noted: nothing of the series goes then.
     pub(super) async fn ask(
         &mut self,
         open: &mut Open,
@@ -55,7 +58,10 @@ impl Surveyor<'_> {
             } else {
                 look(repository, series, &id, suspicious).await
             };
-            found.map(|found| (at, found))
+            match found {
+                Err(error) if !error.kind.is_worth_a_retry() => Ok((at, Found::Refused(error))),
+                found => found.map(|found| (at, found)),
+            }
         });
         let looks = stream::iter(looks).buffer_unordered(ASKED_AT_ONCE);
         let mut changed = false;
@@ -63,7 +69,17 @@ impl Surveyor<'_> {
             let candidate = &mut open.candidates[at];
             match found {
                 Found::AsListed => continue,
-                Found::Suspicious(suspicious) => candidate.suspicious = suspicious,
+                Found::Refused(error) => {
+                    open.refused.get_or_insert_with(|| chain(&error));
+                    continue;
+                }
+                Found::Suspicious(suspicious) => {
+                    candidate.suspicious = suspicious;
+                    if !suspicious {
+                        // It may stand in another's place now, and its manifest was not read.
+                        asked.remove(&candidate.id);
+                    }
+                }
                 Found::Damaged(problem) => {
                     candidate.standing = Standing::Damaged;
                     self.report_damage(&open.series, &candidate.id, &problem);
@@ -71,7 +87,7 @@ impl Surveyor<'_> {
             }
             changed = true;
         }
-        Ok(!changed)
+        Ok(!changed || open.refused.is_some())
     }
 }
 
@@ -92,7 +108,9 @@ async fn look(
 ) -> Result<Found, StoreError> {
     let manifest = match repository.manifest(series, id).await {
         Ok(manifest) => manifest,
-        Err(ManifestProblem::Store(error)) if error.kind.is_worth_a_retry() => return Err(error),
+        Err(ManifestProblem::Store(error)) if error.kind != StoreErrorKind::Damaged => {
+            return Err(error);
+        }
         Err(problem) => return Ok(Found::Damaged(chain(&problem))),
     };
     if suspicious || manifest.suspicions.is_empty() {

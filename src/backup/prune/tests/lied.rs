@@ -6,7 +6,10 @@ use crate::{
         manifest::{MANIFEST_NAME, Manifest},
         suspicion::{ACKNOWLEDGED_NAME, Kind, MARK_NAME, Suspicion},
     },
-    repository::lying::{Lies, Lying},
+    repository::{
+        lying::{Lies, Lying},
+        store::StoreErrorKind,
+    },
 };
 
 impl Bench {
@@ -41,6 +44,47 @@ async fn what_is_listed_and_gone_takes_no_place() {
     let (plan, survey) = bench.plan().await;
     assert_eq!(goes(&bench, &plan), [0], "5, 2 and 1 are the last three that are there");
     assert_eq!(checks(&survey), [("backup-damaged", Severity::Critical); 2]);
+}
+
+/// Whether one that the store refuses to give is whole is not known: nothing goes for it.
+#[tokio::test]
+async fn what_may_not_be_read_holds_the_series_and_is_not_called_damaged() {
+    let mut bench = Bench::new(5).await;
+    bench.policy = policy(2);
+    let (mut held, mut went) = (0, 0);
+    for step in 0..40 {
+        let refused = Act::Fail(StoreErrorKind::Refused);
+        let faults = Faults { at: Some((step, When::Before, refused)), ..Faults::default() };
+        let store = Faulty::new(Arc::clone(&bench.store) as Arc<dyn Store>, faults);
+        let opened = Repository::open("local".parse().unwrap(), store, false).await;
+        let Ok(repository) = opened else { continue };
+        let Ok(survey) = bench.survey(&repository).await else { continue };
+        match &survey.series[0].held {
+            Some(Held::Refused(why)) => {
+                assert!(why.contains("manifest.json"), "{why}");
+                assert!(survey.series[0].remove.is_empty() && survey.findings.is_empty());
+                held += 1;
+            }
+            held => {
+                assert_eq!(*held, None);
+                went += 1;
+            }
+        }
+    }
+    assert!(held > 0 && went > 0, "{held} held, {went} went");
+}
+
+/// One that goes because it is in doubt, and was acknowledged: its manifest is gone.
+#[tokio::test]
+async fn an_acknowledged_one_is_asked_for_before_it_takes_a_place() {
+    let mut bench = Bench::new(4).await;
+    bench.policy = policy(2);
+    bench.suspect(2).await;
+    bench.store.plant(&bench.key(2, ACKNOWLEDGED_NAME), "{}", bench.ids[2].time());
+    bench.store.plant(&bench.key(2, MANIFEST_NAME), "", Timestamp::UNIX_EPOCH);
+    let lied = bench.survey(&bench.hiding(&[ACKNOWLEDGED_NAME]).await).await.unwrap();
+    let goes = goes(&bench, &lied.series[0]);
+    assert!(!goes.contains(&1), "{goes:?}");
 }
 
 /// The last good one stays even where a listing leaves the marks of those in doubt out.
