@@ -105,6 +105,14 @@ pub(super) async fn sql(
                 leave("its name is not UTF-8".to_owned());
                 continue;
             }
+            // Seen with 15 to 18: the lines up to its \\connect, then an error.
+            Access::Open if name.contains(['\n', '\r']) => {
+                leave(
+                    "its name holds the end of a line, which pg_restore writes into no script"
+                        .to_owned(),
+                );
+                continue;
+            }
             Access::Open => task.progress.set_stage(&*doing),
         }
         match one(source, env, (name, &doing), task).await {
