@@ -5,12 +5,15 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use jiff::Timestamp;
+use pgkeep::sys::clock::{Clock as _, SystemClock};
 use serde_json::Value;
 
 use crate::harness::{
     pgkeep::{Pgkeep, quote},
     postgres::{APP, Cluster},
     process::Output,
+    wait::{PATIENCE, eventually},
 };
 
 const DISK: &str = "disk";
@@ -174,8 +177,13 @@ fn a_server_that_never_was_where_the_newest_backup_was_taken_is_another() {
     dump(&second, 0);
     // The original lives: its turn to be refused, by the timeline that it does not know.
     refuses(&first, root.path());
-    // What it writes with leave is not covered by the leave that the clone has.
+    // What it writes with leave is not covered by the leave that the clone has, which ends with a second.
     adopt(&first, &refuses(&first, root.path()));
+    let (_, until) = line.split_once(" until ").unwrap();
+    let until: Timestamp = until.trim_matches(['"', ']']).parse().unwrap();
+    eventually("the end of the clone's leave", PATIENCE, || {
+        (SystemClock::new().now().wall > until).then_some(())
+    });
     dump(&first, 0);
     refuses(&second, root.path());
 }
