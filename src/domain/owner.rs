@@ -64,10 +64,11 @@ impl fmt::Display for Adoption {
 }
 
 impl Adoption {
-    /// What `written` was written by, up to `now` or to it, whichever is later. In whole seconds.
+    /// What `written` was written by, up to `now` or to it, whichever is later: to the end of that second,
+    /// as ids have their time in whole seconds.
     pub fn of(written: &Written, now: Timestamp) -> Self {
         let last = now.max(written.id.time()).as_second();
-        let until = Timestamp::from_second(last.saturating_add(1)).unwrap_or(Timestamp::MAX);
+        let until = Timestamp::from_second(last).unwrap_or(Timestamp::MAX);
         Self { machine_id: written.owner.machine_id.clone(), until: Some(until) }
     }
 

@@ -182,8 +182,11 @@ fn a_server_that_never_was_where_the_newest_backup_was_taken_is_another() {
     let (_, until) = line.split_once(" until ").unwrap();
     let until: Timestamp = until.trim_matches(['"', ']']).parse().unwrap();
     eventually("the end of the clone's leave", PATIENCE, || {
-        (SystemClock::new().now().wall > until).then_some(())
+        // It covers the whole of that second.
+        (SystemClock::new().now().wall.as_second() > until.as_second()).then_some(())
     });
+    // The role may not read from where the clone's timeline comes: the position alone tells.
+    original.psql(APP, "INSERT INTO after_the_promotion SELECT generate_series(1, 100000)");
     dump(&first, 0);
     refuses(&second, root.path());
 }
