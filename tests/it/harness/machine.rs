@@ -100,12 +100,11 @@ impl Machine {
 
 impl Drop for Machine {
     fn drop(&mut self) {
+        // It shuts the machine down; SIGKILL would leave it running.
         if let Some(pid) = i32::try_from(self.nspawn.id()).ok().and_then(Pid::from_raw) {
-            // It shuts the machine down.
             kill_process(pid, Signal::TERM).ok();
         }
         if std::thread::panicking() {
-            drop(self.nspawn.kill());
             drop(self.nspawn.wait());
         } else {
             wait_for(&mut self.nspawn, "the end of the machine", BOOT);
