@@ -47,7 +47,8 @@ async fn paced() -> Fixture {
 
 async fn local() -> Fixture {
     let folder = tempfile::tempdir().unwrap();
-    let options = LocalOptions { path: folder.path().to_owned(), min_free: 1 };
+    let options =
+        LocalOptions { path: folder.path().to_owned(), min_free: 1, others_may_write: false };
     Fixture::new(LocalStore::new(options), folder)
 }
 

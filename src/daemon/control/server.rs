@@ -24,7 +24,7 @@ use tokio::{
         unix::{OwnedReadHalf, OwnedWriteHalf},
     },
     sync::mpsc,
-    time::{sleep, timeout},
+    time::{Instant, sleep, timeout},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -51,6 +51,8 @@ const WRITE_TIME: Duration = Duration::from_secs(30);
 const DRAIN_TIME: Duration = Duration::from_secs(5);
 /// Pause after `accept` failed, as it does when descriptors run out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// How often the log says so, while it goes on.
+const ACCEPT_TOLD: Duration = Duration::from_secs(60);
 
 /// Why there is no control socket.
 #[derive(Debug, thiserror::Error)]
@@ -83,7 +85,7 @@ pub struct ControlServer {
     /// Device and inode of our socket: only that one is removed at the end.
     identity: (u64, u64),
     /// Held for as long as the socket is ours.
-    _lock: File,
+    lock: File,
 }
 
 impl ControlServer {
@@ -101,7 +103,7 @@ impl ControlServer {
         fs::set_permissions(path, Permissions::from_mode(0o600)).map_err(io)?;
         let meta = fs::symlink_metadata(path).map_err(io)?;
         let identity = (meta.dev(), meta.ino());
-        Ok(Self { listener, path: path.to_owned(), identity, _lock: lock })
+        Ok(Self { listener, path: path.to_owned(), identity, lock })
     }
 
     /// Answers calls until `stop` is cancelled; then gives those under way a moment to deliver
@@ -109,6 +111,7 @@ impl ControlServer {
     pub async fn serve(self, requests: mpsc::Sender<ControlRequest>, stop: CancellationToken) {
         let crowd = Crowd::new(ROOM);
         let (connections, end) = (TaskTracker::new(), CancellationToken::new());
+        let mut spare = Spare::new(&self.lock);
         loop {
             let accepted = tokio::select! {
                 () = stop.cancelled() => break,
@@ -126,7 +129,7 @@ impl ControlServer {
                     });
                 }
                 Err(error) => {
-                    tracing::warn!(%error, "cannot accept a control connection");
+                    spare.turn_away(&self, &error).await;
                     sleep(ACCEPT_PAUSE).await;
                 }
             }
@@ -137,6 +140,39 @@ impl ControlServer {
             end.cancel();
             connections.wait().await;
         }
+    }
+}
+
+/// A descriptor in reserve. Where none is left, it is given up for as long as it takes to tell one client
+/// why: without an answer the daemon would look as if it hung.
+#[derive(Debug)]
+struct Spare {
+    descriptor: Option<File>,
+    told: Option<Instant>,
+}
+
+impl Spare {
+    fn new(any: &File) -> Self {
+        Self { descriptor: any.try_clone().ok(), told: None }
+    }
+
+    /// Tells the next client why it is not served.
+    async fn turn_away(&mut self, server: &ControlServer, error: &io::Error) {
+        if self.told.is_none_or(|told| told.elapsed() >= ACCEPT_TOLD) {
+            tracing::warn!(%error, "cannot accept a control connection");
+            self.told = Some(Instant::now());
+        }
+        drop(self.descriptor.take());
+        if let Ok(Ok((mut stream, _))) = timeout(ACCEPT_PAUSE, server.listener.accept()).await {
+            let doing = "take a call on the control socket";
+            let failure = Failure::from_error(Class::Resources, doing, error);
+            let (_, mut write) = stream.split();
+            let sent = async { write.write_all(&encode(Reply::Failed(failure))?).await };
+            if let Err(error) = timeout(ACCEPT_PAUSE, sent).await {
+                tracing::debug!(%error, "cannot turn a control connection away");
+            }
+        }
+        self.descriptor = server.lock.try_clone().ok();
     }
 }
 

@@ -14,6 +14,7 @@ use jiff::Timestamp;
 use rustix::fs::{Advice, CWD, OFlags, RenameFlags};
 use tokio::sync::Semaphore;
 
+use super::LocalOptions;
 use crate::{
     config::trust::{self, Untrusted},
     repository::{
@@ -78,12 +79,14 @@ pub(super) fn hangs(doing: impl Into<String>, limit: Duration) -> StoreError {
 pub(super) struct Root {
     pub(super) path: PathBuf,
     pub(super) min_free: u64,
+    others_may_write: bool,
     steps: Arc<Semaphore>,
 }
 
 impl Root {
-    pub(super) fn new(path: PathBuf, min_free: u64) -> Self {
-        Self { path, min_free, steps: Arc::new(Semaphore::new(STEPS_MAX)) }
+    pub(super) fn new(options: LocalOptions) -> Self {
+        let LocalOptions { path, min_free, others_may_write } = options;
+        Self { path, min_free, others_may_write, steps: Arc::new(Semaphore::new(STEPS_MAX)) }
     }
 
     /// Where `key` lies. A folder on the way that is a symbolic link is refused, as a listing does not
@@ -157,16 +160,20 @@ impl Root {
     /// repository in its place, or take backups away.
     pub(super) fn check_trusted(&self, doing: &str) -> Result<(), StoreError> {
         self.check(doing)?;
+        if self.others_may_write {
+            return Ok(());
+        }
         trust::check_storage(&self.path).map_err(|error| {
             let hint = match &error {
                 Untrusted::Owner { path, .. } => {
                     format!("give {} to the user that pgkeep runs as", path.display())
                 }
-                error => format!(
-                    "{}; where the filesystem keeps no permissions, mount it with uid= and umask=077",
-                    error.hint()
-                ),
+                error => error.hint(),
             };
+            let hint = format!(
+                "{hint}; where the filesystem has no owners of its own, mount it for pgkeep alone, or set \
+                 others_may_write = true"
+            );
             StoreError::new(StoreErrorKind::Refused, doing, error.to_string()).hint(hint)
         })
     }

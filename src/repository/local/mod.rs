@@ -49,6 +49,9 @@ pub struct LocalOptions {
     pub path: PathBuf,
     /// Bytes that every write leaves free on the filesystem (as unprivileged users see it).
     pub min_free: u64,
+    /// Whether the root may belong to, and be written by, somebody else: a network filesystem shows whoever
+    /// its server maps all users to.
+    pub others_may_write: bool,
 }
 
 /// A store in a folder.
@@ -60,7 +63,7 @@ pub struct LocalStore {
 impl LocalStore {
     /// A store; touches nothing yet.
     pub fn new(options: LocalOptions) -> Self {
-        Self { root: Arc::new(Root::new(options.path, options.min_free)) }
+        Self { root: Arc::new(Root::new(options)) }
     }
 }
 

@@ -26,12 +26,13 @@ fn folder(o: &mut Options<'_>) -> Option<PathBuf> {
 
 fn build(o: &mut Options<'_>, _context: &Context, d: &mut Diagnostics) -> Option<(Opener, Limits)> {
     let min_free = o.take_or("min_free", MIN_FREE, d).bytes();
+    let others_may_write = o.take_or("others_may_write", false, d);
     if o.given("path").is_none() {
         // Reported by `require`.
         o.require::<String>("path", d)?;
     }
     let path = o.absolute_path("path", d)?.value;
-    let options = LocalOptions { path, min_free };
+    let options = LocalOptions { path, min_free, others_may_write };
     // One for good: it counts the threads that hang in its filesystem.
     let store: Arc<dyn Store> = Arc::new(LocalStore::new(options));
     let opener: Opener = Arc::new(move || {

@@ -15,7 +15,7 @@ use crate::sys::clock::{Clock, SystemClock};
 const MIB: u64 = 1 << 20;
 
 fn store_at(path: &Path, min_free: u64) -> LocalStore {
-    LocalStore::new(LocalOptions { path: path.to_owned(), min_free })
+    LocalStore::new(LocalOptions { path: path.to_owned(), min_free, others_may_write: false })
 }
 
 async fn keys(store: &LocalStore) -> Vec<String> {

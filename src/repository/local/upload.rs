@@ -285,7 +285,11 @@ mod tests {
     #[tokio::test]
     async fn after_an_error_of_a_sync_nothing_is_committed() {
         let folder = tempfile::tempdir().unwrap();
-        let store = LocalStore::new(LocalOptions { path: folder.path().to_owned(), min_free: 0 });
+        let store = LocalStore::new(LocalOptions {
+            path: folder.path().to_owned(),
+            min_free: 0,
+            others_may_write: false,
+        });
         let upload = LocalUpload::begin(&store.root, "write a".to_owned(), "a".to_owned()).unwrap();
         upload.part(1, Bytes::from_static(b"x")).await.unwrap();
         let eio = io::Error::from(rustix::io::Errno::IO);
@@ -302,7 +306,11 @@ mod tests {
     #[tokio::test]
     async fn a_filesystem_that_hangs_is_given_up() {
         let folder = tempfile::tempdir().unwrap();
-        let store = LocalStore::new(LocalOptions { path: folder.path().to_owned(), min_free: 0 });
+        let store = LocalStore::new(LocalOptions {
+            path: folder.path().to_owned(),
+            min_free: 0,
+            others_may_write: false,
+        });
         let upload = LocalUpload::begin(&store.root, "write a".to_owned(), "a".to_owned()).unwrap();
         let hangs = std::future::pending::<Result<(), StoreError>>();
         let error = upload.limited(Duration::from_millis(1), hangs).await.unwrap_err();

@@ -13,7 +13,11 @@ use crate::repository::{
 const DAY: Duration = Duration::from_hours(24);
 
 fn local(path: &Path) -> Arc<dyn Store> {
-    Arc::new(LocalStore::new(LocalOptions { path: path.to_owned(), min_free: 0 }))
+    Arc::new(LocalStore::new(LocalOptions {
+        path: path.to_owned(),
+        min_free: 0,
+        others_may_write: false,
+    }))
 }
 
 /// A store that can be looked at from behind.

@@ -183,7 +183,8 @@ impl Bench {
         let text = |key: &str| row[key].as_str().unwrap();
         let path = ["server", "system_id", "subject", "contents"].map(text).join("/");
         let (series, id) = (Series::from_path(&path).unwrap(), id.parse::<BackupId>().unwrap());
-        let options = LocalOptions { path: self.root(repository), min_free: 0 };
+        let options =
+            LocalOptions { path: self.root(repository), min_free: 0, others_may_write: false };
         let name: RepositoryName = repository.parse().unwrap();
         let store = Arc::new(LocalStore::new(options));
         let other = Repository::open(name, store, false).await.unwrap();

@@ -258,6 +258,15 @@ impl Daemon {
         fs::read_dir(format!("/proc/{}/fd", self.pid())).unwrap().count()
     }
 
+    /// The number that its next descriptor gets.
+    pub(crate) fn lowest_free_descriptor(&self) -> usize {
+        let taken = fs::read_dir(format!("/proc/{}/fd", self.pid())).unwrap();
+        let taken: Vec<usize> = taken
+            .map(|entry| entry.unwrap().file_name().to_str().unwrap().parse().unwrap())
+            .collect();
+        (0..).find(|number| !taken.contains(number)).unwrap()
+    }
+
     /// Lets it have so many descriptors, and no more.
     pub(crate) fn limit_descriptors(&self, most: usize) {
         let limit = Rlimit { current: Some(most as u64), ..getrlimit(Resource::Nofile) };

@@ -61,7 +61,9 @@ fn a_repository_that_others_may_write_takes_nothing_and_can_be_read() {
         let listed = home.run(&["list", "--json"]).expect_code(0).json();
         assert_eq!(listed.as_array().unwrap().len(), 1, "{listed}");
     }
-    chmod(&repository, 0o700);
+    let open =
+        home.config().replace("kind = \"local\"", "kind = \"local\"\nothers_may_write = true");
+    home.rewrite(&open);
     home.run(&["run", "nightly"]).expect_code(0);
     super::assert_restores(&home, &cluster, "disk");
 }

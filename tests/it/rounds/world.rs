@@ -180,8 +180,11 @@ impl World {
                 continue;
             }
             self.runtime.block_on(async {
-                let store: Arc<dyn Store> =
-                    Arc::new(LocalStore::new(LocalOptions { path: root, min_free: 0 }));
+                let store: Arc<dyn Store> = Arc::new(LocalStore::new(LocalOptions {
+                    path: root,
+                    min_free: 0,
+                    others_may_write: false,
+                }));
                 let name = repository.parse().unwrap();
                 let repository = Repository::open(name, store, false).await.unwrap();
                 let plan = repository.garbage(Duration::ZERO, later).await.unwrap();
