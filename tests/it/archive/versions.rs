@@ -63,6 +63,7 @@ create table parted_1 partition of parted for values from (0) to (100);
 create table parted_2 partition of parted for values from (100) to (1000);
 insert into parted select n, repeat(md5(n::text), 20) from generate_series(0, 999) n;
 create table big as select n, md5(n::text) as a, n * 1.5 as b from generate_series(1, 30000) n;
+create statistics s.pair (ndistinct, dependencies) on a, b from big;
 select count(lo_from_bytea(0, decode(repeat(md5(n::text), n), 'hex'))) from generate_series(1, 400) n;
 select lo_create(4000000000), lo_create(2147483648), lo_create(2147483647);
 select lo_from_bytea(0, decode(repeat('00ff', 100000), 'hex'));
@@ -150,7 +151,9 @@ fn check(cluster: &Cluster, path: &Path, structure: &Structure, archive: &[u8]) 
     let of = |kind: &str| lines.values().filter(|line| line.starts_with(kind)).count() as u64;
     assert_eq!(totals.sequences, of("SEQUENCE SET "));
     assert_eq!(totals.refreshes, of("MATERIALIZED VIEW DATA "));
-    assert_eq!(totals.statistics, of("STATISTICS DATA "));
+    let extended = of("EXTENDED STATISTICS DATA ");
+    assert_eq!(totals.statistics, of("STATISTICS DATA ") + extended);
+    assert_eq!(extended > 0, totals.statistics > 0 && cluster.major() >= 19);
     assert_eq!(entries.len() as u64, of("TABLE DATA ") + of("BLOBS "));
     let mut end = structure.toc_end;
     for entry in &entries {

@@ -21,6 +21,7 @@ mod script;
 mod selection;
 mod server;
 mod standby;
+mod statistics;
 mod tool;
 mod volumes;
 
