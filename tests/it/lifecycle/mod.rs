@@ -6,6 +6,7 @@ mod hang;
 mod limits;
 mod notify;
 mod outside;
+mod pause;
 mod reload;
 mod restart;
 mod stop;
