@@ -5,7 +5,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use pgkeep::{domain::failure::Class, jobs};
+use pgkeep::{
+    domain::{failure::Class, units::parse_duration},
+    jobs,
+};
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 
@@ -36,6 +39,20 @@ fn every_class_of_errors_has_its_section_and_says_what_it_means() {
         .map(|class| (class.as_str().to_owned(), class.meaning().to_owned()))
         .collect();
     assert_eq!(documented, classes, "docs/ERRORS.md and domain/failure.rs differ");
+}
+
+/// What no job says holds for each, and the page has it.
+#[test]
+fn the_limits_of_time_are_those_of_the_page() {
+    let page = page("docs/CONFIG.md");
+    let row = page.lines().find(|line| line.starts_with("| `time_limit` |")).unwrap();
+    let cell = row.split('|').nth(2).unwrap();
+    let (general, own) = cell.split_once(';').unwrap();
+    for kind in jobs::KINDS {
+        let said = own.split_once(&format!("`{}` `", kind.name)).map_or(general, |(_, own)| own);
+        let limit = parse_duration(said.split('"').nth(1).unwrap());
+        assert_eq!(limit.unwrap(), kind.time_limit, "{}: {cell}", kind.name);
+    }
 }
 
 /// Every Rust source below a folder.

@@ -15,6 +15,7 @@ mod harness;
 mod harness_self;
 mod layering;
 mod lifecycle;
+mod limits;
 mod notify;
 mod postgres;
 mod preflight;
