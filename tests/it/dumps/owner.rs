@@ -137,14 +137,15 @@ fn adopt(home: &Pgkeep, line: &str) {
 #[test]
 fn a_clone_neither_adds_nor_prunes_until_it_is_told_that_it_takes_over() {
     let original = Cluster::start();
-    let copy = original.standby(&[]);
-    copy.psql("postgres", "SELECT pg_promote()");
     let root = tempfile::tempdir().unwrap();
     let first = home(&original, root.path());
     dump(&first, 0);
     dump(&first, 0);
-    // The clone has the machine id of its original, and a name and a state directory of its own.
+    // The clone has the machine id of its original, and a name and a state directory of its own. Its server was
+    // where the newest backup was taken: nothing but the name tells.
     rename_host(root.path(), "db1");
+    let copy = original.standby(&[]);
+    copy.psql("postgres", "SELECT pg_promote()");
     let second = home(&copy, root.path());
     let line = refuses(&second, root.path());
 
@@ -230,4 +231,30 @@ fn a_renamed_host_is_told_once_and_goes_on() {
     assert_eq!(manifests(root.path()).len(), 2);
     let again = dump(&home, 0);
     assert!(found(&again, "host-renamed").is_none(), "{again}");
+}
+
+/// As the hint says it: the line goes into `[daemon]`, `pgkeep reload` makes it true, and once the series is the
+/// clone's the line can go.
+#[test]
+fn a_daemon_adopts_with_a_reload() {
+    let original = Cluster::start();
+    let root = tempfile::tempdir().unwrap();
+    dump(&home(&original, root.path()), 0);
+    rename_host(root.path(), "db1");
+    let copy = original.standby(&[]);
+    copy.psql("postgres", "SELECT pg_promote()");
+    let clone = home(&copy, root.path());
+    let mut daemon = clone.ready_daemon();
+    let line = refuses(&clone, root.path());
+
+    adopt(&clone, &line);
+    clone.run(&["reload"]).expect_code(0);
+    dump(&clone, 0);
+    clone.run(&["run", "tidy", "--json"]).expect_code(0);
+    assert_eq!(manifests(root.path()).len(), 1);
+    clone.rewrite(clone.config());
+    clone.run(&["reload"]).expect_code(0);
+    dump(&clone, 0);
+    assert_eq!(manifests(root.path()).len(), 2);
+    daemon.stop();
 }
