@@ -8,8 +8,9 @@ use crate::harness::{
     process::{Output, run},
 };
 
-/// A tab and an end of a line, a terminal's escape in both of its forms, and marks that turn text round.
-const NAME: &str = "tab\tline\n# \u{1b}[31m \u{9b}2J \u{202e}gnp\u{2066}";
+/// A tab and an end of a line, a terminal's escape in both of its forms, marks that turn text round, and what makes
+/// a connection string of a name.
+const NAME: &str = "tab\tline\n# \u{1b}[31m \u{9b}2J \u{202e}g=p\u{2066}";
 
 /// As Unicode's `Bidi_Control` has them, and all control characters.
 fn is_unsafe(c: char) -> bool {
@@ -88,7 +89,7 @@ fn a_terminal_is_told_names_and_does_nothing_for_them() {
     ));
     let mut daemon = home.ready_daemon();
     let ran = assert_output_safe(home.run(&["run", "nightly"]));
-    assert!(ran.contains("tab\\tline\\n# \\u{1b}[31m \\u{9b}2J \\u{202e}gnp\\u{2066}"), "{ran}");
+    assert!(ran.contains("tab\\tline\\n# \\u{1b}[31m \\u{9b}2J \\u{202e}g=p\\u{2066}"), "{ran}");
     let other = home.run(&["run", "other"]).expect_code(1);
     assert_safe(&other.stderr);
     assert_safe(&other.text());
