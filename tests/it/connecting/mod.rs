@@ -5,3 +5,4 @@ mod hosts;
 mod language;
 mod limits;
 mod passwords;
+mod tls;

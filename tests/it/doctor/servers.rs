@@ -94,6 +94,27 @@ fn poolers_and_servers_that_are_away_are_found() {
     assert_eq!(item(&whole, "repository disk", "writing")["state"], "ok");
 }
 
+/// It gives each session a backend of its own, so that nothing stays behind for others.
+#[test]
+fn a_pooler_that_gives_each_session_a_backend_is_no_trouble() {
+    if !PgBouncer::is_installed() {
+        return;
+    }
+    let cluster = Cluster::start();
+    let pooler = PgBouncer::start(&cluster, "pool_mode = session");
+    let bin_dir = quote(cluster.bin_dir().to_string_lossy());
+    let server = format!("{}\nbin_dir = {bin_dir}", pooler.server_as(KEEPER));
+    let home = Pgkeep::new().toml(&server).local("disk");
+    let others = "exclude = [\"postgres\", \"we*\"]";
+    let home = home.dump("nightly", "main", &[APP], &["disk"], others);
+    let whole = json(&home, &["--job", "nightly", "--fail-on", "warning"], 0);
+    assert_eq!(found(&whole), [""; 0], "{whole:#}");
+    let connection = item(&whole, "server main", "connection");
+    assert_eq!(connection["state"], "ok", "{connection}");
+    assert!(!whole.to_string().contains("pooler"), "{whole:#}");
+    assert_eq!(item(&whole, "server main", "database app")["state"], "ok");
+}
+
 #[test]
 fn databases_that_are_not_there_and_programs_that_do_not_fit_are_found() {
     let cluster = Cluster::start();
