@@ -75,6 +75,9 @@ fi
 step sh tests/tools/deny.sh
 step cargo clippy --locked --all-targets --features test-util -- -D warnings
 if cargo nextest --version >/dev/null 2>&1; then
+    # Many tests wait most of the time: for a limit, a signal, a disk.
+    : "${NEXTEST_TEST_THREADS:=$(($(getconf _NPROCESSORS_ONLN) * 2))}"
+    export NEXTEST_TEST_THREADS
     step cargo nextest run --locked --features test-util --config-file .ci/nextest.toml "$@"
 else
     # libtest takes one filter or several alike; they go behind `--`.

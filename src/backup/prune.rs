@@ -34,7 +34,7 @@ use crate::{
         repo::Repository,
         store::{StoreError, StoreErrorKind},
     },
-    sys::task::Task,
+    sys::{fixed, task::Task},
 };
 
 /// Backups that are removed at once. Each takes a listing and a request per object.
@@ -131,7 +131,7 @@ fn interrupted(doing: &str) -> Failure {
 
 async fn given_up(cancel: &CancellationToken) {
     cancel.cancelled().await;
-    tokio::time::sleep(CANCEL_GRACE).await;
+    tokio::time::sleep(fixed::limit(CANCEL_GRACE)).await;
 }
 
 /// The listing may be hours old by now: what stays whatever happens has to be there still, before

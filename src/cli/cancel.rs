@@ -46,7 +46,7 @@ pub(super) fn cancel(cli: &Cli, arguments: &Arguments) -> Outcome {
                 .hint("a run without a daemon is stopped with Ctrl-C");
             return Err(Stop::failed(failure));
         };
-        run::ask(client, &Request::Cancel { job: job.clone() }, &doing, run::ANSWER_LIMIT).await
+        run::ask(client, &Request::Cancel { job: job.clone() }, &doing, run::answer_limit()).await
     })?;
     match reply {
         Reply::Done(text) if cli.json => output::json(&Cancelled { job, text: &text })?,

@@ -11,7 +11,7 @@ use crate::{
         table::Table,
     },
     domain::failure::{Class, Failure},
-    sys::clock::Clock as _,
+    sys::{clock::Clock as _, process::scarce},
     telemetry::logging::{self, Format, LogHandle, LogSettings},
 };
 
@@ -36,8 +36,8 @@ pub(super) fn daemon(cli: &Cli) -> Outcome {
 /// # Errors
 /// When there is no thread or descriptor left.
 pub(super) fn end_within(table: &Table) -> Result<(), Stop> {
-    signals::end_within(table.daemon.grace + serve::STOP_MARGIN)
-        .map_err(|error| Failure::from_error(Class::State, "take signals", &error).into())
+    signals::end_within(serve::end_within(table.daemon.grace))
+        .map_err(|error| Failure::from_error(Class::State, "take signals", &scarce(error)).into())
 }
 
 /// Starts the log as the configuration says.

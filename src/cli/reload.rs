@@ -7,6 +7,7 @@ use serde::Serialize;
 use crate::{
     daemon::control::{Reply, Request},
     domain::failure::{Class, Failure},
+    sys::fixed,
 };
 
 use super::{Cli, Outcome, Stop, exit::Exit, output, run, runtime};
@@ -33,7 +34,7 @@ pub(super) fn reload(cli: &Cli) -> Outcome {
             let failure = Failure::new(Class::State, DOING, "no daemon is running");
             return Err(Stop::failed(failure.hint("systemctl start pgkeep")));
         };
-        run::ask(client, &Request::Reload, DOING, LIMIT).await
+        run::ask(client, &Request::Reload, DOING, fixed::limit(LIMIT)).await
     })?;
     let (accepted, text) = match &reply {
         Reply::Done(text) => (true, text),

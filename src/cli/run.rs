@@ -24,6 +24,7 @@ use crate::{
         report::{Figures, Outcome as TargetOutcome, Report, Verdict},
         text,
     },
+    sys::fixed,
 };
 
 use super::{Cli, Outcome, Running, Stop, daemon, exit::Exit, output, runtime};
@@ -164,7 +165,12 @@ pub(super) async fn connect(runtime_dir: &Path) -> Result<Option<ControlClient>,
 }
 
 /// How long the daemon's loop may take over what it answers by itself.
-pub(super) const ANSWER_LIMIT: Duration = Duration::from_secs(10);
+const ANSWER_LIMIT: Duration = Duration::from_secs(10);
+
+/// [`ANSWER_LIMIT`], as it holds here.
+pub(super) fn answer_limit() -> Duration {
+    fixed::limit(ANSWER_LIMIT)
+}
 
 /// Asks for something that has one answer.
 ///
@@ -232,11 +238,11 @@ async fn through_daemon(
     let mut replies = client.call(&Request::Run { job: job.clone() }).await.map_err(fail)?;
     let follow = async {
         let mut last = None;
-        let mut limit = ANSWER_LIMIT;
+        let mut limit = answer_limit();
         while let Some(reply) = replies.next_within(limit).await.map_err(fail)? {
             show.reply(&reply);
             last = Some(reply);
-            limit = SILENCE_MAX;
+            limit = fixed::limit(SILENCE_MAX);
         }
         Ok::<_, Stop>(Followed::Ended(last))
     };

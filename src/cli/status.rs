@@ -31,7 +31,7 @@ pub(super) fn status(cli: &Cli) -> Outcome {
                 .hint("start it (systemctl start pgkeep), or look at its log");
             return Err(Stop::failed(failure));
         };
-        run::ask(client, &Request::Status, DOING, run::ANSWER_LIMIT).await
+        run::ask(client, &Request::Status, DOING, run::answer_limit()).await
     })?;
     let status = match reply {
         Reply::Status(status) => status,

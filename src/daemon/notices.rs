@@ -18,7 +18,7 @@ use crate::{
         notice::{Event, Memory, Notice, Subject, decide},
         report::Verdict,
     },
-    sys::{clock::Clock, host},
+    sys::{clock::Clock, fixed, host},
     telemetry::{
         metrics::Metrics,
         notify::{Letter, Notifier, Post, Told},
@@ -186,7 +186,7 @@ impl Notices {
 
     /// Sends what waits, for a short time; what is left is logged.
     pub(super) async fn close(&self, journal: &Journal) {
-        self.post.close(CLOSE_LIMIT).await;
+        self.post.close(fixed::limit(CLOSE_LIMIT)).await;
         self.settle(journal);
     }
 }

@@ -15,7 +15,7 @@ use self::running::Daemon;
 pub use self::running::level;
 use crate::{
     domain::failure::{Class, Failure},
-    sys::{clock::Clock, files, host},
+    sys::{clock::Clock, files, fixed, host},
     telemetry::{
         http::{self, Health, Served},
         logging::LogHandle,
@@ -44,7 +44,7 @@ pub(super) const DRAIN_MARGIN: Duration = Duration::from_secs(10);
 /// How long everything else has to end after that.
 const END_LIMIT: Duration = Duration::from_secs(15);
 /// How much longer than the children's grace the end of the daemon may take, whatever hangs.
-pub const STOP_MARGIN: Duration = Duration::from_secs(30);
+const STOP_MARGIN: Duration = Duration::from_secs(30);
 /// Requests that wait for the loop.
 const REQUESTS: usize = 64;
 
@@ -63,6 +63,11 @@ pub struct Start {
     pub clock: Arc<dyn Clock>,
     /// Changes the level of the log.
     pub log: LogHandle,
+}
+
+/// How long the end of the daemon may take, whatever hangs, where its children have that grace.
+pub fn end_within(grace: Duration) -> Duration {
+    grace + fixed::limit(STOP_MARGIN)
 }
 
 /// Runs until SIGTERM or SIGINT, and then until every run has ended; for one that hangs no longer than the
@@ -123,8 +128,9 @@ pub async fn serve(start: Start) -> Result<(), Failure> {
         daemon.watch.stop().await;
         daemon.engine.close_notices().await;
     };
-    if tokio::time::timeout(END_LIMIT, end).await.is_err() {
-        tracing::warn!("not everything ended within {END_LIMIT:?}: it is left");
+    let end_limit = fixed::limit(END_LIMIT);
+    if tokio::time::timeout(end_limit, end).await.is_err() {
+        tracing::warn!("not everything ended within {end_limit:?}: it is left");
     }
     daemon.engine.flush();
     tracing::info!("stopped");
@@ -179,4 +185,17 @@ fn listen_control(
         "control socket"
     });
     Ok(requests)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The manual and the unit's `TimeoutStopSec=` build on it.
+    #[test]
+    fn the_end_takes_half_a_minute_longer_than_the_grace_at_most() {
+        assert_eq!(end_within(Duration::from_secs(7)), Duration::from_secs(37));
+        assert!(DRAIN_MARGIN + END_LIMIT < STOP_MARGIN);
+        assert_eq!((DRAIN_MARGIN.as_secs(), END_LIMIT.as_secs()), (10, 15));
+    }
 }

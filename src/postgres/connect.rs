@@ -22,7 +22,7 @@ use tokio_postgres::{
 use tokio_postgres_rustls::MakeRustlsConnect;
 use tokio_util::{either::Either, sync::CancellationToken};
 
-use crate::domain::failure::Class;
+use crate::{domain::failure::Class, sys::fixed};
 
 use super::{
     error::PgError,
@@ -72,7 +72,7 @@ impl Stop {
             self.token.cancel_query_raw(socket, tls).await.ok()
         };
         // If it does not get through, the next one may; after the last the connection is closed.
-        drop(timeout(CANCEL_REQUEST, asked).await);
+        drop(timeout(fixed::limit(CANCEL_REQUEST), asked).await);
     }
 }
 
@@ -287,7 +287,7 @@ pub(super) async fn drive(
     };
     tokio::select! {
         () = speaks => {}
-        () = async { dropped.cancelled().await; tokio::time::sleep(CLOSE).await } => {}
+        () = async { dropped.cancelled().await; tokio::time::sleep(fixed::limit(CLOSE)).await } => {}
     }
 }
 

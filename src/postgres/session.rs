@@ -29,7 +29,10 @@ use tokio::{task::JoinHandle, time::timeout};
 use tokio_postgres::{Client, Row, SimpleQueryMessage, types::ToSql};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use crate::{domain::failure::Class, sys::task::Task};
+use crate::{
+    domain::failure::Class,
+    sys::{fixed, task::Task},
+};
 
 pub use limits::Limits;
 use limits::{Patience, SLACK};
@@ -279,7 +282,8 @@ impl Session {
         sql: &str,
         cancel: &CancellationToken,
     ) -> Result<Row, PgError> {
-        self.cancellable(self.client.query_one(sql, &[]), Some(limit + SLACK), cancel).await
+        self.cancellable(self.client.query_one(sql, &[]), Some(limit + fixed::limit(SLACK)), cancel)
+            .await
     }
 
     /// Runs text without parameters. One statement at a time for VACUUM and the like: several make
@@ -349,14 +353,14 @@ impl Session {
         let requests = async {
             loop {
                 self.stop.request().await;
-                tokio::time::sleep(CANCEL_WAIT).await;
+                tokio::time::sleep(fixed::limit(CANCEL_WAIT)).await;
             }
         };
         tokio::select! {
             biased;
             _ = &mut statement => {}
             () = requests => {}
-            () = tokio::time::sleep(CANCEL) => {
+            () = tokio::time::sleep(fixed::limit(CANCEL)) => {
                 tracing::warn!(endpoint = %self.endpoint, "a statement cannot be cancelled; closing \
                  the connection");
                 self.abort(&why);
@@ -396,7 +400,7 @@ impl Session {
     pub async fn roll_back(self) {
         let never = CancellationToken::new();
         // The end of the session ends the transaction in any case.
-        match timeout(CLOSE, self.execute("ROLLBACK", &never)).await {
+        match timeout(fixed::limit(CLOSE), self.execute("ROLLBACK", &never)).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => tracing::debug!(%error, "a transaction did not end by itself"),
             Err(_) => self.connection.abort(),
@@ -408,7 +412,7 @@ impl Session {
     pub async fn close(self) {
         let Self { client, mut connection, .. } = self;
         drop(client);
-        if timeout(CLOSE, &mut connection).await.is_err() {
+        if timeout(fixed::limit(CLOSE), &mut connection).await.is_err() {
             connection.abort();
         }
     }

@@ -12,9 +12,10 @@ use crate::{
     sys::task::Task,
 };
 
-/// How long a repository has for one question where others wait: a dump to the other repositories, the
-/// answer that a person wants. It is out then; the next attempt asks again.
-pub const QUESTION_LIMIT: Duration = Duration::from_secs(30);
+/// How long a repository has for one question where others wait, unless the configuration says otherwise
+/// (`answer_timeout`): a dump to the other repositories, the answer that a person wants. It is out then; the next
+/// attempt asks again.
+pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The answer to a question; or, after `limit`, what the store has been failing with meanwhile.
 ///
@@ -40,7 +41,10 @@ pub async fn within<T>(
                 doing,
                 format!("no answer within {limit:?}"),
             )
-            .hint("is it up, and can this host reach it? Look at the network and `endpoint`, or at the mount"),
+            .hint(
+                "is it up, and can this host reach it? Look at the network and `endpoint`, or at the mount. One that \
+                 needs longer takes a larger `answer_timeout`",
+            ),
         }),
     }
 }

@@ -27,7 +27,7 @@ use futures_util::{
 
 use self::known::Known;
 use super::{
-    ask::{QUESTION_LIMIT, within},
+    ask::{ANSWER_TIMEOUT, within},
     pace::{Pace, Paced},
     repo::Repository,
     store::{Limits, Store, StoreError, StoreErrorKind},
@@ -74,6 +74,7 @@ struct Door {
     recipients: Recipients,
     /// How fast bytes may go to it.
     pace: Option<Arc<Pace>>,
+    answer_timeout: Duration,
     /// The file that remembers the repository's id.
     memory: PathBuf,
     stores: Arc<Mutex<Stores>>,
@@ -102,6 +103,7 @@ impl Handle {
             opener,
             recipients: Recipients::default(),
             pace: None,
+            answer_timeout: ANSWER_TIMEOUT,
             memory,
             stores: Arc::default(),
         };
@@ -118,6 +120,17 @@ impl Handle {
     #[must_use]
     pub fn at_pace(self, pace: Pace) -> Self {
         Self { door: Door { pace: Some(Arc::new(pace)), ..self.door }, ..self }
+    }
+
+    /// The same, with so long for each question that others wait for.
+    #[must_use]
+    pub fn answering_within(self, answer_timeout: Duration) -> Self {
+        Self { door: Door { answer_timeout, ..self.door }, ..self }
+    }
+
+    /// How long it has for each question that others wait for.
+    pub fn answer_timeout(&self) -> Duration {
+        self.door.answer_timeout
     }
 
     /// The same, whose backups lie in a folder of this host.
@@ -179,14 +192,14 @@ impl Handle {
     /// to be encrypted, encrypting is tried first.
     ///
     /// # Errors
-    /// When the store cannot be reached within [`QUESTION_LIMIT`] or refuses, or what lies there is no
+    /// When the store cannot be reached within `answer_timeout` or refuses, or what lies there is no
     /// repository of ours.
     pub async fn open(&self) -> Result<Arc<Repository>, StoreError> {
         let recipients = self.recipients();
         if !recipients.is_empty() {
             encrypt::prove(recipients).map_err(|error| self.door.unusable(&error))?;
         }
-        self.get(true, QUESTION_LIMIT).await
+        self.get(true, self.answer_timeout()).await
     }
 
     /// The repository, or none where nothing has been stored yet. For whoever only reads.
@@ -194,7 +207,7 @@ impl Handle {
     /// # Errors
     /// As [`Handle::open`].
     pub async fn open_existing(&self) -> Result<Option<Arc<Repository>>, StoreError> {
-        match self.get(false, QUESTION_LIMIT).await {
+        match self.get(false, self.answer_timeout()).await {
             Ok(repository) => Ok(Some(repository)),
             Err(error) if error.kind == StoreErrorKind::NotFound => Ok(None),
             Err(error) => Err(error),
@@ -264,7 +277,8 @@ impl Door {
             _ => {}
         }
         self.stores().opened = Some(store);
-        let repository = repository.encrypted_to(self.recipients.clone());
+        let repository =
+            repository.encrypted_to(self.recipients.clone()).answering_within(self.answer_timeout);
         Ok(Arc::new(repository.noting_in(self.memory.with_extension("begun"))))
     }
 
@@ -346,6 +360,14 @@ mod tests {
             Box::pin(async move { Ok(store) })
         });
         Handle::new("local".parse().unwrap(), opener, limits, memory.to_owned())
+    }
+
+    #[test]
+    fn a_repository_has_half_a_minute_unless_somebody_says_otherwise() {
+        let (handle, _) = silent(std::path::Path::new("/nonexistent"));
+        assert_eq!(handle.answer_timeout(), Duration::from_secs(30));
+        let handle = handle.answering_within(Duration::from_secs(5));
+        assert_eq!(handle.answer_timeout(), Duration::from_secs(5));
     }
 
     #[tokio::test]

@@ -3,6 +3,7 @@
 use std::{ops::RangeInclusive, path::PathBuf, sync::Arc, time::Duration};
 
 use super::{
+    ask::ANSWER_TIMEOUT,
     handle::{Elsewhere, Handle, Opener},
     local,
     pace::Pace,
@@ -72,11 +73,15 @@ pub fn build(
     };
     let recipients = recipients::read(&mut o, d);
     let rate = o.take_in("max_upload_rate", RATES, d);
+    let (second, hour) = (Duration::from_secs(1), Duration::from_hours(1));
+    let answer_timeout = o.take_in_or("answer_timeout", second..=hour, ANSWER_TIMEOUT, d);
     let built = (kind.build)(&mut o, context, d);
     o.finish(d);
     let (recipients, (opener, limits)) = (recipients?, built?);
     let memory = context.state_dir.join("repositories").join(name.as_str());
-    let handle = Handle::new(name.clone(), opener, limits, memory).encrypted_to(recipients);
+    let handle = Handle::new(name.clone(), opener, limits, memory)
+        .encrypted_to(recipients)
+        .answering_within(answer_timeout);
     let handle = match rate {
         Some(rate) => handle.at_pace(Pace::new(rate.value.bytes(), context.clock.clone())),
         None => handle,

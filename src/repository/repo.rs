@@ -20,7 +20,7 @@ use futures_util::{
 use jiff::Timestamp;
 
 use super::{
-    ask::{QUESTION_LIMIT, within},
+    ask::{ANSWER_TIMEOUT, within},
     begun::Begun,
     copy::Copy,
     layout,
@@ -48,6 +48,7 @@ pub struct Repository {
     store: Arc<dyn Store>,
     recipients: Recipients,
     begun: Begun,
+    answer_timeout: Duration,
 }
 
 /// What this process does with a backup.
@@ -207,13 +208,19 @@ impl Repository {
     ) -> Result<Self, StoreError> {
         let id = marker::open(&store, create).await?.into();
         let (recipients, begun) = (Recipients::default(), Begun::default());
-        Ok(Self { name, id, store, recipients, begun })
+        Ok(Self { name, id, store, recipients, begun, answer_timeout: ANSWER_TIMEOUT })
     }
 
     /// The same repository, in which whatever is written is encrypted to these.
     #[must_use]
     pub fn encrypted_to(self, recipients: Recipients) -> Self {
         Self { recipients, ..self }
+    }
+
+    /// The same repository, with so long for each question that others wait for.
+    #[must_use]
+    pub fn answering_within(self, answer_timeout: Duration) -> Self {
+        Self { answer_timeout, ..self }
     }
 
     /// The same repository; which copies this host begins in it is noted in `folder`.
@@ -257,7 +264,7 @@ impl Repository {
         &self.store
     }
 
-    /// The result of a question to this repository; after [`QUESTION_LIMIT`], why there is none.
+    /// The result of a question to this repository; after its `answer_timeout`, why there is none.
     ///
     /// # Errors
     /// The question's own, and that it took too long.
@@ -266,7 +273,7 @@ impl Repository {
         doing: &str,
         question: impl Future<Output = Result<T, StoreError>>,
     ) -> Result<T, StoreError> {
-        within(QUESTION_LIMIT, doing, || self.store.trouble(), question).await
+        within(self.answer_timeout, doing, || self.store.trouble(), question).await
     }
 
     /// Begins a copy of a new backup `id`, whose volumes are called `stem`, `stem.001`, …, or `stem.age`,
@@ -340,7 +347,7 @@ impl Repository {
         listing::list(&*self.store, within)
     }
 
-    /// The same where others wait: an entry that takes longer than [`QUESTION_LIMIT`] is an error.
+    /// The same where others wait: an entry that takes longer than `answer_timeout` is an error.
     pub fn list_in_time(&self, within: &Within) -> BoxStream<'_, Result<Entry, StoreError>> {
         let doing: Arc<str> = format!("list repository {}", self.name).into();
         stream::try_unfold(self.list(within), move |mut entries| {

@@ -4,6 +4,7 @@
 pub mod clock;
 pub mod crowd;
 pub mod files;
+pub mod fixed;
 pub mod host;
 pub mod lock;
 pub mod process;

@@ -21,7 +21,7 @@ use crate::{
         finding::{Finding, Severity},
     },
     repository::{
-        ask::{QUESTION_LIMIT, within},
+        ask::within,
         handle::Handle,
         listing::{Entry, Listed, Within},
         probe::{Probed, probe},
@@ -51,7 +51,8 @@ pub(super) async fn look(
     let asked = doing.clone();
     let work = async {
         let _waits = task.progress.waits_for(format!("repository {}", handle.name()));
-        let (store, there) = within(QUESTION_LIMIT, &asked, || None, handle.store()).await?;
+        let (store, there) =
+            within(handle.answer_timeout(), &asked, || None, handle.store()).await?;
         // A nonce that is not random only means that two probes may meet.
         let nonce = host::random_u64().unwrap_or_default();
         let probed = probe(&*store, &*task.clock, nonce).await?;

@@ -14,6 +14,7 @@ use crate::{
     },
     sys::{
         clock::Clock,
+        fixed,
         lock::{Held, StateLock},
     },
     telemetry::{http::Health, logging::LogHandle, metrics::Metrics},
@@ -33,7 +34,7 @@ use super::{
         table::{Ground, Table},
         watch::Watch,
     },
-    DRAIN_MARGIN, Requests, STOP_MARGIN, Servers, series,
+    DRAIN_MARGIN, Requests, Servers, end_within, series,
 };
 
 /// How often who waits for a run hears how far it is.
@@ -76,7 +77,7 @@ impl Daemon {
         servers: &mut Servers,
     ) -> Result<(), Failure> {
         let mut died = Ok(());
-        let mut progress = tokio::time::interval(PROGRESS_INTERVAL);
+        let mut progress = tokio::time::interval(fixed::limit(PROGRESS_INTERVAL));
         progress.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         // A tick pings if the last ping is a quarter of the limit ago: two of these.
         let longest = self.watchdog.as_ref().map_or(WAKE_MAX, |dog| WAKE_MAX.min(dog.every() / 4));
@@ -146,7 +147,7 @@ impl Daemon {
 
     /// How long the runs still have to end, once the daemon is being stopped.
     fn left_to_drain(&self, now: Duration) -> Option<Duration> {
-        let limit = self.engine.table().daemon.grace + DRAIN_MARGIN;
+        let limit = self.engine.table().daemon.grace + fixed::limit(DRAIN_MARGIN);
         self.draining.map(|since| limit.saturating_sub(now.saturating_sub(since)))
     }
 
@@ -238,7 +239,7 @@ impl Daemon {
         if let Err(error) = self.log.set_level(level(table.daemon.log_level)) {
             tracing::warn!(%error, "cannot change the level of the log");
         }
-        signals::set_end(table.daemon.grace + STOP_MARGIN);
+        signals::set_end(end_within(table.daemon.grace));
         self.engine.swap(Arc::new(table));
         self.metrics.config_loaded(now, true);
         self.last_reload = None;

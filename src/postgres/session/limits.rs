@@ -5,6 +5,8 @@ use std::{
     time::Duration,
 };
 
+use crate::sys::fixed;
+
 /// A server that keeps its own limit says so within this time.
 pub(super) const SLACK: Duration = Duration::from_secs(5);
 /// How long a lock is waited for where nothing else is said.
@@ -50,8 +52,9 @@ impl Patience {
     }
 
     pub(super) fn set(&self, limits: Limits, answer: Duration) {
-        let millis =
-            |limit: Duration| u64::try_from((limit + SLACK).as_millis()).unwrap_or(u64::MAX);
+        let millis = |limit: Duration| {
+            u64::try_from((limit + fixed::limit(SLACK)).as_millis()).unwrap_or(u64::MAX)
+        };
         let (statement, question) = match limits.statement {
             // The server then counts the wait for a lock alone.
             Duration::ZERO => (0, millis(answer + limits.lock)),
@@ -64,5 +67,19 @@ impl Patience {
     pub(super) fn of(waits: &AtomicU64) -> Option<Duration> {
         let millis = waits.load(Ordering::Relaxed);
         (millis > 0).then(|| Duration::from_millis(millis))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::postgres::{connect::CLOSE, session::CANCEL};
+
+    #[test]
+    fn a_silent_server_has_its_limit_and_five_seconds_and_its_cancel_request_six() {
+        let limits = Limits::of_questions(Duration::from_mins(5));
+        let patience = Patience::new(limits, Duration::from_mins(5));
+        assert_eq!(Patience::of(&patience.question), Some(Duration::from_secs(305)));
+        assert_eq!((SLACK.as_secs(), CANCEL.as_secs(), CLOSE.as_secs()), (5, 6, 3));
     }
 }

@@ -73,6 +73,11 @@ impl Pgkeep {
         new
     }
 
+    /// What waits for the limits that no option changes waits a fifth of the time (`sys::fixed`).
+    pub(crate) fn hasty(self) -> Self {
+        self.env("PGKEEP_TEST_HASTE", "5")
+    }
+
     /// Adds a section, as it stands in a file.
     pub(crate) fn toml(mut self, section: &str) -> Self {
         write!(self.config, "\n{section}\n").unwrap();

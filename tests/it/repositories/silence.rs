@@ -1,4 +1,4 @@
-//! A bucket that is away, with the limits that everybody has: the others do not wait for it.
+//! A bucket that is away: the others do not wait for it.
 
 use std::time::Duration;
 
@@ -14,13 +14,17 @@ use crate::harness::{
 };
 
 /// How long one bucket is asked before the others go on.
-const QUESTION: Duration = Duration::from_secs(30);
-/// What everything else takes, on a busy machine.
-const REST: Duration = Duration::from_secs(20);
+const QUESTION: Duration = Duration::from_secs(12);
+/// What everything else takes, on a busy machine. Less than the question: who asks twice is seen.
+const REST: Duration = Duration::from_secs(11);
+/// What a cancelled run, or the daemon's end, takes there.
+const END: Duration = Duration::from_secs(10);
 
-/// With every default.
+/// With every other limit as everybody has it.
 async fn bench() -> Bench {
-    Setup { cloud: "", ..Setup::default() }.start().await
+    let mut bench = Setup { cloud: "answer_timeout = \"12s\"", ..Setup::default() }.start().await;
+    bench.home = bench.home.hasty();
+    bench
 }
 
 impl Bench {
@@ -56,7 +60,7 @@ async fn a_bucket_that_is_silent_is_waited_for_once_and_named() {
     });
     assert!(took < QUESTION + REST, "{took:?}");
     let trouble = super::trouble(&report, CLOUD);
-    trouble.expect("repository-unavailable", "no answer within 30s", "endpoint");
+    trouble.expect("repository-unavailable", "no answer within 12s", "endpoint");
     second.end().expect_code(4);
     bench.chaos.calm().await;
     bench.assert_all_restore(DISK, 2);
@@ -72,7 +76,7 @@ async fn a_bucket_that_refuses_is_out_soon_and_says_why() {
     assert!(took < QUESTION + REST, "{took:?}");
     let trouble = super::trouble(&report, CLOUD);
     trouble.expect("repository-unavailable", "refused", "endpoint");
-    assert!(trouble.what.contains("given up after 30s"), "{trouble:?}");
+    assert!(trouble.what.contains("given up after 12s"), "{trouble:?}");
     bench.chaos.calm().await;
     bench.assert_all_restore(DISK, 1);
 }
@@ -107,7 +111,7 @@ async fn who_waits_for_a_silent_bucket_can_be_cancelled_and_ended() {
         bench.home.run(&["cancel", JOB]).expect_code(0);
         run.end().expect_code(130)
     });
-    assert!(took < REST / 2, "{took:?}");
+    assert!(took < END, "{took:?}");
     let run = Client::start(&bench.home, &["run", JOB]);
     bench.wait_stage("waits for repository cloud");
     let ((), took) = timed(|| {
@@ -115,7 +119,7 @@ async fn who_waits_for_a_silent_bucket_can_be_cancelled_and_ended() {
         run.end().expect_code(130);
         assert_eq!(daemon.wait_exit(), 0);
     });
-    assert!(took < REST / 2, "{took:?}");
+    assert!(took < END, "{took:?}");
 }
 
 /// Each says within its time what the others hold, and which one is away.
@@ -136,7 +140,7 @@ async fn what_a_person_asks_is_answered_by_the_repositories_that_are_there() {
     for answer in &answers {
         let all = format!("{}{}", answer.text(), answer.stderr);
         assert!(answer.stderr.contains("waits for "), "nothing was said: {all}");
-        assert!(all.contains("cloud") && all.contains("no answer within 30s"), "{all}");
+        assert!(all.contains("cloud") && all.contains("no answer within 12s"), "{all}");
     }
     for answer in &answers[..2] {
         assert!(answer.stderr.contains("waits for repository cloud\n"), "{}", answer.stderr);
@@ -149,11 +153,12 @@ async fn what_a_person_asks_is_answered_by_the_repositories_that_are_there() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_run_says_what_it_waits_for_and_when_it_tries_again() {
     let setup = Setup {
-        cloud: "request_timeout = \"8s\"\ngive_up_after = \"1s\"",
-        job: "attempts = 2\nretry_backoff = \"8s\"",
+        cloud: "request_timeout = \"3s\"\ngive_up_after = \"1s\"",
+        job: "attempts = 2\nretry_backoff = \"3s\"",
         ..Setup::default()
     };
-    let bench = setup.start().await;
+    let mut bench = setup.start().await;
+    bench.home = bench.home.hasty();
     bench.chaos.on("", "", Fault::BlackHole);
     for with_daemon in [true, false] {
         let mut daemon = with_daemon.then(|| bench.home.ready_daemon());
