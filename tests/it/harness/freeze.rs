@@ -3,7 +3,8 @@
 //!
 //! Boundaries are counted over all connections and both directions. A run without harm tells how many there
 //! are; then each can be tried. What is a message is said by a [`Framing`]: of PostgreSQL's protocol (without TLS),
-//! or of text in lines (HTTP heads, the control socket), where whatever comes without a line end is a message, too.
+//! of text in lines (HTTP heads, the control socket), where whatever comes without a line end is a message, too, or
+//! of bytes alone.
 
 use std::{
     io::{self, Read, Write},
@@ -29,6 +30,8 @@ pub(crate) enum Framing {
     Postgres,
     /// Lines, and what comes without a line end.
     Lines,
+    /// So many bytes, or what comes that is less.
+    Pieces(usize),
 }
 
 /// Where the server is.
@@ -271,9 +274,13 @@ impl Frames {
         if bytes.is_empty() {
             return None;
         }
-        if self.framing == Framing::Lines {
-            let line = bytes.iter().position(|byte| *byte == b'\n');
-            return Some((line.map_or(bytes.len(), |at| at + 1), true));
+        match self.framing {
+            Framing::Lines => {
+                let line = bytes.iter().position(|byte| *byte == b'\n');
+                return Some((line.map_or(bytes.len(), |at| at + 1), true));
+            }
+            Framing::Pieces(most) => return Some((bytes.len().min(most), true)),
+            Framing::Postgres => {}
         }
         let head = usize::from(!self.bare);
         let length = bytes.get(head..head + 4)?;

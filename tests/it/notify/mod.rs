@@ -24,7 +24,7 @@ use crate::{
 };
 
 /// `[notify.NAME]` for a receiver, with more lines.
-fn webhook(name: &str, url: &str, lines: &str) -> String {
+pub(crate) fn webhook(name: &str, url: &str, lines: &str) -> String {
     format!(
         "[notify.{name}]\nkind = \"webhook\"\nurl = {}\nretry_backoff = \"1s\"\n{lines}",
         quote(url)
@@ -32,7 +32,7 @@ fn webhook(name: &str, url: &str, lines: &str) -> String {
 }
 
 /// A job that always fails at once, since there is no server.
-fn hopeless(notify: &str) -> Pgkeep {
+pub(crate) fn hopeless(notify: &str) -> Pgkeep {
     let job = job("nightly", "attempts = 1\n");
     Pgkeep::new().toml(NOWHERE).local("disk").toml(&job).toml(notify)
 }

@@ -4,14 +4,7 @@
 //! A run without harm tells how many boundaries there are. Then each of a sample (all of them with
 //! PGKEEP_LONG=1) has a run of its own, and several go at once: waiting is most of what they do.
 
-use std::{
-    sync::{
-        Mutex,
-        atomic::{AtomicUsize, Ordering},
-    },
-    thread,
-    time::{Duration, Instant},
-};
+use std::time::Duration;
 
 use pgkeep::domain::{
     failure::{Class, Failure},
@@ -19,7 +12,7 @@ use pgkeep::domain::{
 };
 use rustix::process::Signal;
 
-use super::{Ran, peak};
+use super::{BUDGET_KIB, GRACE, Ran, SLACK, client_ended, peak_of, try_all, wait};
 use crate::harness::{
     client::Client,
     freeze::{Framing, Freeze, Harm, Place},
@@ -28,19 +21,9 @@ use crate::harness::{
     postgres::{APP, Cluster, SUPERUSER},
 };
 
-/// Time between SIGTERM and SIGKILL for children.
-const GRACE: Duration = Duration::from_secs(2);
-/// What the end of a run may take beside that: a cancelled statement has 6 s, the connection 3 s, and the machine
-/// is busy.
-const SLACK: Duration = Duration::from_secs(25);
-/// Longer than a run of these takes that ends by its own limits: some questions of six seconds each, and the
+/// Longer than a run of these takes that ends by its own limits: some questions of two seconds each, and the
 /// twelve of pg_dumpall.
-const OWN_LIMITS: Duration = Duration::from_secs(55);
-/// Most memory of a run, in KiB.
-const BUDGET_KIB: u64 = 96 << 10;
-/// Runs at once.
-const AT_ONCE: usize = 12;
-
+const OWN_LIMITS: Duration = Duration::from_secs(40);
 /// What is talked about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Talk {
@@ -67,6 +50,7 @@ impl Talk {
         let host = quote(proxy.folder().to_string_lossy());
         let bin_dir = quote(cluster.bin_dir().to_string_lossy());
         let home = Pgkeep::with_daemon(&format!("grace = \"{}s\"", GRACE.as_secs()))
+            .hasty()
             .toml(&format!(
                 "[server.main]\nhost = {host}\nport = {}\nuser = \"{SUPERUSER}\"\nbin_dir = {bin_dir}\n\
                  connect_timeout = \"3s\"\nanswer_timeout = \"1s\"",
@@ -161,50 +145,6 @@ fn tried(talk: Talk, cluster: &Cluster, (at, harm, cancels): (usize, Harm, bool)
     assert_eq!(delivered.count(), backups, "{what}: what is listed is what succeeded");
 }
 
-fn client_ended(pid: u32) -> bool {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    stat.rsplit(')').next().is_none_or(|rest| rest.trim_start().starts_with('Z') || rest.is_empty())
-}
-
-/// 0 once it has ended.
-fn peak_of(pid: u32) -> u64 {
-    if client_ended(pid) { 0 } else { peak(pid).unwrap_or(0) }
-}
-
-#[expect(clippy::disallowed_methods, reason = "a test waits by the machine's own clock")]
-fn wait(limit: Duration, mut condition: impl FnMut() -> bool) -> bool {
-    let start = Instant::now();
-    while start.elapsed() < limit {
-        if condition() {
-            return true;
-        }
-        thread::sleep(Duration::from_millis(50));
-    }
-    condition()
-}
-
-/// Tries all of them, several at once; the first that fails is told.
-fn try_all(cluster: &Cluster, tries: &[(Talk, (usize, Harm, bool))]) {
-    let next = AtomicUsize::new(0);
-    let failed = Mutex::new(Vec::new());
-    thread::scope(|scope| {
-        for _ in 0..AT_ONCE {
-            scope.spawn(|| {
-                while let Some((talk, case)) = tries.get(next.fetch_add(1, Ordering::SeqCst)) {
-                    let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-                        tried(*talk, cluster, *case);
-                    }));
-                    if result.is_err() {
-                        failed.lock().unwrap().push((*talk, *case));
-                    }
-                }
-            });
-        }
-    });
-    let failed = failed.into_inner().unwrap();
-    assert!(failed.is_empty(), "{failed:#?}");
-}
-
 fn cluster() -> Cluster {
     Cluster::builder().setting("max_connections", "100").start()
 }
@@ -224,7 +164,7 @@ fn a_conversation_that_falls_silent_is_ended() {
             tries.push((talk, (share(3), Harm::Trickle, true)));
         }
     }
-    try_all(&cluster, &tries);
+    try_all(&tries, |(talk, case)| tried(*talk, &cluster, *case));
 }
 
 #[test]
@@ -243,5 +183,5 @@ fn a_conversation_that_falls_silent_anywhere_is_ended_long() {
             tries.push((talk, (at, harm, harm == Harm::Trickle || number % 2 == 0)));
         }
     }
-    try_all(&cluster, &tries);
+    try_all(&tries, |(talk, case)| tried(*talk, &cluster, *case));
 }
