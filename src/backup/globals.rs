@@ -20,7 +20,7 @@ use crate::{
         units::format_duration,
     },
     postgres::{PgError, Session, catalog, command::Globals, snapshot::moment, spec::ChildEnv},
-    sys::task::Task,
+    sys::{fixed, task::Task},
 };
 
 use super::{
@@ -38,7 +38,7 @@ const LIMIT_MIN: Duration = Duration::from_mins(10);
 
 /// How long a client program may take that asks so many questions.
 fn limit(answer_timeout: Duration, answers: u32) -> Duration {
-    LIMIT_MIN.max(answer_timeout * answers)
+    fixed::limit(LIMIT_MIN).max(answer_timeout * answers)
 }
 
 fn left_out(role_passwords: bool) -> Vec<LeftOut> {

@@ -15,7 +15,14 @@ mod schedule;
 mod show;
 mod status;
 
-use std::{ffi::OsString, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    ffi::OsString,
+    fs, io,
+    path::PathBuf,
+    sync::{Arc, Mutex},
+    thread,
+    time::Duration,
+};
 
 use clap::{Parser, Subcommand};
 
@@ -23,7 +30,10 @@ use crate::{
     daemon::table::{self, Ground, Loaded, Table},
     domain::failure::{Class, Failure},
     postgres::service::Environment,
-    sys::clock::{Clock as _, SystemClock},
+    sys::{
+        clock::{Clock as _, SystemClock},
+        process::scarce,
+    },
 };
 
 use exit::Exit;
@@ -182,17 +192,48 @@ impl Cli {
 /// The runtime of a command that needs one. The daemon's bytes move on threads of their own, so
 /// that two workers suffice.
 fn runtime() -> Result<Running, Stop> {
+    const WORKERS: usize = 2;
+    let fail = |error| {
+        Stop::failed(Failure::from_error(Class::State, "start the runtime", &scarce(error)))
+    };
+    // It panics where one of its first threads cannot be started.
+    prove_threads(WORKERS + 1).map_err(fail)?;
     tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
+        .worker_threads(WORKERS)
         // Where no thread is left, those that there are have to do.
         .thread_keep_alive(Duration::from_hours(24))
         .enable_all()
         .thread_name("pgkeep")
         .build()
-        .map(|runtime| Running { handle: runtime.handle().clone(), runtime: Some(runtime) })
-        .map_err(|error| {
-            Stop::failed(Failure::from_error(Class::State, "start the runtime", &error))
+        .map(|runtime| {
+            // Work that blocks waits for a thread where there is one, and panics where there never was.
+            drop(runtime.spawn_blocking(|| {}));
+            Running { handle: runtime.handle().clone(), runtime: Some(runtime) }
         })
+        .map_err(fail)
+}
+
+/// Whether so many threads can be had at once.
+fn prove_threads(count: usize) -> io::Result<()> {
+    let threads = || fs::read_dir("/proc/self/task").map_or(0, Iterator::count);
+    let before = threads();
+    let gate = Mutex::new(());
+    let proof = thread::scope(|scope| {
+        let closed = gate.lock();
+        let wait = || drop(gate.lock());
+        let all =
+            (0..count).try_for_each(|_| thread::Builder::new().spawn_scoped(scope, wait).map(drop));
+        drop(closed);
+        all
+    });
+    // The kernel counts each for a moment longer than it can be waited for.
+    for _ in 0..100 {
+        if threads() <= before {
+            break;
+        }
+        thread::sleep(Duration::from_millis(1));
+    }
+    proof
 }
 
 /// A runtime that ends with its command: a filesystem that hangs, or a name that nobody looks up, is not

@@ -170,7 +170,9 @@ pub const NO_THREAD: &str = "no thread or process is left";
 /// What to do where an error's text ends in one of the system's that there is none left of something. Libraries
 /// hand their errors on as text, and each of them may be the first to need a descriptor.
 fn scarce(what: &str) -> Option<&'static str> {
-    const HINTS: [(&str, &str); 4] = [
+    const TASKS: &str = "pgkeep has as many threads and programs as it may: raise TasksMax= of the unit (`systemctl \
+        edit pgkeep`), or `ulimit -u` of its user";
+    const HINTS: [(&str, &str); 5] = [
         (
             "(os error 24)",
             "pgkeep has as many files and connections open as it may: raise LimitNOFILE= of the unit (`systemctl \
@@ -180,11 +182,9 @@ fn scarce(what: &str) -> Option<&'static str> {
             "(os error 23)",
             "the host has as many files open as it may: look at fs.file-max, and at who has them",
         ),
-        (
-            NO_THREAD,
-            "pgkeep has as many threads and programs as it may: raise TasksMax= of the unit (`systemctl edit pgkeep`), \
-             or `ulimit -u` of its user",
-        ),
+        (NO_THREAD, TASKS),
+        // It is there: its version was asked for before. What failed is to start it.
+        ("is needed by pg_dumpall but was not found", TASKS),
         ("(os error 12)", "look at MemoryMax= of the unit, and at what takes the host's memory"),
     ];
     HINTS.iter().find(|(text, _)| what.contains(text)).map(|(_, hint)| *hint)
@@ -240,6 +240,11 @@ mod tests {
         assert!(failure.class.is_worth_a_retry());
         assert!(failure.hint.unwrap().contains("LimitNOFILE"));
         let failure = Failure::new(Class::ToolMissing, "dump", format!("{NO_THREAD}: try again"));
+        assert!(failure.hint.unwrap().contains("TasksMax"));
+        let said = "pg_dumpall: error: program \"pg_dump\" is needed by pg_dumpall but was not found in the same \
+                    directory as \"/bin/pg_dumpall\"";
+        let failure = Failure::new(Class::ToolFailed, "dump globals", said).hint("another");
+        assert_eq!(failure.class, Class::Resources);
         assert!(failure.hint.unwrap().contains("TasksMax"));
         assert_eq!(Failure::new(Class::Sql, "ask", "relation 24 is gone").class, Class::Sql);
     }

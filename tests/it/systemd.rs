@@ -157,3 +157,26 @@ fn systemd_long_a_test_of_a_notification_meets_the_limits_of_the_unit() {
     let said = machine.sh("sudo -u pgkeep pgkeep notify ops").expect_code(1).stderr;
     assert!(said.contains("no new privileges"), "{said}");
 }
+
+/// By the limit of the user, which the kernel keeps in a container, too. `TasksMax=` itself is `lifecycle::limits`.
+#[test]
+fn systemd_long_a_unit_without_threads_and_programs_says_so() {
+    let Some(machine) = Machine::boot() else { return };
+    install(&machine);
+    machine.sh("systemctl start pgkeep; pgkeep run nightly").expect_code(0);
+    let pid = property(&machine, "MainPID");
+    let threads = format!("sed -n 's/^Threads:[[:space:]]*//p' /proc/{pid}/status");
+    let used: u32 = machine.sh(&threads).text().trim().parse().unwrap();
+    for more in 0..3 {
+        machine.sh(&format!("prlimit --pid {pid} --nproc={}", used + more)).expect_code(0);
+        let said = machine.sh("pgkeep run nightly");
+        let all = said.text() + &said.stderr;
+        assert_eq!(said.code, 1, "{more}: {all}");
+        assert!(all.contains("resources") && all.contains("TasksMax="), "{more}: {all}");
+    }
+    machine.sh(&format!("prlimit --pid {pid} --nproc=1024")).expect_code(0);
+    machine.sh("pgkeep run nightly").expect_code(0);
+    let log = machine.sh("journalctl -u pgkeep -o cat --no-pager").text();
+    assert!(!log.contains("panicked"), "{log}");
+    assert_eq!(property(&machine, "NRestarts"), "0");
+}

@@ -52,7 +52,7 @@ const DRAIN_TIME: Duration = Duration::from_secs(5);
 /// Pause after `accept` failed, as it does when descriptors run out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// How often the log says so, while it goes on.
-const ACCEPT_TOLD: Duration = Duration::from_secs(60);
+const ACCEPT_TOLD: Duration = Duration::from_mins(1);
 
 /// Why there is no control socket.
 #[derive(Debug, thiserror::Error)]

@@ -20,9 +20,21 @@ pub(crate) mod postgres;
 pub(crate) mod process;
 pub(crate) mod receiver;
 pub(crate) mod s3;
+pub(crate) mod tasks;
 pub(crate) mod template;
 pub(crate) mod versions;
 pub(crate) mod wait;
+
+use std::path::Path;
+
+/// The folder for clusters and homes: in memory where there is room for a lot (a cluster alone costs a disk half a
+/// second), else `/tmp`. Both are short: the path of a socket may have 107 bytes.
+pub(crate) fn place() -> &'static Path {
+    const ROOM: u64 = 4 << 30;
+    let memory = Path::new("/dev/shm");
+    let room = rustix::fs::statvfs(memory).map_or(0, |facts| facts.f_bavail * facts.f_frsize);
+    if room < ROOM { Path::new("/tmp") } else { memory }
+}
 
 /// Whether the tests that take minutes are to run (`tests/run.sh --long`). Says so where not.
 pub(crate) fn long_tests() -> bool {

@@ -32,8 +32,6 @@ pub(crate) const APP: &str = "app";
 pub(crate) const HOSTILE: &str = "we\"ird/.. 🐘";
 /// Every cluster has this one: it names the socket, and the folder is the cluster's own.
 const SOCKET_PORT: u16 = 5432;
-/// `sun_path` of sockaddr_un(7) has 108 bytes, the last one is zero.
-const SOCKET_PATH_MAX: usize = 107;
 
 /// Folders with the programs of one PostgreSQL version each, the newest first:
 /// `PGKEEP_TEST_PG_BINS` (separated by colons, in its own order), else those of Debian's and of
@@ -113,14 +111,6 @@ impl Builder {
     }
 }
 
-/// A folder in memory that has room for some clusters: to copy one takes half a second of a disk's time.
-fn memory() -> Option<&'static Path> {
-    const ROOM: u64 = 4 << 30;
-    let folder = Path::new("/dev/shm");
-    let facts = rustix::fs::statvfs(folder).ok()?;
-    (facts.f_bavail * facts.f_frsize >= ROOM).then_some(folder)
-}
-
 /// A running server and its data directory; both are gone when it is dropped.
 #[derive(Debug)]
 pub(crate) struct Cluster {
@@ -177,22 +167,7 @@ impl Cluster {
     }
 
     fn folder(bin_dir: &Path) -> Self {
-        let build = || {
-            let mut builder = tempfile::Builder::new();
-            builder.prefix("pgk.");
-            builder
-        };
-        let fits = |dir: &Path| {
-            let socket = dir.join(format!(".s.PGSQL.{SOCKET_PORT}"));
-            socket.as_os_str().len() <= SOCKET_PATH_MAX
-        };
-        let mut home = match memory() {
-            Some(folder) => build().tempdir_in(folder).unwrap(),
-            None => build().tempdir().unwrap(),
-        };
-        if !fits(home.path()) {
-            home = build().tempdir_in("/tmp").unwrap();
-        }
+        let home = tempfile::Builder::new().prefix("pgk.").tempdir_in(super::place()).unwrap();
         if let Some(account) = Account::for_server() {
             account.own(home.path());
         }

@@ -5,7 +5,6 @@ use std::time::{Duration, Instant};
 use crate::harness::{
     client::Client,
     hang::Hang,
-    long_tests,
     pgkeep::Pgkeep,
     postgres::{APP, Cluster},
     process::{spawn, wait_for},
@@ -121,18 +120,13 @@ fn a_state_directory_that_hangs_does_not_keep_the_daemon_alive() {
 
 /// The grace is that of the last reload, also where nobody can end the daemon in order.
 #[test]
-fn the_end_of_a_daemon_that_hangs_comes_by_the_grace_of_the_last_reload_long() {
-    if !long_tests() {
-        return;
-    }
+fn the_end_of_a_daemon_that_hangs_comes_by_the_grace_of_the_last_reload() {
     let cluster = Cluster::start();
-    let home = Pgkeep::with_daemon("grace = \"1h\"").server("main", &cluster).local("disk").dump(
-        "nightly",
-        "main",
-        &[APP],
-        &["disk"],
-        "globals = false\nattempts = 1",
-    );
+    let home = Pgkeep::with_daemon("grace = \"1h\"")
+        .hasty()
+        .server("main", &cluster)
+        .local("disk")
+        .dump("nightly", "main", &[APP], &["disk"], "globals = false\nattempts = 1");
     let below = home.state_dir();
     let (hang, home) = Hang::prepare(home, &below, ALL);
     let mut daemon = home.ready_daemon();
@@ -146,6 +140,6 @@ fn the_end_of_a_daemon_that_hangs_comes_by_the_grace_of_the_last_reload_long() {
         daemon.wait_exit()
     });
     assert_eq!(code, 143, "{}", daemon.log());
-    assert!(took < Duration::from_secs(45), "{took:?}");
+    assert!(took < Duration::from_secs(20), "{took:?}");
     wait_for(&mut client, "the end of a command whose daemon is gone", PATIENCE);
 }

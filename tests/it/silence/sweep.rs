@@ -104,7 +104,11 @@ fn boundaries(talk: Talk, cluster: &Cluster) -> usize {
 fn tried(talk: Talk, cluster: &Cluster, (at, harm, cancels): (usize, Harm, bool)) {
     let what = format!("{talk:?} at {at}, {harm:?}, cancelled: {cancels}");
     let proxy = proxy(cluster, at, harm);
-    let home = talk.home(cluster, &proxy);
+    let mut home = talk.home(cluster, &proxy);
+    if talk == Talk::Globals {
+        // pg_dumpall has ten minutes at least.
+        home = home.env("PGKEEP_TEST_HASTE", "30");
+    }
     let client = Client::start(&home, &talk.args());
     let pid = client.pid();
     let frozen = wait(OWN_LIMITS, || proxy.is_frozen() || client_ended(pid));
