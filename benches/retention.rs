@@ -24,14 +24,12 @@ fn main() -> ExitCode {
         let at = last - SignedDuration::from_mins(7 * number);
         let id = BackupId::new(at, number.unsigned_abs());
         Candidate {
-            at,
             id,
-            written: Some(at),
-            bytes: 1,
             standing: Standing::Complete,
             verified: false,
             drilled: false,
             held: false,
+            ahead: false,
             suspicious: false,
         }
     };

@@ -191,7 +191,7 @@ impl World {
     /// What a plan by the truth would remove.
     async fn allowed(&self, at: usize) -> BTreeSet<BackupId> {
         let plans = self.plan(at, &self.shelves[at].honest().await).await.expect("a plan");
-        plans.iter().flat_map(|plan| plan.remove.iter().map(|it| it.id.clone())).collect()
+        plans.iter().flat_map(|plan| plan.remove.iter().cloned()).collect()
     }
 
     async fn plan(

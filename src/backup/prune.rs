@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use self::{
     steps::Steps,
-    survey::{Held, Removal, SeriesPlan, Survey, survey},
+    survey::{Held, SeriesPlan, Survey, survey},
 };
 use super::owner::Owners;
 use crate::{
@@ -89,10 +89,8 @@ pub async fn carry_out(repository: &Repository, plan: &SeriesPlan, task: &Task) 
     tokio::pin!(given_up);
     loop {
         while running.len() < PARALLEL && done.failure.is_none() && !task.cancel.is_cancelled() {
-            let Some(removal) = queue.next() else { break };
-            running.push(async move {
-                (&removal.id, repository.delete_backup(&plan.series, &removal.id).await)
-            });
+            let Some(id) = queue.next() else { break };
+            running.push(async move { (id, repository.delete_backup(&plan.series, id).await) });
         }
         let ended = tokio::select! {
             biased;

@@ -18,6 +18,8 @@ const SUFFIX_LEN: usize = 8;
 const RANDOM_BITS: u32 = 30;
 /// `20261121T021500Z`
 const TIME_LEN: usize = 16;
+/// With a hyphen between the two.
+const ID_LEN: usize = TIME_LEN + 1 + SUFFIX_LEN;
 
 /// Why an id or a path is not one of ours.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -32,26 +34,33 @@ pub struct ParseError {
 /// millisecond, whichever process makes them: of two backups within one second the later is the
 /// newer. The milliseconds are never read back, only sorted by: nobody who looks at an id has to
 /// know that they are there.
+///
+/// It is held in place: a plan over a hundred thousand backups holds as many of them.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
-pub struct BackupId(String);
+pub struct BackupId([u8; ID_LEN]);
 
 impl BackupId {
     /// Makes an id from the time and the lowest 30 of `random`'s bits.
     pub fn new(at: Timestamp, random: u64) -> Self {
-        let mut text = at.strftime("%Y%m%dT%H%M%SZ-").to_string();
         let millis = at.as_millisecond().rem_euclid(1000).unsigned_abs();
         let suffix = millis << RANDOM_BITS | random & ((1 << RANDOM_BITS) - 1);
-        for place in (0..SUFFIX_LEN).rev() {
+        let mut text = [b'-'; ID_LEN];
+        let time = at.strftime("%Y%m%dT%H%M%SZ").to_string();
+        for (byte, of_time) in text[..TIME_LEN].iter_mut().zip(time.bytes()) {
+            *byte = of_time;
+        }
+        for (place, byte) in text[TIME_LEN + 1..].iter_mut().rev().enumerate() {
             let digit = (suffix >> (place * 5)) & 0x1f;
-            text.push(char::from(BASE32[usize::try_from(digit).unwrap_or(0)]));
+            *byte = BASE32[usize::try_from(digit).unwrap_or(0)];
         }
         Self(text)
     }
 
     /// The id as text.
     pub fn as_str(&self) -> &str {
-        &self.0
+        // It is ASCII, whatever made it.
+        std::str::from_utf8(&self.0).unwrap_or_default()
     }
 
     /// When the backup was started, to the second.
@@ -60,23 +69,34 @@ impl BackupId {
     }
 }
 
-fn parse_time(text: &str) -> Option<Timestamp> {
-    let time = civil::DateTime::strptime("%Y%m%dT%H%M%SZ", text.get(..TIME_LEN)?).ok()?;
-    Some(time.to_zoned(tz::TimeZone::UTC).ok()?.timestamp())
+/// Reads `20261121T021500Z`, and nothing that is only like it.
+fn parse_time(text: &[u8]) -> Option<Timestamp> {
+    let (date, rest) = text.get(..TIME_LEN)?.split_at(8);
+    let time = rest.strip_prefix(b"T")?.strip_suffix(b"Z")?;
+    let two = |digits: &[u8], at: usize| two_digits(digits.get(at..at + 2)?);
+    let year = i16::from(two(date, 0)?) * 100 + i16::from(two(date, 2)?);
+    let date = civil::Date::new(year, two(date, 4)?, two(date, 6)?).ok()?;
+    let time = civil::Time::new(two(time, 0)?, two(time, 2)?, two(time, 4)?, 0).ok()?;
+    tz::Offset::UTC.to_timestamp(date.to_datetime(time)).ok()
+}
+
+fn two_digits(text: &[u8]) -> Option<i8> {
+    let digit = |byte: u8| byte.is_ascii_digit().then(|| byte - b'0');
+    let [tens, ones] = text else { return None };
+    i8::try_from(digit(*tens)? * 10 + digit(*ones)?).ok()
 }
 
 impl FromStr for BackupId {
     type Err = ParseError;
     fn from_str(text: &str) -> Result<Self, ParseError> {
         let error = || ParseError { what: "backup id", text: text.to_owned() };
-        let suffix = text.get(TIME_LEN..).and_then(|t| t.strip_prefix('-')).ok_or_else(error)?;
-        let time = parse_time(text).ok_or_else(error)?;
-        let canonical = time.strftime("%Y%m%dT%H%M%SZ").to_string() == text[..TIME_LEN];
-        if !canonical || suffix.len() != SUFFIX_LEN || !suffix.bytes().all(|b| BASE32.contains(&b))
-        {
+        let id = <[u8; ID_LEN]>::try_from(text.as_bytes()).map_err(|_| error())?;
+        let is_suffix = |suffix: &[u8]| suffix.iter().all(|byte| BASE32.contains(byte));
+        let suffix = id[TIME_LEN..].strip_prefix(b"-").filter(|suffix| is_suffix(suffix));
+        if parse_time(&id).is_none() || suffix.is_none() {
             return Err(error());
         }
-        Ok(Self(text.to_owned()))
+        Ok(Self(id))
     }
 }
 
@@ -89,13 +109,13 @@ impl TryFrom<String> for BackupId {
 
 impl From<BackupId> for String {
     fn from(id: BackupId) -> Self {
-        id.0
+        id.as_str().to_owned()
     }
 }
 
 impl fmt::Display for BackupId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(&self.0)
+        f.pad(self.as_str())
     }
 }
 

@@ -59,9 +59,9 @@ pub(super) const KIND: JobKind = JobKind {
     build,
 };
 
-/// What the facts about the backups of a series take, and the list of what goes: some 150 bytes for
+/// What the facts about the backups of a series take, and the list of what goes: some 80 bytes for
 /// each, for a hundred thousand.
-const MEMORY: u64 = 16 << 20;
+const MEMORY: u64 = 8 << 20;
 /// Lines of the plan in a report: a journal keeps a hundred reports of each job.
 const STEPS_MAX: usize = 1000;
 /// Lines about backups that were spared, of one series.

@@ -32,15 +32,6 @@ use crate::{
 /// Damaged backups of one series that are passed over in search of a whole one.
 const EXAMINED_MAX: usize = 16;
 
-/// A backup that goes.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Removal {
-    /// Its id.
-    pub id: BackupId,
-    /// Bytes of all its objects.
-    pub bytes: u64,
-}
-
 /// Why nothing of a series is removed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Held {
@@ -85,7 +76,7 @@ pub struct SeriesPlan {
     /// such; it stays as well.
     pub before: Option<BackupId>,
     /// What goes, the oldest first.
-    pub remove: Vec<Removal>,
+    pub remove: Vec<BackupId>,
     /// Backups with a manifest that stay.
     pub kept: u64,
     /// Why nothing goes.
@@ -254,14 +245,13 @@ impl<'a> Surveyor<'a> {
         let proves = |proof| {
             listed.objects.iter().any(|object| Proof::from_name(&object.name) == Some(proof))
         };
+        let is_ahead = |written| retention::is_ahead(&listed.id, written);
         let mut candidate = Candidate {
-            at: listed.id.time(),
-            written: listed.newest_modified(),
-            bytes: listed.bytes(),
             standing: if listed.complete { Standing::Complete } else { Standing::Incomplete },
             verified: proves(Proof::Verified),
             drilled: proves(Proof::Drilled),
             held: false,
+            ahead: listed.newest_modified().is_some_and(is_ahead),
             suspicious: listed.is_suspicious(),
             id: listed.id.clone(),
         };
@@ -347,7 +337,8 @@ impl<'a> Surveyor<'a> {
         open: &mut Open,
         floor: Option<&BackupId>,
     ) -> Result<(Vec<Reasons>, Option<BackupId>), StoreError> {
-        let mut asked: BTreeSet<BackupId> = floor.cloned().into_iter().collect();
+        let mut asked: Vec<bool> =
+            open.candidates.iter().map(|candidate| Some(&candidate.id) == floor).collect();
         loop {
             let (reasons, before) = self.plan(open).await?;
             let goes = reasons.iter().any(|reasons| reasons.is_empty());
@@ -394,7 +385,7 @@ impl<'a> Surveyor<'a> {
             let goes = unkept && note.is_none();
             self.steps.push(&series, &candidate.id, goes, *reasons, note);
             if goes {
-                remove.push(Removal { id: candidate.id.clone(), bytes: candidate.bytes });
+                remove.push(candidate.id.clone());
             }
         }
         let is_backup = |it: &&Candidate| it.standing != Standing::Incomplete;

@@ -89,7 +89,10 @@ fn all() -> impl Iterator<Item = Reason> {
 
 /// All reasons for which a backup stays; none: it goes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Reasons(u64);
+pub struct Reasons(u32);
+
+// Each has a bit.
+const _: () = assert!(APART.len() + 2 * RULES.len() <= u32::BITS as usize);
 
 impl Reasons {
     /// Adds one.

@@ -10,14 +10,12 @@ const ALL_PERIODS: [Period; 6] =
 fn candidate(at: Timestamp, random: u64) -> Candidate {
     let id = BackupId::new(at, random);
     Candidate {
-        at: id.time(),
         id,
-        written: None,
-        bytes: 1,
         standing: Standing::Complete,
         verified: false,
         drilled: false,
         held: false,
+        ahead: false,
         suspicious: false,
     }
 }
@@ -216,7 +214,9 @@ fn what_cannot_be_counted_on_stays_and_pushes_nothing_out() {
     backups[2].standing = Standing::Damaged;
     backups[3].standing = Standing::Incomplete;
     // By the store's clock it was written long before its id says: the host's clock was ahead.
-    backups[4].written = Some("2026-01-03T12:00:00Z".parse().unwrap());
+    let written = |at: &str| is_ahead(&backups[4].id, at.parse().unwrap());
+    assert!(!written("2026-01-04T00:00:00Z"), "clocks differ");
+    backups[4].ahead = written("2026-01-03T12:00:00Z");
     let last = policy(&[count(Period::Each, 1)], "UTC");
     let reasons: Vec<String> = plan(&last, &backups, now).iter().map(ToString::to_string).collect();
     assert_eq!(
@@ -279,17 +279,18 @@ fn as_the_manual_says(
     candidates: &[Candidate],
 ) -> BTreeSet<BackupId> {
     let mut newest_first: Vec<&Candidate> = candidates.iter().collect();
-    newest_first.sort_by_key(|candidate| std::cmp::Reverse((candidate.at, candidate.id.clone())));
+    newest_first
+        .sort_by_key(|candidate| std::cmp::Reverse((candidate.id.time(), candidate.id.clone())));
     let Some(newest) = newest_first.first() else { return BTreeSet::new() };
     let mut stay = BTreeSet::from([newest.id.clone()]);
     for rule in rules {
         let (most, after) = match rule.limit {
             Limit::Count(count) => (usize::try_from(count).unwrap(), None),
             Limit::Unlimited => (usize::MAX, None),
-            Limit::Within(within) => (usize::MAX, Some(newest.at - within)),
+            Limit::Within(within) => (usize::MAX, Some(newest.id.time() - within)),
         };
         let span = |candidate: &Candidate| {
-            let zoned = candidate.at.to_zoned(zone.clone());
+            let zoned = candidate.id.time().to_zoned(zone.clone());
             match rule.period {
                 Period::Each => candidate.id.to_string(),
                 Period::Hour => zoned.strftime("%Y-%m-%d %H %z").to_string(),
@@ -301,7 +302,7 @@ fn as_the_manual_says(
         };
         let reach: Vec<&&Candidate> = newest_first
             .iter()
-            .filter(|candidate| after.is_none_or(|after| candidate.at > after))
+            .filter(|candidate| after.is_none_or(|after| candidate.id.time() > after))
             .collect();
         let mut spans: Vec<String> = Vec::new();
         for candidate in &reach {
@@ -450,7 +451,7 @@ proptest! {
         let stay = kept(&policy, &candidates, now);
         let newest = |of: &dyn Fn(&Candidate) -> bool| {
             let of = candidates.iter().filter(|candidate| candidate.counts(now) && of(candidate));
-            of.max_by_key(|candidate| (candidate.at, candidate.id.clone()))
+            of.max_by_key(|candidate| (candidate.id.time(), candidate.id.clone()))
         };
         let floors = [
             newest(&|_| true),

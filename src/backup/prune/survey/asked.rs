@@ -1,7 +1,5 @@
 //! Asks for what a plan counts on, object by object: a listing may be stale, or leave things out.
 
-use std::collections::BTreeSet;
-
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 
 use super::{Open, Surveyor};
@@ -9,7 +7,7 @@ use crate::{
     domain::{
         backup::{BackupId, Series},
         failure::chain,
-        retention::{Reason, Reasons, Standing},
+        retention::{Candidate, Reason, Reasons, Standing},
         suspicion::{ACKNOWLEDGED_NAME, MARK_NAME},
     },
     repository::{
@@ -33,6 +31,12 @@ enum Found {
     Refused(StoreError),
 }
 
+/// What a plan did not know of a backup.
+enum Change {
+    Damaged,
+    Suspicious(bool),
+}
+
 impl Surveyor<'_> {
     /// Asks for the manifest of each backup that stands in the place of another, and for who
     /// acknowledged one in doubt that goes. False: the candidates changed, and the plan with them.
@@ -41,54 +45,72 @@ impl Surveyor<'_> {
         &mut self,
         open: &mut Open,
         reasons: &[Reasons],
-        asked: &mut BTreeSet<BackupId>,
+        asked: &mut [bool],
     ) -> Result<bool, StoreError> {
-        let (repository, series) = (self.repository, &open.series);
-        let due = open.candidates.iter().zip(reasons).enumerate().filter(|(_, (it, reasons))| {
-            let stands = reasons.iter().any(Reason::pushes_out);
-            (stands || (it.suspicious && reasons.is_empty())) && !asked.contains(&it.id)
-        });
-        let due: Vec<_> = due
-            .map(|(at, (it, reasons))| (at, it.id.clone(), it.suspicious, reasons.is_empty()))
-            .collect();
-        asked.extend(due.iter().map(|(_, id, ..)| id.clone()));
-        let looks = due.into_iter().map(|(at, id, suspicious, goes)| async move {
-            let found = if goes {
-                acknowledged(repository, series, &id).await
+        let changes = self.changes(open, reasons, asked).await?;
+        for ((asked, candidate), reasons) in asked.iter_mut().zip(&open.candidates).zip(reasons) {
+            *asked |= is_due(candidate, *reasons);
+        }
+        for (at, change) in &changes {
+            let candidate = &mut open.candidates[*at];
+            match change {
+                Change::Damaged => candidate.standing = Standing::Damaged,
+                Change::Suspicious(suspicious) => {
+                    candidate.suspicious = *suspicious;
+                    // One that is not may stand in another's place now, and its manifest was not read.
+                    asked[*at] = *suspicious;
+                }
+            }
+        }
+        Ok(changes.is_empty() || open.refused.is_some())
+    }
+
+    /// Asks for those that were not asked for yet. Of what is as it was listed nothing is kept: it may be
+    /// nearly all of very many.
+    async fn changes(
+        &mut self,
+        open: &mut Open,
+        reasons: &[Reasons],
+        asked: &[bool],
+    ) -> Result<Vec<(usize, Change)>, StoreError> {
+        let (repository, series, candidates) = (self.repository, &open.series, &open.candidates);
+        let due = (0..candidates.len())
+            .filter(|at| !asked[*at] && is_due(&candidates[*at], reasons[*at]));
+        let looks = due.map(|at| async move {
+            let it = &candidates[at];
+            let found = if reasons[at].is_empty() {
+                acknowledged(repository, series, &it.id).await
             } else {
-                look(repository, series, &id, suspicious).await
+                look(repository, series, &it.id, it.suspicious).await
             };
             match found {
                 Err(error) if !error.kind.is_worth_a_retry() => Ok((at, Found::Refused(error))),
                 found => found.map(|found| (at, found)),
             }
         });
-        let looks = stream::iter(looks).buffer_unordered(ASKED_AT_ONCE);
-        let mut changed = false;
-        for (at, found) in looks.try_collect::<Vec<_>>().await? {
-            let candidate = &mut open.candidates[at];
+        let mut looks = stream::iter(looks).buffer_unordered(ASKED_AT_ONCE);
+        let mut changes = Vec::new();
+        while let Some((at, found)) = looks.try_next().await? {
             match found {
-                Found::AsListed => continue,
+                Found::AsListed => {}
                 Found::Refused(error) => {
                     open.refused.get_or_insert_with(|| chain(&error));
-                    continue;
                 }
-                Found::Suspicious(suspicious) => {
-                    candidate.suspicious = suspicious;
-                    if !suspicious {
-                        // It may stand in another's place now, and its manifest was not read.
-                        asked.remove(&candidate.id);
-                    }
-                }
+                Found::Suspicious(suspicious) => changes.push((at, Change::Suspicious(suspicious))),
                 Found::Damaged(problem) => {
-                    candidate.standing = Standing::Damaged;
-                    self.report_damage(&open.series, &candidate.id, &problem);
+                    self.report_damage(series, &candidates[at].id, &problem);
+                    changes.push((at, Change::Damaged));
                 }
             }
-            changed = true;
         }
-        Ok(!changed || open.refused.is_some())
+        Ok(changes)
     }
+}
+
+/// Whether it stands in the place of another, or goes although somebody may have acknowledged it.
+fn is_due(candidate: &Candidate, reasons: Reasons) -> bool {
+    let stands = reasons.iter().any(Reason::pushes_out);
+    stands || (candidate.suspicious && reasons.is_empty())
 }
 
 async fn acknowledged(
