@@ -4,8 +4,10 @@
 //! and no secret. It is readable without any key, even where the data is encrypted: names and
 //! sizes of databases stand in it.
 
+use std::io::{BufRead as _, BufReader, Read};
+
 use jiff::Timestamp;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use super::{
     backup::{BackupId, Series},
@@ -27,8 +29,18 @@ pub const SQL: &str = "sql";
 /// The manifest's name in the folder of a backup.
 pub const MANIFEST_NAME: &str = "manifest.json";
 
+/// The longest manifest that is written, and so the longest that is read, in bytes.
+pub const BYTES_MAX: u64 = 16 << 20;
+/// Most volumes of a backup. The smallest that can be configured have 10 MiB (`max_parts = 2`, `part_size =
+/// "5MiB"`), so that it takes 380 GiB to get there; with the defaults of S3 it takes 3 PiB.
+pub const VOLUMES_MAX: u32 = 39_000;
+/// The most that a manifest says of one volume, in bytes: name, length and digest, and the name once more in
+/// each line for people that has all names, of which there are up to five.
+const VOLUME_BYTES: u64 = 400;
+// All of them, and room for the rest.
+const _: () = assert!(VOLUMES_MAX as u64 * VOLUME_BYTES + (1 << 20) <= BYTES_MAX);
 /// Most values in a manifest, counted by their commas: a few bytes of JSON become many in memory. A
-/// selection of 50,000 tables stays below it.
+/// selection of 50,000 tables stays below it, and so do all volumes that there can be.
 const VALUES_MAX: usize = 256 << 10;
 
 /// Why a manifest was not accepted.
@@ -351,11 +363,15 @@ impl Manifest {
     /// The manifest as it is stored: JSON with line ends, for people.
     ///
     /// # Errors
-    /// When it has more values than a reader takes.
+    /// When it is longer, or has more values, than a reader takes.
     pub fn to_bytes(&self) -> Result<Vec<u8>, serde_json::Error> {
         let mut bytes = serde_json::to_vec_pretty(self)?;
         bytes.push(b'\n');
-        check_values(&bytes)?;
+        if bytes.len() as u64 > BYTES_MAX {
+            let what = format!("the manifest is longer than {BYTES_MAX} bytes");
+            return Err(serde::ser::Error::custom(what));
+        }
+        check_values(&*bytes)?;
         Ok(bytes)
     }
 
@@ -364,16 +380,29 @@ impl Manifest {
     /// # Errors
     /// See [`ManifestError`]. A newer format is told apart from damage.
     pub fn from_bytes(bytes: &[u8], series: &Series, id: &BackupId) -> Result<Self, ManifestError> {
+        Self::from_reader(bytes, series, id)
+    }
+
+    /// The same of a reader whose clones read the same bytes. It is looked at several times, and parsed while it is
+    /// read for the last time.
+    ///
+    /// # Errors
+    /// As [`Manifest::from_bytes`].
+    pub fn from_reader(
+        reader: impl Read + Clone,
+        series: &Series,
+        id: &BackupId,
+    ) -> Result<Self, ManifestError> {
         #[derive(Deserialize)]
         struct VersionOnly {
             format_version: u32,
         }
-        check_values(bytes).map_err(ManifestError::Damaged)?;
-        let version: VersionOnly = serde_json::from_slice(bytes).map_err(ManifestError::Damaged)?;
+        check_values(reader.clone()).map_err(ManifestError::Damaged)?;
+        let version: VersionOnly = parse(reader.clone())?;
         if version.format_version > FORMAT_VERSION {
             return Err(ManifestError::Newer { found: version.format_version });
         }
-        let manifest: Self = serde_json::from_slice(bytes).map_err(ManifestError::Damaged)?;
+        let manifest: Self = parse(reader)?;
         if manifest.codec != codec(&manifest.recipients) {
             let mut found = manifest.codec.join(", ");
             if !manifest.recipients.is_empty() {
@@ -396,10 +425,24 @@ impl Manifest {
     }
 }
 
+fn parse<T: DeserializeOwned>(reader: impl Read) -> Result<T, ManifestError> {
+    serde_json::from_reader(BufReader::new(reader)).map_err(ManifestError::Damaged)
+}
+
 /// Refuses what would take far more memory than it has bytes.
-fn check_values(bytes: &[u8]) -> Result<(), serde_json::Error> {
-    if bytes.split(|byte| *byte == b',').count() > VALUES_MAX {
-        return Err(serde::de::Error::custom(format!("it has more than {VALUES_MAX} values")));
+fn check_values(reader: impl Read) -> Result<(), serde_json::Error> {
+    let mut reader = BufReader::new(reader);
+    let mut values = 1;
+    loop {
+        let bytes = reader.fill_buf().map_err(serde_json::Error::io)?;
+        let length = bytes.len();
+        values += bytes.split(|byte| *byte == b',').count() - 1;
+        if values > VALUES_MAX {
+            return Err(serde::de::Error::custom(format!("it has more than {VALUES_MAX} values")));
+        }
+        if length == 0 {
+            return Ok(());
+        }
+        reader.consume(length);
     }
-    Ok(())
 }

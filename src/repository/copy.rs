@@ -16,8 +16,9 @@
 //! all, once the data is gone; comparing sizes ([`super::listing::Listed::check_sizes`]) shows it.
 
 mod beside;
+mod discard;
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use tokio::{
@@ -29,23 +30,20 @@ use super::{
     begun::Note,
     layout,
     marker::read_small,
-    repo::{Live, MANIFEST_MAX},
+    repo::Live,
     store::{Limits, Store, StoreError, StoreErrorKind, Upload},
 };
 use crate::{
     codec::{encrypt, sealed::Sealed},
     domain::{
         backup::{BackupId, Series},
-        manifest::{MANIFEST_NAME, Manifest, StoredObject},
+        manifest::{BYTES_MAX, MANIFEST_NAME, Manifest, StoredObject, VOLUMES_MAX},
         recipients::Recipients,
         suspicion::{ACKNOWLEDGED_NAME, MARK_NAME},
     },
 };
 
 pub use self::beside::Beside;
-
-/// How long the removal of a copy that failed may take. A sweep finds the rest.
-const DISCARD_LIMIT: Duration = Duration::from_mins(1);
 
 /// A copy that is being written. Dropped, it leaves at most what a sweep finds.
 #[derive(Debug)]
@@ -90,21 +88,6 @@ impl Volume {
     const fn takes(&self, number: u32, length: usize) -> bool {
         let is_next = number == self.parts + 1 && !self.is_short;
         is_next && (number == 1 || length <= self.part_bytes)
-    }
-}
-
-/// What another has of the same backup.
-#[derive(Debug, Default)]
-struct Others {
-    /// Its commit record: all that it names stays.
-    has_manifest: bool,
-    /// Keys of volumes, where it has one of them: what we touched beside them may be named by it.
-    ours: Vec<String>,
-}
-
-impl Others {
-    fn may_need(&self, key: &str) -> bool {
-        self.has_manifest || (!self.ours.is_empty() && !self.ours.iter().any(|it| it == key))
     }
 }
 
@@ -233,6 +216,12 @@ impl Copy {
             let what = format!("volume {number} came after {}", self.volumes.len());
             return Err(self.error(StoreErrorKind::Damaged, what));
         }
+        if number > VOLUMES_MAX {
+            let what = format!("it has more than {VOLUMES_MAX} volumes: no manifest names as many");
+            return Err(self
+                .error(StoreErrorKind::Refused, what)
+                .hint("make `max_parts` or `part_size` of the repository larger: a volume has so many parts"));
+        }
         let name = layout::volume_name(&self.stem, number);
         let upload = Arc::from(self.store.begin(&self.key(&name)).await?);
         self.volumes.push(Volume {
@@ -343,13 +332,10 @@ impl Copy {
     }
 
     async fn commit_manifest(&mut self, manifest: Manifest) -> Result<Manifest, StoreError> {
-        let is_stored = |object: &StoredObject| {
-            self.small.contains(object)
-                || self.volumes.iter().any(|volume| {
-                    volume.name == object.name
-                        && volume.bytes == object.bytes
-                        && volume.sha256.as_ref() == Some(&object.sha256)
-                })
+        let is_stored = |(object, volume): (&StoredObject, &Volume)| {
+            volume.name == object.name
+                && volume.bytes == object.bytes
+                && volume.sha256.as_ref() == Some(&object.sha256)
         };
         let is_ours = manifest.series == self.series
             && manifest.id == self.id
@@ -359,7 +345,9 @@ impl Copy {
         let named = self.small.len() - self.small.iter().filter(is_mark).count();
         let names_all = manifest.objects.len() == self.volumes.len()
             && manifest.stored().count() == self.volumes.len() + named;
-        let all_stored = manifest.stored().all(is_stored);
+        let is_beside = |object: &StoredObject| self.small.contains(object);
+        let all_stored = manifest.objects.iter().zip(&self.volumes).all(is_stored)
+            && manifest.stored().skip(manifest.objects.len()).all(is_beside);
         if !is_ours || !names_all || !all_stored {
             let what = "the manifest names other things than were stored: a defect in pgkeep, \
                         please report it";
@@ -381,7 +369,7 @@ impl Copy {
         let may_be_there = answer.as_ref().err().is_none_or(|error| {
             matches!(error.kind, StoreErrorKind::Unavailable | StoreErrorKind::Slow)
         });
-        match (read_small(&self.store, &key, MANIFEST_MAX).await, answer) {
+        match (read_small(&self.store, &key, BYTES_MAX).await, answer) {
             (Ok(Some(there)), _) if there == bytes && may_be_there => Ok(manifest),
             (Ok(None), Err(error)) => Err(error),
             (Ok(None), Ok(_)) => {
@@ -396,56 +384,41 @@ impl Copy {
             }
         }
     }
+}
 
-    /// Looks for another's copy of the same backup, which was faster. What lies beside the volumes is
-    /// the same in both, so that it is theirs as well, whoever put it there.
-    async fn others(&self) -> Others {
-        if self.touched.is_empty() {
-            return Others::default();
-        }
-        if self.is_there(&self.key(MANIFEST_NAME)).await {
-            return Others { has_manifest: true, ours: Vec::new() };
-        }
-        let volumes: Vec<String> = self.volumes.iter().map(|it| self.key(&it.name)).collect();
-        for key in volumes.iter().filter(|key| !self.touched.contains(key)) {
-            if self.is_there(key).await {
-                return Others { has_manifest: false, ours: volumes };
-            }
-        }
-        Others::default()
-    }
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        repository::{memory::MemoryStore, repo::Repository},
+        sys::clock::{Clock as _, SystemClock},
+    };
 
-    /// Where the store does not say, it may be.
-    async fn is_there(&self, key: &str) -> bool {
-        !matches!(self.store.head(key).await, Ok(None))
-    }
-
-    /// Aborts what is not committed and removes what is; goes on after an error and gives the
-    /// first.
-    async fn discard(&mut self) -> Result<(), StoreError> {
-        if self.keep {
-            return Ok(());
-        }
-        let work = async {
-            let mut first = Ok(());
-            // No part may be under way when its upload is aborted.
-            self.parts.shutdown().await;
-            for upload in self.volumes.iter().map(|volume| &volume.upload).chain(&self.beside) {
-                first = first.and(upload.abort().await);
-            }
-            let others = self.others().await;
-            for key in self.touched.iter().filter(|key| !others.may_need(key)) {
-                first = first.and(self.store.delete(key).await);
-            }
-            first
+    /// It is said where the limit is, not once all is stored and the manifest is too long.
+    #[tokio::test]
+    async fn no_more_volumes_are_begun_than_a_manifest_names() {
+        let store = Arc::new(MemoryStore::new(SystemClock::new()));
+        let name = "local".parse().unwrap();
+        let repository = Repository::open(name, store.clone(), true).await.unwrap();
+        let series = Series::from_path("main/7/app/all").unwrap();
+        let id = BackupId::new(SystemClock::new().now().wall, 1);
+        let mut copy = repository.start_copy(&series, &id, "app.dump.zst");
+        copy.begin_volume(1).await.unwrap();
+        let upload = Arc::clone(&copy.volumes[0].upload);
+        let ended = |number| Volume {
+            name: layout::volume_name("app.dump.zst", number),
+            upload: Arc::clone(&upload),
+            parts: 1,
+            bytes: 1,
+            part_bytes: 1,
+            is_short: false,
+            sha256: Some(String::new()),
         };
-        let done = tokio::time::timeout(DISCARD_LIMIT, work).await.unwrap_or_else(|_| {
-            let what = format!("it was not removed within {} s", DISCARD_LIMIT.as_secs());
-            Err(self.error(StoreErrorKind::Slow, what))
-        });
-        if done.is_ok() {
-            self.note.remove().await;
-        }
-        done
+        copy.volumes = (1..VOLUMES_MAX).map(ended).collect();
+        copy.begin_volume(VOLUMES_MAX).await.unwrap();
+        copy.volumes.last_mut().unwrap().sha256 = Some(String::new());
+        let error = copy.begin_volume(VOLUMES_MAX + 1).await.unwrap_err();
+        assert_eq!(error.kind, StoreErrorKind::Refused, "{error}");
+        assert!(error.hint.is_some_and(|hint| hint.contains("max_parts")));
     }
 }

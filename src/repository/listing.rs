@@ -82,8 +82,9 @@ impl Listed {
     /// Compares what the manifest names with what is there: a bucket's own rules delete data too.
     pub fn check_sizes(&self, manifest: &Manifest) -> Vec<SizeProblem> {
         let problem = |named: &StoredObject| {
-            let found = self.objects.iter().find(|object| object.name == named.name);
-            let found = found.map(|object| object.bytes);
+            // There may be tens of thousands of volumes.
+            let place = self.objects.binary_search_by(|object| object.name.cmp(&named.name));
+            let found = place.ok().map(|place| self.objects[place].bytes);
             (found != Some(named.bytes)).then(|| SizeProblem {
                 name: named.name.clone(),
                 expected: named.bytes,

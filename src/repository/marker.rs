@@ -3,12 +3,12 @@
 
 use std::sync::Arc;
 
-use bytes::{Bytes, BytesMut};
-use futures_util::StreamExt;
+use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use super::{
     layout::MARKER_KEY,
+    pieces::Reading,
     store::{Store, StoreError, StoreErrorKind},
 };
 
@@ -102,21 +102,10 @@ pub(super) async fn read_small(
     key: &str,
     most: u64,
 ) -> Result<Option<Bytes>, StoreError> {
-    let mut stream = match store.get(key, None).await {
-        Ok(stream) => stream,
-        Err(error) if error.kind == StoreErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(error),
-    };
-    let mut whole = BytesMut::new();
-    while let Some(piece) = stream.next().await {
-        let piece = piece?;
-        if (whole.len() + piece.len()) as u64 > most {
-            let what = format!("it is longer than {most} bytes");
-            return Err(StoreError::new(StoreErrorKind::Damaged, format!("read {key}"), what));
-        }
-        whole.extend_from_slice(&piece);
+    match Reading::begin(store, key, most).await? {
+        Some(reading) => reading.rest().await.map(|pieces| Some(pieces.concat())),
+        None => Ok(None),
     }
-    Ok(Some(whole.freeze()))
 }
 
 #[cfg(test)]

@@ -18,11 +18,13 @@ pub mod listing;
 pub mod local;
 #[cfg(any(test, feature = "test-util"))]
 pub mod lying;
+mod manifest;
 mod marker;
 pub mod marks;
 #[cfg(any(test, feature = "test-util"))]
 pub mod memory;
 pub mod pace;
+mod pieces;
 pub mod probe;
 mod recipients;
 pub mod repo;

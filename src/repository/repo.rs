@@ -31,14 +31,10 @@ use super::{
 use crate::domain::{
     backup::{BackupId, Series},
     failure::{Class, Failure, chain},
-    manifest::{MANIFEST_NAME, Manifest, ManifestError},
+    manifest::{MANIFEST_NAME, ManifestError},
     name::RepositoryName,
     recipients::Recipients,
 };
-
-/// The longest manifest that is read, and so the longest that is written. One names at most some
-/// thousand volumes, with 150 bytes each.
-pub(super) const MANIFEST_MAX: u64 = 4 << 20;
 
 /// A place that holds backups. Clones are the same repository.
 #[derive(Debug, Clone)]
@@ -49,6 +45,8 @@ pub struct Repository {
     recipients: Recipients,
     begun: Begun,
     answer_timeout: Duration,
+    /// Who reads a manifest that is longer than they are.
+    long_manifests: Arc<tokio::sync::Mutex<()>>,
 }
 
 /// What this process does with a backup.
@@ -208,7 +206,8 @@ impl Repository {
     ) -> Result<Self, StoreError> {
         let id = marker::open(&store, create).await?.into();
         let (recipients, begun) = (Recipients::default(), Begun::default());
-        Ok(Self { name, id, store, recipients, begun, answer_timeout: ANSWER_TIMEOUT })
+        let (answer_timeout, long_manifests) = (ANSWER_TIMEOUT, Arc::default());
+        Ok(Self { name, id, store, recipients, begun, answer_timeout, long_manifests })
     }
 
     /// The same repository, in which whatever is written is encrypted to these.
@@ -262,6 +261,10 @@ impl Repository {
 
     pub(super) fn store(&self) -> &Arc<dyn Store> {
         &self.store
+    }
+
+    pub(super) fn long_manifests(&self) -> &tokio::sync::Mutex<()> {
+        &self.long_manifests
     }
 
     /// The result of a question to this repository; after its `answer_timeout`, why there is none.
@@ -378,18 +381,6 @@ impl Repository {
     ) -> Result<Option<Listed>, StoreError> {
         let within = Within::Backup(series.clone(), id.clone());
         Ok(self.listing(&within).await?.backups.pop())
-    }
-
-    /// Reads a backup's manifest.
-    pub async fn manifest(
-        &self,
-        series: &Series,
-        id: &BackupId,
-    ) -> Result<Manifest, ManifestProblem> {
-        let key = layout::manifest_key(series, id);
-        let bytes = marker::read_small(&self.store, &key, MANIFEST_MAX).await;
-        let bytes = bytes.map_err(ManifestProblem::Store)?.ok_or(ManifestProblem::Missing)?;
-        Manifest::from_bytes(&bytes, series, id).map_err(ManifestProblem::Invalid)
     }
 
     /// Reads an object of a backup, or the given bytes of it.

@@ -1,5 +1,7 @@
 //! The lines, as text and run by real shells.
 
+mod volumes;
+
 use std::{
     fs,
     os::unix::fs::{PermissionsExt as _, symlink},

@@ -85,12 +85,22 @@ fn cases() -> Vec<Case> {
             flood(200, MANIFEST, "\"a\",", 3),
             "more than",
         ),
+        case(
+            "all that a manifest may have",
+            show,
+            ("GET", "manifest.json"),
+            flood(200, MANIFEST, WORD, 15),
+            "is damaged",
+        ),
         case("versions", doctor, ("GET", "versioning"), flood(200, "<a>", "<b/>", 350), ""),
     ]
 }
 
 /// Its command goes on and on.
 const MANIFEST: &str = "{\"format_version\":1,\"tool\":{\"command\":[";
+
+/// So long that both the bytes and the values come near to what is read of a manifest.
+const WORD: &str = "\"xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx\",";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_answer_without_end_fills_no_memory() {
