@@ -168,14 +168,15 @@ fn systemd_long_a_unit_without_threads_and_programs_says_so() {
     let threads = format!("sed -n 's/^Threads:[[:space:]]*//p' /proc/{pid}/status");
     let used: u32 = machine.sh(&threads).text().trim().parse().unwrap();
     for more in 0..3 {
-        machine.sh(&format!("prlimit --pid {pid} --nproc={}", used + more)).expect_code(0);
+        drop_in(&machine, &format!("LimitNPROC={}", used + more));
+        machine.sh("systemctl restart pgkeep").expect_code(0);
         let said = machine.sh("pgkeep run nightly");
         let all = said.text() + &said.stderr;
         assert_eq!(said.code, 1, "{more}: {all}");
         assert!(all.contains("resources") && all.contains("TasksMax="), "{more}: {all}");
     }
-    machine.sh(&format!("prlimit --pid {pid} --nproc=1024")).expect_code(0);
-    machine.sh("pgkeep run nightly").expect_code(0);
+    drop_in(&machine, "");
+    machine.sh("systemctl restart pgkeep; pgkeep run nightly").expect_code(0);
     let log = machine.sh("journalctl -u pgkeep -o cat --no-pager").text();
     assert!(!log.contains("panicked"), "{log}");
     assert_eq!(property(&machine, "NRestarts"), "0");
