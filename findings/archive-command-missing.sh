@@ -36,7 +36,8 @@ for major in $(postgres_majors 15); do
         wait_for 60 died || changed "the archiver does not die of: $command"
         is_counted && changed "it is counted: $command"
         ready=$(find "$work/s$major/data/pg_wal/archive_status" -name '*.ready' | wc -l)
-        echo "    $command: failed_count 0, segments ready $ready, $(sed -n 's/.*\(FATAL.*\)/\1/p' "$work/s$major/log" | tail -n 1)"
+        message=$(sed -n 's/.*\(FATAL.*\)/\1/p' "$work/s$major/log" | tail -n 1)
+        echo "    $command: failed_count $(failed), segments ready $ready, $message"
     done
     stop_server "s$major" "$major"
 done

@@ -9,7 +9,7 @@
 # Output:   first 2026-10-24 04:30:00 +02:00, ran, next 2026-10-25 03:30:00 +01:00
 # Matters:  a nightly backup moves by an hour twice a year, out of its maintenance window, and only in daemons that
 #           run long; a restart cures it, so that nobody finds it. Compute the next run in the zone each time.
-# Source:   own runs; mvniekerk/tokio-cron-scheduler#107 and pull request #100 are about the same.
+# Source:   own runs; mvniekerk/tokio-cron-scheduler#87 and #107, and its open pull request #100.
 set -eu
 # shellcheck source-path=SCRIPTDIR source=lib/common.sh
 . "$(dirname -- "$0")/lib/common.sh"

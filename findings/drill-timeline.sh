@@ -48,7 +48,8 @@ for major in $(postgres_majors 15); do
             -c "select pg_walfile_name(pg_switch_wal() - 1)")
     done
     wait_for 60 archived "$last" || broken "nothing was archived"
-    echo "PostgreSQL $(version "$major"): the server has rows $(sql "s$major" postgres -c "select array_agg(n) from t"), all archived"
+    rows=$(sql "s$major" postgres -c "select array_agg(n order by n) from t")
+    echo "PostgreSQL $(version "$major"): the server has rows $rows, all archived"
     stop_server "s$major" "$major"
 
     restore "real$major" "archive_mode = off"

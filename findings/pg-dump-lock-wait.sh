@@ -2,7 +2,7 @@
 # `pg_dump --lock-wait-timeout` does not limit the wait for a materialized view that is refreshed.
 #
 # Guess:    with --lock-wait-timeout=500 pg_dump waits for no lock longer than half a second.
-# Seen:     the option covers the one statement that locks the tables. The definition of a materialized view is
+# Seen:     the option covers the statements that lock the tables. The definition of a materialized view is
 #           read later, by pg_get_viewdef, and that waits for the ACCESS EXCLUSIVE lock of a REFRESH without a
 #           limit: pg_dump has set lock_timeout and statement_timeout to 0 by then, and PGOPTIONS cannot help.
 # Version:  pg_dump and server 16.14 and 18.4; also 15.18, 17.9 and 19rc1.

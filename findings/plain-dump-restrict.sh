@@ -41,7 +41,9 @@ if "$old/psql" -X -q -v ON_ERROR_STOP=1 -h "$work/s16" -U postgres -d strict -f 
 else
     status=$?
 fi
-printf "    with ON_ERROR_STOP: %s\n" "$(head -n 1 "$work/message" | sed 's/.*error/error/'), exit $status, tables restored $(tables strict)"
+# Not with echo, for which \r may be a control character.
+printf '    with ON_ERROR_STOP: %s' "$(head -n 1 "$work/message" | sed 's/.*error/error/')"
+echo ", exit $status, tables restored $(tables strict)"
 grep -q 'invalid command \\restrict' "$work/message" || changed "another message: $(cat "$work/message")"
 [ "$(tables strict)" -eq 0 ] || changed "it restores the table"
 

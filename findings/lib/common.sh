@@ -258,3 +258,37 @@ TOML
     mv "$1/target/debug/main" "$1/main"
     rm -rf "$1/target"
 }
+
+# in_debian_12 RESULT: boots Debian 12 with its systemd in a container, runs the script that comes on standard
+# input there as a service, and leaves what it prints in RESULT. FINDINGS_MACHINE names a root to take instead of
+# a new one. The container has no network, and what it writes goes away with it.
+in_debian_12() {
+    need_linux_x86_64
+    [ "$(id -u)" -eq 0 ] || skip "only root can boot a container"
+    need systemd-nspawn
+    machine=${FINDINGS_MACHINE:-$work/machine}
+    if [ ! -e "$machine/etc/os-release" ]; then
+        need debootstrap
+        mirror=$(debian_mirror)
+        [ -n "$mirror" ] || skip "apt knows no mirror of Debian here"
+        debootstrap --variant=minbase --include=systemd,systemd-sysv,dbus bookworm "$machine" "$mirror" \
+            >"$work/debootstrap.log" 2>&1 || skip "debootstrap fails: $(tail -n 1 "$work/debootstrap.log")"
+    fi
+    mkdir "$work/shared"
+    cat >"$work/shared/script"
+    cat >"$work/shared/finding.service" <<UNIT
+[Unit]
+Description=What is to be looked at
+After=multi-user.target
+[Service]
+Type=oneshot
+ExecStart=/bin/sh -c 'sh /shared/script >/shared/output 2>&1'
+ExecStopPost=/bin/systemctl poweroff --no-block
+UNIT
+    timeout 180 systemd-nspawn --quiet --boot --volatile=overlay --register=no --keep-unit --private-network \
+        --console=pipe --directory="$machine" --machine="finding-$$" --bind="$work/shared:/shared" \
+        --bind-ro="$work/shared/finding.service:/etc/systemd/system/finding.service" \
+        systemd.wants=finding.service </dev/null >"$work/boot.log" 2>&1 || true
+    [ -s "$work/shared/output" ] || skip "no container boots here: $(tail -n 1 "$work/boot.log")"
+    mv "$work/shared/output" "$1"
+}
