@@ -7,9 +7,9 @@
 #           With another compression both lie side by side, as NAME and NAME.gz.
 # Version:  barman 3.19.1 (barman-cloud), boto3 1.44.8, moto 5.2.5 as the server.
 # Output:   first: exit 0; other content: exit 0, stored is now the other; --gzip: exit 0, two objects
-# Matters:  a copy of a server that still has its archive_command (a clone, a drill, the old primary after a
-#           failover) overwrites the WAL of the real one, segment by segment, and PostgreSQL's archiver shows no
-#           failure. Only a restore finds out. (barman-cloud-check-wal-archive is a command of its own.)
+# Matters:  a copy of a server that still has its archive_command, and its timeline (a clone of the volume, say),
+#           overwrites the WAL of the real one, segment by segment, and PostgreSQL's archiver shows no failure.
+#           Only a restore finds out. (barman-cloud-check-wal-archive is a command of its own.)
 # Source:   own runs; the manual's chapter on continuous archiving asks for the refusal.
 set -eu
 # shellcheck source-path=SCRIPTDIR source=lib/common.sh

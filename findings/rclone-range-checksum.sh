@@ -21,7 +21,7 @@ mkdir -p "$work/data/backups"
 "$work/venv/bin/rclone" serve s3 --config /dev/null --addr 127.0.0.1:0 --auth-key AKIDEXAMPLE,secretsecret \
     "$work/data" 2>"$work/log" &
 helpers=$!
-listening() { grep -q 'http://127.0.0.1:[0-9]' "$work/log"; }
+listening() { grep -q 'http://127.0.0.1:[0-9]' "$work/log" 2>/dev/null; }
 wait_for 30 listening || broken "rclone does not listen: $(cat "$work/log")"
 
 cat >"$work/client.py" <<'PYTHON'

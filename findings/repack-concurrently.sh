@@ -7,8 +7,8 @@
 # Version:  PostgreSQL 19rc1 (Debian 19~rc1-1).
 # Output:   REPACK: 20000, VACUUM FULL: 20000, REPACK (CONCURRENTLY): 0; a new snapshot: 20000 each time
 # Matters:  pg_dump locks its tables after it has its snapshot. With a snapshot that was exported earlier
-#           (pg_dump --snapshot, several jobs on one state, the start of a logical subscription) a repack in
-#           between makes an empty table in a dump that ends with 0.
+#           (pg_dump --snapshot, for several dumps of one state) a repack in between makes an empty table in a
+#           dump that ends with 0.
 # Source:   own runs.
 set -eu
 # shellcheck source-path=SCRIPTDIR source=lib/common.sh
