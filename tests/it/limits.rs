@@ -130,7 +130,7 @@ fn stopped(configured: &Configured, limit: Duration) -> Failure {
     };
     // It has begun, and nothing stops it a second before its time.
     looked(1);
-    clock.clock.advance(limit - Duration::from_secs(1));
+    clock.clock.advance(limit.saturating_sub(Duration::from_secs(1)));
     looked(2);
     assert!(!running.is_finished(), "stopped before {limit:?}");
     clock.clock.advance(Duration::from_secs(1));

@@ -269,7 +269,7 @@ impl Daemon {
         let taken: Vec<usize> = taken
             .map(|entry| entry.unwrap().file_name().to_str().unwrap().parse().unwrap())
             .collect();
-        (0..).find(|number| !taken.contains(number)).unwrap()
+        (0..=taken.len()).find(|number| !taken.contains(number)).unwrap()
     }
 
     /// Lets it have so many descriptors, and no more.
