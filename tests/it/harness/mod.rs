@@ -27,8 +27,9 @@ pub(crate) mod wait;
 
 use std::path::Path;
 
-/// The folder for clusters and homes: in memory where there is room for a lot (a cluster alone costs a disk half a
-/// second), else `/tmp`. Both are short: the path of a socket may have 107 bytes.
+/// The folder for clusters: in memory where there is room for a lot (to copy one costs a disk half a second), else `/tmp`.
+/// Both are short: the path of a socket may have 107 bytes. Not for homes: a unit's `ProtectSystem=strict` closes all but
+/// `/dev`, `/proc` and `/sys`.
 pub(crate) fn place() -> &'static Path {
     const ROOM: u64 = 4 << 30;
     let memory = Path::new("/dev/shm");

@@ -58,7 +58,7 @@ impl Pgkeep {
     /// As [`Pgkeep::new`], with more lines in the `[daemon]` section.
     pub(crate) fn with_daemon(lines: &str) -> Self {
         // Short: the control socket lies below, and its path may have 107 bytes.
-        let home = tempfile::Builder::new().prefix("pgk.").tempdir_in(super::place()).unwrap();
+        let home = tempfile::Builder::new().prefix("pgk.").tempdir_in("/tmp").unwrap();
         let mut new =
             Self { home, config: String::new(), env: Vec::new(), daemons: AtomicU32::new(0) };
         for dir in [new.state_dir(), new.runtime_dir()] {
