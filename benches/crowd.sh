@@ -6,7 +6,8 @@
 #
 # Both must be built with the same profile. Each gets a daemon of its own over a crowd of its own (one real
 # backup, and names and manifests made after it); what is printed is the daemon's peak (VmHWM) after all
-# three are done. Needs PostgreSQL's server and client, python3 and curl; installs
+# three are done, and how much of its memory then is pages of files, which is the program itself. `--backups 50` shows
+# what a daemon takes that has next to nothing to look at. Needs PostgreSQL's server and client, python3 and curl; installs
 # nothing.
 set -eu
 other=$(realpath "${1:?another pgkeep}") ours=$(realpath "${2:?a pgkeep}")
@@ -77,7 +78,7 @@ access_key_id = "bench"
 secret_access_key = "benchbench"
 [retention.standard]
 # As on any day: a few go.
-keep_last = $((backups / series - 4))
+keep_last = $((backups / series > 8 ? backups / series - 4 : 1))
 [job.nightly]
 kind = "dump"
 server = "main"
@@ -103,7 +104,8 @@ CONF
     plan=$(awk '/VmHWM/ {print $2}' "/proc/$daemon_pid/status")
     "$1" run prune --config "$here/pgkeep.toml" >/dev/null 2>>"$here/run.log"
     peak=$(awk '/VmHWM/ {print $2}' "/proc/$daemon_pid/status")
-    echo "  $2: after the dump $dump KiB, after the plan $plan KiB, after the prune $peak KiB" >&2
+    files=$(awk '/RssFile/ {print $2}' "/proc/$daemon_pid/status")
+    echo "  $2: after the dump $dump KiB, after the plan $plan KiB, after the prune $peak KiB, $files KiB of files" >&2
     kill "$daemon_pid"
     wait "$daemon_pid" 2>/dev/null || true
     daemon_pid=''
