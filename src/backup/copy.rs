@@ -322,15 +322,17 @@ pub(crate) mod tests {
         series: &Series,
         id: &BackupId,
     ) -> Manifest {
-        try_backup(repository, series, id, &[]).await.unwrap()
+        try_backup(repository, series, id, &[], std::future::ready(())).await.unwrap()
     }
 
-    /// The same, in doubt or not, in a repository that may fail.
+    /// The same, in doubt or not, in a repository that may fail; `meanwhile` happens between its data
+    /// and its manifest.
     pub(crate) async fn try_backup(
         repository: &Repository,
         series: &Series,
         id: &BackupId,
         suspicions: &[Suspicion],
+        meanwhile: impl Future<Output = ()>,
     ) -> Result<Manifest, StoreError> {
         let (sender, receiver) = mpsc::channel(2);
         let bytes = Bytes::from_static(b"bytes");
@@ -341,6 +343,7 @@ pub(crate) mod tests {
         let mut copy = repository.start_copy(series, id, "globals.sql.zst");
         copy.store(receiver).await?;
         copy.mark_suspicious(suspicions).await?;
+        meanwhile.await;
         let at = id.time();
         let (text, wal) = (|text: &str| text.to_owned(), || "0/1".to_owned());
         let manifest = |objects| Manifest {

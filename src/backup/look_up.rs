@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// The waits before each look, in milliseconds.
-const WAITS: [u64; 4] = if cfg!(test) { [0, 1, 1, 1] } else { [0, 200, 1_000, 3_000] };
+const WAITS: [u64; 4] = if cfg!(test) { [0; 4] } else { [0, 200, 1_000, 3_000] };
 /// How long one look may take.
 const LIMIT: Duration = Duration::from_secs(30);
 
@@ -24,7 +24,9 @@ pub async fn look_up(repository: &Repository, manifest: &Manifest, task: &Task) 
     let mut problem = String::new();
     for wait in WAITS {
         let look = async {
-            tokio::time::sleep(Duration::from_millis(wait)).await;
+            if wait > 0 {
+                tokio::time::sleep(Duration::from_millis(wait)).await;
+            }
             tokio::time::timeout(LIMIT, look(repository, manifest)).await
         };
         let looked = tokio::select! {

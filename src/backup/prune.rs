@@ -31,6 +31,7 @@ use crate::{
     },
     repository::{
         layout,
+        listing::Listed,
         repo::Repository,
         store::{StoreError, StoreErrorKind},
     },
@@ -132,8 +133,8 @@ async fn given_up(cancel: &CancellationToken) {
     tokio::time::sleep(fixed::limit(CANCEL_GRACE)).await;
 }
 
-/// The listing may be hours old by now: what stays whatever happens has to be there still, before
-/// anything goes that could stand in for it.
+/// The listing may be hours old by now, or was never true: of what stays whatever happens each object is
+/// asked for, before anything goes that could stand in for it.
 async fn look_at_floors(
     repository: &Repository,
     plan: &SeriesPlan,
@@ -149,18 +150,13 @@ async fn look_at_floors(
         return Err(changed(what.to_owned()));
     }
     for id in plan.floor.iter().chain(&plan.before) {
-        let look = async {
-            match repository.look_at(&plan.series, id).await? {
-                None => Ok(Some("it is gone".to_owned())),
-                Some(listed) => Ok(survey::examine(repository, &listed).await?.problem),
-            }
-        };
-        let looked: Result<_, StoreError> = tokio::select! {
+        let unseen = Listed::unseen(plan.series.clone(), id.clone());
+        let looked = tokio::select! {
             biased;
             () = cancel.cancelled() => return Err(interrupted(doing)),
-            looked = look => looked,
+            looked = survey::examine(repository, &unseen) => looked,
         };
-        if let Some(problem) = looked.map_err(|error| error.into_failure(doing))? {
+        if let Some(problem) = looked.map_err(|error| error.into_failure(doing))?.problem {
             return Err(changed(format!("{id}, which has to stay, changed meanwhile: {problem}")));
         }
     }

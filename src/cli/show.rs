@@ -1,5 +1,5 @@
 //! `pgkeep show ID`: one backup with its manifest, in every repository that has it, and whether
-//! what lies there has the sizes that the manifest says.
+//! what lies there has the sizes that the manifest says. What a listing does not show is asked for.
 
 use clap::Args;
 use serde::Serialize;
@@ -12,10 +12,13 @@ use crate::{
         name::RepositoryName,
         suspicion::Acknowledgement,
     },
-    repository::{handle::Handle, listing::Listed},
+    repository::{handle::Handle, listing::Listed, store::StoreError},
 };
 
 use super::{Cli, Outcome, Stop, exit::Exit, list, output, runtime};
+
+/// Problems of one copy that are shown.
+const PROBLEMS_MAX: usize = 100;
 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
@@ -105,33 +108,39 @@ async fn look(handle: &Handle, listed: Listed) -> Result<Shown, Failure> {
             "the repository has gone away",
         ));
     };
+    let asked = |error: StoreError| error.into_failure(doing());
+    let (series, id) = (&listed.series, &listed.id);
+    let complete = listed.complete || repository.has_manifest(series, id).await.map_err(asked)?;
     let mut shown = Shown {
         repository: handle.name().clone(),
         place: repository.place(),
         folder: format!("{}/{}", listed.series.path(), listed.id),
-        complete: listed.complete,
+        complete,
         suspicious: listed.was_suspicious(),
         acknowledged: None,
         problems: Vec::new(),
         manifest: None,
     };
-    if !listed.complete {
+    if !complete {
         shown.problems.push("it has no manifest: it is not a backup".to_owned());
         return Ok(shown);
     }
-    if listed.is_acknowledged() {
-        match repository.acknowledgement(&listed.series, &listed.id).await {
-            Ok(acknowledged) => shown.acknowledged = acknowledged,
-            Err(error) => shown.problems.push(chain(&error)),
-        }
-    }
-    match repository.manifest(&listed.series, &listed.id).await {
+    match repository.manifest(series, id).await {
         Ok(manifest) => {
-            let problems = listed.check_sizes(&manifest);
-            shown.problems = problems.iter().map(ToString::to_string).collect();
+            shown.suspicious |= !manifest.suspicions.is_empty();
+            match repository.problems(&listed, &manifest, PROBLEMS_MAX).await {
+                Ok(problems) => shown.problems.extend(problems.iter().map(ToString::to_string)),
+                Err(error) => shown.problems.push(chain(&error)),
+            }
             shown.manifest = Some(manifest);
         }
         Err(error) => shown.problems.push(chain(&error)),
+    }
+    if shown.suspicious {
+        match repository.acknowledgement(series, id).await {
+            Ok(acknowledged) => shown.acknowledged = acknowledged,
+            Err(error) => shown.problems.push(chain(&error)),
+        }
     }
     Ok(shown)
 }

@@ -18,7 +18,7 @@ use futures_util::TryStreamExt as _;
 use jiff::Timestamp;
 
 use crate::{
-    domain::{backup::Series, failure::chain, name::RepositoryName},
+    domain::{backup::Series, failure::chain, name::RepositoryName, suspicion::MARK_NAME},
     repository::{
         handle::Handle,
         listing::{Entry, Listed, Within},
@@ -211,8 +211,15 @@ impl Open {
 async fn problem(repository: &Repository, listed: &Listed) -> Result<Option<String>, StoreError> {
     match repository.manifest(&listed.series, &listed.id).await {
         Ok(manifest) => {
-            let problems = listed.check_sizes(&manifest);
-            Ok(problems.first().map(ToString::to_string))
+            if listed.has_lost_its_mark(&manifest) {
+                // Whether it is in doubt is counted by listings: it would be taken for a good one.
+                return Ok(Some(format!("{MARK_NAME} is not listed")));
+            }
+            match repository.problems(listed, &manifest, 1).await {
+                Ok(problems) => Ok(problems.first().map(ToString::to_string)),
+                Err(error) if error.kind.is_worth_a_retry() => Err(error),
+                Err(error) => Ok(Some(chain(&error))),
+            }
         }
         Err(ManifestProblem::Store(error)) if error.kind.is_worth_a_retry() => Err(error),
         Err(problem) => Ok(Some(chain(&problem))),
@@ -246,11 +253,21 @@ async fn sweep_one(handle: &Handle, now: Timestamp) -> Result<(), StoreError> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
     use crate::{
-        backup::copy::tests::{backup, repository, series},
-        domain::{backup::BackupId, manifest::MANIFEST_NAME, suspicion::MARK_NAME},
-        repository::layout::object_key,
+        backup::copy::tests::{backup, repository, series, try_backup},
+        domain::{
+            backup::BackupId,
+            manifest::MANIFEST_NAME,
+            suspicion::{Kind, Suspicion},
+        },
+        repository::{
+            layout::object_key,
+            lying::{Lies, Lying},
+            store::Store,
+        },
         sys::clock::SystemClock,
     };
 
@@ -266,6 +283,23 @@ mod tests {
         let [counted] = &facts.backups[..] else { panic!("{facts:?}") };
         assert_eq!(counted.stored, 1);
         assert!(counted.newest < now, "{}", counted.newest);
+    }
+
+    /// What a listing leaves out is asked for; but doubt is counted by listings alone.
+    #[tokio::test]
+    async fn a_backup_whose_data_is_not_listed_counts_and_one_without_its_mark_does_not() {
+        let now = SystemClock::new().now().wall;
+        let (repository, store) = repository().await;
+        let id = BackupId::new(now.saturating_sub(Duration::from_hours(1)).unwrap(), 1);
+        let doubt = [Suspicion::new(Kind::NoRows, "0 rows, before 5000")];
+        let nothing = std::future::ready(());
+        try_backup(&repository, &series(), &id, &doubt, nothing).await.unwrap();
+        for (hidden, counted) in [(".zst", 1), (MARK_NAME, 0)] {
+            let lies = Lies { hidden: vec![hidden.to_owned()], ..Lies::default() };
+            let lying = Lying::new(Arc::clone(&store) as Arc<dyn Store>, lies);
+            let lying = Repository::open("local".parse().unwrap(), lying, false).await.unwrap();
+            assert_eq!(facts(&lying, now).await.unwrap().backups.len(), counted, "{hidden}");
+        }
     }
 
     /// A backup that is damaged takes no doubt away from the one before it.

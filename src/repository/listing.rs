@@ -6,6 +6,7 @@ use jiff::Timestamp;
 
 use super::{
     layout::{self, Place},
+    repo::Repository,
     store::{ObjectMeta, Store, StoreError, StoreErrorKind},
 };
 use crate::domain::{
@@ -65,6 +66,11 @@ pub struct Listed {
 }
 
 impl Listed {
+    /// A backup of which nothing was listed yet.
+    pub fn unseen(series: Series, id: BackupId) -> Self {
+        Self { series, id, complete: false, objects: Vec::new() }
+    }
+
     /// Bytes of all objects.
     pub fn bytes(&self) -> u64 {
         self.objects.iter().map(|object| object.bytes).sum()
@@ -79,7 +85,8 @@ impl Listed {
         newest
     }
 
-    /// Compares what the manifest names with what is there: a bucket's own rules delete data too.
+    /// Compares what the manifest names with what is listed: a bucket's own rules delete data too.
+    /// Before it is called damaged, [`Repository::problems`] asks for it.
     pub fn check_sizes(&self, manifest: &Manifest) -> Vec<SizeProblem> {
         let problem = |named: &StoredObject| {
             // There may be tens of thousands of volumes.
@@ -118,6 +125,34 @@ impl std::fmt::Display for SizeProblem {
             None => write!(f, "{name} is missing"),
             Some(found) => write!(f, "{name} has {found} bytes, the manifest says {expected}"),
         }
+    }
+}
+
+impl Repository {
+    /// What is wrong with a backup, at most `most` of it: by the objects themselves where the listing
+    /// does not show them as its manifest says. People delete what they are told is damaged.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn problems(
+        &self,
+        listed: &Listed,
+        manifest: &Manifest,
+        most: usize,
+    ) -> Result<Vec<SizeProblem>, StoreError> {
+        let mut problems = Vec::new();
+        for problem in listed.check_sizes(manifest) {
+            let key = layout::object_key(&listed.series, &listed.id, &problem.name);
+            let found = self.store().head(&key).await?.map(|meta| meta.bytes);
+            let is_there = found == Some(problem.expected) || problem.name == MARK_NAME;
+            if found.is_none() || !is_there {
+                problems.push(SizeProblem { found, ..problem });
+            }
+            if problems.len() >= most {
+                break;
+            }
+        }
+        Ok(problems)
     }
 }
 

@@ -24,15 +24,20 @@ use super::{
 };
 
 /// Listings of the past that a stale one is taken from.
-const PAST_MAX: usize = 8;
+const PAST_MAX: usize = 4;
+/// Objects that a listing without end gives before it falls silent: whoever reads on waits for ever, and
+/// fills no memory.
+const LOOP_MAX: usize = 10_000;
 
 /// How a listing is not the truth.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Lie {
-    /// Some objects are left out.
+    /// Some objects are left out, or all of one name.
     Omit,
     /// It ends early, and does not say so.
     Cut,
+    /// It goes on after a page of which the end is missing.
+    Gap,
     /// Some objects come twice, one after the other.
     Repeat,
     /// Some objects change places.
@@ -44,7 +49,8 @@ pub enum Lie {
 }
 
 /// Every sort of lie.
-pub const LIES: [Lie; 6] = [Lie::Omit, Lie::Cut, Lie::Repeat, Lie::Reorder, Lie::Loop, Lie::Stale];
+pub const LIES: [Lie; 7] =
+    [Lie::Omit, Lie::Cut, Lie::Gap, Lie::Repeat, Lie::Reorder, Lie::Loop, Lie::Stale];
 
 /// When listings lie.
 #[derive(Debug, Clone, Default)]
@@ -53,6 +59,8 @@ pub struct Lies {
     pub seed: u64,
     /// Share of the listings that lie, 0 to 1.
     pub rate: f64,
+    /// How they lie; nothing: in every way.
+    pub kinds: Vec<Lie>,
     /// Objects whose key ends in one of these are never listed.
     pub hidden: Vec<String>,
 }
@@ -63,7 +71,7 @@ pub struct Lying {
     inner: Arc<dyn Store>,
     lies: Lies,
     dice: Dice,
-    /// All that was there at some listings before, the oldest first.
+    /// All that was there at some listings before, of whatever age.
     past: Mutex<Vec<Vec<ObjectMeta>>>,
 }
 
@@ -76,17 +84,18 @@ impl Lying {
 
     async fn told(&self, prefix: &str) -> Result<(Vec<ObjectMeta>, bool), StoreError> {
         let truth: Vec<ObjectMeta> = self.inner.list("").try_collect().await?;
-        let lie = self.dice.chance(self.lies.rate).then(|| self.pick(&LIES)).flatten();
+        let kinds = if self.lies.kinds.is_empty() { &LIES[..] } else { &self.lies.kinds };
+        let lie = self.dice.chance(self.lies.rate).then(|| self.pick(kinds)).flatten();
         let all = if lie == Some(Lie::Stale) { self.stale() } else { None };
         let under = all.unwrap_or_else(|| truth.clone()).into_iter();
         let is_hidden = |key: &str| self.lies.hidden.iter().any(|end| key.ends_with(end.as_str()));
         let under = under.filter(|meta| key::is_under(&meta.key, prefix) && !is_hidden(&meta.key));
         let told = self.bend(under.collect(), lie);
         let mut past = self.past.lock().unwrap_or_else(PoisonError::into_inner);
-        past.push(truth);
-        if past.len() > PAST_MAX {
-            past.remove(0);
+        if past.len() >= PAST_MAX {
+            past.swap_remove(self.place(PAST_MAX));
         }
+        past.push(truth);
         Ok((told, lie == Some(Lie::Loop)))
     }
 
@@ -105,8 +114,17 @@ impl Lying {
 
     fn bend(&self, mut list: Vec<ObjectMeta>, lie: Option<Lie>) -> Vec<ObjectMeta> {
         match lie {
-            Some(Lie::Omit) => list.retain(|_| !self.dice.chance(0.2)),
+            Some(Lie::Omit) if self.dice.chance(0.5) => list.retain(|_| !self.dice.chance(0.2)),
+            Some(Lie::Omit) if !list.is_empty() => {
+                let name = |meta: &ObjectMeta| meta.key.rsplit('/').next().map(str::to_owned);
+                let left_out = name(&list[self.place(list.len())]);
+                list.retain(|meta| name(meta) != left_out);
+            }
             Some(Lie::Cut) => list.truncate(self.place(list.len() + 1)),
+            Some(Lie::Gap) => {
+                let from = self.place(list.len() + 1);
+                list.drain(from..from + self.place(list.len() - from + 1));
+            }
             Some(Lie::Repeat) if !list.is_empty() => {
                 let at = self.place(list.len());
                 list.insert(at, list[at].clone());
@@ -157,7 +175,8 @@ impl Store for Lying {
             match self.told(&prefix).await {
                 Err(error) => stream::iter([Err(error)]).boxed(),
                 Ok((told, true)) if !told.is_empty() => {
-                    stream::iter(told.into_iter().cycle().map(Ok)).boxed()
+                    let told = told.into_iter().cycle().take(LOOP_MAX);
+                    stream::iter(told.map(Ok)).chain(stream::pending()).boxed()
                 }
                 Ok((told, _)) => stream::iter(told.into_iter().map(Ok)).boxed(),
             }

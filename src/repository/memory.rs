@@ -275,7 +275,12 @@ impl Upload for MemoryUpload {
         let parts = self.shared.state().uploads.get(&self.id).map(|upload| upload.parts.clone());
         let parts = parts.ok_or_else(|| self.refuse("the upload was given up"))?;
         let whole = self.join(&parts)?;
-        let meta = self.shared.insert_new(&format!("write {}", self.key), &self.key, &whole)?;
+        let doing = format!("write {}", self.key);
+        if self.shared.state().objects.contains_key(&self.key) {
+            // Another's, whatever is in it: as in the stores that are real.
+            return Err(StoreError::new(StoreErrorKind::Exists, doing, "the key is taken"));
+        }
+        let meta = self.shared.insert_new(&doing, &self.key, &whole)?;
         self.shared.state().uploads.remove(&self.id);
         Ok(committed.insert(meta).clone())
     }

@@ -136,7 +136,11 @@ pub(super) async fn examine(
 ) -> Result<Examined, StoreError> {
     match repository.manifest(&listed.series, &listed.id).await {
         Ok(manifest) => {
-            let problem = listed.check_sizes(&manifest).first().map(ToString::to_string);
+            let problem = match repository.problems(listed, &manifest, 1).await {
+                Ok(problems) => problems.first().map(ToString::to_string),
+                Err(error) if error.kind.is_worth_a_retry() => return Err(error),
+                Err(error) => Some(chain(&error)),
+            };
             Ok(Examined { written: Some(manifest.into()), problem })
         }
         Err(ManifestProblem::Store(error)) if error.kind.is_worth_a_retry() => Err(error),
@@ -217,9 +221,12 @@ impl<'a> Surveyor<'a> {
                 *self.others.entry(listed.series.server).or_default() += u64::from(listed.complete);
                 continue;
             }
+            let is_bare = listed.complete
+                && !listed.has_data()
+                && examine(repository, &listed).await?.problem.is_some();
             // A listing comes in order: one series after the other.
             match &mut open {
-                Some(open) if open.series == listed.series => self.take(open, listed),
+                Some(open) if open.series == listed.series => self.take(open, listed, is_bare),
                 _ => {
                     let mut next = Open {
                         series: listed.series.clone(),
@@ -228,7 +235,7 @@ impl<'a> Surveyor<'a> {
                         trusted: VecDeque::new(),
                         refused: None,
                     };
-                    self.take(&mut next, listed);
+                    self.take(&mut next, listed, is_bare);
                     if let Some(whole) = open.replace(next) {
                         self.close(whole).await?;
                     }
@@ -241,7 +248,8 @@ impl<'a> Surveyor<'a> {
         }
     }
 
-    fn take(&mut self, open: &mut Open, listed: Listed) {
+    /// `is_bare`: nothing but its manifest is there.
+    fn take(&mut self, open: &mut Open, listed: Listed, is_bare: bool) {
         let proves = |proof| {
             listed.objects.iter().any(|object| Proof::from_name(&object.name) == Some(proof))
         };
@@ -255,7 +263,7 @@ impl<'a> Surveyor<'a> {
             suspicious: listed.is_suspicious(),
             id: listed.id.clone(),
         };
-        if listed.complete && !listed.has_data() {
+        if is_bare {
             candidate.standing = Standing::Damaged;
             self.report_damage(&listed.series, &listed.id, "nothing but its manifest is there");
         }
@@ -337,8 +345,8 @@ impl<'a> Surveyor<'a> {
         open: &mut Open,
         floor: Option<&BackupId>,
     ) -> Result<(Vec<Reasons>, Option<BackupId>), StoreError> {
-        let mut asked: Vec<bool> =
-            open.candidates.iter().map(|candidate| Some(&candidate.id) == floor).collect();
+        // The newest as well: it may be in doubt, and the listing leave its mark out.
+        let mut asked = vec![false; open.candidates.len()];
         loop {
             let (reasons, before) = self.plan(open).await?;
             let goes = reasons.iter().any(|reasons| reasons.is_empty());

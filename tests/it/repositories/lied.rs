@@ -92,6 +92,11 @@ async fn a_backup_that_is_not_listed_once_it_is_stored_is_told_and_stays() {
     let what = unlisted[0]["what"].as_str().unwrap();
     assert!(what.starts_with("cloud: ") && what.contains("its manifest is not shown"), "{what}");
     assert!(bench.chaos.seen("DELETE", "").is_empty());
+    // A person who is told that it is no backup deletes it.
+    let id = bench.listed(DISK)[0]["id"].as_str().unwrap().to_owned();
+    let shown = bench.home.run(&["show", &id, "--json"]).expect_code(0).json();
+    let copies = shown.as_array().unwrap();
+    assert!(copies.len() == 2 && copies.iter().all(|it| it["complete"] == true), "{shown:#}");
     bench.chaos.calm().await;
     bench.assert_all_restore(CLOUD, 1);
     bench.assert_all_restore(DISK, 1);

@@ -7,7 +7,7 @@ use crate::{
         suspicion::{ACKNOWLEDGED_NAME, Kind, MARK_NAME, Suspicion},
     },
     repository::{
-        lying::{Lies, Lying},
+        lying::{Lie, Lies, Lying},
         store::StoreErrorKind,
     },
 };
@@ -115,6 +115,41 @@ async fn an_acknowledged_one_stays_where_the_listing_does_not_show_it() {
     let lied = bench.survey(&bench.hiding(&[ACKNOWLEDGED_NAME]).await).await.unwrap();
     assert_eq!(goes(&bench, &lied.series[0]), [0, 1]);
     assert_eq!(lied.series[0].before.as_ref(), Some(&bench.ids[2]));
+}
+
+/// A listing of the past shows the data of the newest, of which nothing but the manifest is left.
+#[tokio::test]
+async fn what_a_stale_listing_shows_of_the_newest_lets_no_other_go() {
+    for seed in 0..20 {
+        let bench = Bench::new(3).await;
+        let lies = Lies { seed, rate: 1.0, kinds: vec![Lie::Stale], ..Lies::default() };
+        let lying = Lying::new(Arc::clone(&bench.store) as Arc<dyn Store>, lies);
+        let stale = Repository::open("local".parse().unwrap(), lying, false).await.unwrap();
+        stale.listing(&Within::All).await.unwrap();
+        bench.store.lose(&bench.key(2, "globals.sql.zst")).unwrap();
+        let survey = bench.survey(&stale).await.unwrap();
+        assert_eq!(goes(&bench, &survey.series[0]), [0, 1], "by the listing, 2 is whole");
+        let done = carry_out(&stale, &survey.series[0], &bench.task).await;
+        assert_eq!(done.failure.unwrap().class, Class::RepositoryDamaged, "{seed}");
+        assert_eq!(bench.complete().await, [0, 1, 2], "{seed}");
+    }
+}
+
+/// A person who is told that a backup is damaged deletes it.
+#[tokio::test]
+async fn nothing_is_called_damaged_for_what_a_listing_leaves_out() {
+    let mut bench = Bench::new(4).await;
+    bench.policy = policy(2);
+    bench.suspect(1).await;
+    bench.suspect(3).await;
+    for hidden in [".zst", MARK_NAME] {
+        let lied = bench.survey(&bench.hiding(&[hidden]).await).await.unwrap();
+        assert!(lied.findings.is_empty(), "{hidden}: {:?}", lied.findings);
+        assert_eq!(goes(&bench, &lied.series[0]), [0, 1], "{hidden}");
+    }
+    bench.store.lose(&bench.key(3, "globals.sql.zst")).unwrap();
+    let survey = bench.survey(&bench.hiding(&[".zst"]).await).await.unwrap();
+    assert_eq!(checks(&survey), [("backup-damaged", Severity::Critical)], "now it is");
 }
 
 #[tokio::test]
