@@ -119,6 +119,7 @@ impl ControlServer {
             };
             match accepted {
                 Ok((stream, _)) => {
+                    spare.renew(&self.lock);
                     let place = crowd.admit(()).await;
                     let (requests, end) = (requests.clone(), end.clone());
                     connections.spawn(async move {
@@ -156,6 +157,13 @@ impl Spare {
         Self { descriptor: any.try_clone().ok(), told: None }
     }
 
+    /// Has one again: somebody else may have been faster where the last was given up.
+    fn renew(&mut self, any: &File) {
+        if self.descriptor.is_none() {
+            self.descriptor = any.try_clone().ok();
+        }
+    }
+
     /// Tells the next client why it is not served.
     async fn turn_away(&mut self, server: &ControlServer, error: &io::Error) {
         if self.told.is_none_or(|told| told.elapsed() >= ACCEPT_TOLD) {
@@ -172,7 +180,7 @@ impl Spare {
                 tracing::debug!(%error, "cannot turn a control connection away");
             }
         }
-        self.descriptor = server.lock.try_clone().ok();
+        self.renew(&server.lock);
     }
 }
 
