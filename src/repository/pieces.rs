@@ -56,7 +56,8 @@ impl Reading {
         most: u64,
     ) -> Result<Option<Self>, StoreError> {
         let stream = match store.get(key, None).await {
-            Ok(stream) => stream,
+            // It is asked once more after its end, and not every stream bears that.
+            Ok(stream) => stream.fuse().boxed(),
             Err(error) if error.kind == StoreErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(error),
         };
