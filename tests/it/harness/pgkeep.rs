@@ -263,13 +263,11 @@ impl Daemon {
         fs::read_dir(format!("/proc/{}/fd", self.pid())).unwrap().count()
     }
 
-    /// The number that its next descriptor gets.
-    pub(crate) fn lowest_free_descriptor(&self) -> usize {
+    /// The largest number that a descriptor of its has.
+    pub(crate) fn highest_descriptor(&self) -> usize {
         let taken = fs::read_dir(format!("/proc/{}/fd", self.pid())).unwrap();
-        let taken: Vec<usize> = taken
-            .map(|entry| entry.unwrap().file_name().to_str().unwrap().parse().unwrap())
-            .collect();
-        (0..=taken.len()).find(|number| !taken.contains(number)).unwrap()
+        let number = |name: std::ffi::OsString| name.to_str().unwrap().parse().unwrap();
+        taken.map(|entry| number(entry.unwrap().file_name())).max().unwrap()
     }
 
     /// Lets it have so many descriptors, and no more.
