@@ -31,7 +31,8 @@ for way in "repack t" "vacuum full t" "repack (concurrently) t"; do
         -c "select pg_export_snapshot()" -f "$work/commands" >"$work/snapshot" &
     holder=$!
     helpers="$helpers $holder"
-    exec 3>"$work/commands"
+    # Opened to be read as well: where nobody reads it does not wait.
+    exec 3<>"$work/commands"
     wait_for 20 idle || broken "no session holds a snapshot"
     sql s postgres -c "$way"
     "$postgres/19/bin/pg_dump" -h "$work/s" -U postgres --data-only --snapshot="$(head -n 1 "$work/snapshot")" \

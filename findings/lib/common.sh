@@ -272,7 +272,7 @@ in_debian_12() {
         mirror=$(debian_mirror)
         [ -n "$mirror" ] || skip "apt knows no mirror of Debian here"
         debootstrap --variant=minbase --include=systemd,systemd-sysv,dbus bookworm "$machine" "$mirror" \
-            >"$work/debootstrap.log" 2>&1 || skip "debootstrap fails: $(tail -n 1 "$work/debootstrap.log")"
+            </dev/null >"$work/debootstrap.log" 2>&1 || skip "debootstrap fails: $(tail -n 1 "$work/debootstrap.log")"
     fi
     mkdir "$work/shared"
     cat >"$work/shared/script"

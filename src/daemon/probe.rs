@@ -198,7 +198,7 @@ impl Open {
             let (name, series, id) = (repository.name(), newest.series.path(), &newest.id);
             tracing::warn!(
                 repository = %name, series, %id, hint = "look at it with `pgkeep show`",
-                "a backup is damaged and cannot be counted on: {problem}"
+                "a backup is not counted: {problem}"
             );
             self.stored -= 1;
             self.bytes -= newest.bytes();

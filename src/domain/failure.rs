@@ -184,7 +184,11 @@ fn scarce(what: &str) -> Option<&'static str> {
         ),
         (NO_THREAD, TASKS),
         // It is there: its version was asked for before. What failed is to start it.
-        ("is needed by pg_dumpall but was not found", TASKS),
+        (
+            "is needed by pg_dumpall but was not found",
+            "pg_dump is there and cannot be started: is a limit on threads and programs met (TasksMax= of the unit, `ulimit \
+             -u` of its user), or one on memory (MemoryMax=)?",
+        ),
         ("(os error 12)", "look at MemoryMax= of the unit, and at what takes the host's memory"),
     ];
     HINTS.iter().find(|(text, _)| what.contains(text)).map(|(_, hint)| *hint)

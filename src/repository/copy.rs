@@ -220,7 +220,7 @@ impl Copy {
             let what = format!("it has more than {VOLUMES_MAX} volumes: no manifest names as many");
             return Err(self
                 .error(StoreErrorKind::Refused, what)
-                .hint("make `max_parts` or `part_size` of the repository larger: a volume has so many parts"));
+                .hint("make `max_parts` or `part_size` larger, of the repository of the job that has the smallest: a volume has so many parts"));
         }
         let name = layout::volume_name(&self.stem, number);
         let upload = Arc::from(self.store.begin(&self.key(&name)).await?);

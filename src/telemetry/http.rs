@@ -31,7 +31,7 @@ use hyper_util::{
 };
 use tokio::{
     net::{TcpListener, TcpStream},
-    time::{sleep, timeout},
+    time::{Instant, sleep, timeout},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -39,6 +39,7 @@ use super::metrics::Metrics;
 use crate::sys::{
     clock::Clock,
     crowd::{Crowd, Place, Room},
+    fixed,
 };
 
 /// Time that a client has to send its request line and headers.
@@ -54,6 +55,8 @@ const DRAIN_TIME: Duration = Duration::from_secs(5);
 const SERIES_INLINE_MAX: usize = 500;
 /// Pause after `accept` failed, as it does when descriptors run out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// How often the log says so, while it goes on.
+const ACCEPT_TOLD: Duration = Duration::from_mins(1);
 /// The text format's media type.
 /// <https://prometheus.io/docs/instrumenting/exposition_formats/#basic-info>
 const TEXT_FORMAT: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -156,6 +159,7 @@ pub async fn serve(bound: Bound, served: Served, stop: CancellationToken) {
         .with_state(served);
     let crowd: Crowd<IpAddr> = Crowd::new(ROOM);
     let connections = TaskTracker::new();
+    let mut told: Option<Instant> = None;
     loop {
         let accepted = tokio::select! {
             () = stop.cancelled() => break,
@@ -167,13 +171,16 @@ pub async fn serve(bound: Bound, served: Served, stop: CancellationToken) {
                 connections.spawn(connection(stream, router.clone(), place, stop.clone()));
             }
             Err(error) => {
-                tracing::warn!(%error, "cannot accept an HTTP connection");
+                if told.is_none_or(|told| told.elapsed() >= ACCEPT_TOLD) {
+                    tracing::warn!(%error, "cannot accept an HTTP connection");
+                    told = Some(Instant::now());
+                }
                 sleep(ACCEPT_PAUSE).await;
             }
         }
     }
     connections.close();
-    if timeout(DRAIN_TIME, connections.wait()).await.is_err() {
+    if timeout(fixed::limit(DRAIN_TIME), connections.wait()).await.is_err() {
         tracing::debug!("HTTP connections were still open at the end");
     }
 }

@@ -31,6 +31,9 @@ use crate::{
 
 /// Damaged backups of one series that are passed over in search of a whole one.
 const EXAMINED_MAX: usize = 16;
+/// Backups of one series that are asked for although only their manifest is listed, the newest of them. Of
+/// others the listing is believed: they stay, and nothing goes in their place.
+const BARE_MAX: usize = 1_000;
 
 /// Why nothing of a series is removed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -162,12 +165,25 @@ struct Open {
     newest: VecDeque<Listed>,
     /// The same of those that are not suspicious.
     trusted: VecDeque<Listed>,
+    /// Those of which nothing but the manifest was listed, with their places among the candidates.
+    bare: VecDeque<(usize, Listed)>,
     /// Why one that would stand in another's place cannot be looked at.
     refused: Option<String>,
 }
 
+impl Open {
+    /// Takes note of one that may be the newest.
+    fn count(&mut self, candidate: &Candidate, listed: Listed) {
+        if !candidate.suspicious {
+            keep_newest(&mut self.trusted, listed.clone());
+        }
+        keep_newest(&mut self.newest, listed);
+    }
+}
+
 fn keep_newest(newest: &mut VecDeque<Listed>, listed: Listed) {
-    newest.push_back(listed);
+    let at = newest.partition_point(|it| it.id < listed.id);
+    newest.insert(at, listed);
     if newest.len() > EXAMINED_MAX {
         newest.pop_front();
     }
@@ -221,21 +237,19 @@ impl<'a> Surveyor<'a> {
                 *self.others.entry(listed.series.server).or_default() += u64::from(listed.complete);
                 continue;
             }
-            let is_bare = listed.complete
-                && !listed.has_data()
-                && examine(repository, &listed).await?.problem.is_some();
             // A listing comes in order: one series after the other.
             match &mut open {
-                Some(open) if open.series == listed.series => self.take(open, listed, is_bare),
+                Some(open) if open.series == listed.series => self.take(open, listed),
                 _ => {
                     let mut next = Open {
                         series: listed.series.clone(),
                         candidates: Vec::new(),
                         newest: VecDeque::new(),
                         trusted: VecDeque::new(),
+                        bare: VecDeque::new(),
                         refused: None,
                     };
-                    self.take(&mut next, listed, is_bare);
+                    self.take(&mut next, listed);
                     if let Some(whole) = open.replace(next) {
                         self.close(whole).await?;
                     }
@@ -248,8 +262,7 @@ impl<'a> Surveyor<'a> {
         }
     }
 
-    /// `is_bare`: nothing but its manifest is there.
-    fn take(&mut self, open: &mut Open, listed: Listed, is_bare: bool) {
+    fn take(&mut self, open: &mut Open, listed: Listed) {
         let proves = |proof| {
             listed.objects.iter().any(|object| Proof::from_name(&object.name) == Some(proof))
         };
@@ -263,24 +276,33 @@ impl<'a> Surveyor<'a> {
             suspicious: listed.is_suspicious(),
             id: listed.id.clone(),
         };
+        let is_bare = listed.complete && !listed.has_data();
         if is_bare {
             candidate.standing = Standing::Damaged;
-            self.report_damage(&listed.series, &listed.id, "nothing but its manifest is there");
         }
         if listed.complete && candidate.is_from_the_future(self.order.now) {
             self.future += 1;
         }
         if candidate.counts(self.order.now) {
-            if !candidate.suspicious {
-                keep_newest(&mut open.trusted, listed.clone());
+            open.count(&candidate, listed);
+        } else if is_bare {
+            open.bare.push_back((open.candidates.len(), listed));
+            if open.bare.len() > BARE_MAX
+                && let Some((_, oldest)) = open.bare.pop_front()
+            {
+                self.report_damage(
+                    &oldest.series,
+                    &oldest.id,
+                    "nothing but its manifest is listed",
+                );
             }
-            keep_newest(&mut open.newest, listed);
         }
         open.candidates.push(candidate);
     }
 
     /// Plans a series of which all was listed.
     async fn close(&mut self, mut open: Open) -> Result<(), StoreError> {
+        self.ask_bare(&mut open).await;
         let mut written = None;
         let mut floor = None;
         while let Some(listed) = open.newest.pop_back() {

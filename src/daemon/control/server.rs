@@ -36,6 +36,7 @@ use crate::{
     sys::{
         crowd::{Crowd, Place, Room},
         files::open_plain,
+        fixed,
     },
 };
 
@@ -137,7 +138,7 @@ impl ControlServer {
         }
         drop(requests);
         connections.close();
-        if timeout(DRAIN_TIME, connections.wait()).await.is_err() {
+        if timeout(fixed::limit(DRAIN_TIME), connections.wait()).await.is_err() {
             end.cancel();
             connections.wait().await;
         }

@@ -66,6 +66,11 @@ impl Tasks {
 impl Drop for Tasks {
     fn drop(&mut self) {
         // What was in it may be about to go.
-        drop(fs::remove_dir(&self.0));
+        for _ in 0..100 {
+            if fs::remove_dir(&self.0).is_ok() {
+                break;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
     }
 }

@@ -1,14 +1,17 @@
 //! A unit that gives too little: what fails then says so, and what comes later does not.
 
-use std::os::unix::net::UnixStream;
+use std::{cell::RefCell, os::unix::net::UnixStream};
 
 use crate::harness::{
     pgkeep::Pgkeep,
     postgres::{APP, Cluster},
     process::run_within,
     tasks::Tasks,
-    wait::{PATIENCE, eventually},
+    wait::PATIENCE,
 };
+
+/// More than any run takes.
+const MORE_MAX: usize = 200;
 
 fn home(cluster: &Cluster) -> Pgkeep {
     Pgkeep::new().server("main", cluster).local("disk").dump(
@@ -20,10 +23,12 @@ fn home(cluster: &Cluster) -> Pgkeep {
     )
 }
 
-/// Runs with ever more of something, to the number that is enough: what fails is said to lack it.
-fn starved(home: &Pgkeep, limit: impl Fn(Option<usize>), hint: &str) {
-    let (mut failed, mut enough) = (0, 0);
+/// Runs with ever more of something, to the number that is enough: what fails is said to lack it. The answer is how
+/// many clients were not even let in.
+fn starved(home: &Pgkeep, limit: impl Fn(Option<usize>), hint: &str) -> usize {
+    let (mut failed, mut enough, mut turned_away) = (0, 0, 0);
     for more in 0.. {
+        assert!(more < MORE_MAX, "{more} more are not enough");
         limit(Some(more));
         let run = home.run(&["run", "nightly", "--json"]);
         limit(None);
@@ -38,7 +43,7 @@ fn starved(home: &Pgkeep, limit: impl Fn(Option<usize>), hint: &str) {
         enough = 0;
         failed += 1;
         if run.stdout.is_empty() {
-            // Not even the call could be taken.
+            turned_away += 1;
             assert!(run.stderr.contains("error [resources]: "), "{more}: {}", run.stderr);
             assert!(run.stderr.contains(hint), "{more}: {}", run.stderr);
             continue;
@@ -58,6 +63,7 @@ fn starved(home: &Pgkeep, limit: impl Fn(Option<usize>), hint: &str) {
     }
     assert!(failed > 3, "{failed} failed");
     home.run(&["run", "nightly"]).expect_code(0);
+    turned_away
 }
 
 #[test]
@@ -66,23 +72,20 @@ fn a_daemon_without_descriptors_says_so_and_goes_on() {
     let home = home(&cluster);
     let mut daemon = home.ready_daemon();
     home.run(&["run", "nightly"]).expect_code(0);
-    let used = daemon.descriptors();
-    let limit =
-        |more: Option<usize>| daemon.limit_descriptors(more.map_or(1024, |more| used + more));
-    starved(&home, limit, "LimitNOFILE");
-    // Not one is left; it may open or close something else just then.
-    eventually("a client that is told why", PATIENCE, || {
+    let silent = RefCell::new(Vec::new());
+    let socket = home.runtime_dir().join("control.sock");
+    // A limit below a number that is taken is none that stands: clients that say nothing take what is free below.
+    let limit = |more: Option<usize>| {
+        let mut silent = silent.borrow_mut();
+        silent.clear();
+        let Some(more) = more else { return daemon.limit_descriptors(1024) };
         let most = daemon.highest_descriptor() + 1;
-        daemon.limit_descriptors(most);
-        let socket = home.runtime_dir().join("control.sock");
-        let silent: Vec<_> =
-            (daemon.descriptors()..most).map(|_| UnixStream::connect(&socket).unwrap()).collect();
-        let turned_away = home.run(&["status"]);
-        drop(silent);
-        daemon.limit_descriptors(1024);
-        assert!(!turned_away.stderr.contains("has not answered"), "{}", turned_away.stderr);
-        (turned_away.code == 1 && turned_away.stderr.contains("LimitNOFILE")).then_some(())
-    });
+        daemon.limit_descriptors(most + more);
+        let free = daemon.descriptors()..most;
+        silent.extend(free.map(|_| UnixStream::connect(&socket).unwrap()));
+    };
+    let turned_away = starved(&home, limit, "LimitNOFILE");
+    assert!(turned_away > 0, "no client was told why it was not let in");
     home.run(&["run", "nightly"]).expect_code(0);
     daemon.stop();
     assert!(!daemon.log().contains("panicked"), "{}", daemon.log());

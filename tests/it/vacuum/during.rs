@@ -122,7 +122,7 @@ fn vacuum_leaves_a_table_to_the_autovacuum_that_prevents_wraparound() {
     let at_it = "SELECT count(*) FROM pg_stat_progress_vacuum p JOIN pg_stat_activity a USING (pid) \
                  WHERE p.relid = to_regclass('w.big') AND a.query LIKE '%(to prevent wraparound)'";
     // The one worker does the tables of all other databases first.
-    eventually("an anti-wraparound autovacuum at w.big", 4 * PATIENCE, || {
+    eventually("an anti-wraparound autovacuum at w.big", 3 * PATIENCE, || {
         (cluster.psql(APP, at_it) == "1").then_some(())
     });
     let what = "databases = [\"app\"]\ntables = [\"w.big\", \"w.clean\"]";

@@ -11,7 +11,10 @@ use crate::repository::store::{Limits, ObjectMeta, Swept, Upload};
 
 /// Memory that a plan may take for each backup, in bytes: an id of 25 and its flags, why it stays, its place in the order,
 /// and the id once more where it goes.
-const EACH_MAX: u64 = 100;
+const EACH_MAX: u64 = 80;
+
+/// Memory that comes at once where the kernel gives large pages.
+const HUGE_PAGE: u64 = 2 << 20;
 
 /// A store that also lists so many older backups of the same series, which were never made.
 #[derive(Debug)]
@@ -103,11 +106,12 @@ async fn a_plan_takes_little_memory_for_each_backup() {
         bench.survey(&repository).await.unwrap().series.remove(0)
     };
     plan_over(100).await;
-    let (before, older) = (peak(), 20_000);
+    let (before, older) = (peak(), 40_000);
     let plan = plan_over(older).await;
-    let each = (peak() - before) / older.unsigned_abs();
+    let more = (peak() - before).saturating_sub(HUGE_PAGE);
+    let each = more / older.unsigned_abs();
     eprintln!("{each} bytes for each backup");
-    assert_eq!((plan.remove.len(), plan.held), (20_000, None));
-    assert!(each > 25, "{each} bytes for each backup: it was not measured");
+    assert_eq!((plan.remove.len(), plan.held), (40_000, None));
+    assert!(peak() - before > 25 * 40_000, "{more} bytes: it was not measured");
     assert!(each <= EACH_MAX, "{each} bytes for each backup");
 }
