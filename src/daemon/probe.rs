@@ -198,7 +198,7 @@ impl Open {
             let (name, series, id) = (repository.name(), newest.series.path(), &newest.id);
             tracing::warn!(
                 repository = %name, series, %id, hint = "look at it with `pgkeep show`",
-                "a backup is not counted: {problem}"
+                "a backup cannot be counted on: {problem}"
             );
             self.stored -= 1;
             self.bytes -= newest.bytes();

@@ -5,6 +5,7 @@
 //! `<runtime_dir>/http.addr`; it is ready when `/readyz` answers 200.
 
 use std::{
+    collections::BTreeMap,
     fmt::Write as _,
     fs,
     io::Write as _,
@@ -258,16 +259,16 @@ impl Daemon {
         self.child.id()
     }
 
-    /// Its descriptors.
-    pub(crate) fn descriptors(&self) -> usize {
-        fs::read_dir(format!("/proc/{}/fd", self.pid())).unwrap().count()
-    }
-
-    /// The largest number that a descriptor of its has.
-    pub(crate) fn highest_descriptor(&self) -> usize {
-        let taken = fs::read_dir(format!("/proc/{}/fd", self.pid())).unwrap();
-        let number = |name: std::ffi::OsString| name.to_str().unwrap().parse().unwrap();
-        taken.map(|entry| number(entry.unwrap().file_name())).max().unwrap()
+    /// Its descriptors, by their numbers: what each leads to.
+    pub(crate) fn descriptors(&self) -> BTreeMap<usize, PathBuf> {
+        let entries = fs::read_dir(format!("/proc/{}/fd", self.pid())).unwrap();
+        let each = entries.filter_map(|entry| {
+            let path = entry.unwrap().path();
+            let number = path.file_name()?.to_str()?.parse().ok()?;
+            // One that was just closed leads nowhere.
+            Some((number, fs::read_link(&path).ok()?))
+        });
+        each.collect()
     }
 
     /// Lets it have so many descriptors, and no more.

@@ -102,7 +102,8 @@ fn a_removal_that_hangs_is_left_and_done_later() {
 fn a_state_directory_that_hangs_does_not_keep_the_daemon_alive() {
     let cluster = Cluster::start();
     let home = home(&cluster);
-    let below = home.state_dir();
+    // Where the loop alone writes: looks at repositories read beside it.
+    let below = home.state_dir().join("runs");
     let (hang, home) = Hang::prepare(home, &below, ALL);
     let mut daemon = home.ready_daemon();
     hang.begin();
@@ -127,7 +128,8 @@ fn the_end_of_a_daemon_that_hangs_comes_by_the_grace_of_the_last_reload() {
         .server("main", &cluster)
         .local("disk")
         .dump("nightly", "main", &[APP], &["disk"], "globals = false\nattempts = 1");
-    let below = home.state_dir();
+    // Where the loop alone writes: looks at repositories read beside it.
+    let below = home.state_dir().join("runs");
     let (hang, home) = Hang::prepare(home, &below, ALL);
     let mut daemon = home.ready_daemon();
     home.rewrite(&home.config().replace("grace = \"1h\"", GRACE));

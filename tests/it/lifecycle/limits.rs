@@ -1,6 +1,6 @@
 //! A unit that gives too little: what fails then says so, and what comes later does not.
 
-use std::{cell::RefCell, os::unix::net::UnixStream};
+use std::{cell::RefCell, os::unix::net::UnixStream, path::Path};
 
 use crate::harness::{
     pgkeep::Pgkeep,
@@ -74,15 +74,21 @@ fn a_daemon_without_descriptors_says_so_and_goes_on() {
     home.run(&["run", "nightly"]).expect_code(0);
     let silent = RefCell::new(Vec::new());
     let socket = home.runtime_dir().join("control.sock");
-    // A limit below a number that is taken is none that stands: clients that say nothing take what is free below.
+    // Under a limit that stands, the one in reserve is below it: clients that say nothing take what is free below.
     let limit = |more: Option<usize>| {
         let mut silent = silent.borrow_mut();
         silent.clear();
         let Some(more) = more else { return daemon.limit_descriptors(1024) };
-        let most = daemon.highest_descriptor() + 1;
+        let taken = daemon.descriptors();
+        let of_socket = |path: &Path| path.ends_with("control.sock.lock");
+        let reserve = taken.iter().rfind(|(_, path)| of_socket(path)).unwrap();
+        let most = reserve.0 + 1;
         daemon.limit_descriptors(most + more);
-        let free = daemon.descriptors()..most;
-        silent.extend(free.map(|_| UnixStream::connect(&socket).unwrap()));
+        let free = (0..most + more)
+            .filter(|number| !taken.contains_key(number))
+            .count()
+            .saturating_sub(more);
+        silent.extend((0..free).map(|_| UnixStream::connect(&socket).unwrap()));
     };
     let turned_away = starved(&home, limit, "LimitNOFILE");
     assert!(turned_away > 0, "no client was told why it was not let in");
