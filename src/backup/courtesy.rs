@@ -193,16 +193,15 @@ impl Seen {
     pub(super) fn findings(&self, subject: &str, courtesy: Courtesy) -> Vec<Finding> {
         let mut found =
             self.ledger.findings(subject, self.snapshot, courtesy.max_xmin_age, &self.names);
-        found.extend(self.trouble.as_ref().map(|failure| Finding {
-            check: "not-watched".to_owned(),
-            severity: match courtesy.when_blocking {
+        found.extend(self.trouble.as_ref().map(|failure| {
+            let severity = match courtesy.when_blocking {
                 WhenBlocking::Report => Severity::Info,
                 WhenBlocking::CancelAfter(_) => Severity::Warning,
-            },
-            what: format!(
+            };
+            let what = format!(
                 "nobody looked all the time who waited behind the backup of {subject}: {failure}"
-            ),
-            hint: failure.hint.clone(),
+            );
+            Finding { hint: failure.hint.clone(), ..Finding::new("not-watched", severity, what) }
         }));
         found
     }

@@ -17,6 +17,7 @@ use crate::{
         failure::{Class, Failure},
         finding::{Finding, Severity},
         manifest::LeftOut,
+        target::Target,
         units::format_duration,
     },
     postgres::{PgError, Session, catalog, command::Globals, snapshot::moment, spec::ChildEnv},
@@ -203,12 +204,10 @@ fn unread_finding(found: &server_files::Found) -> Option<Finding> {
         1 => String::new(),
         count => format!(", and {} more (`pgkeep show`)", count - 1),
     };
-    Some(Finding {
-        check: "globals-unread".to_owned(),
-        severity: if found.is_cut { Severity::Warning } else { Severity::Info },
-        what: format!("the backup of the globals lacks {}: {}{more}", first.what, first.reason),
-        hint: found.hint.clone(),
-    })
+    let severity = if found.is_cut { Severity::Warning } else { Severity::Info };
+    let what = format!("the backup of the globals lacks {}: {}{more}", first.what, first.reason);
+    let finding = Finding::new("globals-unread", severity, what);
+    Some(Finding { hint: found.hint.clone(), ..finding }.about(Target::subject(&Subject::Globals)))
 }
 
 #[cfg(test)]

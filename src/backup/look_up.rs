@@ -9,6 +9,7 @@ use crate::{
     domain::{
         finding::{Finding, Severity},
         manifest::Manifest,
+        target::Target,
     },
     repository::{repo::Repository, store::StoreError},
     sys::task::Task,
@@ -49,16 +50,11 @@ pub async fn look_up(repository: &Repository, manifest: &Manifest, task: &Task) 
         }
     }
     let (name, series, id) = (repository.name(), manifest.series.path(), &manifest.id);
-    Some(Finding {
-        check: "backup-unlisted".to_owned(),
-        severity: Severity::Warning,
-        what: format!("{name}: backup {id} of {series} was stored and is not listed: {problem}"),
-        hint: Some(
-            "what is not listed is not pruned, copied or counted, and `pgkeep list` does not show \
-             it: look at the store, and at a proxy before it"
-                .to_owned(),
-        ),
-    })
+    let what = format!("{name}: backup {id} of {series} was stored and is not listed: {problem}");
+    let hint = "what is not listed is not pruned, copied or counted, and `pgkeep list` does not show it: \
+                look at the store, and at a proxy before it";
+    let target = Target::series(&manifest.series).in_repository(name);
+    Some(Finding::new("backup-unlisted", Severity::Warning, what).hint(hint).about(target))
 }
 
 async fn look(repository: &Repository, manifest: &Manifest) -> Result<Option<String>, StoreError> {

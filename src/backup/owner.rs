@@ -29,6 +29,7 @@ use crate::{
         manifest::Owner,
         name::{RepositoryName, ServerName},
         owner::{Adoption, Past, Stranger, Whose, Written, judge},
+        target::Target,
     },
     postgres::{Server, catalog, snapshot},
     repository::{
@@ -258,12 +259,13 @@ pub fn finding(
         Stranger::Host | Stranger::Past(_) => Severity::Critical,
     };
     let reason = reason(stranger, &newest.owner);
-    Finding {
-        check: "backup-owner".to_owned(),
+    Finding::new(
+        "backup-owner",
         severity,
-        what: format!("{repository}: {series} {reason}, and {consequence}"),
-        hint: Some(hint(stranger, newest, now)),
-    }
+        format!("{repository}: {series} {reason}, and {consequence}"),
+    )
+    .hint(hint(stranger, newest, now))
+    .about(Target::repository(repository).with_object(newest.owner.machine_id.clone()))
 }
 
 /// Why nothing is added to a series.

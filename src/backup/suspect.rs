@@ -30,6 +30,7 @@ use crate::{
         finding::{Finding, Severity},
         manifest::LeftOut,
         suspicion::{self, Kind, MARK_NAME, Measure, Share, Suspicion},
+        target::Target,
     },
     repository::{
         listing::{Entry, Listed, Within},
@@ -229,7 +230,9 @@ pub(super) async fn judge(
     let finding = if suspicions.is_empty() {
         None
     } else {
-        Some(finding(&name, about.id, &suspicions, last.last.as_ref().map(|(id, _)| id)))
+        let compared = last.last.as_ref().map(|(id, _)| id);
+        let finding = finding(&name, about.id, &suspicions, compared);
+        Some(finding.about(Target::series(about.series)))
     };
     stored.suspicions.clone_from(&suspicions);
     Ok((stored, Judged { suspicions, said: said.findings, finding, output: said.output }))
@@ -243,18 +246,11 @@ fn finding(
 ) -> Finding {
     let than = last.map(|last| format!(" (compared with {last})")).unwrap_or_default();
     let until = last.map(|last| format!("; until then {last} is not pruned")).unwrap_or_default();
-    Finding {
-        check: CHECK.to_owned(),
-        severity: Severity::Warning,
-        what: format!(
-            "backup {id} of {name} is SUSPICIOUS: {}{than}",
-            suspicion::phrase(suspicions)
-        ),
-        hint: Some(format!(
-            "look at it with `pgkeep show {id}`; if it is as it should be, `pgkeep acknowledge \
-             {id}`{until}"
-        )),
-    }
+    let what =
+        format!("backup {id} of {name} is SUSPICIOUS: {}{than}", suspicion::phrase(suspicions));
+    Finding::new(CHECK, Severity::Warning, what).hint(format!(
+        "look at it with `pgkeep show {id}`; if it is as it should be, `pgkeep acknowledge {id}`{until}"
+    ))
 }
 
 impl Judged {

@@ -2,8 +2,11 @@
 //!
 //! Client programs repeat it at each of their connections; it is told once a run, and by `doctor`.
 
-use super::{Check, Found};
-use crate::{domain::finding::Severity, postgres::notice::Notice};
+use super::Check;
+use crate::{
+    domain::finding::{Found, Severity},
+    postgres::notice::Notice,
+};
 
 /// The role will not get in for ever.
 pub const LOGIN: Check<[Notice]> = Check { name: "role-login", look: login };
@@ -26,7 +29,7 @@ pub fn login(said: &[Notice]) -> Vec<Found> {
         };
         let detail = notice.detail.as_ref().map_or_else(String::new, |detail| format!(" ({detail})"));
         let what = format!("the server warns pgkeep's role: {}{detail}", notice.message);
-        Some(Found::new(Severity::Warning, what, hint))
+        Some(Found::new(Severity::Warning, what, hint).of(&notice.message))
     });
     each.collect()
 }

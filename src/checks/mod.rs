@@ -9,7 +9,7 @@ pub mod login;
 pub mod preflight;
 pub mod wal;
 
-use crate::domain::finding::{Finding, Severity};
+use crate::domain::finding::{Finding, Found};
 
 /// A check of facts `F`: `F` is whatever the check looks at.
 #[derive(Debug)]
@@ -18,34 +18,6 @@ pub struct Check<F: ?Sized> {
     pub name: &'static str,
     /// Looks, and says what it finds.
     pub look: fn(&F) -> Vec<Found>,
-}
-
-/// What a check found; its name is added to it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Found {
-    /// How bad it is, by what it leads to.
-    pub severity: Severity,
-    /// What was found, one line.
-    pub what: String,
-    /// What to do about it.
-    pub hint: String,
-}
-
-impl Found {
-    /// Something that was found.
-    pub fn new(severity: Severity, what: impl Into<String>, hint: impl Into<String>) -> Self {
-        Self { severity, what: what.into(), hint: hint.into() }
-    }
-
-    /// The finding of a check of that name.
-    pub fn named(self, check: &str) -> Finding {
-        Finding {
-            check: check.to_owned(),
-            severity: self.severity,
-            what: self.what,
-            hint: Some(self.hint),
-        }
-    }
 }
 
 /// Looks at facts with every check of a table.

@@ -86,12 +86,10 @@ fn print(status: &Status) -> Result<(), Stop> {
     output::line("")?;
     let rows: Vec<[String; 6]> = status.jobs.iter().map(row).collect();
     output::table(["JOB", "KIND", "STATE", "LAST RUN", "LAST SUCCESS", "NEXT RUN"], &rows)?;
-    status.jobs.iter().filter_map(|job| Some((job, &job.last.as_ref()?.report))).try_for_each(
-        |(job, report)| {
-            failures(job, report)?;
-            findings(job, report)
-        },
-    )
+    status.jobs.iter().try_for_each(|job| {
+        job.last.iter().try_for_each(|last| failures(job, &last.report))?;
+        findings(job)
+    })
 }
 
 fn failures(job: &JobLine, report: &Report) -> Result<(), Stop> {
@@ -112,8 +110,8 @@ fn failures(job: &JobLine, report: &Report) -> Result<(), Stop> {
 }
 
 /// What the alerts on findings send people to look at.
-fn findings(job: &JobLine, report: &Report) -> Result<(), Stop> {
-    for finding in report.findings.iter().filter(|found| found.severity > Severity::Info) {
+fn findings(job: &JobLine) -> Result<(), Stop> {
+    for finding in job.findings.iter().filter(|found| found.severity > Severity::Info) {
         let (severity, check) = (finding.severity.as_str(), &finding.check);
         let what = &finding.what;
         output::line(&format!("{} {severity} {check}: {what}", job.job))?;

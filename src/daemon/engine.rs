@@ -21,8 +21,9 @@ use crate::{
     domain::{
         failure::{Class, Failure},
         name::{JobName, RepositoryName},
-        report::{Report, Target, Verdict},
+        report::{Report, Verdict},
         run::{RequestId, RunId, Trigger},
+        target::Target,
     },
     sys::{
         clock::{Clock, Now},

@@ -10,9 +10,11 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     domain::{
         failure::{Class, Failure},
-        name::JobName,
-        report::{Outcome, Report, Target, TargetReport},
+        finding::Finding,
+        name::{JobName, ServerName},
+        report::{Outcome, Report, TargetReport},
         run::RunId,
+        target::Target,
     },
     jobs::RunContext,
     sys::{clock::Clock, files, task::Task},
@@ -92,7 +94,7 @@ impl Attempt {
             }
         };
         let report = match result {
-            Ok(Ok(report)) => report,
+            Ok(Ok(report)) => of_its_server(report, &self.job.job.servers()),
             Ok(Err(failure)) => self.before_any_target(failure),
             Err(error) => {
                 let doing = format!("run job {}", common.name);
@@ -111,6 +113,18 @@ impl Attempt {
         }
         Report::from_failure(failure)
     }
+}
+
+/// What a job of one server found is about that server, unless it names something else.
+fn of_its_server(mut report: Report, servers: &[ServerName]) -> Report {
+    if let [server] = servers {
+        let server = Target::server(server);
+        let found = std::mem::take(&mut report.findings).into_iter();
+        let named =
+            |it: Finding| if it.target.repository.is_none() { it.within(&server) } else { it };
+        report.findings = found.map(named).collect();
+    }
+    report
 }
 
 /// A report of a run that was cancelled before it had targets.

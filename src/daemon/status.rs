@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::domain::{
+    finding::Finding,
     name::{DatabaseName, JobName, RepositoryName, ServerName},
     protection::InPart,
     report::{Report, Verdict},
@@ -62,6 +63,9 @@ pub struct JobLine {
     pub last_success: Option<Timestamp>,
     /// Its last run that ended.
     pub last: Option<LastRun>,
+    /// What its last run found that did something: what the metrics show and alerts fire for.
+    #[serde(default)]
+    pub findings: Vec<Finding>,
 }
 
 /// A run that ended.
@@ -102,8 +106,10 @@ fn line(planned: &JobStatus, table: &Table, journal: &Journal, now: Timestamp) -
         JobState::Running { attempt, .. } => ("running", Some(format!("attempt {attempt}"))),
         JobState::WaitingRetry { at, .. } => ("waiting-retry", Some(format!("until {at}"))),
     };
+    let remembered = journal.job(&job);
     JobLine {
-        last_success: journal.job(&job).last_success,
+        last_success: remembered.last_success,
+        findings: remembered.findings,
         last: last(journal, &job),
         job,
         kind,

@@ -3,6 +3,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::target::Target;
+
 /// How bad a finding is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -29,16 +31,78 @@ impl Severity {
     }
 }
 
-/// One thing that a check found.
+/// One thing that a check found. The same check of the same target is the same finding, run after run,
+/// whatever the text says by then.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Finding {
     /// The check's stable name: `backup-owner`, `pg-dump-warning`.
     pub check: String,
     /// How bad it is.
     pub severity: Severity,
+    /// What it is about; nothing is named where it is the whole job.
+    #[serde(default, skip_serializing_if = "Target::is_empty")]
+    pub target: Target,
     /// What was found, one line.
     pub what: String,
     /// What to do about it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hint: Option<String>,
+}
+
+impl Finding {
+    /// A finding without a hint, about the whole job.
+    pub fn new(check: impl Into<String>, severity: Severity, what: impl Into<String>) -> Self {
+        let (check, what) = (check.into(), what.into());
+        Self { check, severity, target: Target::default(), what, hint: None }
+    }
+
+    /// The same with what to do about it.
+    #[must_use]
+    pub fn hint(self, hint: impl Into<String>) -> Self {
+        Self { hint: Some(hint.into()), ..self }
+    }
+
+    /// The same, which is about a part of something.
+    #[must_use]
+    pub fn within(self, wider: &Target) -> Self {
+        Self { target: self.target.within(wider), ..self }
+    }
+
+    /// The same about something.
+    #[must_use]
+    pub fn about(self, target: Target) -> Self {
+        Self { target, ..self }
+    }
+}
+
+/// What a check found, without the check's name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Found {
+    /// How bad it is, by what it leads to.
+    pub severity: Severity,
+    /// What tells it from other things that the same check finds: a slot, a timeline.
+    pub object: Option<String>,
+    /// What was found, one line.
+    pub what: String,
+    /// What to do about it.
+    pub hint: String,
+}
+
+impl Found {
+    /// Something that was found.
+    pub fn new(severity: Severity, what: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self { severity, object: None, what: what.into(), hint: hint.into() }
+    }
+
+    /// The same about one of several things.
+    #[must_use]
+    pub fn of(self, object: impl Into<String>) -> Self {
+        Self { object: Some(object.into()), ..self }
+    }
+
+    /// The finding of a check of that name.
+    pub fn named(self, check: &str) -> Finding {
+        let target = Target { object: self.object, ..Target::default() };
+        Finding::new(check, self.severity, self.what).hint(self.hint).about(target)
+    }
 }

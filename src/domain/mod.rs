@@ -22,6 +22,7 @@ pub mod schedule;
 pub mod scope;
 pub mod standby;
 pub mod suspicion;
+pub mod target;
 pub mod text;
 pub mod transfer;
 pub mod units;

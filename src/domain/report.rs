@@ -9,44 +9,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::{
-    backup::{BackupId, Subject},
-    failure::Failure,
-    finding::Finding,
-    name::{RepositoryName, ServerName},
-};
-
-/// What a part of a run was about. A retry runs only the targets that failed.
-#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub struct Target {
-    /// The server.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub server: Option<ServerName>,
-    /// The database or the globals.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub subject: Option<Subject>,
-    /// The repository.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub repository: Option<RepositoryName>,
-    /// Anything smaller: a table, an index, an object.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub object: Option<String>,
-}
-
-impl fmt::Display for Target {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut parts: Vec<String> = Vec::new();
-        parts.extend(self.server.as_ref().map(ToString::to_string));
-        parts.extend(self.subject.as_ref().map(ToString::to_string));
-        parts.extend(self.object.clone());
-        f.write_str(&parts.join("/"))?;
-        match &self.repository {
-            Some(repository) if parts.is_empty() => write!(f, "repository {repository}"),
-            Some(repository) => write!(f, " -> {repository}"),
-            None => Ok(()),
-        }
-    }
-}
+use super::{backup::BackupId, failure::Failure, finding::Finding, target::Target};
 
 /// How one target ended.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -365,12 +328,8 @@ mod tests {
 
     #[test]
     fn what_two_attempts_find_is_one_finding() {
-        let found = Finding {
-            check: "tool-version".to_owned(),
-            severity: crate::domain::finding::Severity::Warning,
-            what: "x".to_owned(),
-            hint: None,
-        };
+        let severity = crate::domain::finding::Severity::Warning;
+        let found = Finding::new("tool-version", severity, "x");
         let mut first = Report { findings: vec![found.clone()], ..Report::default() };
         first.merge(Report { findings: vec![found.clone()], ..Report::default() });
         assert_eq!(first.findings, [found]);

@@ -11,6 +11,7 @@ use std::{collections::BTreeSet, fmt, time::Duration};
 use super::{
     finding::{Finding, Severity},
     relation::{RelationName, RelationPatterns},
+    target::Target,
     units::format_duration,
 };
 
@@ -282,20 +283,15 @@ pub fn wraparound(ages: &[DatabaseAge]) -> Vec<Finding> {
             AGE_WARNING.. => Severity::Warning,
             _ => return None,
         };
-        Some(Finding {
-            check: "wraparound".to_owned(),
-            severity,
-            what: format!(
-                "database {}: its oldest row is {count} {unit} old; the server stops taking \
-                 writes at 2147 million",
-                age.name
-            ),
-            hint: Some(
-                "run a job with mode = \"freeze\" and xid_age on it; look first at what holds \
-                 back the xmin horizon"
-                    .to_owned(),
-            ),
-        })
+        let what = format!(
+            "database {}: its oldest row is {count} {unit} old; the server stops taking writes at 2147 \
+             million",
+            age.name
+        );
+        let hint = "run a job with mode = \"freeze\" and xid_age on it; look first at what holds back the \
+                    xmin horizon";
+        let target = Target::object(age.name.clone());
+        Some(Finding::new("wraparound", severity, what).hint(hint).about(target))
     });
     old.collect()
 }

@@ -6,7 +6,8 @@ use crate::{
         failure::{Class, Failure},
         name::{DatabaseName, ServerName},
         pattern::{DatabasePatterns, Glob, Problem, Reason, Selection},
-        report::{Outcome, Target, TargetReport},
+        report::{Outcome, TargetReport},
+        target::Target,
     },
     postgres::catalog::Database,
 };

@@ -36,7 +36,8 @@ use crate::{
         name::{RepositoryName, ServerName},
         owner::Adoption,
         pattern::Glob,
-        report::{Report, Step, Target, TargetReport},
+        report::{Report, Step, TargetReport},
+        target::Target,
         transfer::{Decision, Holdings, Limits, decide},
     },
     repository::{ask::ask, handle::Handle, store},
@@ -329,11 +330,10 @@ impl CopyJob {
     /// What was asked for and the source has nothing of.
     fn nothing_of(&self, stock: &Stock) -> Vec<Finding> {
         let from = self.from.name();
-        let finding = |what: String| Finding {
-            check: "copy-source-empty".to_owned(),
-            severity: Severity::Warning,
-            what,
-            hint: Some(format!("does a job dump to {from}? Look at `pgkeep list`")),
+        let finding = |what: String| {
+            Finding::new("copy-source-empty", Severity::Warning, what)
+                .hint(format!("does a job dump to {from}? Look at `pgkeep list`"))
+                .about(Target::repository(from))
         };
         if stock.is_empty() {
             return vec![finding(format!(
@@ -347,7 +347,10 @@ impl CopyJob {
         let named = self.selection.patterns.include.iter().filter_map(Glob::literal);
         let missing = named.filter(|name| !has(name));
         missing
-            .map(|name| finding(format!("repository {from} holds no backup of database {name}")))
+            .map(|name| {
+                let what = format!("repository {from} holds no backup of database {name}");
+                finding(what).about(Target::repository(from).with_object(name))
+            })
             .collect()
     }
 }

@@ -18,7 +18,8 @@ use crate::{
         metric::{MetricDesc, MetricKind},
         name::{DatabaseName, ServerName},
         pattern::{DatabasePatterns, Glob},
-        report::{Outcome, Report, Sample, Step, Target, TargetReport},
+        report::{Outcome, Report, Sample, Step, TargetReport},
+        target::Target,
         text,
     },
     postgres::{
@@ -274,19 +275,13 @@ impl Reindex {
     }
 
     fn hidden(&self) -> Finding {
-        Finding {
-            check: "hidden-sessions".to_owned(),
-            severity: Severity::Info,
-            what: format!(
-                "role {} of server {} does not see what other roles do: dumps of others do not \
-                 defer a build",
-                self.server.maintenance_role(),
-                self.server.name()
-            ),
-            hint: Some(format!(
-                "GRANT pg_read_all_stats TO {}",
-                text::sql_ident(self.server.maintenance_role())
-            )),
-        }
+        let role = self.server.maintenance_role();
+        let what = format!(
+            "role {role} of server {} does not see what other roles do: dumps of others do not defer a \
+             build",
+            self.server.name()
+        );
+        Finding::new("hidden-sessions", Severity::Info, what)
+            .hint(format!("GRANT pg_read_all_stats TO {}", text::sql_ident(role)))
     }
 }

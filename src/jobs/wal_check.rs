@@ -29,7 +29,8 @@ use crate::{
     domain::{
         failure::{Class, Failure},
         name::ServerName,
-        report::{Figures, Outcome, Report, Target, TargetReport},
+        report::{Figures, Outcome, Report, TargetReport},
+        target::Target,
         wal::{KnownLoss, Since, Sizes},
     },
     postgres::{

@@ -6,8 +6,9 @@ use std::collections::BTreeMap;
 use crate::domain::{
     backup::{BackupId, Series},
     name::RepositoryName,
-    report::{Step, Target},
+    report::Step,
     retention::Reasons,
+    target::Target,
 };
 
 /// The lines of a plan for one repository.

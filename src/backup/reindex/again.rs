@@ -9,6 +9,7 @@ use crate::domain::{
     finding::{Finding, Severity},
     index::{Action, DEBRIS, Index, Planned, debris, plan},
     report::Figures,
+    target::Target,
 };
 
 use super::{End, View, Work, deadline::Deadline, look};
@@ -116,12 +117,10 @@ impl Work<'_> {
             let base = debris(index, &view.indexes).and_then(|found| found.base);
             let labels = [Some(index.label()), base.map(Index::label)];
             let known = labels.iter().flatten().any(|label| told.contains(label.as_str()));
-            (!known).then(|| Finding {
-                check: check.to_owned(),
-                severity: Severity::Warning,
-                what: format!("index {} of database {}: {reason}", index.label(), self.name),
-                hint,
-            })
+            let what = format!("index {} of database {}: {reason}", index.label(), self.name);
+            let target = Target::database(self.name).with_object(index.label());
+            let finding = Finding::new(check, Severity::Warning, what).about(target);
+            (!known).then_some(Finding { hint, ..finding })
         };
         let left = |index: &Index| {
             let reason = "it is left behind by a build and could not be dropped yet";
@@ -141,7 +140,8 @@ impl Work<'_> {
             let more = found.len() - FINDINGS_MAX;
             found.truncate(FINDINGS_MAX);
             let what = format!("database {}: {more} more such indexes", self.name);
-            found.extend(found.first().cloned().map(|first| Finding { what, ..first }));
+            let more = |first| Finding { what, target: Target::database(self.name), ..first };
+            found.extend(found.first().cloned().map(more));
         }
         self.looked.findings = found;
     }

@@ -15,6 +15,7 @@ use crate::{
         failure::{Class, Failure},
         finding::{Finding, Severity},
         manifest::LeftOut,
+        target::Target,
     },
 };
 
@@ -196,12 +197,14 @@ impl Said {
                 judged.doubts.push(cut(&message, LINE_MAX));
             }
             let what = format!("{program} of {about}: {}", cut(&message, QUOTE_MAX));
-            judged.findings.push(finding(severity, what, Some((*hint).to_owned())));
+            let finding = Finding::new(CHECK, severity, what).hint(*hint);
+            judged.findings.push(finding.about(Target::object(*fragment)));
         }
         if !self.unknown.is_empty() {
             let quote = cut(&self.unknown.join("; "), QUOTE_MAX);
             let what = format!("{program} of {about} succeeded and said: {quote}");
-            judged.findings.push(finding(Severity::Warning, what, None));
+            let finding = Finding::new(CHECK, Severity::Warning, what);
+            judged.findings.push(finding.about(Target::object(steady(&quote))));
         }
         let kept = self.unknown.iter().take(KEPT_MAX).map(|message| cut(message, LINE_MAX));
         judged.output = kept.collect();
@@ -212,8 +215,11 @@ impl Said {
     }
 }
 
-fn finding(severity: Severity, what: String, hint: Option<String>) -> Finding {
-    Finding { check: CHECK.to_owned(), severity, what, hint }
+/// A message without what moves from run to run: words that have a digit in them.
+fn steady(message: &str) -> String {
+    let words = message.split_whitespace();
+    let words = words.map(|word| if word.contains(|c: char| c.is_numeric()) { "#" } else { word });
+    words.collect::<Vec<_>>().join(" ")
 }
 
 fn cut(text: &str, most: usize) -> String {

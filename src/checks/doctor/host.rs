@@ -4,8 +4,12 @@ use std::{net::SocketAddr, path::PathBuf};
 
 use super::Line;
 use crate::{
-    checks::{Check, Found},
-    domain::{finding::Severity, name::JobName, text::shell_word},
+    checks::Check,
+    domain::{
+        finding::{Found, Severity},
+        name::JobName,
+        text::shell_word,
+    },
     sys::unit::Barrier,
 };
 

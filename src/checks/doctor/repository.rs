@@ -2,8 +2,8 @@
 
 use super::{Line, SKEW_MAX, size, skew};
 use crate::{
-    checks::{Check, Found},
-    domain::finding::Severity,
+    checks::Check,
+    domain::finding::{Found, Severity},
     repository::probe::{Kept, Probed},
 };
 

@@ -4,8 +4,13 @@ use jiff::SignedDuration;
 
 use super::{Line, SKEW_MAX, skew};
 use crate::{
-    checks::{Check, Found, login, preflight::some},
-    domain::{finding::Severity, name::DatabaseName, protection::Protection, scope::Coverage},
+    checks::{Check, login, preflight::some},
+    domain::{
+        finding::{Found, Severity},
+        name::DatabaseName,
+        protection::Protection,
+        scope::Coverage,
+    },
     postgres::{catalog::ServerFacts, notice::Notice, preflight::Service},
 };
 

@@ -2,8 +2,12 @@
 
 use super::{Row, by_a_superuser};
 use crate::{
-    checks::{Check, Found},
-    domain::{failure::Class, finding::Severity, text},
+    checks::Check,
+    domain::{
+        failure::Class,
+        finding::{Found, Severity},
+        text,
+    },
     postgres::preflight::Facts,
 };
 

@@ -2,8 +2,12 @@
 
 use super::{Row, by_a_superuser, counted, readable::read_all};
 use crate::{
-    checks::{Check, Found},
-    domain::{failure::Class, finding::Severity, text},
+    checks::Check,
+    domain::{
+        failure::Class,
+        finding::{Found, Severity},
+        text,
+    },
     postgres::preflight::{Facts, READS_LARGE_OBJECTS},
 };
 

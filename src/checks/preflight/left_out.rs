@@ -2,8 +2,12 @@
 
 use super::{Acceptance, Row, counted, some};
 use crate::{
-    checks::{Check, Found},
-    domain::{failure::Class, finding::Severity, manifest::LeftOut},
+    checks::Check,
+    domain::{
+        failure::Class,
+        finding::{Found, Severity},
+        manifest::LeftOut,
+    },
     postgres::preflight::{Facts, UserMapping},
 };
 

@@ -1,8 +1,11 @@
 //! The hashes of passwords, for the globals.
 
 use crate::{
-    checks::{Check, Found},
-    domain::{finding::Severity, text},
+    checks::Check,
+    domain::{
+        finding::{Found, Severity},
+        text,
+    },
     postgres::preflight::GlobalsFacts,
 };
 

@@ -4,8 +4,12 @@ use std::collections::BTreeSet;
 
 use super::{Row, by_a_superuser, counted, for_each, in_turn, listed, some};
 use crate::{
-    checks::{Check, Found},
-    domain::{failure::Class, finding::Severity, text},
+    checks::Check,
+    domain::{
+        failure::Class,
+        finding::{Found, Severity},
+        text,
+    },
     postgres::preflight::{Facts, Kind, ReadAll, Relation},
 };
 

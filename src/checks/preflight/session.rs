@@ -4,8 +4,12 @@ use std::cmp::Ordering;
 
 use super::Row;
 use crate::{
-    checks::{Check, Found},
-    domain::{failure::Class, finding::Severity, text},
+    checks::Check,
+    domain::{
+        failure::Class,
+        finding::{Found, Severity},
+        text,
+    },
     postgres::preflight::Facts,
 };
 

@@ -2,9 +2,8 @@
 
 use super::{ArchiveView, Check};
 use crate::{
-    checks::Found,
     domain::{
-        finding::Severity,
+        finding::{Found, Severity},
         wal::{SegmentName, SegmentSet, Span, Timeline},
     },
     postgres::configuration::READ_FUNCTION,
@@ -96,11 +95,9 @@ fn gap(view: &ArchiveView) -> Vec<Found> {
                  file was not archived, set since to where it starts",
             ),
         };
-        gaps.push(Found::new(
-            Severity::Critical,
-            format!("{} segments are missing {since}: {}", total(&recent), ranges(view, &recent)),
-            hint,
-        ));
+        let what =
+            format!("{} segments are missing {since}: {}", total(&recent), ranges(view, &recent));
+        gaps.push(Found::new(Severity::Critical, what, hint).of("recent"));
     }
     if !found.missing_old.is_empty() {
         gaps.push(Found::new(
@@ -112,7 +109,8 @@ fn gap(view: &ArchiveView) -> Vec<Found> {
             ),
             "older base backups recover only up to it. If that is known and accepted, list it in \
              known_losses",
-        ));
+        )
+        .of("old"));
     }
     if !found.expired.is_empty() {
         gaps.push(Found::new(
@@ -219,7 +217,8 @@ fn history(view: &ArchiveView) -> Vec<Found> {
             format!("the history files of timelines {} are missing", list(&found.no_history)),
             "no recovery finds its way onto these timelines: copy NNNNNNNN.history from pg_wal of \
              the server into the archive",
-        ));
+        )
+        .of(list(&found.no_history)));
     }
     missing
 }
@@ -239,6 +238,7 @@ fn history_unread(view: &ArchiveView) -> Vec<Found> {
                  keeps the archive"
             ),
         )
+        .of(timeline.to_string())
     });
     each.collect()
 }
@@ -253,7 +253,8 @@ fn timeline(view: &ArchiveView) -> Vec<Found> {
             "another server was promoted and archives here as well (a restore that was tried?): a \
              recovery to the latest timeline would follow it. Turn its archiving off, and move its \
              files away",
-        ));
+        )
+        .of(list(&found.newer)));
     }
     for (timeline, parent) in found.conflicting.iter().take(EXAMPLES) {
         trouble.push(Found::new(
@@ -262,7 +263,8 @@ fn timeline(view: &ArchiveView) -> Vec<Found> {
                 "the history of timeline {timeline} does not continue that of its parent {parent}"
             ),
             "files of two clusters, or of two promotions of one, lie in one archive: separate them",
-        ));
+        )
+        .of(timeline.to_string()));
     }
     if !found.abandoned.is_empty() {
         trouble.push(Found::new(

@@ -3,7 +3,10 @@
 use std::time::Duration;
 
 use super::{Check, ServerView, about};
-use crate::{checks::Found, domain::finding::Severity, postgres::wal::ArchiveMode};
+use crate::{
+    domain::finding::{Found, Severity},
+    postgres::wal::ArchiveMode,
+};
 
 /// `archive_mode` is off.
 pub(super) const OFF: Check<ServerView> = Check { name: "wal-archiving-off", look: off };

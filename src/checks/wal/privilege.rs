@@ -1,7 +1,7 @@
 //! What the role may not see, and what therefore nobody looks at.
 
 use super::{Check, ServerView};
-use crate::{checks::Found, domain::finding::Severity};
+use crate::domain::finding::{Found, Severity};
 
 /// Something is not measured.
 pub(super) const PRIVILEGE: Check<ServerView> = Check { name: "wal-unmeasured", look: privilege };

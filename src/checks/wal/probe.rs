@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use super::listing::{Archive, ListError, Resume};
 use crate::{
-    checks::Found,
     domain::{
         failure::{Class, Failure},
         finding::{Finding, Severity},
@@ -64,11 +63,11 @@ pub async fn probe(
     let fail = |error: PgError| error.into_failure(DOING);
     let cancel = &task.cancel;
     if !wal::may_execute(session, "pg_switch_wal()", cancel).await.map_err(fail)? {
-        return Ok(Probed::NotAllowed(finding(Found::new(
-            Severity::Warning,
-            "the role may not end a WAL segment: archiving is not tried from end to end",
-            "as a superuser: GRANT EXECUTE ON FUNCTION pg_switch_wal() TO the role of pgkeep",
-        ))));
+        let what = "the role may not end a WAL segment: archiving is not tried from end to end";
+        let hint =
+            "as a superuser: GRANT EXECUTE ON FUNCTION pg_switch_wal() TO the role of pgkeep";
+        let finding = Finding::new(END_TO_END, Severity::Warning, what).hint(hint);
+        return Ok(Probed::NotAllowed(finding));
     }
     let start = task.clock.now().mono;
     let left = || limit.saturating_sub(task.clock.now().mono.saturating_sub(start));
@@ -123,24 +122,9 @@ fn covers(last: &str, segment: SegmentName) -> bool {
 }
 
 fn late(segment: SegmentName, what: String) -> Probed {
-    Probed::Late(
-        segment,
-        finding(Found::new(
-            Severity::Critical,
-            what,
-            "the server's log has what the archive command said; run it by hand as the server's \
-             user. If it is only slow, raise end_to_end_timeout",
-        )),
-    )
-}
-
-fn finding(found: Found) -> Finding {
-    Finding {
-        check: END_TO_END.to_owned(),
-        severity: found.severity,
-        what: found.what,
-        hint: Some(found.hint),
-    }
+    let hint = "the server's log has what the archive command said; run it by hand as the server's user. \
+                If it is only slow, raise end_to_end_timeout";
+    Probed::Late(segment, Finding::new(END_TO_END, Severity::Critical, what).hint(hint))
 }
 
 async fn wait(time: Duration, task: &Task) -> Result<(), Failure> {

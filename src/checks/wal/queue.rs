@@ -5,9 +5,9 @@
 //! for ever.
 
 use super::{Check, ServerView, about, size};
-use crate::{
-    checks::Found,
-    domain::{finding::Severity, wal::WalFile},
+use crate::domain::{
+    finding::{Found, Severity},
+    wal::WalFile,
 };
 
 /// The last attempt failed.

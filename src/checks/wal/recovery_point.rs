@@ -4,8 +4,10 @@ use std::time::Duration;
 
 use super::{Check, ServerView, about, size};
 use crate::{
-    checks::Found,
-    domain::{finding::Severity, wal::Lsn},
+    domain::{
+        finding::{Found, Severity},
+        wal::Lsn,
+    },
     postgres::wal::ArchiveMode,
 };
 

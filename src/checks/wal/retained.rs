@@ -2,9 +2,8 @@
 
 use super::{Check, ServerView, size};
 use crate::{
-    checks::Found,
     domain::{
-        finding::Severity,
+        finding::{Found, Severity},
         wal::{Lsn, SegmentName},
     },
     postgres::wal::Slot,
@@ -106,21 +105,23 @@ fn slot_holder(slot: &Slot, lsn: Lsn) -> Option<Holder> {
 }
 
 fn slot_lost(view: &ServerView) -> Vec<Found> {
-    let lost = view.facts.slots.iter().filter_map(|slot| {
-        let (what, hint) = match slot.wal_status.as_deref()? {
-            "lost" => why_lost(slot.invalidation_reason.as_deref()),
-            "unreserved" => ("keeps WAL that the next checkpoint removes", WAL_REMOVED),
-            _ => return None,
-        };
-        Some(Found::new(
+    let lost =
+        view.facts.slots.iter().filter_map(|slot| {
+            let (what, hint) = match slot.wal_status.as_deref()? {
+                "lost" => why_lost(slot.invalidation_reason.as_deref()),
+                "unreserved" => ("keeps WAL that the next checkpoint removes", WAL_REMOVED),
+                _ => return None,
+            };
+            Some(Found::new(
             Severity::Warning,
             format!("replication slot {} {what}", slot.name),
             format!(
                 "{hint}. One that is lost is of no more use: drop it, and build its standby or \
                  subscription anew"
             ),
-        ))
-    });
+        )
+        .of(&slot.name))
+        });
     lost.take(SLOTS_MAX).collect()
 }
 

@@ -78,9 +78,8 @@ impl Item {
     /// Something that could not be done: its class is the check's name.
     fn failed(group: &str, label: impl Into<String>, failure: Failure) -> Self {
         let Failure { class, doing, what, hint } = failure;
-        let severity = Severity::Critical;
-        let finding = Finding { check: class.as_str().to_owned(), severity, what, hint };
-        Self::new(group, label, doing).with(vec![finding])
+        let finding = Finding::new(class.as_str(), Severity::Critical, what);
+        Self::new(group, label, doing).with(vec![Finding { hint, ..finding }])
     }
 
     fn of(group: &str, looked: Looked) -> Self {

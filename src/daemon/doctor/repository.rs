@@ -8,17 +8,14 @@ use futures_util::TryStreamExt as _;
 
 use super::Item;
 use crate::{
-    checks::{
-        Found,
-        doctor::{self, KEYS, repository::RepositoryView},
-    },
+    checks::doctor::{self, KEYS, repository::RepositoryView},
     codec::{
         encrypt::{self, PIECE_BYTES},
         identity::Identities,
     },
     domain::{
         failure::{Class, Failure, chain},
-        finding::{Finding, Severity},
+        finding::{Finding, Found, Severity},
     },
     repository::{
         ask::within,
@@ -138,8 +135,8 @@ async fn keys(
         }
         Err(failure) => {
             let Failure { what, hint, .. } = failure;
-            let severity = Severity::Critical;
-            item.with(vec![Finding { check: KEYS.to_owned(), severity, what, hint }])
+            let finding = Finding::new(KEYS, Severity::Critical, what);
+            item.with(vec![Finding { hint, ..finding }])
         }
     }
 }

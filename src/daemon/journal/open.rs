@@ -174,7 +174,7 @@ impl Reader<'_> {
 }
 
 fn finding(check: &str, what: String, hint: &str) -> Finding {
-    Finding { check: check.to_owned(), severity: Severity::Warning, what, hint: Some(hint.into()) }
+    Finding::new(check, Severity::Warning, what).hint(hint)
 }
 
 /// The job whose memory a file is.

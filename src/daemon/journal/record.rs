@@ -313,6 +313,7 @@ fn some_findings(report: &Report) -> Vec<Finding> {
     worst.sort_by_key(|finding| Reverse(finding.severity));
     let mut findings: Vec<_> = worst.into_iter().take(ABRIDGED_FINDINGS).cloned().collect();
     for finding in &mut findings {
+        finding.target.object.iter_mut().for_each(shorten);
         shorten(&mut finding.what);
         finding.hint.iter_mut().for_each(shorten);
     }
@@ -338,7 +339,7 @@ mod tests {
     use crate::domain::{
         failure::{Class, Failure},
         finding::Severity,
-        report::Target,
+        target::Target,
     };
 
     fn record() -> RunRecord {
@@ -365,12 +366,7 @@ mod tests {
             let started = at(started);
             let record = RunRecord { kind: kind.to_owned(), started, ..record() };
             let verdict = Verdict::Succeeded;
-            let finding = Finding {
-                check: kind.to_owned(),
-                severity: Severity::Critical,
-                what: "x".repeat(5_000),
-                hint: None,
-            };
+            let finding = Finding::new(kind, Severity::Critical, "x".repeat(5_000));
             let info = Finding { severity: Severity::Info, ..finding.clone() };
             let findings = [vec![info; 500], vec![finding]].concat();
             let report = Report { findings, ..Report::default() };

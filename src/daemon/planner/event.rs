@@ -7,8 +7,9 @@ use jiff::Timestamp;
 use super::spec::{JobSpec, Limits, Remembered};
 use crate::domain::{
     name::JobName,
-    report::{Target, Verdict},
+    report::Verdict,
     run::{RequestId, RunId, SkipReason, Trigger},
+    target::Target,
 };
 
 /// Something that happened.

@@ -15,8 +15,9 @@ use super::{
 use crate::{
     domain::{
         name::JobName,
-        report::{Target, Verdict},
+        report::Verdict,
         run::{RequestId, RunId, SkipReason, Trigger},
+        target::Target,
     },
     sys::clock::Now,
 };

@@ -190,30 +190,24 @@ impl Ledger {
         max_xmin_age: Option<u64>,
         names: &Names,
     ) -> Vec<Finding> {
-        let waited = self.waited(names).map(|waited| Finding {
-            check: "sessions-blocked".to_owned(),
-            severity: if self.longest >= NOTABLE { Severity::Warning } else { Severity::Info },
-            what: format!("behind the locks of the backup of {subject}: {waited}"),
-            hint: Some(
+        let waited = self.waited(names).map(|waited| {
+            let is_long = self.longest >= NOTABLE;
+            let severity = if is_long { Severity::Warning } else { Severity::Info };
+            let what = format!("behind the locks of the backup of {subject}: {waited}");
+            Finding::new("sessions-blocked", severity, what).hint(
                 "run the job when nobody changes tables, or give such statements a lock_timeout; \
-                 `when_blocking` of the job says when the backup gives way"
-                    .to_owned(),
-            ),
+                 `when_blocking` of the job says when the backup gives way",
+            )
         });
         let old = self.xmin_age.zip(max_xmin_age).filter(|(age, max)| age > max);
-        let old = old.map(|(age, max)| Finding {
-            check: "xmin-age".to_owned(),
-            severity: Severity::Warning,
-            what: format!(
-                "the backup of {subject} held the xmin horizon back by {age} transactions, more \
-                 than {max}, and its snapshot for {}: dead rows stayed for so long",
+        let old = old.map(|(age, max)| {
+            let what = format!(
+                "the backup of {subject} held the xmin horizon back by {age} transactions, more than {max}, \
+                 and its snapshot for {}: dead rows stayed for so long",
                 seconds(snapshot)
-            ),
-            hint: Some(
-                "let it run when less is written, or from a standby without \
-                 hot_standby_feedback"
-                    .to_owned(),
-            ),
+            );
+            Finding::new("xmin-age", Severity::Warning, what)
+                .hint("let it run when less is written, or from a standby without hot_standby_feedback")
         });
         waited.into_iter().chain(old).collect()
     }

@@ -317,6 +317,7 @@ fn short_finding(finding: &Finding) -> Finding {
     Finding {
         check: shorten(&finding.check),
         severity: finding.severity,
+        target: finding.target.clone(),
         what: shorten(&finding.what),
         hint: finding.hint.as_deref().map(shorten),
     }

@@ -2,7 +2,8 @@ use super::*;
 use crate::domain::{
     failure::{Class, Failure},
     name::JobName,
-    report::{Outcome, Target, TargetReport},
+    report::{Outcome, TargetReport},
+    target::Target,
 };
 
 fn at(hours: i64) -> Timestamp {
@@ -32,7 +33,9 @@ fn failing(names: &[&str]) -> Report {
 }
 
 fn finding(severity: Severity, what: &str) -> Finding {
-    Finding { check: "c".to_owned(), severity, what: what.to_owned(), hint: None }
+    // The second word is what it is about.
+    let object = what.split(' ').nth(1).map(str::to_owned);
+    Finding::new("c", severity, what).about(Target { object, ..Target::default() })
 }
 
 fn finds(whats: &[&str]) -> Report {
@@ -140,6 +143,22 @@ fn findings_are_told_when_they_change() {
     assert_eq!(story(&usual(), &runs), told);
     let runs = [good(0, &["a gap"]), good(12, &["a gap"]), good(24, &["a gap"])];
     assert_eq!(story(&usual(), &runs), [FOUND, None, FOUND]);
+}
+
+#[test]
+fn what_a_finding_is_about_tells_it_from_others_not_its_sentence() {
+    let of = |hour, object: &str, what: &str| {
+        let found = Finding::new("index-invalid", Severity::Warning, what);
+        let findings = vec![found.about(Target::object(object))];
+        (hour, Verdict::Succeeded, Report { findings, ..Report::default() })
+    };
+    let runs = [
+        of(0, "orders_2024", "it is not valid"),
+        of(1, "orders_2024", "it is not valid, and nobody rebuilds it"),
+        of(2, "orders_2025", "it is not valid"),
+        of(3, "orders_2025", "it is not valid"),
+    ];
+    assert_eq!(story(&usual(), &runs), [FOUND, None, FOUND, None]);
 }
 
 #[test]

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use crate::domain::{
     finding::{Finding, Severity},
+    target::Target,
     units::format_duration,
 };
 
@@ -71,16 +72,17 @@ fn finding((holder, rows, hint): (&Holder, &str, &str), limit: Duration) -> Opti
     let held = holder.held_for.map_or_else(String::new, |held| {
         format!(", for {}", format_duration(Duration::from_secs(held.as_secs())))
     });
-    Some(Finding {
-        check: "xmin-horizon".to_owned(),
-        severity: Severity::Warning,
-        what: format!(
-            "{rows} that died in the last {} transactions cannot be removed: {} holds them \
-             back{held}",
-            holder.age, holder.who
-        ),
-        hint: Some(hint.to_owned()),
-    })
+    let what = format!(
+        "{rows} that died in the last {} transactions cannot be removed: {} holds them back{held}",
+        holder.age, holder.who
+    );
+    let whose = match holder.sort {
+        // Another process each night.
+        HolderSort::Session => "a session",
+        _ => &holder.who,
+    };
+    let target = Target::object(format!("{rows}: {whose}"));
+    Some(Finding::new("xmin-horizon", Severity::Warning, what).hint(hint).about(target))
 }
 
 const NOBODY_READS: &str =

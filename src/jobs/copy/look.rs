@@ -17,6 +17,7 @@ use crate::{
         failure::{Class, Failure},
         finding::{Finding, Severity},
         name::RepositoryName,
+        target::Target,
         transfer::{Holdings, Stocked},
     },
     jobs::RunContext,
@@ -156,14 +157,9 @@ pub(super) fn remember(
         Err(failure) => failure,
         Ok(()) => looked.forgot?,
     };
-    Some(Finding {
-        check: "copy-state".to_owned(),
-        severity: Severity::Warning,
-        what: format!("what was seen in repository {name} is not known: {failure}"),
-        hint: Some(
-            "what was removed there may be copied again; the state directory must be writable for \
-             pgkeep's user"
-                .to_owned(),
-        ),
-    })
+    let what = format!("what was seen in repository {name} is not known: {failure}");
+    let hint = "what was removed there may be copied again; the state directory must be writable for \
+                pgkeep's user";
+    let finding = Finding::new("copy-state", Severity::Warning, what).hint(hint);
+    Some(finding.about(Target::repository(name)))
 }

@@ -7,7 +7,8 @@ use crate::{
     domain::{
         backup::Series,
         name::RepositoryName,
-        report::{Step, Target},
+        report::Step,
+        target::Target,
         transfer::{Decided, place},
     },
     repository::repo::Repository,

@@ -15,7 +15,8 @@ use crate::{
         failure::{Class, Failure},
         finding::{Finding, Severity},
         name::RepositoryName,
-        report::{Figures, Outcome, Report, Sample, Target, TargetReport},
+        report::{Figures, Outcome, Report, Sample, TargetReport},
+        target::Target,
         transfer::{Decided, Decision},
     },
     repository::layout,
@@ -281,32 +282,33 @@ impl Tallies {
 
     /// The newest of each series first.
     fn damaged_in_source(&self) -> Vec<Finding> {
-        let one = |((rank, series, id), failure): (&Damaged, &Failure)| Finding {
-            check: "copy-source-damaged".to_owned(),
-            severity: severity(*rank),
-            what: format!(
+        let check = "copy-source-damaged";
+        let one = |((rank, series, id), failure): (&Damaged, &Failure)| {
+            let what = format!(
                 "backup {id} of {}/{} in {} is damaged{} and cannot be copied: {}",
                 series.server,
                 series.subject,
                 self.source,
                 if *rank == 0 { ", with no newer good one in its series," } else { "" },
                 failure.what
-            ),
-            hint: Some(format!(
-                "look at it with `pgkeep show {id}`; where another repository has it whole, copy it \
-                 from there"
-            )),
+            );
+            Finding::new(check, severity(*rank), what)
+                .hint(format!(
+                    "look at it with `pgkeep show {id}`; where another repository has it whole, copy it \
+                     from there"
+                ))
+                .about(backup(&self.source, series, id))
         };
         let mut findings: Vec<Finding> = self.damaged.iter().take(DAMAGED_MAX).map(one).collect();
         let mut rest = self.damaged.keys().skip(DAMAGED_MAX);
         if let Some((rank, ..)) = rest.next() {
             let more = rest.count() + 1;
-            findings.push(Finding {
-                check: "copy-source-damaged".to_owned(),
-                severity: severity(*rank),
-                what: format!("{more} more backups in {} are damaged", self.source),
-                hint: Some("look at its disk or bucket: this is no accident of one".to_owned()),
-            });
+            let what = format!("{more} more backups in {} are damaged", self.source);
+            findings.push(
+                Finding::new(check, severity(*rank), what)
+                    .hint("look at its disk or bucket: this is no accident of one")
+                    .about(Target::repository(&self.source)),
+            );
         }
         findings
     }
@@ -316,39 +318,45 @@ impl Tallies {
         if let (Some(more @ 1..), Some(last)) =
             (self.unlisted.len().checked_sub(DAMAGED_MAX), findings.last().cloned())
         {
-            findings.push(Finding { what: format!("{more} more backups are not listed"), ..last });
+            let (what, mut target) = (format!("{more} more backups are not listed"), last.target);
+            target = Target { repository: target.repository, ..Target::default() };
+            findings.push(Finding { target, what, ..last });
         }
         findings
     }
 
     /// The newest of each series first.
     fn damaged_in_targets(&self) -> Vec<Finding> {
-        let check = || "copy-target-damaged".to_owned();
-        let one = |(rank, repository, series, id): &ManifestAlone| Finding {
-            check: check(),
-            severity: severity(*rank),
-            what: format!(
+        let check = "copy-target-damaged";
+        let one = |(rank, repository, series, id): &ManifestAlone| {
+            let what = format!(
                 "backup {id} of {}/{} in {repository} is damaged: nothing but its manifest is there",
                 series.server, series.subject
-            ),
-            hint: Some(format!(
-                "delete the folder {} there, and the next run copies the backup again; find out who \
-                 or what removed its data",
-                layout::folder(series, id)
-            )),
+            );
+            Finding::new(check, severity(*rank), what)
+                .hint(format!(
+                    "delete the folder {} there, and the next run copies the backup again; find out who \
+                     or what removed its data",
+                    layout::folder(series, id)
+                ))
+                .about(backup(repository, series, id))
         };
         let all = &self.manifests_alone;
         let mut findings: Vec<Finding> = all.iter().take(DAMAGED_MAX).map(one).collect();
         if let Some((rank, ..)) = all.iter().nth(DAMAGED_MAX) {
-            findings.push(Finding {
-                check: check(),
-                severity: severity(*rank),
-                what: format!("{} more backups are damaged so", all.len() - DAMAGED_MAX),
-                hint: Some("the plan of `--dry-run` counts them".to_owned()),
-            });
+            let what = format!("{} more backups are damaged so", all.len() - DAMAGED_MAX);
+            findings.push(
+                Finding::new(check, severity(*rank), what)
+                    .hint("the plan of `--dry-run` counts them"),
+            );
         }
         findings
     }
+}
+
+/// A backup of a repository.
+fn backup(repository: &RepositoryName, series: &Series, id: &BackupId) -> Target {
+    Target::series(series).in_repository(repository).with_object(id.to_string())
 }
 
 /// How bad it is that one is damaged of which there are so many newer ones.

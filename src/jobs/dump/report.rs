@@ -10,6 +10,7 @@ use crate::{
         pattern::{Reason, Selection},
         report::{Figures, Report, Sample},
         scope::Scope,
+        target::Target,
         text,
     },
     postgres::{catalog::ServerFacts, tools::Installed},
@@ -107,26 +108,26 @@ impl Work<'_> {
 /// Databases that the patterns mean and that nobody can connect to: they are not dumped, and it must
 /// not go unsaid.
 pub(super) fn closed(chosen: &Selection) -> impl Iterator<Item = Finding> {
-    let closed = unconnectable(chosen, Reason::NoConnections).map(|(first, names)| Finding {
-        check: "database-closed".to_owned(),
-        severity: Severity::Warning,
-        what: format!("not dumped, since they allow no connections (datallowconn): {names}"),
-        hint: Some(format!(
-            "ALTER DATABASE {} ALLOW_CONNECTIONS true, or name them in `exclude`",
-            text::sql_ident(&first)
-        )),
+    let closed = unconnectable(chosen, Reason::NoConnections).map(|(first, names)| {
+        let what = format!("not dumped, since they allow no connections (datallowconn): {names}");
+        Finding::new("database-closed", Severity::Warning, what)
+            .hint(format!(
+                "ALTER DATABASE {} ALLOW_CONNECTIONS true, or name them in `exclude`",
+                text::sql_ident(&first)
+            ))
+            .about(Target::object(names))
     });
-    let half = unconnectable(chosen, Reason::HalfDropped).map(|(first, names)| Finding {
-        check: "database-half-dropped".to_owned(),
-        severity: Severity::Warning,
-        what: format!(
+    let half = unconnectable(chosen, Reason::HalfDropped).map(|(first, names)| {
+        let what = format!(
             "not dumped, since DROP DATABASE was interrupted in them, and nobody can connect \
              (datconnlimit = -2): {names}"
-        ),
-        hint: Some(format!(
-            "what is left of them cannot be used: DROP DATABASE {} ends it",
-            text::sql_ident(&first)
-        )),
+        );
+        Finding::new("database-half-dropped", Severity::Warning, what)
+            .hint(format!(
+                "what is left of them cannot be used: DROP DATABASE {} ends it",
+                text::sql_ident(&first)
+            ))
+            .about(Target::object(names))
     });
     closed.into_iter().chain(half)
 }
@@ -146,14 +147,10 @@ fn unconnectable(chosen: &Selection, why: Reason) -> Option<(String, String)> {
 /// of the server's own version.
 pub(super) fn newer_tools(tools: &Installed, facts: &ServerFacts) -> Option<Finding> {
     let (tool, server) = (tools.version.major, facts.major());
-    (tool > server).then(|| Finding {
-        check: "tool-version".to_owned(),
-        severity: Severity::Warning,
-        what: format!(
-            "PostgreSQL {server} is dumped with the pg_dump of {tool}: restoring needs {tool}"
-        ),
-        hint: Some(format!("install the client programs of PostgreSQL {server}, or set bin_dir")),
-    })
+    let what =
+        format!("PostgreSQL {server} is dumped with the pg_dump of {tool}: restoring needs {tool}");
+    let hint = format!("install the client programs of PostgreSQL {server}, or set bin_dir");
+    (tool > server).then(|| Finding::new("tool-version", Severity::Warning, what).hint(hint))
 }
 
 /// What is counted of a backup that was made.

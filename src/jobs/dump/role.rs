@@ -76,12 +76,13 @@ impl Role {
             replay(session, max, &task.cancel).await.map_err(|error| error.into_failure(doing))?;
         match replay.exceeds(max) {
             // The backup counts as fresh: its time is that of the clock.
-            Some(what) if self.max_replay_lag.is_none() => Ok(Some(Finding {
-                check: "replay-lag".to_owned(),
-                severity: Severity::Warning,
-                what: format!("the backup is older than its time says: {what}"),
-                hint: Some("set max_replay_lag in the job to refuse such a backup".to_owned()),
-            })),
+            Some(what) if self.max_replay_lag.is_none() => {
+                let what = format!("the backup is older than its time says: {what}");
+                Ok(Some(
+                    Finding::new("replay-lag", Severity::Warning, what)
+                        .hint("set max_replay_lag in the job to refuse such a backup"),
+                ))
+            }
             Some(what) => Err(Failure::new(Class::Standby, doing, what).hint(
                 "look at pg_stat_wal_receiver and pg_last_xact_replay_timestamp() there: is the \
                  connection to the primary up, does a long query hold replay up?",

@@ -10,6 +10,7 @@ use crate::{
             Contents, Own, Scope, Scopes,
             options::{self as allowed, Kind},
         },
+        target::Target,
     },
 };
 
@@ -146,17 +147,15 @@ pub(super) fn unused(scopes: &Scopes, chosen: &Chosen, job: &str) -> Vec<Finding
     let finding = |own: &Own| {
         let pattern = own.pattern.as_str();
         let near = config::nearest(pattern, names.iter().copied());
-        Finding {
-            check: "selection-unused".to_owned(),
-            severity: Severity::Warning,
-            what: format!(
-                "{job} has options for database {pattern:?}, and dumps none of that name"
-            ),
-            hint: Some(near.map_or_else(
-                || "look at `psql -l`, case and all; remove the table where it is gone".to_owned(),
-                |near| format!("did you mean {near:?}?"),
-            )),
-        }
+        let what =
+            format!("{job} has options for database {pattern:?}, and dumps none of that name");
+        let hint = near.map_or_else(
+            || "look at `psql -l`, case and all; remove the table where it is gone".to_owned(),
+            |near| format!("did you mean {near:?}?"),
+        );
+        Finding::new("selection-unused", Severity::Warning, what)
+            .hint(hint)
+            .about(Target::object(pattern))
     };
     unused.map(finding).collect()
 }

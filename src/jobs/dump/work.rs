@@ -17,6 +17,7 @@ use crate::{
         finding::{Finding, Severity},
         name::RepositoryName,
         report::{Report, TargetReport},
+        target::Target,
     },
     postgres::{catalog::ServerFacts, scope::Form, tools::Installed},
     repository::repo::Repository,
@@ -52,7 +53,9 @@ impl Work<'_> {
         if !wanted.is_empty() {
             match self.dump(subject, &wanted, &asked).await {
                 Ok(dumped) => {
-                    report.findings.extend(dumped.findings);
+                    let about = Target::subject(subject);
+                    let found = dumped.findings.into_iter().map(|it| it.within(&about));
+                    report.findings.extend(found);
                     self.held(subject, dumped.held, report);
                     delivered.extend(dumped.delivered);
                     output = dumped.output;
@@ -191,7 +194,7 @@ impl Work<'_> {
 
 /// Tells what concerns many databases, once.
 fn tell(finding: Finding, report: &mut Report) {
-    let is_same = |it: &Finding| (&it.check, &it.what) == (&finding.check, &finding.what);
+    let is_same = |it: &Finding| (&it.check, &it.target) == (&finding.check, &finding.target);
     if !report.findings.iter().any(is_same) {
         report.findings.push(finding);
     }
@@ -200,15 +203,11 @@ fn tell(finding: Finding, report: &mut Report) {
 /// This host wrote the newest backups under the name `was`. Its next ones bear the new name.
 fn renamed(was: &str) -> Finding {
     let own = host::hostname();
-    Finding {
-        check: "host-renamed".to_owned(),
-        severity: Severity::Warning,
-        what: format!(
-            "this host was called {was} when it wrote its last backups; it is {own} now, and goes on"
-        ),
-        hint: Some(format!(
-            "nothing has to be done, unless {was} still runs and this host is a copy of it: then give \
-             this one a repository, a prefix or a server name of its own"
-        )),
-    }
+    let what = format!(
+        "this host was called {was} when it wrote its last backups; it is {own} now, and goes on"
+    );
+    Finding::new("host-renamed", Severity::Warning, what).hint(format!(
+        "nothing has to be done, unless {was} still runs and this host is a copy of it: then give this \
+         one a repository, a prefix or a server name of its own"
+    ))
 }

@@ -9,7 +9,8 @@ use crate::{
         failure::{Class, Failure},
         finding::{Finding, Severity},
         relation::RelationName,
-        report::{Outcome, Report, Sample, Target, TargetReport},
+        report::{Outcome, Report, Sample, TargetReport},
+        target::Target,
         units::format_duration,
         vacuum as rules,
     },
@@ -48,20 +49,14 @@ impl Vacuum {
             return;
         }
         let window = self.window.map(format_duration).unwrap_or_default();
-        report.findings.push(Finding {
-            check: "maintenance-window".to_owned(),
-            severity: Severity::Warning,
-            what: format!(
-                "the window of {window} was over before {} tables that are due and {} databases \
-                 were begun",
-                totals.not_reached, totals.databases_not_reached
-            ),
-            hint: Some(
-                "the next run begins with those that need it most; lengthen `window`, lower \
-                 `cost_delay`, or run the job more often"
-                    .to_owned(),
-            ),
-        });
+        let what = format!(
+            "the window of {window} was over before {} tables that are due and {} databases were begun",
+            totals.not_reached, totals.databases_not_reached
+        );
+        report.findings.push(Finding::new("maintenance-window", Severity::Warning, what).hint(
+            "the next run begins with those that need it most; lengthen `window`, lower `cost_delay`, \
+             or run the job more often",
+        ));
     }
 
     fn missing(&self, totals: &Totals, report: &mut Report) {
@@ -120,12 +115,9 @@ impl Vacuum {
 
 /// What was found before must not seem to be over, only because nobody could look.
 fn unmeasured(error: &impl std::fmt::Display) -> Finding {
-    Finding {
-        check: "vacuum-unmeasured".to_owned(),
-        severity: Severity::Warning,
-        what: format!("ages and the xmin horizon could not be measured: {error}"),
-        hint: Some("whether a wraparound is near is not known: see the server's log".to_owned()),
-    }
+    let what = format!("ages and the xmin horizon could not be measured: {error}");
+    Finding::new("vacuum-unmeasured", Severity::Warning, what)
+        .hint("whether a wraparound is near is not known: see the server's log")
 }
 
 fn label(name: &str) -> String {

@@ -13,7 +13,8 @@ use crate::{
         name::DatabaseName,
         pattern::Selection,
         relation::RelationName,
-        report::{Figures, Outcome, Report, Sample, Step, Target, TargetReport},
+        report::{Figures, Outcome, Report, Sample, Step, TargetReport},
+        target::Target,
         vacuum::Skip,
     },
     postgres::vacuum::{Done, Ended},
@@ -102,18 +103,18 @@ impl Part<'_> {
         self.tables(&done, report);
         let skipped = counts.skipped() > counts.skipped.get(&Skip::Gone).copied().unwrap_or(0);
         if skipped && report.findings.len() < FINDINGS_MAX {
-            report.findings.push(Finding {
-                check: "tables-skipped".to_owned(),
-                severity: Severity::Warning,
-                what: format!(
-                    "database {}: {} of {} tables were skipped: {}",
-                    self.name,
-                    counts.skipped(),
-                    done.ended.len() + done.not_reached,
-                    counts.why()
-                ),
-                hint: Some(hint(&counts, self.job).to_owned()),
-            });
+            let what = format!(
+                "database {}: {} of {} tables were skipped: {}",
+                self.name,
+                counts.skipped(),
+                done.ended.len() + done.not_reached,
+                counts.why()
+            );
+            report.findings.push(
+                Finding::new("tables-skipped", Severity::Warning, what)
+                    .hint(hint(&counts, self.job))
+                    .about(Target::database(self.name)),
+            );
         }
     }
 

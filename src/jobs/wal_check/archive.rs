@@ -52,12 +52,10 @@ impl Work<'_> {
                     readable = false;
                     let outcome = Outcome::Skipped(format!("it cannot be read: {what}"));
                     self.report.targets.push(TargetReport::new(target, outcome));
-                    self.report.findings.push(Finding {
-                        check: UNREADABLE.to_owned(),
-                        severity: Severity::Critical,
-                        what: format!("the WAL archive cannot be read, and is not checked: {what}"),
-                        hint: Some(hint),
-                    });
+                    let what =
+                        format!("the WAL archive cannot be read, and is not checked: {what}");
+                    let finding = Finding::new(UNREADABLE, Severity::Critical, what).hint(hint);
+                    self.report.findings.push(finding);
                 }
             }
         }

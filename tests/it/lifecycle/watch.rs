@@ -126,3 +126,38 @@ fn a_kind_without_a_dry_run_says_so() {
     assert!(said.stderr.contains("no dry run"), "{}", said.text());
     super::assert_nothing_left(&bench.home, "disk");
 }
+
+/// An alert on a finding sends people to `pgkeep status`: it has to be there as long as the alert fires.
+#[test]
+fn what_was_found_is_shown_as_long_as_its_metric_stands() {
+    let mut cluster = Cluster::start();
+    cluster.psql("postgres", &format!("ALTER DATABASE {APP} ALLOW_CONNECTIONS false"));
+    let home = Pgkeep::new().server("main", &cluster).local("disk").dump(
+        "nightly",
+        "main",
+        &["*"],
+        &["disk"],
+        "attempts = 1\n",
+    );
+    let mut daemon = home.ready_daemon();
+    let found = || {
+        let labels = [("job_name", "nightly"), ("check", "database-closed")];
+        daemon.metrics().value("pgkeep_findings", &labels)
+    };
+    let assert_shown = || {
+        assert_eq!(found(), Some(1.0));
+        let text = home.run(&["status"]).expect_code(0).text();
+        assert!(text.contains("nightly warning database-closed: not dumped"), "{text}");
+        let status = home.run(&["status", "--json"]).expect_code(0).json();
+        let finding = &status["jobs"][0]["findings"][0];
+        assert_eq!(finding["check"], "database-closed", "{status}");
+        let target = serde_json::json!({"server": "main", "object": APP});
+        assert_eq!(finding["target"], target, "{finding}");
+    };
+    home.run(&["run", "nightly"]).expect_code(0);
+    assert_shown();
+    cluster.stop();
+    home.run(&["run", "nightly"]).expect_code(1);
+    assert_shown();
+    daemon.stop();
+}

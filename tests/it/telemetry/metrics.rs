@@ -7,7 +7,8 @@ use pgkeep::{
         finding::{Finding, Severity},
         metric::{MetricDesc, MetricKind},
         protection::Protection,
-        report::{Outcome, Report, Sample, Target, TargetReport, Verdict},
+        report::{Outcome, Report, Sample, TargetReport, Verdict},
+        target::Target,
     },
     telemetry::metrics::{
         DATNAME_CAP_DEFAULT, JobPast, Metrics, MetricsError, RepositoryFacts, RunEnded, Setup,
@@ -70,12 +71,7 @@ fn series_of_a_vanished_job_go_and_others_keep_their_values() {
     metrics.configure(&both, &["local".parse().unwrap(), "far".parse().unwrap()]);
     let report = Report {
         samples: vec![sample("dump_last_size_bytes", &["main", "app"], 5.0)],
-        findings: vec![Finding {
-            check: "owner".to_owned(),
-            severity: Severity::Warning,
-            what: String::new(),
-            hint: None,
-        }],
+        findings: vec![Finding::new("owner", Severity::Warning, "")],
         ..Report::default()
     };
     for name in ["a", "b"] {
@@ -162,12 +158,7 @@ fn what_a_run_could_not_measure_has_no_sample() {
 fn findings_are_those_of_the_last_run_that_looked() {
     let metrics = metrics(DATNAME_CAP_DEFAULT);
     metrics.configure(&[series("a", "dump")], &[]);
-    let finding = |check: &str| Finding {
-        check: check.to_owned(),
-        severity: Severity::Critical,
-        what: String::new(),
-        hint: None,
-    };
+    let finding = |check: &str| Finding::new(check, Severity::Critical, "");
     let report = |findings| Report { findings, ..Report::default() };
     let count = |check: &str| {
         let labels = format!("job_name=\"a\",kind=\"dump\",check=\"{check}\"");
@@ -192,12 +183,7 @@ fn what_is_remembered_is_there_after_a_restart() {
         last_duration: Some(Duration::from_secs(7)),
         targets: [("failed".to_owned(), 2)].into(),
         samples: vec![sample("dump_last_size_bytes", &["main", "app"], 5.0)],
-        findings: vec![Finding {
-            check: "x".to_owned(),
-            severity: Severity::Warning,
-            what: String::new(),
-            hint: None,
-        }],
+        findings: vec![Finding::new("x", Severity::Warning, "")],
     };
     metrics.restore(&job("a"), &past);
     metrics.restore(&job("unknown"), &past);

@@ -7,6 +7,7 @@ use crate::{
         backup::{BackupId, Series},
         finding::{Finding, Severity},
         name::ServerName,
+        target::Target,
     },
 };
 
@@ -21,16 +22,15 @@ impl Surveyor<'_> {
             self.damaged_more += 1;
             return;
         }
-        let (name, series) = (self.repository.name(), series.path());
-        self.damaged.push(Finding {
-            check: "backup-damaged".to_owned(),
-            severity: Severity::Critical,
-            what: format!("{name}: backup {id} of {series} cannot be counted on: {problem}"),
-            hint: Some(format!(
-                "it stays, and older ones stay in its place; `pgkeep show {id}` says what is \
-                 missing, and whether another repository has it whole"
-            )),
-        });
+        let name = self.repository.name();
+        let what =
+            format!("{name}: backup {id} of {} cannot be counted on: {problem}", series.path());
+        let finding = Finding::new("backup-damaged", Severity::Critical, what).hint(format!(
+            "it stays, and older ones stay in its place; `pgkeep show {id}` says what is missing, and \
+             whether another repository has it whole"
+        ));
+        let target = Target::series(series).in_repository(name).with_object(id.to_string());
+        self.damaged.push(finding.about(target));
     }
 
     pub(super) fn finish(mut self) -> Survey {
@@ -73,7 +73,8 @@ impl Surveyor<'_> {
 
     fn finding(&self, check: &str, severity: Severity, what: &str, hint: String) -> Finding {
         let what = format!("{}: {what}", self.repository.name());
-        Finding { check: check.to_owned(), severity, what, hint: Some(hint) }
+        let target = Target::repository(self.repository.name());
+        Finding::new(check, severity, what).hint(hint).about(target)
     }
 }
 

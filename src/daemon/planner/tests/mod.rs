@@ -22,9 +22,10 @@ use jiff::{SignedDuration, Timestamp, tz::TimeZone};
 use super::*;
 use crate::domain::{
     blackout::{Blackout, Window},
-    report::{Target, Verdict},
+    report::Verdict,
     run::RequestId,
     schedule::Schedule,
+    target::Target,
 };
 
 const MINUTE: Duration = Duration::from_mins(1);
