@@ -315,6 +315,24 @@ async fn a_copy_that_is_overtaken_leaves_the_index_that_both_put() {
     assert_eq!(found.check_sizes(&written), []);
 }
 
+/// Somebody else may be bringing the same backup, and have come no further yet.
+#[tokio::test]
+async fn a_small_object_that_was_there_before_stays_when_a_copy_is_given_up() {
+    let store = Arc::new(memory());
+    let repository = open(Arc::clone(&store) as Arc<dyn Store>).await;
+    let id = new_id();
+    let mut copy = repository.start_copy(&series(), &id, STEM);
+    feed(&mut copy, events(&[9], repository.limits().part_bytes)).await.unwrap();
+    let key = format!("{}/{id}/index.json.zst", series().path());
+    store.plant(&key, "index", id.time());
+    copy.put("index.json.zst", &b"index"[..]).await.unwrap();
+    copy.put("settings.json.zst", &b"ours"[..]).await.unwrap();
+    copy.abort().await.unwrap();
+    let left: Vec<String> =
+        store.keys().into_iter().filter(|it| it != layout::MARKER_KEY).collect();
+    assert_eq!(left, [key]);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_abort_waits_for_parts_of_a_store_that_was_dropped() {
     let store = memory();
