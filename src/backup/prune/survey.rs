@@ -302,7 +302,7 @@ impl<'a> Surveyor<'a> {
 
     /// Plans a series of which all was listed.
     async fn close(&mut self, mut open: Open) -> Result<(), StoreError> {
-        self.ask_bare(&mut open).await;
+        self.ask_bare(&mut open).await?;
         let mut written = None;
         let mut floor = None;
         while let Some(listed) = open.newest.pop_back() {

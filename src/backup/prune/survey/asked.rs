@@ -38,9 +38,11 @@ enum Change {
 }
 
 impl Surveyor<'_> {
-    /// Asks for those of which a listing showed nothing but the manifest. One that is whole counts; of one that
-    /// the repository does not speak of the listing is believed, and nothing of the series goes.
-    pub(super) async fn ask_bare(&mut self, open: &mut Open) {
+    /// Asks for those of which a listing showed nothing but the manifest. One that is whole counts.
+    ///
+    /// # Errors
+    /// Where the repository does not answer.
+    pub(super) async fn ask_bare(&mut self, open: &mut Open) -> Result<(), StoreError> {
         let (repository, bare) = (self.repository, std::mem::take(&mut open.bare));
         let looks = bare.into_iter().map(|(at, listed)| async move {
             let examined = examine(repository, &listed).await;
@@ -48,20 +50,18 @@ impl Surveyor<'_> {
         });
         let mut looks = stream::iter(looks).buffer_unordered(ASKED_AT_ONCE);
         while let Some((at, listed, examined)) = looks.next().await {
-            match examined.map(|examined| examined.problem) {
-                Ok(None) => {
+            match examined?.problem {
+                None => {
                     open.candidates[at].standing = Standing::Complete;
                     let candidate = open.candidates[at].clone();
                     if candidate.counts(self.order.now) {
                         open.count(&candidate, listed);
                     }
                 }
-                Ok(Some(problem)) => self.report_damage(&listed.series, &listed.id, &problem),
-                Err(error) => {
-                    open.refused.get_or_insert_with(|| chain(&error));
-                }
+                Some(problem) => self.report_damage(&listed.series, &listed.id, &problem),
             }
         }
+        Ok(())
     }
 
     /// Asks for the manifest of each backup that stands in the place of another, and for who

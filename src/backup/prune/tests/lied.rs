@@ -152,6 +152,30 @@ async fn nothing_is_called_damaged_for_what_a_listing_leaves_out() {
     assert_eq!(checks(&survey), [("backup-damaged", Severity::Critical)], "now it is");
 }
 
+/// That a repository does not answer says nothing of what is in it.
+#[tokio::test]
+async fn what_is_not_answered_fails_the_look_and_holds_nothing() {
+    let bench = Bench::new(3).await;
+    let mut failed = 0;
+    for step in 0..20 {
+        let away = Act::Fail(StoreErrorKind::Unavailable);
+        let faults = Faults { at: Some((step, When::Before, away)), ..Faults::default() };
+        let store = Faulty::new(Arc::clone(&bench.store) as Arc<dyn Store>, faults);
+        let lies = Lies { hidden: vec![".zst".to_owned()], ..Lies::default() };
+        let lying = Lying::new(store, lies);
+        let opened = Repository::open("local".parse().unwrap(), lying, false).await;
+        let Ok(repository) = opened else { continue };
+        match bench.survey(&repository).await {
+            Err(failure) => {
+                assert_eq!(failure.class, Class::RepositoryUnavailable, "{failure}");
+                failed += 1;
+            }
+            Ok(survey) => assert_eq!(survey.series[0].held, None, "{step}"),
+        }
+    }
+    assert!(failed > 3, "{failed} failed");
+}
+
 #[tokio::test]
 async fn what_goes_goes_whole_although_its_manifest_is_not_listed_any_more() {
     let bench = Bench::new(3).await;
