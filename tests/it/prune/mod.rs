@@ -7,7 +7,7 @@ mod together;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs,
+    fs, io,
     path::{Path, PathBuf},
     time::{Duration, SystemTime},
 };
@@ -188,7 +188,7 @@ fn copy_folder(from: &Path, to: &Path, series: &str, id: &BackupId) {
     }
 }
 
-/// Every file below a folder with what it holds.
+/// Every file below a folder with what it holds. What goes while it is looked at is not there.
 fn files(root: &Path) -> BTreeMap<String, Vec<u8>> {
     let mut found = BTreeMap::new();
     let mut folders = vec![root.to_owned()];
@@ -198,7 +198,10 @@ fn files(root: &Path) -> BTreeMap<String, Vec<u8>> {
                 folders.push(entry.path());
             } else {
                 let path = entry.path().strip_prefix(root).unwrap().to_string_lossy().into_owned();
-                found.insert(path, fs::read(entry.path()).unwrap());
+                match fs::read(entry.path()) {
+                    Ok(bytes) => drop(found.insert(path, bytes)),
+                    Err(error) => assert_eq!(error.kind(), io::ErrorKind::NotFound, "{path}"),
+                }
             }
         }
     }
