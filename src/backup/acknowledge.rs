@@ -20,7 +20,7 @@ use super::owner::{self, Owners};
 use crate::{
     domain::{
         backup::{BackupId, Series},
-        failure::{Class, Failure},
+        failure::{Class, During, Failure, IntoFailure},
         name::{RepositoryName, ServerName},
         owner::Whose,
         suspicion::{Acknowledgement, Meant},
@@ -121,7 +121,7 @@ async fn bounded<T>(
         let what = format!("no answer within {} s", LIMIT.as_secs());
         return Err(Failure::new(Class::RepositorySlow, doing, what));
     };
-    result.map_err(|error| error.into_failure(doing))
+    result.during(doing)
 }
 
 /// Every backup in a repository that was suspicious and that a word means, with the word's number.
@@ -212,5 +212,5 @@ async fn write_one(
     if let Whose::Strange(stranger) = owners.whose_by_name(repository, series, &written) {
         return Err(owner::refusal(&stranger, &written, doing.to_owned(), by.at));
     }
-    repository.acknowledge(series, id, by).await.map_err(|error| error.into_failure(doing))
+    repository.acknowledge(series, id, by).await.during(doing)
 }

@@ -4,7 +4,7 @@
 use crate::{
     codec::encrypt::{Encrypt, EncryptError, PIECE_BYTES},
     domain::{
-        failure::{Class, Failure},
+        failure::{Class, During, Failure},
         manifest::StoredObject,
         recipients::Recipients,
     },
@@ -44,7 +44,7 @@ impl<'a> Intake<'a> {
                 }
             };
             let written = self.beside.write(piece).await;
-            written.map_err(|error| error.into_failure(self.doing))?;
+            written.during(self.doing)?;
         }
         Ok(())
     }
@@ -55,9 +55,9 @@ impl<'a> Intake<'a> {
             let ended = encrypt.finish(&mut self.ready);
             ended.map_err(|error| encrypting(&error, self.doing))?;
             let written = self.beside.write(&self.ready).await;
-            written.map_err(|error| error.into_failure(self.doing))?;
+            written.during(self.doing)?;
         }
-        self.beside.finish().await.map_err(|error| error.into_failure(self.doing))
+        self.beside.finish().await.during(self.doing)
     }
 }
 

@@ -22,7 +22,7 @@ use crate::{
     },
     domain::{
         backup::{BackupId, Series},
-        failure::{Class, Failure},
+        failure::{Class, Failure, IntoFailure},
         manifest::{self, Manifest, StoredFile, StoredObject},
         recipients::{Passage, Recipients},
     },

@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     domain::{
         blocking::{Held, Ledger, Names, WhenBlocking},
-        failure::{Class, Failure},
+        failure::{Class, Failure, IntoFailure},
         finding::{Finding, Severity},
     },
     postgres::{
@@ -113,7 +113,7 @@ impl Watch<'_> {
         // The first look is made in any case: a backup may be over before it.
         let first = !seen.ledger.has_looked();
         let cancel = if first { backup.cancel.child_token() } else { done.clone() };
-        let opening = Task { cancel, ..backup.clone() };
+        let opening = backup.clone().cancelled_by(cancel);
         let late = async {
             done.cancelled().await;
             tokio::time::sleep(FIRST).await;

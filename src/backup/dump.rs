@@ -15,7 +15,7 @@ use crate::{
     codec::{archive::ArchiveProof, plain::PlainProof, proof::Proof},
     domain::{
         backup::{BackupId, Series, Subject},
-        failure::{Class, Failure},
+        failure::{Class, Failure, IntoFailure},
         manifest::{DatabaseFacts, LeftOut},
         name::{DatabaseName, escape},
         scope::{Format, Scope},

@@ -31,7 +31,7 @@ use crate::{
     },
     domain::{
         backup::{BackupId, Series},
-        failure::{Class, Failure},
+        failure::{Class, Failure, IntoFailure},
         manifest::Manifest,
         name::RepositoryName,
         recipients::Recipients,

@@ -6,7 +6,7 @@ use sha2::{Digest as _, Sha256};
 use crate::{
     codec::{encrypt, hex, whole},
     domain::{
-        failure::{Class, Failure},
+        failure::{Class, During, Failure},
         manifest::StoredFile,
     },
     repository::copy::Copy,
@@ -38,8 +38,7 @@ pub(super) async fn put(
             .map_err(|error| Failure::from_error(Class::Internal, doing, &error))?;
         let bytes = encrypt::whole(bytes, copy.recipients())
             .map_err(|error| Failure::from_error(Class::Encryption, doing, &error))?;
-        let object =
-            copy.put(&file.name, bytes).await.map_err(|error| error.into_failure(doing))?;
+        let object = copy.put(&file.name, bytes).await.during(doing)?;
         stored.push(StoredFile {
             object,
             path: file.path.clone(),

@@ -14,7 +14,7 @@ use crate::{
     codec::globals::GlobalsProof,
     domain::{
         backup::Subject,
-        failure::{Class, Failure},
+        failure::{Class, During, Failure, IntoFailure},
         finding::{Finding, Severity},
         manifest::LeftOut,
         target::Target,
@@ -188,7 +188,7 @@ async fn how_made(
     let mut looks = LOOKS;
     loop {
         let databases = catalog::databases(session, false, &task.cancel).await;
-        let databases = databases.map_err(|error| error.into_failure("dump globals"))?;
+        let databases = databases.during("dump globals")?;
         looks -= 1;
         match databases::sql(source, env, &databases, task).await {
             Err(failure) if failure.class == Class::DatabaseGone && looks > 0 => {}

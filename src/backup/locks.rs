@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     domain::{
-        failure::{Class, Failure},
+        failure::{Class, Failure, IntoFailure},
         scope::Scope,
     },
     postgres::{PgError, snapshot::ExportedSnapshot},

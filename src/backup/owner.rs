@@ -24,7 +24,7 @@ use crate::{
     domain::{
         Timestamp,
         backup::{BackupId, Series},
-        failure::{Class, Failure, chain},
+        failure::{Class, Failure, IntoFailure, chain},
         finding::{Finding, Severity},
         manifest::Owner,
         name::{RepositoryName, ServerName},

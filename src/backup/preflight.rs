@@ -6,7 +6,7 @@
 use crate::{
     checks::preflight::{self, Accepted, Judged},
     domain::{
-        failure::{Class, Failure},
+        failure::{Class, During, Failure},
         scope::Scope,
     },
     postgres::{
@@ -63,14 +63,14 @@ pub async fn refuse(
     (doing, task): (&str, &Task),
 ) -> Result<Preflight, Failure> {
     let hides = hides_damage(session, &task.cancel).await;
-    if hides.map_err(|error| error.into_failure(doing))? {
+    if hides.during(doing)? {
         let what = "zero_damaged_pages = on: rows of damaged pages would be left out, and lc_messages has \
                     the server say so in words that pgkeep does not know";
         return Err(Failure::new(Class::Incomplete, doing, what)
             .hint("set zero_damaged_pages = off, or lc_messages = 'C'"));
     }
     let preflight = look(session, scope, accepted, task).await;
-    let preflight = preflight.map_err(|error| error.into_failure(doing))?;
+    let preflight = preflight.during(doing)?;
     match preflight.judged.failure(doing) {
         Some(failure) => Err(failure),
         None => Ok(preflight),
@@ -91,6 +91,6 @@ pub async fn refuse_globals(
         return Ok(());
     }
     let facts = globals(session, role_passwords, &task.cancel).await;
-    let facts = facts.map_err(|error| error.into_failure(doing))?;
+    let facts = facts.during(doing)?;
     preflight::judge_globals(&facts, doing)
 }

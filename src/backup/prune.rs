@@ -25,7 +25,7 @@ use super::owner::Owners;
 use crate::{
     domain::{
         backup::{BackupId, Series},
-        failure::{Class, Failure},
+        failure::{Class, During, Failure, IntoFailure},
         name::ServerName,
         retention::Policy,
     },
@@ -156,7 +156,7 @@ async fn look_at_floors(
             () = cancel.cancelled() => return Err(interrupted(doing)),
             looked = survey::examine(repository, &unseen) => looked,
         };
-        if let Some(problem) = looked.map_err(|error| error.into_failure(doing))?.problem {
+        if let Some(problem) = looked.during(doing)?.problem {
             return Err(changed(format!("{id}, which has to stay, changed meanwhile: {problem}")));
         }
     }

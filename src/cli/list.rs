@@ -10,7 +10,7 @@ use crate::{
     daemon::table::Table,
     domain::{
         backup::BackupId,
-        failure::{Class, Failure},
+        failure::{Class, Failure, IntoFailure},
         name::{RepositoryName, ServerName},
     },
     repository::{

@@ -7,7 +7,7 @@ use serde::Serialize;
 use crate::{
     domain::{
         backup::BackupId,
-        failure::{Class, Failure, chain},
+        failure::{Class, During, Failure, IntoFailure, chain},
         manifest::{Manifest, Totals},
         name::RepositoryName,
         suspicion::Acknowledgement,
@@ -100,7 +100,7 @@ async fn find(handle: &Handle, id: &str) -> Result<Vec<(BackupId, Shown)>, Failu
 
 async fn look(handle: &Handle, listed: Listed) -> Result<Shown, Failure> {
     let doing = || format!("read backup {} in {}", listed.id, handle.name());
-    let repository = handle.open_existing().await.map_err(|error| error.into_failure(doing()))?;
+    let repository = handle.open_existing().await.during(doing())?;
     let Some(repository) = repository else {
         return Err(Failure::new(
             Class::RepositoryDamaged,

@@ -15,7 +15,7 @@ use serde::Serialize;
 
 use crate::{
     domain::{
-        failure::Failure,
+        failure::{During, Failure},
         name::{DatabaseName, JobName, ServerName},
         protection::{Backed, Protection},
         scope::{Coverage, Scope},
@@ -201,5 +201,5 @@ async fn ask(server: &Server, task: &Task) -> Result<Vec<Database>, Failure> {
     let session = server.connect(server.maintenance_database(), DOING, task).await?;
     let databases = catalog::databases(&session, false, &task.cancel).await;
     session.close().await;
-    databases.map_err(|error| error.into_failure(DOING))
+    databases.during(DOING)
 }

@@ -11,8 +11,7 @@ use crate::{
         name::{JobName, NotifyName},
         notice::Notice,
     },
-    jobs::ChildSettings,
-    sys::host,
+    sys::{host, process::ChildSettings},
     telemetry::notify::{self, Notifier},
 };
 

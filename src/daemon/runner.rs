@@ -173,5 +173,5 @@ fn because_of(mut report: Report, limit: &Failure) -> Report {
 
 /// A task for a run: cancelled with `all`, or alone.
 pub fn task_of(all: &CancellationToken, clock: Arc<dyn Clock>) -> Task {
-    Task { cancel: all.child_token(), ..Task::new(clock) }
+    Task::new(clock).cancelled_by(all.child_token())
 }

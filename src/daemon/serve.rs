@@ -28,8 +28,8 @@ use super::{
     engine::{Engine, Parts},
     ground::StateDir,
     heartbeat::Heartbeat,
-    notify::{Notifier, Watchdog},
     signals::SignalStream,
+    systemd::{ServiceManager, Watchdog},
     table::{Ground, Table},
     watch::Watch,
 };
@@ -100,7 +100,7 @@ pub async fn serve(start: Start) -> Result<(), Failure> {
         engine,
         metrics: metrics.clone(),
         health,
-        notifier: Notifier::from_env(),
+        notifier: ServiceManager::from_env(),
         watchdog: Watchdog::from_env(),
         log,
         last_beat: clock.now().mono,

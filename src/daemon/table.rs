@@ -13,7 +13,6 @@ use std::{
 use jiff::{Timestamp, tz::TimeZone};
 
 use crate::{
-    backup::gate::DatabaseGate,
     config::{
         self, Config, Diagnostics, JobCommon, Located, Options, RETRY_BACKOFF_MAX, ServerConfig,
         class,
@@ -23,10 +22,10 @@ use crate::{
         name::{JobName, NotifyName, RepositoryName, ServerName},
         schedule::Schedule,
     },
-    jobs::{self, ChildSettings, Job, JobKind, Policies, Resources},
+    jobs::{self, Job, JobKind, Policies, Resources},
     postgres::{Server, service::Environment, tools::Toolbox},
     repository::{handle::Handle, kinds},
-    sys::clock::Clock,
+    sys::{clock::Clock, gate::DatabaseGate, process::ChildSettings},
 };
 
 use super::{
@@ -137,8 +136,8 @@ fn build(config: &Config, ground: &Ground, d: &mut Diagnostics) -> Table {
             nice: daemon.nice,
             grace: daemon.grace,
             records: daemon.state_dir.join("children"),
-            state_dir: daemon.state_dir.clone(),
         },
+        state_dir: daemon.state_dir.clone(),
         gate: ground.gate.clone(),
         retention: Policies::read(config, d),
     };

@@ -147,7 +147,7 @@ impl Watch {
     }
 
     fn look_at_servers(&mut self, table: &Table) {
-        let task = Task { cancel: self.cancel.child_token(), ..Task::new(self.clock.clone()) };
+        let task = Task::new(self.clock.clone()).cancelled_by(self.cancel.child_token());
         let (metrics, seen) = (self.metrics.clone(), self.unprotected.clone());
         let servers = protection::protected(table);
         self.servers = Some(tokio::spawn(protection::look(servers, metrics, seen, task)));

@@ -164,6 +164,27 @@ impl Failure {
     }
 }
 
+/// An error of a layer below, which becomes a [`Failure`] where it is known what was being done.
+pub trait IntoFailure {
+    /// The failure of what was being done: a phrase, or the task that has it.
+    fn into_failure(self, doing: impl Into<String>) -> Failure;
+}
+
+/// Says where a result passes by what was being done.
+pub trait During<T> {
+    /// The same result; its error is the failure of what was being done: a phrase, or the task that has it.
+    ///
+    /// # Errors
+    /// The failure, where there is an error.
+    fn during(self, doing: impl Into<String>) -> Result<T, Failure>;
+}
+
+impl<T, E: IntoFailure> During<T> for Result<T, E> {
+    fn during(self, doing: impl Into<String>) -> Result<T, Failure> {
+        self.map_err(|error| error.into_failure(doing))
+    }
+}
+
 /// What an error says where no thread or process could be started.
 pub const NO_THREAD: &str = "no thread or process is left";
 

@@ -131,8 +131,8 @@ fn build(
         selection: Selection { servers: servers?, patterns: patterns?, globals },
         limits: Limits { newest, within },
         parallel,
-        seen: resources.children.state_dir.join("copied").join(name),
-        state_dir: resources.children.state_dir.clone(),
+        seen: resources.state_dir.join("copied").join(name),
+        state_dir: resources.state_dir.clone(),
         adopted: resources.config.daemon.adopt.clone(),
     }))
 }

@@ -11,6 +11,7 @@ mod work;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
     sync::Arc,
     time::Duration,
 };
@@ -23,14 +24,13 @@ use crate::{
         courtesy::Courtesy,
         dump::Asked,
         fanout::Compression,
-        gate::DatabaseGate,
         globals::{self, Parts},
         owner::Owners,
     },
     checks::{self, preflight::Accepted},
     domain::{
         backup::Subject,
-        failure::Failure,
+        failure::{Failure, IntoFailure},
         metric::{MetricDesc, MetricKind},
         name::{DatabaseName, RepositoryName, ServerName},
         owner::Adoption,
@@ -42,10 +42,10 @@ use crate::{
     },
     postgres::{PgError, Server, catalog},
     repository::{ask::ask, handle::Handle},
-    sys::task::Task,
+    sys::{gate::DatabaseGate, process::ChildSettings, task::Task},
 };
 
-use super::{ChildSettings, Job, JobKind, Protects, RunContext, choose};
+use super::{Job, JobKind, Protects, RunContext, choose};
 use work::Work;
 
 const BY_DATABASE: &[&str] = &["server", "datname", "repository"];
@@ -144,6 +144,7 @@ struct Dump {
     courtesy: Courtesy,
     shrink: Option<Share>,
     children: ChildSettings,
+    state_dir: PathBuf,
     gate: Arc<DatabaseGate>,
     adopted: Vec<Adoption>,
 }
@@ -178,7 +179,7 @@ impl Job for Dump {
 
     async fn run(&self, cx: &RunContext) -> Result<Report, Failure> {
         let servers = BTreeMap::from([(self.server.name().clone(), Arc::clone(&self.server))]);
-        let owners = Owners::new(&self.children.state_dir, self.adopted.clone(), servers)?;
+        let owners = Owners::new(&self.state_dir, self.adopted.clone(), servers)?;
         let doing = format!("look at server {}", self.server.name());
         let fail = |error: PgError| error.into_failure(&*doing);
         let cancel = &cx.task.cancel;

@@ -24,7 +24,6 @@ use std::{
 use async_trait::async_trait;
 
 use crate::{
-    backup::gate::DatabaseGate,
     checks::preflight::Accepted,
     config::{self, Config, Diagnostics, Located, Options, class},
     domain::{
@@ -41,7 +40,7 @@ use crate::{
     },
     postgres::Server,
     repository::handle::Handle,
-    sys::task::Task,
+    sys::{gate::DatabaseGate, process::ChildSettings, task::Task},
 };
 
 /// Every kind of job.
@@ -74,6 +73,8 @@ pub struct Resources<'a> {
     pub repositories: BTreeMap<RepositoryName, Arc<Handle>>,
     /// How children run.
     pub children: ChildSettings,
+    /// The state directory.
+    pub state_dir: PathBuf,
     /// One heavy job per database.
     pub gate: Arc<DatabaseGate>,
     /// The configured retention policies.
@@ -140,20 +141,6 @@ impl Policies {
                 .hint("backups are removed only by a job that names the policy");
         }
     }
-}
-
-/// How child processes run.
-#[derive(Debug, Clone)]
-pub struct ChildSettings {
-    /// Their nice value, 0 to 19; Linux derives the I/O priority from it.
-    pub nice: i32,
-    /// Time between SIGTERM and SIGKILL.
-    pub grace: Duration,
-    /// Where their process groups are recorded, so that a new start finds what a killed daemon
-    /// left behind.
-    pub records: PathBuf,
-    /// The state directory: who this host is may have to be kept there.
-    pub state_dir: PathBuf,
 }
 
 /// A configured piece of work.

@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
     sync::Arc,
 };
 
@@ -28,7 +29,7 @@ use crate::{
     repository::{ask::ask, handle::Handle, repo::Repository},
 };
 
-use super::{ChildSettings, Job, JobKind, Resources, RunContext, options};
+use super::{Job, JobKind, Resources, RunContext, options};
 
 const BY_REPOSITORY: &[&str] = &["repository"];
 
@@ -76,7 +77,7 @@ struct Prune {
     adopted: Vec<Adoption>,
     /// What is asked where it is, so that a copy of it does not prune what is another's.
     asked: BTreeMap<ServerName, Arc<Server>>,
-    children: ChildSettings,
+    state_dir: PathBuf,
 }
 
 fn build(
@@ -96,7 +97,7 @@ fn build(
         max_remove,
         adopted: resources.config.daemon.adopt.clone(),
         asked: resources.servers.clone(),
-        children: resources.children.clone(),
+        state_dir: resources.state_dir.clone(),
     }))
 }
 
@@ -141,8 +142,7 @@ impl Job for Prune {
     }
 
     async fn run(&self, cx: &RunContext) -> Result<Report, Failure> {
-        let owners =
-            Owners::new(&self.children.state_dir, self.adopted.clone(), self.asked.clone())?;
+        let owners = Owners::new(&self.state_dir, self.adopted.clone(), self.asked.clone())?;
         let order = Order {
             policy: &self.policy,
             servers: &self.servers,

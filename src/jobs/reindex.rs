@@ -5,14 +5,10 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 use async_trait::async_trait;
 
 use crate::{
-    backup::{
-        gate::DatabaseGate,
-        reindex::{self, Done, End, Ledger, Looked, Orders},
-    },
     config::{Diagnostics, Options},
     domain::{
         backup::Subject,
-        failure::{Class, Failure},
+        failure::{Class, Failure, IntoFailure},
         finding::{Finding, Severity},
         index::{DropDebris, Wishes, refusal},
         metric::{MetricDesc, MetricKind},
@@ -22,10 +18,12 @@ use crate::{
         target::Target,
         text,
     },
+    maintenance::reindex::{self, Done, End, Ledger, Looked, Orders},
     postgres::{
         PgError, Server,
         catalog::{self, ServerFacts},
     },
+    sys::gate::DatabaseGate,
 };
 
 use super::{Job, JobKind, Resources, RunContext, choose, options};
@@ -105,7 +103,7 @@ fn build(
         lock_timeout,
         window,
         gate: resources.gate.clone(),
-        ledger: Ledger::new(&resources.children.state_dir),
+        ledger: Ledger::new(&resources.state_dir),
     }))
 }
 

@@ -11,11 +11,10 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 use async_trait::async_trait;
 
 use crate::{
-    backup::gate::DatabaseGate,
     config::{Diagnostics, Located, Options, class},
     domain::{
         backup::Subject,
-        failure::{Class, Failure},
+        failure::{Class, Failure, IntoFailure},
         metric::{MetricDesc, MetricKind},
         name::{DatabaseName, ServerName},
         pattern::{DatabasePatterns, Selection},
@@ -24,10 +23,9 @@ use crate::{
         units::ByteSize,
         vacuum::{Ask, Mode, Thresholds},
     },
-    postgres::{
-        PgError, Server, catalog,
-        vacuum::{self, Call, Knobs, Settings},
-    },
+    maintenance::vacuum::{self, Call, Knobs, Settings},
+    postgres::{PgError, Server, catalog},
+    sys::gate::DatabaseGate,
 };
 
 use super::{Job, JobKind, Resources, RunContext, choose, options};

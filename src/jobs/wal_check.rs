@@ -9,6 +9,7 @@
 mod archive;
 mod options;
 mod samples;
+pub mod state;
 
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 
@@ -18,16 +19,10 @@ use jiff::Timestamp;
 use crate::{
     checks::{
         self,
-        wal::{
-            ARCHIVE, END_TO_END, SERVER, ServerLimits, ServerView, UNREADABLE,
-            listing::Archive,
-            probe::{self, Destination, Probed},
-            space,
-            state::{Probe, State},
-        },
+        wal::{ARCHIVE, SERVER, ServerLimits, ServerView, UNREADABLE},
     },
     domain::{
-        failure::{Class, Failure},
+        failure::{Class, Failure, IntoFailure},
         name::ServerName,
         report::{Figures, Outcome, Report, TargetReport},
         target::Target,
@@ -37,8 +32,14 @@ use crate::{
         PgError, Server, Session, catalog,
         wal::{WalFacts, wal_facts},
     },
+    wal::{
+        archive::Archive,
+        end_to_end::{self, Destination, END_TO_END, Probed},
+        space,
+    },
 };
 
+use self::state::{Probe, State};
 use super::{Job, JobKind, RunContext};
 
 /// The kind's row in the table.
@@ -246,7 +247,7 @@ impl Work<'_> {
         let archive = self.job.archive.as_ref().map(|a| (&a.archive, resume));
         let to = Destination { by_archiver, archive };
         let (at, task) = (self.now(), &self.cx.task);
-        let probed = probe::probe(session, &self.facts, to, options.timeout, task).await;
+        let probed = end_to_end::probe(session, &self.facts, to, options.timeout, task).await;
         let before = self.state.probe.as_ref().and_then(|last| last.arrived_at);
         let done = |segment, arrived_at, finding| Some(Probe { at, segment, arrived_at, finding });
         let (probe, result) = match probed {

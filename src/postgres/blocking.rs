@@ -17,14 +17,15 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     domain::{
         blocking::{Look, Names, Party, Wanted, first_words},
-        failure::Failure,
+        failure::{Failure, IntoFailure},
     },
     sys::task::Task,
 };
 
 use super::{
     PgError, Server, Session,
-    catalog::{get, timestamp, version_and_role},
+    catalog::{timestamp, version_and_role},
+    column::get,
     session::Limits,
 };
 

@@ -11,7 +11,7 @@ use crate::domain::{
     pattern::{Access, Candidate},
 };
 
-pub(super) use super::column::get;
+use super::column::get;
 use super::{PgError, Session, column::Text, locale};
 
 /// The oldest server that is supported, as `server_version_num`.

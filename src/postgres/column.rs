@@ -16,11 +16,11 @@ use super::PgError;
 
 /// Text as the server has it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Text {
+pub struct Text {
     /// Its characters, and in place of what is none of them escapes.
-    pub(super) text: String,
+    pub text: String,
     /// Whether there is no escape in it: whether it can be written in a statement.
-    pub(super) is_whole: bool,
+    pub is_whole: bool,
 }
 
 impl Text {
@@ -40,7 +40,7 @@ impl<'a> FromSql<'a> for Text {
 }
 
 /// What a column can be read as.
-pub(super) trait Column: Sized {
+pub trait Column: Sized {
     /// What the driver reads.
     type Raw: for<'a> FromSql<'a>;
     /// What we make of it.
@@ -98,7 +98,7 @@ as_it_is!(
 );
 
 /// A column of a row. Our statements fix the types, so that an error is our own.
-pub(super) fn get<T: Column>(row: &Row, column: usize) -> Result<T, PgError> {
+pub fn get<T: Column>(row: &Row, column: usize) -> Result<T, PgError> {
     let raw = row.try_get::<_, T::Raw>(column);
     raw.map(T::of).map_err(|error| PgError::of_statement(&error))
 }

@@ -10,7 +10,7 @@ use std::fmt::Write as _;
 use tokio_postgres::Row;
 use tokio_util::sync::CancellationToken;
 
-use super::{PgError, Session, catalog::get};
+use super::{PgError, Session, column::get};
 use crate::domain::text;
 
 /// Longest file that is read, in bytes. Configuration files have some ten thousand.

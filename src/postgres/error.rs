@@ -4,7 +4,7 @@ use std::error::Error as _;
 
 use tokio_postgres::error::SqlState;
 
-use crate::domain::failure::{Class, Failure};
+use crate::domain::failure::{Class, Failure, IntoFailure};
 
 use super::{
     guard::Excess,
@@ -31,6 +31,17 @@ pub enum PgError {
         /// The server's code, where the server said it.
         sqlstate: Option<String>,
     },
+}
+
+impl IntoFailure for PgError {
+    fn into_failure(self, doing: impl Into<String>) -> Failure {
+        let class = self.class();
+        let failure = Failure::new(class, doing, self.to_string());
+        match self {
+            Self::Failed { hint: Some(hint), .. } => failure.hint(hint),
+            _ => failure,
+        }
+    }
 }
 
 impl PgError {
@@ -80,16 +91,6 @@ impl PgError {
         match self {
             Self::Cancelled => None,
             Self::Failed { sqlstate, .. } => sqlstate.as_deref(),
-        }
-    }
-
-    /// The failure of what was being done.
-    pub fn into_failure(self, doing: impl Into<String>) -> Failure {
-        let class = self.class();
-        let failure = Failure::new(class, doing, self.to_string());
-        match self {
-            Self::Failed { hint: Some(hint), .. } => failure.hint(hint),
-            _ => failure,
         }
     }
 

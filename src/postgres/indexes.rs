@@ -13,7 +13,7 @@ use crate::domain::{
     pattern::Glob,
 };
 
-use super::{PgError, Session, catalog::get};
+use super::{PgError, Session, column::get};
 
 /// Indexes that one database may bring: a plan stays in memory, and so does its report.
 pub const INDEXES_MAX: usize = 10_000;

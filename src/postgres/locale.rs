@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::domain::manifest::{Collation, DatabaseFacts, Extension};
 
-use super::{PgError, Session, catalog::get};
+use super::{PgError, Session, column::get};
 
 /// `pg_database.datlocprovider`, `daticulocale` and `pg_database_collation_actual_version()`.
 const HAS_PROVIDER: u32 = 150_000;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio_postgres::Row;
 use tokio_util::sync::CancellationToken;
 
-use super::{PgError, Session, catalog::get};
+use super::{PgError, Session, column::get};
 
 /// Those that are named.
 const NAMED_MAX: i64 = 3;

@@ -3,7 +3,7 @@
 
 pub mod blocking;
 pub mod catalog;
-mod column;
+pub mod column;
 pub mod command;
 pub mod configuration;
 mod connect;
@@ -29,7 +29,6 @@ pub mod startup;
 mod target;
 pub mod tls;
 pub mod tools;
-pub mod vacuum;
 pub mod wal;
 mod x509;
 

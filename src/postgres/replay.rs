@@ -6,7 +6,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::domain::standby::Replay;
 
-use super::{PgError, Session, catalog::get};
+use super::{PgError, Session, column::get};
 
 /// Any role sees that a WAL receiver runs, if not what it does. Where WAL comes from an archive, replay may
 /// be ahead of what was received.

@@ -20,13 +20,13 @@ use tokio_postgres::types::ToSql;
 use tokio_util::sync::CancellationToken;
 
 use crate::domain::{
-    failure::{Class, Failure},
+    failure::{Class, Failure, IntoFailure},
     pattern::Glob,
     relation::{RelationName, RelationPattern},
     scope::{Contents, Format, Scope, options},
 };
 
-use super::{PgError, Session, catalog::get};
+use super::{PgError, Session, column::get};
 
 /// The schemas that are the server's own.
 const SYSTEM: [&str; 2] = ["\"pg_\"*", "\"information_schema\""];

@@ -6,7 +6,7 @@ use crate::{
     config::ServerConfig,
     domain::{
         backup::BackupId,
-        failure::{Class, Failure},
+        failure::{Class, During, Failure},
         name::ServerName,
     },
     sys::task::Task,
@@ -109,9 +109,7 @@ impl Server {
         doing: &str,
         task: &Task,
     ) -> Result<Session, Failure> {
-        Session::connect(&self.spec, database, APPLICATION, task)
-            .await
-            .map_err(|error| error.into_failure(doing))
+        Session::connect(&self.spec, database, APPLICATION, task).await.during(doing)
     }
 
     /// Opens a session as the role for maintenance: `maintenance_user`, else `user`.
@@ -125,9 +123,7 @@ impl Server {
         task: &Task,
     ) -> Result<Session, Failure> {
         let spec = self.maintenance.as_ref().unwrap_or(&self.spec);
-        Session::connect(spec, database, APPLICATION, task)
-            .await
-            .map_err(|error| error.into_failure(doing))
+        Session::connect(spec, database, APPLICATION, task).await.during(doing)
     }
 
     /// The role for maintenance: `maintenance_user`, else `user`.

@@ -26,11 +26,7 @@ use crate::domain::{
     wal::{History, Timeline},
 };
 
-use super::{
-    PgError, Session,
-    catalog::{get, timestamp},
-    configuration,
-};
+use super::{PgError, Session, catalog::timestamp, column::get, configuration};
 
 /// The WAL position, on a primary and on a standby, and the timeline of a primary.
 const PLACE: &str = "SELECT (CASE WHEN r.is \

@@ -6,7 +6,7 @@ use std::{pin::pin, time::Duration};
 use super::store::{StoreError, StoreErrorKind};
 use crate::{
     domain::{
-        failure::{Class, Failure},
+        failure::{Class, During, Failure},
         name::RepositoryName,
     },
     sys::task::Task,
@@ -66,6 +66,6 @@ pub async fn ask<T>(
         () = task.cancel.cancelled() => {
             Err(Failure::new(Class::Interrupted, doing, "the run was cancelled"))
         }
-        answer = question => answer.map_err(|error| error.into_failure(doing)),
+        answer = question => answer.during(doing),
     }
 }

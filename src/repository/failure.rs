@@ -1,7 +1,7 @@
 //! What a store's trouble means to an operation.
 
 use super::store::{StoreError, StoreErrorKind};
-use crate::domain::failure::{Class, Failure};
+use crate::domain::failure::{Class, Failure, IntoFailure};
 
 impl StoreErrorKind {
     /// The class of failure that this kind becomes. An object that is missing or taken where the
@@ -18,10 +18,10 @@ impl StoreErrorKind {
     }
 }
 
-impl StoreError {
+impl IntoFailure for StoreError {
     /// The failure of an operation that was doing `doing`: `copy backup … to offsite`. What both
     /// were doing is said once.
-    pub fn into_failure(self, doing: impl Into<String>) -> Failure {
+    fn into_failure(self, doing: impl Into<String>) -> Failure {
         let doing = doing.into();
         let what = if self.doing == doing { self.what } else { self.to_string() };
         let failure = Failure::new(self.kind.class(), doing, what);

@@ -30,7 +30,7 @@ use super::{
 };
 use crate::domain::{
     backup::{BackupId, Series},
-    failure::{Class, Failure, chain},
+    failure::{Class, Failure, IntoFailure, chain},
     manifest::{MANIFEST_NAME, ManifestError},
     name::RepositoryName,
     recipients::Recipients,
@@ -178,9 +178,9 @@ pub enum ManifestProblem {
     Store(#[source] StoreError),
 }
 
-impl ManifestProblem {
+impl IntoFailure for ManifestProblem {
     /// The failure of an operation that was doing `doing`.
-    pub fn into_failure(self, doing: impl Into<String>) -> Failure {
+    fn into_failure(self, doing: impl Into<String>) -> Failure {
         match self {
             Self::Store(error) => error.into_failure(doing),
             Self::Invalid(error @ ManifestError::Newer { .. }) => {

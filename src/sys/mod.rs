@@ -5,6 +5,7 @@ pub mod clock;
 pub mod crowd;
 pub mod files;
 pub mod fixed;
+pub mod gate;
 pub mod host;
 pub mod lock;
 pub mod process;

@@ -1,5 +1,5 @@
-//! What everything long-running is handed: a token that cancels it, a clock, and a place to say
-//! how far it is.
+//! What everything long-running is handed: a token that cancels it, a clock, a place to say how far it
+//! is, and the phrase that its failures say they were doing.
 //!
 //! Cancel by token, then await; never drop (DESIGN rule 8).
 
@@ -15,8 +15,12 @@ use std::{
 use tokio_util::sync::CancellationToken;
 
 use super::clock::Clock;
+use crate::domain::failure::{Class, Failure};
 
-/// Token, clock and progress of one piece of work.
+/// Token, clock, progress and phrase of one piece of work.
+///
+/// Where a failure wants to know what was being done, the task itself can be given: it stands for its
+/// phrase.
 #[derive(Debug, Clone)]
 pub struct Task {
     /// Cancelled when the work is to stop.
@@ -25,13 +29,62 @@ pub struct Task {
     pub clock: Arc<dyn Clock>,
     /// How far it is.
     pub progress: Arc<Progress>,
+    doing: Arc<str>,
 }
 
 impl Task {
     /// A task of its own.
     pub fn new(clock: Arc<dyn Clock>) -> Self {
         let cancel = CancellationToken::new();
-        Self { cancel, clock, progress: Arc::default() }
+        Self { cancel, clock, progress: Arc::default(), doing: Arc::from("run") }
+    }
+
+    /// The same task where it does something of its own: `dump database app`.
+    #[must_use]
+    pub fn doing(&self, phrase: impl Into<Arc<str>>) -> Self {
+        Self { doing: phrase.into(), ..self.clone() }
+    }
+
+    /// The same task, cancelled by another token.
+    #[must_use]
+    pub fn cancelled_by(self, cancel: CancellationToken) -> Self {
+        Self { cancel, ..self }
+    }
+
+    /// What it is doing: `dump database app`.
+    pub fn phrase(&self) -> &str {
+        &self.doing
+    }
+
+    /// A failure of what it is doing.
+    pub fn failure(&self, class: Class, what: impl Into<String>) -> Failure {
+        Failure::new(class, self, what)
+    }
+
+    /// The failure of work that ends because the task was cancelled.
+    pub fn cancelled(&self) -> Failure {
+        self.failure(Class::Interrupted, "the run was cancelled")
+    }
+
+    /// Fails once the task was cancelled.
+    ///
+    /// # Errors
+    /// [`Class::Interrupted`].
+    pub fn check(&self) -> Result<(), Failure> {
+        if self.cancel.is_cancelled() { Err(self.cancelled()) } else { Ok(()) }
+    }
+
+    /// What a future brings, unless the task is cancelled first. The future is dropped then: it must be one
+    /// that may be.
+    ///
+    /// # Errors
+    /// [`Class::Interrupted`].
+    pub async fn unless_cancelled<T>(&self, work: impl Future<Output = T>) -> Result<T, Failure> {
+        tokio::select! {
+            biased;
+            () = self.cancel.cancelled() => Err(self.cancelled()),
+            done = work => Ok(done),
+        }
     }
 
     /// A task that ends when this one is cancelled, and can be cancelled alone. It shares the
@@ -39,6 +92,12 @@ impl Task {
     #[must_use]
     pub fn child(&self) -> Self {
         Self { cancel: self.cancel.child_token(), ..self.clone() }
+    }
+}
+
+impl From<&Task> for String {
+    fn from(task: &Task) -> Self {
+        task.phrase().to_owned()
     }
 }
 
@@ -140,6 +199,20 @@ impl Drop for Waits<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sys::clock::SystemClock;
+
+    #[tokio::test]
+    async fn a_failure_says_what_its_task_was_doing() {
+        let task = Task::new(SystemClock::new());
+        let dump = task.doing("dump database app");
+        assert!(dump.check().is_ok());
+        assert_eq!(dump.unless_cancelled(async { 7 }).await, Ok(7));
+        task.cancel.cancel();
+        let failure = dump.unless_cancelled(async { 7 }).await.unwrap_err();
+        assert_eq!(failure, dump.check().unwrap_err());
+        assert_eq!(failure.class, Class::Interrupted);
+        assert_eq!(failure.to_string(), "dump database app: the run was cancelled");
+    }
 
     #[test]
     fn what_is_waited_for_is_said_as_long_as_it_is() {

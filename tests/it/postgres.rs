@@ -12,7 +12,7 @@ use std::{
 
 use pgkeep::{
     domain::{
-        failure::Class,
+        failure::{Class, IntoFailure},
         name::DatabaseName,
         pattern::{DatabasePatterns, Reason},
         scope::{Contents, Scope},

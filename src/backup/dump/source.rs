@@ -7,7 +7,7 @@ use crate::{
     domain::{
         backup::{BackupId, Series, Subject},
         blocking::Held,
-        failure::{Class, Failure},
+        failure::{Class, During, Failure},
         finding::Finding,
         manifest::{Owner, Tool},
         name::{DatabaseName, RepositoryName},
@@ -154,7 +154,7 @@ impl Source<'_> {
         (doing, task): (&str, &Task),
     ) -> Result<(), Failure> {
         let found = catalog::system_id(session, &task.cancel).await;
-        let found = found.map_err(|error| error.into_failure(doing))?;
+        let found = found.during(doing)?;
         another(found, self.facts.system_id, doing).map_or(Ok(()), Err)
     }
 

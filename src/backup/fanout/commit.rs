@@ -14,7 +14,7 @@ use crate::{
         stream::Streamed,
     },
     domain::{
-        failure::{Class, Failure},
+        failure::{Class, Failure, IntoFailure},
         manifest::{Manifest, StoredFile, StoredObject},
         recipients::Recipients,
         suspicion::Suspicion,

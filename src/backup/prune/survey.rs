@@ -14,7 +14,7 @@ use super::{Order, Steps};
 use crate::{
     domain::{
         backup::{BackupId, Series},
-        failure::{Class, Failure, chain},
+        failure::{Class, During, Failure, chain},
         finding::Finding,
         manifest::Owner,
         name::ServerName,
@@ -115,7 +115,7 @@ pub async fn survey(
         () = task.cancel.cancelled() => {
             return Err(Failure::new(Class::Interrupted, doing, "the run was cancelled"));
         }
-        result = surveyor.all() => result.map_err(|error| error.into_failure(&*doing))?,
+        result = surveyor.all() => result.during(&*doing)?,
     }
     Ok(surveyor.finish())
 }

@@ -22,7 +22,7 @@ use tokio::task::JoinSet;
 use crate::{
     domain::{
         backup::{BackupId, Series},
-        failure::{Class, Failure},
+        failure::{Class, Failure, IntoFailure},
         finding::Finding,
         name::RepositoryName,
     },

@@ -25,11 +25,10 @@ pub(super) const DUPLICATES: Check<ArchiveView> =
 /// A history file is missing.
 pub(super) const HISTORY: Check<ArchiveView> = Check { name: "wal-archive-history", look: history };
 /// A history file cannot be read, and the server does not tell what it says.
-pub(super) const HISTORY_UNREAD: Check<ArchiveView> =
+pub const HISTORY_UNREAD: Check<ArchiveView> =
     Check { name: "wal-archive-history-unread", look: history_unread };
 /// Timelines do not hang together.
-pub(super) const TIMELINE: Check<ArchiveView> =
-    Check { name: "wal-archive-timeline", look: timeline };
+pub const TIMELINE: Check<ArchiveView> = Check { name: "wal-archive-timeline", look: timeline };
 /// Base backups start before the archive does.
 pub(super) const START: Check<ArchiveView> = Check { name: "wal-archive-start", look: start };
 

@@ -5,16 +5,10 @@
 
 mod archive;
 mod archiving;
-pub mod bucket;
-pub mod directory;
-pub mod listing;
 mod privilege;
-pub mod probe;
 mod queue;
 mod recovery_point;
 mod retained;
-pub mod space;
-pub mod state;
 #[cfg(test)]
 mod tests;
 
@@ -29,10 +23,10 @@ use crate::{
         wal::{Continuity, Inventory, SegmentName, WalFile},
     },
     postgres::wal::WalFacts,
+    wal::space::Space,
 };
 
-use self::space::Space;
-pub use self::{archive::UNREADABLE, probe::END_TO_END};
+pub use self::archive::{HISTORY_UNREAD, TIMELINE, UNREADABLE};
 
 /// What the server's side is looked at with.
 #[derive(Debug)]

@@ -9,7 +9,7 @@ use crate::{
     checks::look,
     domain::{
         finding::Severity,
-        wal::{SegmentSize, Sizes, Timeline},
+        wal::{SegmentSize, Timeline},
     },
     postgres::wal::{ArchiveMode, Archiver, ReadyQueue, Slot, WalDirectory, WalSettings},
 };
@@ -175,9 +175,9 @@ fn a_backlog_is_worse_where_it_fills_the_filesystem() {
     let mut view = healthy();
     Arc::get_mut(&mut view.facts).unwrap().ready = Some(waiting(2, 100));
     assert_eq!(found(&view), one("wal-backlog", Severity::Warning));
-    view.space = Some(space::Space { total: 100 << 30, free: 50 << 30 });
+    view.space = Some(Space { total: 100 << 30, free: 50 << 30 });
     assert_eq!(found(&view), one("wal-backlog", Severity::Warning));
-    view.space = Some(space::Space { total: 100 << 30, free: 1 << 30 });
+    view.space = Some(Space { total: 100 << 30, free: 1 << 30 });
     assert_eq!(found(&view), one("wal-backlog", Severity::Critical));
     view.limits.max_backlog = Some(4 << 30);
     assert_eq!(found(&view), []);
@@ -216,66 +216,6 @@ fn the_one_that_keeps_most_is_named() {
         }];
     };
     assert_eq!(after(lost), one("wal-slot-lost", Severity::Warning));
-}
-
-#[test]
-fn claims_fall_due_and_are_bounded() {
-    let name = |number| SegmentName::new(Timeline::FIRST, number, SegmentSize::DEFAULT);
-    let mut state = state::State::new("x".to_owned());
-    let deadline = Duration::from_mins(10);
-    assert_eq!(state.claims.due(now(), deadline), None);
-    for minute in 0..200 {
-        state.claims.saw(ago(200 - minute), name(minute.unsigned_abs()));
-    }
-    let due = state.claims.due(now(), deadline).unwrap().number(SegmentSize::DEFAULT).unwrap();
-    assert!((180..=190).contains(&due), "{due}");
-    assert_eq!(state.claims.due(now(), Duration::ZERO), Some(name(199)));
-}
-
-#[test]
-fn a_state_of_something_else_is_not_used() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("wal-archives/wal.json");
-    let mut state = state::State::new("x".to_owned());
-    state.claims.saw(now(), "000000010000000000000005".parse().unwrap());
-    state.save(&path).unwrap();
-    assert_eq!(state::State::load(&path, "x").unwrap(), state);
-    let other = state::State::new("y".to_owned());
-    assert_eq!(state::State::load(&path, "y").unwrap(), other);
-    std::fs::write(&path, "{").unwrap();
-    assert_eq!(state::State::load(&path, "y").unwrap(), other);
-}
-
-#[test]
-fn a_state_of_an_older_version_is_taken_over_without_its_listing() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("wal.json");
-    let seen = Inventory::new(SegmentSize::DEFAULT, Sizes::Exact);
-    let mut seen = serde_json::to_value(seen).unwrap();
-    seen.as_object_mut().unwrap().remove("summed").unwrap();
-    let segment: SegmentName = "000000010000000000000005".parse().unwrap();
-    let first = serde_json::json!({
-        "version": 1,
-        "subject": "x",
-        "listed": {
-            "at": now(), "full_at": now(), "seen": seen, "resume": null, "findings": [],
-            "missing_recent": 0, "missing_old": 0,
-        },
-        "claims": [[now(), segment]],
-        "probe": {"at": now(), "segment": segment, "arrived_at": now(), "finding": null},
-    });
-    let write = |state: &serde_json::Value| std::fs::write(&path, state.to_string()).unwrap();
-    write(&first);
-    let mut state = state::State::load(&path, "x").unwrap();
-    assert_eq!(state.claims.due(now(), Duration::ZERO), Some(segment));
-    assert!(state.probe.is_some() && state.listed.is_none());
-    assert_eq!(state.written, state::Trail::default());
-    state.save(&path).unwrap();
-    assert_eq!(state::State::load(&path, "x").unwrap(), state);
-    // A newer one has what nobody knows here: it is left where it is.
-    write(&serde_json::json!({"version": 99, "subject": "x", "claims": "?"}));
-    assert_eq!(state::State::load(&path, "x").unwrap(), state::State::new("x".to_owned()));
-    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
 }
 
 /// As PostgreSQL 18 shows one after idle_replication_slot_timeout: with its restart_lsn.

@@ -14,7 +14,7 @@ use crate::{
         identity::Identities,
     },
     domain::{
-        failure::{Class, Failure, chain},
+        failure::{Class, Failure, IntoFailure, chain},
         finding::{Finding, Found, Severity},
     },
     repository::{

@@ -15,7 +15,7 @@ use crate::{
     },
     daemon::table::Table,
     domain::{
-        failure::Failure,
+        failure::{During, Failure, IntoFailure},
         finding::Finding,
         name::{DatabaseName, RepositoryName},
         pattern::Selection,
@@ -265,7 +265,7 @@ async fn preflight_of(
     task: &Task,
 ) -> Result<(Preflight, Vec<Scope>), Failure> {
     let session = server.connect(name.as_str(), doing, task).await?;
-    let looked = whole(&session, scopes, task).await.map_err(|error| error.into_failure(doing));
+    let looked = whole(&session, scopes, task).await.during(doing);
     session.close().await;
     looked
 }

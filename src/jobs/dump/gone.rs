@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::{
     domain::{
         backup::Subject,
-        failure::{Class, Failure},
+        failure::{Class, During, Failure},
         name::DatabaseName,
         pattern::{Reason, Selection},
         report::Report,
@@ -103,7 +103,7 @@ impl Dump {
         let session = self.server.connect(maintenance, &doing, &cx.task).await?;
         let databases = catalog::databases(&session, false, &cx.task.cancel).await;
         session.close().await;
-        let databases = databases.map_err(|error| error.into_failure(&*doing))?;
+        let databases = databases.during(&*doing)?;
         Ok(choose::databases(&self.patterns, &databases))
     }
 

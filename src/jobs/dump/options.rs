@@ -82,6 +82,7 @@ pub(super) fn build(
         courtesy: courtesy(o, d),
         shrink,
         children: resources.children.clone(),
+        state_dir: resources.state_dir.clone(),
         gate: resources.gate.clone(),
         adopted: resources.config.daemon.adopt.clone(),
     }))

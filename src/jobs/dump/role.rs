@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::{
     config::{Diagnostics, Options},
     domain::{
-        failure::{Class, Failure},
+        failure::{Class, During, Failure},
         finding::{Finding, Severity},
         standby::OnlyOn,
     },
@@ -72,8 +72,7 @@ impl Role {
                 .hint("dump from the primary, or do without deferrable"));
         }
         let max = self.max_replay_lag.unwrap_or(TOLD_FROM);
-        let replay =
-            replay(session, max, &task.cancel).await.map_err(|error| error.into_failure(doing))?;
+        let replay = replay(session, max, &task.cancel).await.during(doing)?;
         match replay.exceeds(max) {
             // The backup counts as fresh: its time is that of the clock.
             Some(what) if self.max_replay_lag.is_none() => {

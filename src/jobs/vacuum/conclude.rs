@@ -14,7 +14,7 @@ use crate::{
         units::format_duration,
         vacuum as rules,
     },
-    postgres::vacuum::{self, Done},
+    maintenance::vacuum::{self, Done},
 };
 
 use super::{super::RunContext, Vacuum};

@@ -17,7 +17,7 @@ use crate::{
         target::Target,
         vacuum::Skip,
     },
-    postgres::vacuum::{Done, Ended},
+    maintenance::vacuum::{Done, Ended},
 };
 
 use super::{super::RunContext, Vacuum};

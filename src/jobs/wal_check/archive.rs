@@ -3,8 +3,9 @@
 use std::{sync::Arc, time::Duration};
 
 use crate::{
-    checks::wal::{UNREADABLE, listing::ListError, state::Listing},
+    checks::wal::UNREADABLE,
     domain::{
+        failure::IntoFailure,
         finding::{Finding, Severity},
         report::{Figures, Outcome, TargetReport},
         wal::{Expectation, History, Inventory, Lsn, SegmentName, Span, Timeline, WalFile, untold},
@@ -13,9 +14,12 @@ use crate::{
         Session,
         wal::{ArchiveMode, history},
     },
+    wal::archive::ListError,
 };
 
-use super::{ARCHIVE_TARGET, ArchiveOptions, FULL_LISTING, Work, figures, is_due, samples};
+use super::{
+    ARCHIVE_TARGET, ArchiveOptions, FULL_LISTING, Work, figures, is_due, samples, state::Listing,
+};
 
 impl Work<'_> {
     /// Remembers what the server says of its WAL now: the archive is held against it once

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use super::{ArchiveOptions, ProbeOptions, WalCheck};
 use crate::{
-    checks::wal::{ServerLimits, listing::Archive},
+    checks::wal::ServerLimits,
     config::{Diagnostics, Located, Options, class},
     domain::{
         name::{RepositoryName, ServerName},
@@ -13,6 +13,7 @@ use crate::{
     },
     jobs::{Job, Resources},
     repository::handle::Place,
+    wal::archive::Archive,
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -54,7 +55,7 @@ pub(super) fn build(
     let probe = probe(o, d);
     // The section is called job.NAME, and NAME is safe as a file's.
     let file = format!("{}.json", o.section().trim_start_matches("job."));
-    let state = resources.children.state_dir.join("wal-archives").join(file);
+    let state = resources.state_dir.join("wal-archives").join(file);
     Some(Arc::new(WalCheck { server: server?, limits, archive: archive?, probe, state }))
 }
 

@@ -5,13 +5,15 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use crate::{
-    checks::wal::{ServerView, state::Listing},
+    checks::wal::ServerView,
     domain::{
         metric::{MetricDesc, MetricKind},
         name::ServerName,
         report::Sample,
     },
 };
+
+use super::state::Listing;
 
 const BY_SERVER: &[&str] = &["server"];
 

@@ -6,7 +6,7 @@ use tokio_util::sync::CancellationToken;
 use crate::domain::{failure::Class, relation::RelationName};
 
 use super::{
-    super::{PgError, Session, catalog::get},
+    super::{PgError, Session, column::get},
     Facts, GlobalsFacts, Kind, LargeObjects, ReadAll, Relation, UserMapping, service,
 };
 

@@ -3,7 +3,7 @@
 
 use tokio_util::sync::CancellationToken;
 
-use super::super::{PgError, Session, catalog::get};
+use super::super::{PgError, Session, column::get};
 
 /// A managed service.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

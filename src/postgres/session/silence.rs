@@ -5,7 +5,10 @@ use std::{future::Future, pin::Pin, sync::atomic::Ordering, time::Duration};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use crate::domain::{failure::Class, units::format_duration};
+use crate::domain::{
+    failure::{Class, IntoFailure},
+    units::format_duration,
+};
 
 use super::{
     super::{connect::find, error::PgError, target::Target},

@@ -15,7 +15,8 @@ use crate::domain::{
 use super::{
     super::{
         PgError, Session,
-        catalog::{get, timestamp},
+        catalog::timestamp,
+        column::get,
         configuration::{READ_FUNCTION, read_file},
     },
     ArchiveMode, Archiver, ReadyQueue, Slot, Unmeasured, WalDirectory, WalFacts, WalSettings,

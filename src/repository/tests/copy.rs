@@ -173,7 +173,10 @@ async fn what_a_manifest_names_and_is_not_there_is_found() {
 
 #[tokio::test]
 async fn manifests_that_cannot_be_had_are_told_apart() {
-    use crate::domain::{failure::Class, manifest::ManifestError};
+    use crate::domain::{
+        failure::{Class, IntoFailure},
+        manifest::ManifestError,
+    };
 
     let store = memory();
     let repository = open(Arc::new(store.clone())).await;

@@ -15,6 +15,7 @@
 
 mod record;
 mod run;
+mod settings;
 mod supervise;
 mod tail;
 
@@ -46,6 +47,7 @@ use crate::domain::failure::NO_THREAD;
 
 pub use record::{ChildRecord, reap_leftovers};
 pub use run::{RunError, run_captured};
+pub use settings::ChildSettings;
 use supervise::{Group, supervise};
 
 /// What is kept of a child's stderr, in bytes.

@@ -20,8 +20,7 @@ use crate::{
         notice::{Event, Notice},
         report::Verdict,
     },
-    jobs::ChildSettings,
-    sys::process::{Child, Spec, Stdout, Waited},
+    sys::process::{Child, ChildSettings, Spec, Stdout, Waited},
 };
 
 /// The kind.

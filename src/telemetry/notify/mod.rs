@@ -29,7 +29,7 @@ use crate::{
         name::{JobName, NotifyName},
         notice::{Event, Notice, Rules},
     },
-    jobs::ChildSettings,
+    sys::process::ChildSettings,
 };
 
 /// Every kind of receiver.

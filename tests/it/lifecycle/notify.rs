@@ -126,7 +126,7 @@ fn a_run_is_shown_and_its_pg_dump_does_not_reach_the_manager() {
     let names: Vec<&str> =
         environment.split('\0').filter_map(|entry| Some(entry.split_once('=')?.0)).collect();
     assert!(names.contains(&"PATH"), "{names:?}");
-    for foreign in pgkeep::daemon::notify::NOT_FOR_CHILDREN {
+    for foreign in pgkeep::daemon::systemd::NOT_FOR_CHILDREN {
         assert!(!names.contains(&foreign), "{foreign} reaches pg_dump");
     }
     assert!(!names.contains(&"PGPASSWORD"));

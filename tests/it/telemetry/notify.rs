@@ -1,7 +1,7 @@
 use std::{os::unix::net::UnixDatagram, time::Duration};
 
 use pgkeep::{
-    daemon::notify::{Notifier, Watchdog},
+    daemon::systemd::{ServiceManager, Watchdog},
     sys::clock::Now,
 };
 
@@ -40,7 +40,7 @@ impl Manager {
 #[test]
 fn a_life_as_the_service_manager_hears_it() {
     let manager = Manager::new();
-    let notifier = Notifier::to(&manager.address().into()).unwrap();
+    let notifier = ServiceManager::to(&manager.address().into()).unwrap();
     notifier.ready("3 jobs");
     assert_eq!(manager.heard(), "READY=1\nSTATUS=3 jobs\n");
     notifier.reloading();
@@ -57,13 +57,13 @@ fn a_life_as_the_service_manager_hears_it() {
     assert_eq!(manager.heard(), "STOPPING=1\nSTATUS=2 runs to end\n");
     drop(manager);
     notifier.status("nobody hears it, and nothing breaks");
-    Notifier::nobody().ready("");
+    ServiceManager::nobody().ready("");
 }
 
 #[test]
 fn the_watchdog_is_pinged_by_ticks_at_their_own_pace() {
     let manager = Manager::new();
-    let notifier = Notifier::to(&manager.address().into()).unwrap();
+    let notifier = ServiceManager::to(&manager.address().into()).unwrap();
     let mut watchdog = Watchdog::new(Duration::from_mins(1));
     assert_eq!(watchdog.every(), Duration::from_secs(30));
     let wall = "2026-11-21T00:00:00Z".parse().unwrap();
@@ -96,7 +96,7 @@ fn the_address_and_the_watchdog_are_taken_from_the_environment() {
 #[ignore = "started by the_address_and_the_watchdog_are_taken_from_the_environment"]
 fn child_that_is_a_service() {
     assert!(std::env::var_os(CHILD).is_some(), "not to be run by hand");
-    let notifier = Notifier::from_env();
+    let notifier = ServiceManager::from_env();
     notifier.ready("up");
     let mut watchdog = Watchdog::from_env().unwrap();
     assert_eq!(watchdog.every(), Duration::from_secs(10));
@@ -110,7 +110,7 @@ fn an_abstract_address_is_reached() {
     let name = format!("pgkeep-test-{}", std::process::id());
     let socket = UnixDatagram::bind_addr(&SocketAddr::from_abstract_name(&name).unwrap()).unwrap();
     socket.set_read_timeout(Some(PATIENCE)).unwrap();
-    Notifier::to(&format!("@{name}").into()).unwrap().status("x");
+    ServiceManager::to(&format!("@{name}").into()).unwrap().status("x");
     let mut buffer = [0; 64];
     let length = socket.recv(&mut buffer).unwrap();
     assert_eq!(&buffer[..length], b"STATUS=x\n");

@@ -2,7 +2,8 @@
 
 use pgkeep::{
     domain::vacuum::{self as rules, HolderSort, Horizon},
-    postgres::{ConnParts, ConnSpec, Session, service::Environment, vacuum},
+    maintenance::vacuum,
+    postgres::{ConnParts, ConnSpec, Session, service::Environment},
     sys::{clock::SystemClock, task::Task},
 };
 use tokio_util::sync::CancellationToken;

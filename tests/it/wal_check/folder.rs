@@ -3,13 +3,13 @@
 use std::{fs, process::Command};
 
 use pgkeep::{
-    checks::wal::listing::Archive,
     domain::{
         finding::Severity,
         report::Outcome,
         wal::{Expectation, Inventory, SegmentName, SegmentSize, Since, Sizes, Timeline, examine},
     },
     sys::{clock::SystemClock, task::Task},
+    wal::archive::Archive,
 };
 
 use super::{

@@ -1,8 +1,8 @@
 //! What the server says of archiving, and what it cannot say.
 
 use pgkeep::{
-    checks::wal::space,
     domain::{failure::Class, finding::Severity, report::Outcome},
+    wal::space,
 };
 
 use super::{

@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    postgres::{PgError, Session, catalog::get},
+    postgres::{PgError, Session, column::get},
     sys::task::Task,
 };
 

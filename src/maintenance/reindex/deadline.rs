@@ -34,7 +34,7 @@ impl Deadline {
                 () = end.cancelled() => {}
             }
         });
-        Self { task: Task { cancel, ..task.clone() }, _timer: ended.drop_guard() }
+        Self { task: task.clone().cancelled_by(cancel), _timer: ended.drop_guard() }
     }
 }
 

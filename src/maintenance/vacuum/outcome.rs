@@ -1,7 +1,10 @@
 //! What became of one table, from the statement's end and what the server said meanwhile: pure.
 
 use crate::{
-    domain::{failure::Failure, vacuum::Skip},
+    domain::{
+        failure::{Failure, IntoFailure},
+        vacuum::Skip,
+    },
     postgres::{
         PgError,
         notice::{Level, Notice},

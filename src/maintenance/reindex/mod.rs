@@ -21,7 +21,7 @@ use jiff::Timestamp;
 use crate::{
     domain::{
         backup::Subject,
-        failure::{Class, Failure},
+        failure::{Class, During, Failure, IntoFailure},
         finding::Finding,
         index::{Action, Activity, Build, Index, Planned, Wishes, plan},
         name::DatabaseName,
@@ -29,12 +29,10 @@ use crate::{
         target::Target,
     },
     postgres::{PgError, Server, Session, catalog::ServerFacts, indexes},
-    sys::task::Task,
+    sys::{gate::DatabaseGate, task::Task},
 };
 
 pub use ledger::Ledger;
-
-use super::gate::DatabaseGate;
 
 /// Lines that are kept of what was said about one index.
 const OUTPUT_MAX: usize = 50;
@@ -160,7 +158,7 @@ async fn connect(
 ) -> Result<Session, Failure> {
     let session = server.connect_for_maintenance(name.as_str(), doing, task).await?;
     let writes = session.execute("SET default_transaction_read_only = off", &task.cancel).await;
-    writes.map(|()| session).map_err(|error| error.into_failure(doing))
+    writes.map(|()| session).during(doing)
 }
 
 async fn look(

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use crate::{
     domain::{
-        failure::{Class, Failure},
+        failure::{Class, Failure, IntoFailure},
         index::{Build, DropDebris, Index, debris},
     },
     postgres::{PgError, indexes, locks},

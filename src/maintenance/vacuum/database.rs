@@ -9,7 +9,7 @@ use std::{collections::BTreeSet, time::Duration};
 use crate::{
     domain::{
         Timestamp,
-        failure::Failure,
+        failure::{During, Failure, IntoFailure},
         name::DatabaseName,
         relation::RelationName,
         vacuum::{Ask, Skip},
@@ -196,7 +196,7 @@ impl Work<'_> {
         let doing = format!("vacuum database {}", self.name);
         self.session = open(self.call, self.name, &doing, self.task).await?;
         let pid = self.session.backend_pid(&self.task.cancel).await;
-        self.pid = pid.map_err(|error| error.into_failure(doing))?;
+        self.pid = pid.during(doing)?;
         Ok(())
     }
 

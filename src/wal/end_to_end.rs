@@ -5,10 +5,10 @@
 
 use std::time::Duration;
 
-use super::listing::{Archive, ListError, Resume};
+use super::archive::{Archive, ListError, Resume};
 use crate::{
     domain::{
-        failure::{Class, Failure},
+        failure::{Class, Failure, IntoFailure},
         finding::{Finding, Severity},
         units::format_duration,
         wal::{SegmentName, WalFile},

@@ -1,8 +1,9 @@
 //! The statement for one table, for each version of the server: a pure function.
 
-use crate::domain::{relation::RelationName, units::ByteSize, vacuum::Mode};
-
-use super::super::ident::qualified;
+use crate::{
+    domain::{relation::RelationName, units::ByteSize, vacuum::Mode},
+    postgres::ident::qualified,
+};
 
 /// How gently.
 #[derive(Debug, Clone, PartialEq, Eq)]

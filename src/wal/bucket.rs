@@ -9,10 +9,10 @@ use std::{future::Future, sync::Arc};
 
 use futures_util::TryStreamExt as _;
 
-use super::listing::{HISTORY_MAX, ListError, Listed, Resume, read_history};
+use super::archive::{HISTORY_MAX, ListError, Listed, Resume, read_history};
 use crate::{
     domain::{
-        failure::{Class, Failure},
+        failure::{Class, Failure, IntoFailure},
         wal::{ArchivedFile, Inventory, Noted, SegmentName, SegmentSize, Timeline, WalFile},
     },
     repository::store::{ObjectMeta, Store, StoreError, StoreErrorKind},
@@ -199,9 +199,10 @@ impl Track {
 mod tests {
     use jiff::Timestamp;
 
-    use super::{super::state::Listing, *};
+    use super::*;
     use crate::{
         domain::wal::{Expectation, Since, Sizes},
+        jobs::wal_check::state::Listing,
         repository::memory::MemoryStore,
         sys::clock::SystemClock,
     };

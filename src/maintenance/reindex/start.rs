@@ -3,7 +3,7 @@
 use crate::{
     domain::{
         backup::Subject,
-        failure::{Class, Failure},
+        failure::{Class, During, Failure},
         index::{Action, Planned},
         report::Figures,
     },
@@ -59,7 +59,7 @@ impl Work<'_> {
         }
         let version = self.orders.facts.version_num;
         let activity = indexes::activity(&self.session, version, cancel).await;
-        let activity = activity.map_err(|error| error.into_failure(doing))?;
+        let activity = activity.during(doing)?;
         if let Some(hindrance) = activity.hindrance(it.index.table) {
             return Ok(End::Skipped(hindrance));
         }

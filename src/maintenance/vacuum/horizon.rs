@@ -7,7 +7,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     domain::vacuum::{DatabaseAge, Holder, HolderSort, Horizon},
-    postgres::{PgError, Session, catalog::get},
+    postgres::{PgError, Session, column::get},
 };
 
 /// The age of every database of the cluster, also of those that allow no connections: wraparound

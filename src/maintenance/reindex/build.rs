@@ -2,7 +2,7 @@
 
 use crate::{
     domain::{
-        failure::{Class, Failure},
+        failure::{Class, Failure, IntoFailure},
         index::{Build, Index},
         report::Figures,
     },

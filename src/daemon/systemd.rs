@@ -33,11 +33,11 @@ const STATUS_MAX: usize = 200;
 
 /// Speaks to the service manager, if there is one.
 #[derive(Debug)]
-pub struct Notifier {
+pub struct ServiceManager {
     socket: Option<UnixDatagram>,
 }
 
-impl Notifier {
+impl ServiceManager {
     /// The service manager that started this process; nobody, where none did.
     pub fn from_env() -> Self {
         match std::env::var_os("NOTIFY_SOCKET") {
@@ -138,7 +138,7 @@ impl Watchdog {
     }
 
     /// The planner has ticked: pings, unless the last ping is a short while ago.
-    pub fn tick(&mut self, now: Now, notifier: &Notifier) {
+    pub fn tick(&mut self, now: Now, notifier: &ServiceManager) {
         // A quarter of the limit: ticks that come a little late still make two pings per limit.
         let due = self.last.is_none_or(|last| now.mono.saturating_sub(last) >= self.every / 2);
         if due {

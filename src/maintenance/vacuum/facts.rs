@@ -17,7 +17,10 @@ use crate::{
         relation::RelationName,
         vacuum::{Access, Ask, Decision, Facts, Skip},
     },
-    postgres::{PgError, Session, catalog::get, column::Text},
+    postgres::{
+        PgError, Session,
+        column::{Text, get},
+    },
 };
 
 /// Tables that are read at once.

@@ -15,7 +15,7 @@ use jiff::{SignedDuration, Timestamp};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::listing::{HISTORY_MAX, ListError, Listed, read_history};
+use super::archive::{HISTORY_MAX, ListError, Listed, read_history};
 use crate::{
     domain::{
         failure::{Class, Failure},

@@ -9,18 +9,17 @@ use std::{path::Path, time::Duration};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::{
-    ARCHIVE, ArchiveView,
-    archive::{HISTORY_UNREAD, TIMELINE},
-    listing::{Listed, Resume},
-};
 use crate::{
-    checks::look,
+    checks::{
+        look,
+        wal::{ARCHIVE, ArchiveView, HISTORY_UNREAD, TIMELINE},
+    },
     domain::{
         finding::{Finding, Severity},
         wal::{Expectation, Inventory, Lsn, SegmentName, Span, Timeline, examine},
     },
     sys::files::{self, FileError},
+    wal::archive::{Listed, Resume},
 };
 
 /// Of this form. An older one is taken over but for its listing, a newer one is passed over.
@@ -238,5 +237,81 @@ impl<T: Copy + PartialEq> Trail<T> {
         let due = self.0.iter().rposition(is_due)?;
         self.0.drain(..due);
         self.0.first().map(|(_, what)| *what)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::SignedDuration;
+
+    use super::*;
+    use crate::domain::wal::{SegmentSize, Sizes};
+
+    fn now() -> Timestamp {
+        "2026-11-21T02:15:00Z".parse().unwrap()
+    }
+
+    fn ago(minutes: i64) -> Timestamp {
+        now() - SignedDuration::from_mins(minutes)
+    }
+
+    #[test]
+    fn claims_fall_due_and_are_bounded() {
+        let name = |number| SegmentName::new(Timeline::FIRST, number, SegmentSize::DEFAULT);
+        let mut state = State::new("x".to_owned());
+        let deadline = Duration::from_mins(10);
+        assert_eq!(state.claims.due(now(), deadline), None);
+        for minute in 0..200 {
+            state.claims.saw(ago(200 - minute), name(minute.unsigned_abs()));
+        }
+        let due = state.claims.due(now(), deadline).unwrap().number(SegmentSize::DEFAULT).unwrap();
+        assert!((180..=190).contains(&due), "{due}");
+        assert_eq!(state.claims.due(now(), Duration::ZERO), Some(name(199)));
+    }
+
+    #[test]
+    fn a_state_of_something_else_is_not_used() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("wal-archives/wal.json");
+        let mut state = State::new("x".to_owned());
+        state.claims.saw(now(), "000000010000000000000005".parse().unwrap());
+        state.save(&path).unwrap();
+        assert_eq!(State::load(&path, "x").unwrap(), state);
+        let other = State::new("y".to_owned());
+        assert_eq!(State::load(&path, "y").unwrap(), other);
+        std::fs::write(&path, "{").unwrap();
+        assert_eq!(State::load(&path, "y").unwrap(), other);
+    }
+
+    #[test]
+    fn a_state_of_an_older_version_is_taken_over_without_its_listing() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("wal.json");
+        let seen = Inventory::new(SegmentSize::DEFAULT, Sizes::Exact);
+        let mut seen = serde_json::to_value(seen).unwrap();
+        seen.as_object_mut().unwrap().remove("summed").unwrap();
+        let segment: SegmentName = "000000010000000000000005".parse().unwrap();
+        let first = serde_json::json!({
+            "version": 1,
+            "subject": "x",
+            "listed": {
+                "at": now(), "full_at": now(), "seen": seen, "resume": null, "findings": [],
+                "missing_recent": 0, "missing_old": 0,
+            },
+            "claims": [[now(), segment]],
+            "probe": {"at": now(), "segment": segment, "arrived_at": now(), "finding": null},
+        });
+        let write = |state: &serde_json::Value| std::fs::write(&path, state.to_string()).unwrap();
+        write(&first);
+        let mut state = State::load(&path, "x").unwrap();
+        assert_eq!(state.claims.due(now(), Duration::ZERO), Some(segment));
+        assert!(state.probe.is_some() && state.listed.is_none());
+        assert_eq!(state.written, Trail::default());
+        state.save(&path).unwrap();
+        assert_eq!(State::load(&path, "x").unwrap(), state);
+        // A newer one has what nobody knows here: it is left where it is.
+        write(&serde_json::json!({"version": 99, "subject": "x", "claims": "?"}));
+        assert_eq!(State::load(&path, "x").unwrap(), State::new("x".to_owned()));
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
     }
 }
