@@ -169,7 +169,9 @@ impl Watch<'_> {
             return;
         }
         let doing = "look up the names of relations";
-        let Ok(session) = self.server.connect(self.database, doing, task).await else { return };
+        let Ok(session) = self.server.connect(self.database, &task.doing(doing)).await else {
+            return;
+        };
         match names(&session, &relations, &task.cancel).await {
             Ok(names) => seen.names = names,
             Err(error) => tracing::debug!(%error, "relations go by their oids"),

@@ -136,7 +136,7 @@ impl About<'_> {
         let major = source.tools.version.major;
         scope::check_version(source.scope, source.form, major, doing)?;
         let pg_dump = source.tools.program("pg_dump")?;
-        let session = source.server.connect(name.as_str(), doing, task).await?;
+        let session = source.server.connect(name.as_str(), &task.doing(doing)).await?;
         source.is_of(&session, (doing, task)).await?;
         let wanted = (source.scope, source.accepted);
         let preflight = preflight::refuse(&session, wanted, (doing, task)).await?;

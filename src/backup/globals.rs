@@ -78,7 +78,7 @@ pub async fn globals(source: &Source<'_>, parts: Parts, task: &Task) -> Result<D
     let doing = "dump globals";
     let fail = |error: PgError| error.into_failure(doing);
     let database = source.server.maintenance_database();
-    let session = source.server.connect(database, doing, task).await?;
+    let session = source.server.connect(database, &task.doing(doing)).await?;
     source.is_of(&session, (doing, task)).await?;
     preflight::refuse_globals(&session, role_passwords, doing, task).await?;
     let env = source.server.child_env(&session)?;

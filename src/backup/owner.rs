@@ -190,7 +190,7 @@ impl Owners {
 
 async fn place_of(server: &Server, task: &Task) -> Result<Place, Failure> {
     let doing = format!("ask server {} where it is in its WAL", server.name());
-    let session = server.connect(server.maintenance_database(), &doing, task).await?;
+    let session = server.connect(server.maintenance_database(), &task.doing(&*doing)).await?;
     let asked = async {
         let place = async {
             let Some(system_id) = catalog::system_id(&session, &task.cancel).await? else {

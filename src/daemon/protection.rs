@@ -198,7 +198,7 @@ async fn bounded(server: &Server, task: &Task) -> Result<Vec<Database>, Failure>
 
 async fn ask(server: &Server, task: &Task) -> Result<Vec<Database>, Failure> {
     const DOING: &str = "look for databases without a backup";
-    let session = server.connect(server.maintenance_database(), DOING, task).await?;
+    let session = server.connect(server.maintenance_database(), &task.doing(DOING)).await?;
     let databases = catalog::databases(&session, false, &task.cancel).await;
     session.close().await;
     databases.during(DOING)

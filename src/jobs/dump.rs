@@ -185,7 +185,7 @@ impl Job for Dump {
         let cancel = &cx.task.cancel;
         cx.task.progress.set_stage(&*doing);
         let maintenance = self.server.maintenance_database();
-        let session = self.server.connect(maintenance, &doing, &cx.task).await?;
+        let session = self.server.connect(maintenance, &cx.task.doing(&*doing)).await?;
         let facts = catalog::server_facts(&session, cancel).await.map_err(fail)?;
         let databases = catalog::databases(&session, false, cancel).await.map_err(fail)?;
         let (said, _) = session.take_notices();

@@ -129,7 +129,8 @@ impl Job for Reindex {
         let until = self.window.and_then(|window| cx.run.time().checked_add(window).ok());
         cx.task.progress.set_stage(&*doing);
         let maintenance = self.server.maintenance_database();
-        let session = self.server.connect_for_maintenance(maintenance, &doing, &cx.task).await?;
+        let session =
+            self.server.connect_for_maintenance(maintenance, &cx.task.doing(&*doing)).await?;
         let facts = catalog::server_facts(&session, cancel).await.map_err(fail)?;
         let databases = catalog::databases(&session, false, cancel).await.map_err(fail)?;
         session.close().await;

@@ -256,7 +256,8 @@ impl Vacuum {
         let cancel = &cx.task.cancel;
         cx.task.progress.set_stage(&*doing);
         let maintenance = self.server.maintenance_database();
-        let session = self.server.connect_for_maintenance(maintenance, &doing, &cx.task).await?;
+        let session =
+            self.server.connect_for_maintenance(maintenance, &cx.task.doing(&*doing)).await?;
         let (_, standby) = catalog::version_and_role(&session, cancel).await.map_err(fail)?;
         if standby {
             let what = "the server is a standby (recovery is in progress): nothing can be vacuumed";

@@ -108,7 +108,7 @@ impl Job for WalCheck {
         let cancel = &cx.task.cancel;
         cx.task.progress.set_stage(&*doing);
         let maintenance = self.server.maintenance_database();
-        let session = self.server.connect(maintenance, &doing, &cx.task).await?;
+        let session = self.server.connect(maintenance, &cx.task.doing(&*doing)).await?;
         let server = catalog::server_facts(&session, cancel).await.map_err(fail)?;
         let facts = wal_facts(&session, server.version_num, cancel).await.map_err(fail)?;
         let subject = self.subject(server.system_id, &facts);

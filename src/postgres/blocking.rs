@@ -105,7 +105,7 @@ impl Watcher {
     /// # Errors
     /// When there is no connection to be had, or the server does not answer.
     pub async fn open(server: &Server, doing: &str, task: &Task) -> Result<Self, Failure> {
-        let session = server.connect(server.maintenance_database(), doing, task).await?;
+        let session = server.connect(server.maintenance_database(), &task.doing(doing)).await?;
         let prepared = async {
             session.set_limits(LIMITS, &task.cancel).await?;
             let (version, _) = version_and_role(&session, &task.cancel).await?;

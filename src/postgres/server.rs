@@ -102,28 +102,22 @@ impl Server {
     /// Opens a session.
     ///
     /// # Errors
-    /// As [`Session::connect`]; `doing` says what for.
-    pub async fn connect(
-        &self,
-        database: &str,
-        doing: &str,
-        task: &Task,
-    ) -> Result<Session, Failure> {
-        Session::connect(&self.spec, database, APPLICATION, task).await.during(doing)
+    /// As [`Session::connect`].
+    pub async fn connect(&self, database: &str, task: &Task) -> Result<Session, Failure> {
+        Session::connect(&self.spec, database, APPLICATION, task).await.during(task)
     }
 
     /// Opens a session as the role for maintenance: `maintenance_user`, else `user`.
     ///
     /// # Errors
-    /// As [`Session::connect`]; `doing` says what for.
+    /// As [`Session::connect`].
     pub async fn connect_for_maintenance(
         &self,
         database: &str,
-        doing: &str,
         task: &Task,
     ) -> Result<Session, Failure> {
         let spec = self.maintenance.as_ref().unwrap_or(&self.spec);
-        Session::connect(spec, database, APPLICATION, task).await.during(doing)
+        Session::connect(spec, database, APPLICATION, task).await.during(task)
     }
 
     /// The role for maintenance: `maintenance_user`, else `user`.

@@ -54,8 +54,8 @@ pub(super) async fn look(
     show: &mut impl FnMut(Item),
 ) {
     let group = format!("server {}", server.name());
-    let doing = format!("look at server {}", server.name());
-    let session = match server.connect(server.maintenance_database(), &doing, task).await {
+    let at_server = task.doing(format!("look at {group}"));
+    let session = match server.connect(server.maintenance_database(), &at_server).await {
         Ok(session) => session,
         Err(failure) => return show(Item::failed(&group, "connection", failure)),
     };
@@ -64,7 +64,7 @@ pub(super) async fn look(
         Ok(told) => told,
         Err(error) => {
             session.close().await;
-            return show(Item::failed(&group, "connection", error.into_failure(doing)));
+            return show(Item::failed(&group, "connection", error.into_failure(&at_server)));
         }
     };
     let role = if told.facts.in_recovery { "a standby" } else { "a primary" };
@@ -129,9 +129,8 @@ async fn maintenance(server: &Server, group: &str, task: &Task, show: &mut impl 
     if role == server.spec().user {
         return;
     }
-    let doing = format!("connect to server {} as role {role}", server.name());
-    let database = server.maintenance_database();
-    match server.connect_for_maintenance(database, &doing, task).await {
+    let task = task.doing(format!("connect to server {} as role {role}", server.name()));
+    match server.connect_for_maintenance(server.maintenance_database(), &task).await {
         Ok(session) => {
             session.close().await;
             show(Item::new(group, "maintenance", format!("role {role} is let in")));
@@ -227,9 +226,9 @@ async fn database(
     task: &Task,
     show: &mut impl FnMut(Item),
 ) {
-    let doing = format!("look at database {name}");
+    let task = task.doing(format!("look at database {name}"));
     let scopes: Vec<&Scope> = jobs.iter().map(|it| it.protects.scopes.of(name)).collect();
-    let looked = preflight_of(server, name, &scopes, &doing, task).await;
+    let looked = preflight_of(server, name, &scopes, &task).await;
     for (at, backing) in jobs.iter().enumerate() {
         let label = format!("database {name}, job {}", backing.job.common.name);
         let (facts, all) = match &looked {
@@ -261,11 +260,10 @@ async fn preflight_of(
     server: &Server,
     name: &DatabaseName,
     scopes: &[&Scope],
-    doing: &str,
     task: &Task,
 ) -> Result<(Preflight, Vec<Scope>), Failure> {
-    let session = server.connect(name.as_str(), doing, task).await?;
-    let looked = whole(&session, scopes, task).await.during(doing);
+    let session = server.connect(name.as_str(), task).await?;
+    let looked = whole(&session, scopes, task).await.during(task);
     session.close().await;
     looked
 }

@@ -100,7 +100,7 @@ impl Dump {
     async fn ask(&self, cx: &RunContext) -> Result<Selection, Failure> {
         let doing = format!("look again at server {}", self.server.name());
         let maintenance = self.server.maintenance_database();
-        let session = self.server.connect(maintenance, &doing, &cx.task).await?;
+        let session = self.server.connect(maintenance, &cx.task.doing(&*doing)).await?;
         let databases = catalog::databases(&session, false, &cx.task.cancel).await;
         session.close().await;
         let databases = databases.during(&*doing)?;

@@ -84,10 +84,11 @@ impl Vacuum {
         let doing = format!("measure server {}", self.server.name());
         cx.task.progress.set_stage(&*doing);
         let database = self.server.maintenance_database();
-        let session = match self.server.connect_for_maintenance(database, &doing, &cx.task).await {
-            Ok(session) => session,
-            Err(failure) => return report.findings.push(unmeasured(&failure)),
-        };
+        let session =
+            match self.server.connect_for_maintenance(database, &cx.task.doing(&*doing)).await {
+                Ok(session) => session,
+                Err(failure) => return report.findings.push(unmeasured(&failure)),
+            };
         let server = self.server.name().to_string();
         let cancel = &cx.task.cancel;
         let ages = vacuum::ages(&session, cancel).await.unwrap_or_else(|error| {

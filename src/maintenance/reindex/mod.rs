@@ -156,7 +156,7 @@ async fn connect(
     doing: &str,
     task: &Task,
 ) -> Result<Session, Failure> {
-    let session = server.connect_for_maintenance(name.as_str(), doing, task).await?;
+    let session = server.connect_for_maintenance(name.as_str(), &task.doing(doing)).await?;
     let writes = session.execute("SET default_transaction_read_only = off", &task.cancel).await;
     writes.map(|()| session).during(doing)
 }

@@ -112,7 +112,8 @@ pub async fn database(call: &Call<'_>, name: &DatabaseName, task: &Task) -> Resu
         return Ok(done);
     }
     // Nobody has to know how far it is: without a second connection it runs on.
-    let watch = match call.server.connect_for_maintenance(name.as_str(), &doing, task).await {
+    let watch = match call.server.connect_for_maintenance(name.as_str(), &task.doing(&*doing)).await
+    {
         Ok(session) => Some(Watch { session, version }),
         Err(failure) => {
             tracing::debug!(%failure, "the progress will not be known");
@@ -135,7 +136,7 @@ async fn open(
     task: &Task,
 ) -> Result<Session, Failure> {
     let settings = call.settings;
-    let session = call.server.connect_for_maintenance(name.as_str(), doing, task).await?;
+    let session = call.server.connect_for_maintenance(name.as_str(), &task.doing(doing)).await?;
     let set = async {
         let limits = Limits { statement: Duration::ZERO, lock: settings.lock_timeout };
         session.set_limits(limits, &task.cancel).await?;
