@@ -98,3 +98,71 @@ fn no_kind_of_job_is_named_outside_its_file() {
     }
     assert_eq!(named("x", "a(\"x\") // \"x\"\n// \"x\"\n\n#[cfg(test)]\nmod tests { \"x\" }"), [1]);
 }
+
+/// Places in a source where a public type, function, constant or trait's method has no doc comment. Fields
+/// and variants need none: their names say what they are, and a comment says what a name cannot.
+fn undocumented(text: &str) -> Vec<usize> {
+    let code: Vec<&str> = text.split("\n#[cfg(test)]\nmod ").next().unwrap().lines().collect();
+    let mut found = Vec::new();
+    let mut in_trait = false;
+    for (at, line) in code.iter().enumerate() {
+        in_trait =
+            (in_trait && *line != "}") || (line.starts_with("pub trait ") && line.ends_with('{'));
+        let bare = line.trim_start();
+        let item = match bare.strip_prefix("pub ") {
+            Some(item) => item,
+            None if in_trait && line.len() - bare.len() == 4 => bare,
+            None => continue,
+        };
+        let mut words =
+            item.split(' ').skip_while(|word| ["async", "const", "unsafe"].contains(word));
+        let first = if item.starts_with("const ") && !item.starts_with("const fn") {
+            "const"
+        } else {
+            words.next().unwrap_or("")
+        };
+        if !["fn", "struct", "enum", "trait", "type", "const", "static", "union"].contains(&first) {
+            continue;
+        }
+        // Attributes may stand between, and a macro hands a comment on.
+        let mut above = code[..at]
+            .iter()
+            .rev()
+            .map(|line| line.trim())
+            .take_while(|line| !line.is_empty() && !line.ends_with(['{', '}', ';']));
+        if !above.any(|line| ["///", "#[doc", "$(#["].iter().any(|doc| line.starts_with(doc))) {
+            found.push(at + 1);
+        }
+    }
+    found
+}
+
+#[test]
+fn what_is_public_says_what_it_is() {
+    let src = Path::new(ROOT).join("src");
+    let mut files = Vec::new();
+    sources(&src, &mut files);
+    let mut missing = Vec::new();
+    for file in files {
+        let path = file.strip_prefix(&src).unwrap().display().to_string();
+        if path.contains("tests") {
+            continue;
+        }
+        let text = fs::read_to_string(&file).unwrap();
+        if !text.starts_with("//!") {
+            missing.push(format!("src/{path}: what is in this file?"));
+        }
+        missing.extend(undocumented(&text).into_iter().map(|line| format!("src/{path}:{line}")));
+    }
+    assert!(missing.is_empty(), "without a doc comment:\n{}", missing.join("\n"));
+
+    let good = "//! A.\n/// B.\n#[derive(Debug)]\npub struct B {\n    pub c: u32,\n}\n/// D.\npub const D: u8 = 1;\n\
+                /// T.\npub trait T {\n    /// F.\n    fn f();\n}\nfn g() {}\npub use x::y;\npub mod z;\n";
+    assert_eq!(undocumented(good), Vec::<usize>::new());
+    for item in
+        ["pub const fn f() {}", "pub async fn f() {}", "pub enum E {}", "pub const D: u8 = 1;"]
+    {
+        assert_eq!(undocumented(&format!("//! A.\n#[must_use]\n{item}\n")), [3], "{item}");
+    }
+    assert_eq!(undocumented("/// T.\npub trait T {\n    async fn f();\n}\n"), [3]);
+}
