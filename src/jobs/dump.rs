@@ -30,7 +30,7 @@ use crate::{
     checks::{self, preflight::Accepted},
     domain::{
         backup::Subject,
-        failure::{Failure, IntoFailure},
+        failure::Failure,
         metric::{MetricDesc, MetricKind},
         name::{DatabaseName, RepositoryName, ServerName},
         owner::Adoption,
@@ -40,12 +40,12 @@ use crate::{
         suspicion::Share,
         target::Target,
     },
-    postgres::{PgError, Server, catalog},
+    postgres::Server,
     repository::{ask::ask, handle::Handle},
     sys::{gate::DatabaseGate, process::ChildSettings, task::Task},
 };
 
-use super::{Job, JobKind, Protects, RunContext, choose};
+use super::{Job, JobKind, Protects, RunContext, choose, visit::Visit};
 use work::Work;
 
 const BY_DATABASE: &[&str] = &["server", "datname", "repository"];
@@ -180,22 +180,18 @@ impl Job for Dump {
     async fn run(&self, cx: &RunContext) -> Result<Report, Failure> {
         let servers = BTreeMap::from([(self.server.name().clone(), Arc::clone(&self.server))]);
         let owners = Owners::new(&self.state_dir, self.adopted.clone(), servers)?;
-        let doing = format!("look at server {}", self.server.name());
-        let fail = |error: PgError| error.into_failure(&*doing);
-        let cancel = &cx.task.cancel;
-        cx.task.progress.set_stage(&*doing);
-        let maintenance = self.server.maintenance_database();
-        let session = self.server.connect(maintenance, &cx.task.doing(&*doing)).await?;
-        let facts = catalog::server_facts(&session, cancel).await.map_err(fail)?;
-        let databases = catalog::databases(&session, false, cancel).await.map_err(fail)?;
-        let (said, _) = session.take_notices();
+        let look = cx.task.doing(format!("look at server {}", self.server.name()));
+        let visit = Visit::start(&self.server, look).await?;
+        let facts = visit.facts().await?;
+        let chosen = visit.databases(&self.patterns).await?;
+        let (said, _) = visit.session.take_notices();
         let skipped = self.role.skips(&facts);
         let deferrable = self.deferrable.is_some();
         let fit = match skipped {
             Some(_) => Ok(None),
-            None => self.role.check(&session, &facts, deferrable, &doing, &cx.task).await,
+            None => self.role.check(&visit.session, &facts, deferrable, &visit.task).await,
         };
-        session.close().await;
+        visit.end().await;
         let behind = fit?;
         if let Some(reason) = skipped {
             return Ok(Report::left_out(reason));
@@ -205,7 +201,6 @@ impl Job for Dump {
         report.findings.extend(behind);
         report.findings.extend(checks::look(&[&checks::login::LOGIN], &said[..]));
         report.findings.extend(report::newer_tools(&tools, &facts));
-        let chosen = choose::databases(&self.patterns, &databases);
         report.findings.extend(report::closed(&chosen));
         report.findings.extend(selection::unused(&self.scopes, &chosen, &self.accepted.by));
         for problem in &chosen.problems {

@@ -11,6 +11,7 @@ mod options;
 mod prune;
 mod reindex;
 mod vacuum;
+mod visit;
 pub mod wal_check;
 
 use std::{

@@ -7,14 +7,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::{
     domain::{
         backup::Subject,
-        failure::{Class, During, Failure},
+        failure::{Class, Failure},
         name::DatabaseName,
         pattern::{Reason, Selection},
         report::Report,
         target::Target,
     },
-    jobs::{RunContext, choose},
-    postgres::catalog,
+    jobs::{RunContext, choose, visit::Visit},
 };
 
 use super::{Dump, work::Work};
@@ -98,13 +97,11 @@ impl Dump {
 
     /// The databases that are there now: which of them the patterns choose, and why not the others.
     async fn ask(&self, cx: &RunContext) -> Result<Selection, Failure> {
-        let doing = format!("look again at server {}", self.server.name());
-        let maintenance = self.server.maintenance_database();
-        let session = self.server.connect(maintenance, &cx.task.doing(&*doing)).await?;
-        let databases = catalog::databases(&session, false, &cx.task.cancel).await;
-        session.close().await;
-        let databases = databases.during(&*doing)?;
-        Ok(choose::databases(&self.patterns, &databases))
+        let look = cx.task.doing(format!("look again at server {}", self.server.name()));
+        let visit = Visit::start(&self.server, look).await?;
+        let chosen = visit.databases(&self.patterns).await;
+        visit.end().await;
+        chosen
     }
 
     fn targets(&self, subject: &Subject) -> Vec<Target> {

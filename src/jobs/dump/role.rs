@@ -60,7 +60,6 @@ impl Role {
         session: &Session,
         facts: &ServerFacts,
         deferrable: bool,
-        doing: &str,
         task: &Task,
     ) -> Result<Option<Finding>, Failure> {
         if !facts.in_recovery {
@@ -68,11 +67,12 @@ impl Role {
         }
         if deferrable {
             let what = "deferrable = true needs a primary, and the server is a standby";
-            return Err(Failure::new(Class::Configuration, doing, what)
+            return Err(task
+                .failure(Class::Configuration, what)
                 .hint("dump from the primary, or do without deferrable"));
         }
         let max = self.max_replay_lag.unwrap_or(TOLD_FROM);
-        let replay = replay(session, max, &task.cancel).await.during(doing)?;
+        let replay = replay(session, max, &task.cancel).await.during(task)?;
         match replay.exceeds(max) {
             // The backup counts as fresh: its time is that of the clock.
             Some(what) if self.max_replay_lag.is_none() => {
@@ -82,7 +82,7 @@ impl Role {
                         .hint("set max_replay_lag in the job to refuse such a backup"),
                 ))
             }
-            Some(what) => Err(Failure::new(Class::Standby, doing, what).hint(
+            Some(what) => Err(task.failure(Class::Standby, what).hint(
                 "look at pg_stat_wal_receiver and pg_last_xact_replay_timestamp() there: is the \
                  connection to the primary up, does a long query hold replay up?",
             )),
