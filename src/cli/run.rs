@@ -56,17 +56,12 @@ impl Arguments {
     }
 }
 
+/// What came of a run, or of a rehearsal: that has no id.
 #[derive(Serialize)]
-struct Ended<'a> {
+struct Brought<'a> {
     job: &'a JobName,
-    run: &'a str,
-    verdict: Verdict,
-    report: &'a Report,
-}
-
-#[derive(Serialize)]
-struct Planned<'a> {
-    job: &'a JobName,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    run: Option<&'a str>,
     verdict: Verdict,
     report: &'a Report,
 }
@@ -103,7 +98,7 @@ pub(super) fn run(cli: &Cli, arguments: &Arguments) -> Outcome {
     match last {
         Some(Reply::Ended { run, verdict, report }) => {
             if cli.json {
-                output::json(&Ended { job, run: &run, verdict, report: &report })?;
+                output::json(&Brought { job, run: Some(&run), verdict, report: &report })?;
             } else {
                 print(job, &run, verdict, &report)?;
             }
@@ -136,7 +131,7 @@ fn dry_run(cli: &Cli, table: &Table, arguments: &Arguments) -> Outcome {
     let (report, stopped_by) = rehearsed?;
     let verdict = report.verdict();
     if cli.json {
-        output::json(&Planned { job: name, verdict, report: &report })?;
+        output::json(&Brought { job: name, run: None, verdict, report: &report })?;
     } else {
         print_plan(name, &report)?;
     }

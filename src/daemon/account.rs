@@ -1,13 +1,11 @@
 //! What the log tells of runs: their attempts, their ends, and what could not be kept of them.
 
-use std::time::Duration;
-
 use crate::domain::{
     failure::Failure,
     finding::Severity,
     name::JobName,
     report::{Report, Verdict},
-    run::RunId,
+    run::EndedRun,
 };
 
 use super::table::Configured;
@@ -50,12 +48,13 @@ pub(super) fn attempt(job: &Configured, attempt: u32, report: &Report) {
 }
 
 /// A run with all its attempts is over.
-pub(super) fn end(job: &JobName, run: &RunId, verdict: Verdict, report: &Report, took: Duration) {
+pub(super) fn end(job: &JobName, ended: &EndedRun) {
+    let EndedRun { run, verdict, report, .. } = ended;
     let (done, failed) = (report.count("succeeded"), report.count("failed"));
-    let seconds = took.as_secs_f64();
+    let seconds = ended.took.as_secs_f64();
     if let (Verdict::Skipped, Some(reason)) = (verdict, &report.skipped) {
         tracing::info!(%job, %run, reason, "skipped");
-    } else if verdict == Verdict::Succeeded {
+    } else if *verdict == Verdict::Succeeded {
         tracing::info!(%job, %run, done, seconds, "succeeded");
     } else {
         tracing::warn!(%job, %run, %verdict, done, failed, seconds, "ended");

@@ -22,21 +22,21 @@ use crate::{
         failure::{Class, Failure},
         name::{JobName, RepositoryName},
         report::{Report, Verdict},
-        run::{RequestId, RunId, Trigger},
+        run::{EndedRun, RequestId, RunId, Trigger},
         target::Target,
     },
     sys::{
         clock::{Clock, Now},
         task::Task,
     },
-    telemetry::metrics::{Metrics, RunEnded},
+    telemetry::metrics::Metrics,
 };
 
 use super::{
     account,
     control::{Reply, ReplySender},
-    journal::{Journal, RunEnd, RunRecord, RunStart},
-    notices::{Ended, Notices},
+    journal::{Journal, RunRecord},
+    notices::Notices,
     planner::{Action, EndCause, Event, JobSpec, Planner, Remembered},
     runner::{self, Attempt},
     table::{Configured, Table},
@@ -60,6 +60,7 @@ impl AttemptEnded {
 #[derive(Debug)]
 struct Open {
     job: Arc<Configured>,
+    trigger: &'static str,
     attempts: u32,
     report: Report,
     task: Task,
@@ -251,6 +252,7 @@ impl Engine {
         }
         let open = self.runs.entry(run.clone()).or_insert_with(|| Open {
             job,
+            trigger: trigger.as_str(),
             attempts: attempt,
             report: Report::default(),
             task: runner::task_of(&self.all, self.clock.clone()),
@@ -277,18 +279,14 @@ impl Engine {
     }
 
     fn record_start(&self, run: &RunId, job: &Configured, trigger: &Trigger, now: Now) {
-        let start = RunStart {
-            run: run.to_string(),
-            job: job.common.name.clone(),
-            kind: job.kind.name.to_owned(),
-            trigger: trigger.as_str().to_owned(),
-            at: now.wall,
-        };
+        let name = &job.common.name;
+        let (kind, trigger) = (job.kind.name, trigger.as_str());
+        let record = RunRecord::started(name, kind, run.to_string(), trigger, now.wall);
         // A backup is worth more than its line in the journal: the run goes on.
-        if let Err(failure) = self.journal.start(start) {
+        if let Err(failure) = self.journal.start(record) {
             account::failure(&failure, "cannot record the start of a run");
         }
-        self.metrics.run_started(&job.common.name, now.wall);
+        self.metrics.run_started(name, now.wall);
         self.notices.started(&self.table, job, run.as_str(), now.wall);
     }
 
@@ -312,30 +310,25 @@ impl Engine {
 
     fn close(&mut self, run: &RunId, open: Open, verdict: Verdict, now: Now) -> Report {
         let job = &open.job.common.name;
-        let duration = now.mono.saturating_sub(open.started.mono);
-        account::end(job, run, verdict, &open.report, duration);
-        self.metrics.run_ended(&RunEnded {
-            job,
-            verdict,
-            at: now.wall,
-            duration,
-            report: &open.report,
-        });
-        let end = RunEnd {
+        let took = now.mono.saturating_sub(open.started.mono).as_millis();
+        let ended = EndedRun {
+            run: run.to_string(),
+            trigger: open.trigger.to_owned(),
+            started: open.started.wall,
             ended: now.wall,
-            duration_ms: u64::try_from(duration.as_millis()).unwrap_or(u64::MAX),
+            took: Duration::from_millis(u64::try_from(took).unwrap_or(u64::MAX)),
             verdict,
             attempts: open.attempts,
-            report: open.report.clone(),
-            abridged: false,
+            report: open.report,
         };
+        account::end(job, &ended);
+        self.metrics.run_ended(job, &ended);
         let previous = self.journal.job(job).last_verdict;
-        let ended = Ended { run: run.as_str(), started: open.started.wall, end: &end, previous };
-        self.notices.ended(&self.table, &self.journal, &open.job, &ended);
-        if let Err(failure) = self.journal.end(job, run.as_str(), end) {
+        self.notices.ended(&self.table, &self.journal, &open.job, &ended, previous);
+        if let Err(failure) = self.journal.end(job, &ended) {
             account::failure(&failure, "cannot record the end of a run");
         }
-        open.report
+        ended.report
     }
 
     fn reply(&self, request: RequestId, reply: Reply) {

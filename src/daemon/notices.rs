@@ -15,8 +15,9 @@ use jiff::Timestamp;
 use crate::{
     domain::{
         name::{JobName, NotifyName},
-        notice::{Event, Memory, Notice, Subject, decide},
+        notice::{Event, Memory, Notice, Origin, decide},
         report::Verdict,
+        run::EndedRun,
     },
     sys::{clock::Clock, fixed, host},
     telemetry::{
@@ -26,7 +27,7 @@ use crate::{
 };
 
 use super::{
-    journal::{Journal, RunEnd, RunRecord},
+    journal::{Journal, RunRecord},
     table::{Configured, Table},
 };
 
@@ -52,19 +53,6 @@ struct Decided {
     untold: Option<Memory>,
 }
 
-/// A run and how it ended.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Ended<'a> {
-    /// Its id.
-    pub(super) run: &'a str,
-    /// When it was started.
-    pub(super) started: Timestamp,
-    /// How it ended.
-    pub(super) end: &'a RunEnd,
-    /// How the run before ended.
-    pub(super) previous: Option<Verdict>,
-}
-
 /// The receivers of a job, as they are configured now.
 fn receivers<'a>(table: &'a Table, job: &'a Configured) -> impl Iterator<Item = &'a Arc<Notifier>> {
     job.notify.iter().filter_map(|name| table.notifiers.get(name))
@@ -76,14 +64,12 @@ impl Notices {
         Self { post: Post::new(metrics, clock), host, decided }
     }
 
-    fn subject(&self, job: &Configured, run: &str, started: Timestamp) -> Subject {
-        Subject {
+    fn origin(&self, job: &Configured) -> Origin {
+        Origin {
             host: self.host.clone(),
             job: job.common.name.clone(),
             kind: job.kind.name.to_owned(),
             servers: job.job.servers(),
-            run: run.to_owned(),
-            started,
         }
     }
 
@@ -93,27 +79,27 @@ impl Notices {
             return;
         }
         for notifier in receivers(table, job).filter(|to| to.rules().on.contains(&Event::Start)) {
-            let notice = Notice::start(&self.subject(job, run, at));
+            let notice = Notice::start(&self.origin(job), run, at);
             let name = job.common.name.clone();
             notifier.send(&self.post, Letter { notice, job: name, told: None });
         }
     }
 
-    /// A run ended.
+    /// A run ended; `previous` is how the one before did.
     pub(super) fn ended(
         &self,
         table: &Table,
         journal: &Journal,
         job: &Configured,
-        ended: &Ended<'_>,
+        run: &EndedRun,
+        previous: Option<Verdict>,
     ) {
         self.settle(journal);
-        let Ended { run, started, end, previous } = *ended;
         let name = &job.common.name;
         for notifier in receivers(table, job) {
             let rules = notifier.rules();
             let before = self.memory(journal, name, notifier.name());
-            let decision = decide(&before, end.verdict, &end.report, rules, end.ended);
+            let decision = decide(&before, run, rules);
             let after = decision.memory;
             let told = decision.event.is_some() && after != before;
             self.decide(name, notifier.name(), after.clone(), told);
@@ -123,10 +109,7 @@ impl Notices {
                 }
                 continue;
             };
-            let subject = self.subject(job, run, started);
-            let took = Duration::from_millis(end.duration_ms);
-            let notice = Notice::end(event, &subject, &end.report, end.verdict, rules.min_severity)
-                .at(end.ended, took, end.attempts, previous);
+            let notice = Notice::end(event, &self.origin(job), run, previous, rules.min_severity);
             let told = told.then_some(Told { before, after });
             notifier.send(&self.post, Letter { notice, job: name.clone(), told });
         }
@@ -135,13 +118,12 @@ impl Notices {
     /// Runs that the process before did not live to see the end of.
     pub(super) fn interrupted(&self, table: &Table, journal: &Journal, runs: &[RunRecord]) {
         for record in runs {
-            let (Some(job), Some(end)) = (table.jobs.get(&record.job), record.end()) else {
+            let (Some(job), Some(run)) = (table.jobs.get(&record.job), record.ended()) else {
                 continue;
             };
             let earlier = journal.runs(&record.job, 2).into_iter().nth(1);
-            let previous = earlier.and_then(|earlier| earlier.end().map(|end| end.verdict));
-            let ended = Ended { run: &record.run, started: record.started, end, previous };
-            self.ended(table, journal, job, &ended);
+            let earlier = earlier.and_then(|earlier| earlier.ended());
+            self.ended(table, journal, job, &run, earlier.map(|earlier| earlier.verdict));
         }
     }
 

@@ -9,12 +9,12 @@ use crate::domain::{
     finding::Finding,
     name::{DatabaseName, JobName, RepositoryName, ServerName},
     protection::InPart,
-    report::{Report, Verdict},
+    run::EndedRun,
 };
 
 use super::{
     engine::{Engine, RunningRun},
-    journal::Journal,
+    journal::{Journal, RunRecord},
     planner::{JobState, JobStatus},
     table::Table,
 };
@@ -62,29 +62,10 @@ pub struct JobLine {
     /// When it last succeeded.
     pub last_success: Option<Timestamp>,
     /// Its last run that ended.
-    pub last: Option<LastRun>,
+    pub last: Option<EndedRun>,
     /// What its last run found that did something: what the metrics show and alerts fire for.
     #[serde(default)]
     pub findings: Vec<Finding>,
-}
-
-/// A run that ended.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct LastRun {
-    /// Its id.
-    pub run: String,
-    /// What set it off.
-    pub trigger: String,
-    /// When it started.
-    pub started: Timestamp,
-    /// When it ended.
-    pub ended: Timestamp,
-    /// How.
-    pub verdict: Verdict,
-    /// Attempts that were made.
-    pub attempts: u32,
-    /// What they brought together.
-    pub report: Report,
 }
 
 /// The jobs of an engine.
@@ -110,7 +91,8 @@ fn line(planned: &JobStatus, table: &Table, journal: &Journal, now: Timestamp) -
     JobLine {
         last_success: remembered.last_success,
         findings: remembered.findings,
-        last: last(journal, &job),
+        // The newest may be under way: the one before it has ended.
+        last: journal.runs(&job, 2).iter().find_map(RunRecord::ended),
         job,
         kind,
         state: state.to_owned(),
@@ -126,22 +108,4 @@ fn is_paused(job: &JobName, table: &Table) -> bool {
 fn blackout(job: &JobName, table: &Table, now: Timestamp) -> Option<String> {
     let until = table.jobs.get(job)?.common.blackout.as_ref()?.ends(now)?;
     Some(format!("blackout until {until}"))
-}
-
-/// The newest run of a job that has ended.
-fn last(journal: &Journal, job: &JobName) -> Option<LastRun> {
-    // The newest may be under way: the one before it has ended.
-    let records = journal.runs(job, 2);
-    records.into_iter().find_map(|record| {
-        let end = record.end()?.clone();
-        Some(LastRun {
-            run: record.run,
-            trigger: record.trigger,
-            started: record.started,
-            ended: end.ended,
-            verdict: end.verdict,
-            attempts: end.attempts,
-            report: end.report,
-        })
-    })
 }

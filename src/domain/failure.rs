@@ -8,6 +8,8 @@ use std::{error::Error, fmt};
 
 use serde::{Deserialize, Serialize};
 
+use super::text::shorten;
+
 macro_rules! classes {
     ($($(#[doc = $doc:literal])+ $variant:ident = $text:literal),+ $(,)?) => {
         /// What sort of thing went wrong. Stable: alerts and runbooks name it.
@@ -161,6 +163,14 @@ impl Failure {
             self.hint = Some(hint.into());
         }
         self
+    }
+
+    /// The same with texts of so many characters at most.
+    #[must_use]
+    pub fn shortened(&self, max: usize) -> Self {
+        let hint = self.hint.as_deref().map(|hint| shorten(hint, max));
+        let (doing, what) = (shorten(&self.doing, max), shorten(&self.what, max));
+        Self { class: self.class, doing, what, hint }
     }
 }
 

@@ -3,7 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::target::Target;
+use super::{target::Target, text::shorten};
 
 /// How bad a finding is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -60,6 +60,19 @@ impl Finding {
     #[must_use]
     pub fn hint(self, hint: impl Into<String>) -> Self {
         Self { hint: Some(hint.into()), ..self }
+    }
+
+    /// The same with texts of so many characters at most.
+    #[must_use]
+    pub fn shortened(&self, max: usize) -> Self {
+        let object = self.target.object.as_deref().map(|object| shorten(object, max));
+        Self {
+            check: self.check.clone(),
+            severity: self.severity,
+            target: Target { object, ..self.target.clone() },
+            what: shorten(&self.what, max),
+            hint: self.hint.as_deref().map(|hint| shorten(hint, max)),
+        }
     }
 
     /// The same, which is about a part of something.

@@ -6,6 +6,7 @@ pub mod blocking;
 pub mod failure;
 pub mod finding;
 pub mod index;
+pub mod job_memory;
 pub mod manifest;
 pub mod metric;
 pub mod name;

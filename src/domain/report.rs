@@ -3,6 +3,7 @@
 //! The verdict on a run is always derived from its targets, never stored beside them.
 
 use std::{
+    cmp::Reverse,
     collections::{BTreeMap, BTreeSet},
     fmt,
 };
@@ -10,6 +11,13 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use super::{backup::BackupId, failure::Failure, finding::Finding, target::Target};
+
+/// Failed targets that an abridged report keeps.
+const ABRIDGED_TARGETS: usize = 500;
+/// Findings that an abridged report keeps, and a job is remembered by.
+const ABRIDGED_FINDINGS: usize = 100;
+/// Characters of each text that these keep.
+const ABRIDGED_TEXT: usize = 1000;
 
 /// How one target ended.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -234,6 +242,34 @@ impl Report {
     /// How many targets ended in each of [`Outcome::STATES`].
     pub fn target_counts(&self) -> BTreeMap<String, u64> {
         Outcome::STATES.map(|state| (state.to_owned(), self.count(state) as u64)).into()
+    }
+
+    /// A report cut to a bounded length: failed targets first, then others, texts shortened, no
+    /// samples, no plan, nothing of what tools said. Its verdict may differ from the whole report's:
+    /// keep that beside it.
+    #[must_use]
+    pub fn abridged(&self) -> Self {
+        let failed = |target: &&TargetReport| matches!(target.outcome, Outcome::Failed(_));
+        let others = self.targets.iter().filter(|target| !failed(target));
+        let bounded = self.targets.iter().filter(failed).chain(others).take(ABRIDGED_TARGETS);
+        let targets = bounded.map(|target| TargetReport {
+            outcome: match &target.outcome {
+                Outcome::Failed(failure) => Outcome::Failed(failure.shortened(ABRIDGED_TEXT)),
+                other => other.clone(),
+            },
+            output: Vec::new(),
+            ..target.clone()
+        });
+        let (targets, failure) = (targets.collect(), self.failure.clone());
+        Self { targets, failure, findings: self.worst_findings(), ..Self::default() }
+    }
+
+    /// Findings of a bounded number and length, the worst first.
+    pub fn worst_findings(&self) -> Vec<Finding> {
+        let mut worst: Vec<&Finding> = self.findings.iter().collect();
+        worst.sort_by_key(|finding| Reverse(finding.severity));
+        let bounded = worst.into_iter().take(ABRIDGED_FINDINGS);
+        bounded.map(|finding| finding.shortened(ABRIDGED_TEXT)).collect()
     }
 
     /// Adds what a later attempt brought: its targets replace the earlier ones of the same name.

@@ -1,12 +1,16 @@
-//! What one execution of a job is called, what set it off, and why a slot of a schedule was left
-//! out.
+//! What one execution of a job is called, what set it off, how it ended, and why a slot of a schedule
+//! was left out.
 
-use std::{fmt, str::FromStr};
+use std::{fmt, str::FromStr, time::Duration};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::{backup::BackupId, name::JobName};
+use super::{
+    backup::BackupId,
+    name::JobName,
+    report::{Report, Verdict},
+};
 
 /// The text is not a run id.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -117,6 +121,29 @@ impl Trigger {
             Self::Schedule { .. } | Self::CatchUp { .. } | Self::After(_) => None,
         }
     }
+}
+
+/// A run that has ended, with all its attempts: what journal, metrics, notices, log, `status` and the
+/// command line read. It goes beside its job. The serialized form is that of `status --json`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct EndedRun {
+    /// Its id.
+    pub run: String,
+    /// What set it off: `schedule`, `manual`, …
+    pub trigger: String,
+    /// When it started.
+    pub started: Timestamp,
+    /// When it ended.
+    pub ended: Timestamp,
+    /// How long it took by the monotonic clock, with its retries, in whole milliseconds.
+    #[serde(skip)]
+    pub took: Duration,
+    /// How it ended. A run that failed before any target has an empty report.
+    pub verdict: Verdict,
+    /// Attempts that were made.
+    pub attempts: u32,
+    /// What they brought together.
+    pub report: Report,
 }
 
 /// Why a slot of a schedule brought no run.

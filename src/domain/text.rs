@@ -33,6 +33,19 @@ fn escaped(text: &str, stays: impl Fn(char) -> bool) -> String {
     safe
 }
 
+/// The beginning of a text that has more characters than that.
+pub fn shorten(text: &str, max: usize) -> String {
+    match text.char_indices().nth(max) {
+        Some((at, _)) => format!("{}…", &text[..at]),
+        None => text.to_owned(),
+    }
+}
+
+/// ` (and 3 more)` behind the first of so many things; nothing where it is the only one.
+pub fn and_more(count: usize) -> String {
+    if count > 1 { format!(" (and {} more)", count - 1) } else { String::new() }
+}
+
 /// JSON with the same value that is safe on a terminal. Whatever is not safe stands inside of strings,
 /// but for the ends of lines between values.
 pub fn json(text: &str) -> String {

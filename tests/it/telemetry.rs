@@ -18,8 +18,11 @@ use std::{
 
 use pgkeep::{
     domain::{
+        Timestamp,
         metric::{MetricDesc, MetricKind},
         name::JobName,
+        report::{Report, Verdict},
+        run::EndedRun,
     },
     telemetry::metrics::{JobSeries, KindMetrics, Metrics, Setup},
 };
@@ -72,6 +75,20 @@ fn series(name: &str, kind: &str) -> JobSeries {
         max_age: Some(Duration::from_hours(1)),
         paused: false,
         configured_at: "2026-11-21T00:00:00Z".parse().unwrap(),
+    }
+}
+
+/// A run that ended then.
+fn run(verdict: Verdict, ended: Timestamp, took: Duration, report: Report) -> EndedRun {
+    EndedRun {
+        run: "r1".to_owned(),
+        trigger: "schedule".to_owned(),
+        started: "2026-11-21T02:15:00Z".parse().unwrap(),
+        ended,
+        took,
+        verdict,
+        attempts: 1,
+        report,
     }
 }
 

@@ -31,7 +31,6 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use super::{CALL_MAX, Call, ControlRequest, REPLY_MAX, Reply, ReplySender, Request, VERSION};
 use crate::{
     config::trust,
-    daemon::journal::abridged,
     domain::failure::{Class, Failure},
     sys::{
         crowd::{Crowd, Place, Room},
@@ -362,7 +361,7 @@ fn encode(reply: Reply) -> serde_json::Result<Vec<u8>> {
     if line.len() >= REPLY_MAX {
         let shorter = match reply {
             Reply::Ended { run, verdict, report } => {
-                let report = Box::new(abridged(&report));
+                let report = Box::new(report.abridged());
                 Reply::Ended { run, verdict, report }
             }
             _ => Reply::Failed(Failure::new(

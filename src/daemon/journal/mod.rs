@@ -30,16 +30,17 @@ use std::{
 
 use serde_json::Value;
 
-use self::record::fold;
 pub use self::{
     open::{Opened, read_runs},
-    record::{JobState, ProcessMark, RunEnd, RunKey, RunRecord, RunStart, RunState, abridged},
+    record::{ProcessMark, RunKey, RunRecord, RunState},
 };
 use crate::domain::{
     failure::{Class, Failure, chain},
+    job_memory::JobMemory,
     metric::MetricKind,
     name::{JobName, NotifyName},
     notice::Memory,
+    run::EndedRun,
 };
 
 /// Runs kept per job, unless the configuration says otherwise.
@@ -60,13 +61,23 @@ pub struct JournalSettings {
 /// What is known of one job.
 #[derive(Debug, Default)]
 struct Job {
-    state: JobState,
+    state: JobMemory,
     /// The sequence number that the next run gets.
     next_seq: u64,
     /// The runs on disk by their sequence number.
     runs: BTreeMap<u64, RunKey>,
     /// The runs that were started and not ended.
     running: BTreeMap<RunKey, RunRecord>,
+}
+
+impl Job {
+    /// Gives the record of a run its place among those of the job.
+    fn count(&mut self, record: RunRecord) -> RunRecord {
+        let seq = self.next_seq;
+        self.next_seq += 1;
+        self.runs.insert(seq, record.run.clone());
+        RunRecord { seq, ..record }
+    }
 }
 
 #[derive(Debug, Default)]
@@ -90,47 +101,40 @@ impl Journal {
     }
 
     /// What is remembered of a job; nothing yet for one that never ran.
-    pub fn job(&self, name: &JobName) -> JobState {
+    pub fn job(&self, name: &JobName) -> JobMemory {
         self.lock().jobs.get(name).map(|job| job.state.clone()).unwrap_or_default()
     }
 
     /// Records that a run starts. After an error the run is known in memory alone: start it not,
     /// and end it as failed.
-    pub fn start(&self, start: RunStart) -> Result<(), Failure> {
+    pub fn start(&self, record: RunRecord) -> Result<(), Failure> {
         let mut inner = self.lock();
-        let job = inner.jobs.entry(start.job.clone()).or_default();
-        let seq = job.next_seq;
-        job.next_seq += 1;
-        let record = RunRecord::started(start, seq);
+        let job = inner.jobs.entry(record.job.clone()).or_default();
+        let record = job.count(record);
         job.running.insert(record.run.clone(), record.clone());
-        job.runs.insert(seq, record.run.clone());
         self.write_run(&record)
     }
 
-    /// Records that a run ended, and returns what is remembered of its job from now on. The state
-    /// in memory moves even if the disk fails.
-    pub fn end(&self, job: &JobName, run: &str, end: RunEnd) -> Result<JobState, Failure> {
+    /// Records that a run ended. The state in memory moves even if the disk fails.
+    pub fn end(&self, job: &JobName, run: &EndedRun) -> Result<(), Failure> {
         let mut inner = self.lock();
         let known = inner.jobs.entry(job.clone()).or_default();
-        let mut record = known.running.remove(run).unwrap_or_else(|| {
-            let seq = known.next_seq;
-            known.next_seq += 1;
-            known.runs.insert(seq, run.to_owned());
-            RunRecord::started(RunStart::unknown(job, run, end.ended), seq)
+        let mut record = known.running.remove(&run.run).unwrap_or_else(|| {
+            let EndedRun { run, trigger, started, .. } = run;
+            known.count(RunRecord::started(job, "", run.clone(), trigger, *started))
         });
-        fold(&mut known.state, &record, &end, self.settings.kind_of);
-        record.state = RunState::Ended(Box::new(end));
+        known.state.add(record.seq, &record.kind, run, self.settings.kind_of);
+        record.end(run);
         let state = known.state.clone();
         if inner.pending.len() >= PENDING_MAX {
             inner.pending.remove(0);
         }
         inner.pending.push(record);
-        let failed = self.flush_locked(&mut inner).into_iter().find(|(key, _)| key == run);
+        let failed = self.flush_locked(&mut inner).into_iter().find(|(key, _)| *key == run.run);
         if let Some((_, failure)) = failed {
             return Err(failure);
         }
-        self.write_job(job, &state)?;
-        Ok(state)
+        self.write_job(job, &state)
     }
 
     /// Keeps the scheduler's memory of a job: an opaque value.
@@ -172,7 +176,7 @@ impl Journal {
         }
     }
 
-    fn change(&self, name: &JobName, change: impl FnOnce(&mut JobState)) -> Result<(), Failure> {
+    fn change(&self, name: &JobName, change: impl FnOnce(&mut JobMemory)) -> Result<(), Failure> {
         let mut inner = self.lock();
         let job = inner.jobs.entry(name.clone()).or_default();
         change(&mut job.state);
@@ -246,7 +250,7 @@ impl Journal {
         self.write(&path, "record a run", || record::encode(record))
     }
 
-    fn write_job(&self, name: &JobName, state: &JobState) -> Result<(), Failure> {
+    fn write_job(&self, name: &JobName, state: &JobMemory) -> Result<(), Failure> {
         let path = disk::job_path(&self.root, name);
         self.write(&path, "remember a job", || serde_json::to_vec(state))
     }

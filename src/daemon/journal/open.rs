@@ -13,12 +13,13 @@ use serde::de::DeserializeOwned;
 use super::{
     Inner, Job, Journal, JournalSettings,
     disk::{self, ENDING},
-    record::{JobState, RunEnd, RunRecord, RunState, fold},
+    record::{RunRecord, RunState},
 };
 use crate::{
     domain::{
         failure::{Class, Failure, chain},
         finding::{Finding, Severity},
+        job_memory::JobMemory,
         name::JobName,
     },
     sys::files,
@@ -97,7 +98,7 @@ impl Reader<'_> {
                 disk::remove_leftover(&path);
             }
             let Some(name) = named(&path) else { continue };
-            if let Some(state) = self.load::<JobState>(&path)? {
+            if let Some(state) = self.load::<JobMemory>(&path)? {
                 let job = Job { next_seq: state.folded, state, ..Job::default() };
                 jobs.insert(name, job);
             }
@@ -136,11 +137,11 @@ impl Reader<'_> {
     fn add_up(&mut self, job: &mut Job, records: Vec<RunRecord>, settings: JournalSettings) {
         for mut record in records {
             if record.state == RunState::Running {
-                record.state = RunState::Ended(Box::new(RunEnd::interrupted(self.now)));
+                record.interrupt(self.now);
                 self.opened.interrupted.push(record.clone());
             }
-            if let (Some(end), true) = (record.end(), record.seq >= job.state.folded) {
-                fold(&mut job.state, &record, end, settings.kind_of);
+            if let Some(run) = record.ended().filter(|_| record.seq >= job.state.folded) {
+                job.state.add(record.seq, &record.kind, &run, settings.kind_of);
             }
             job.next_seq = job.next_seq.max(record.seq + 1);
             job.runs.insert(record.seq, record.run);

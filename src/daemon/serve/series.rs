@@ -11,7 +11,7 @@ use crate::{
         run::SkipReason,
     },
     sys::clock::Clock,
-    telemetry::metrics::{DATNAME_CAP_DEFAULT, JobPast, JobSeries, Metrics, Setup},
+    telemetry::metrics::{DATNAME_CAP_DEFAULT, JobSeries, Metrics, Setup},
 };
 
 use super::super::{journal::Journal, protection, table::Table};
@@ -34,22 +34,6 @@ pub(super) fn metrics(
     configure(&metrics, table, journal, now);
     metrics.config_loaded(now, true);
     Ok(metrics)
-}
-
-/// What the journal knows of a job that has just got its series.
-fn restore(metrics: &Metrics, journal: &Journal, name: &JobName) {
-    let known = journal.job(name);
-    metrics.restore(
-        name,
-        &JobPast {
-            last_success: known.last_success,
-            last_completion: known.last_completion,
-            last_duration: known.last_duration(),
-            targets: known.targets,
-            samples: known.samples,
-            findings: known.findings,
-        },
-    );
 }
 
 /// Makes the series of all jobs, with what the journal knows of them: a job may come back that was
@@ -77,6 +61,6 @@ pub(super) fn configure(metrics: &Metrics, table: &Table, journal: &Journal, now
     metrics.configure_servers(&protection::names(table));
     metrics.configure_notifiers(table.notifiers.keys());
     for name in table.jobs.keys() {
-        restore(metrics, journal, name);
+        metrics.restore(name, &journal.job(name));
     }
 }

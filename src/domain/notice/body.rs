@@ -2,8 +2,6 @@
 //!
 //! docs/NOTIFY.md documents it; keys are only added.
 
-use std::time::Duration;
-
 use jiff::Timestamp;
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
@@ -13,8 +11,9 @@ use crate::domain::{
     failure::Failure,
     finding::{Finding, Severity},
     name::{JobName, NotifyName, ServerName},
-    report::{Report, Verdict},
-    text,
+    report::Verdict,
+    run::EndedRun,
+    text::{self, and_more, shorten},
 };
 
 /// Failures that are told one by one.
@@ -58,9 +57,9 @@ pub struct Left {
     pub findings: usize,
 }
 
-/// The run that it is about.
+/// Where a notice comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Subject {
+pub struct Origin {
     /// The host that pgkeep runs on.
     pub host: String,
     /// The job.
@@ -69,14 +68,10 @@ pub struct Subject {
     pub kind: String,
     /// The servers that it works on.
     pub servers: Vec<ServerName>,
-    /// The run's id.
-    pub run: String,
-    /// When it was started.
-    pub started: Timestamp,
 }
 
 /// What is told.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct Notice {
     /// Why it is told.
     pub event: Event,
@@ -120,27 +115,8 @@ pub struct Notice {
 
 impl Notice {
     fn new(event: Event, host: &str, text: String) -> Self {
-        Self {
-            event,
-            text,
-            host: host.to_owned(),
-            job: None,
-            kind: None,
-            servers: Vec::new(),
-            run: None,
-            run_uuid: None,
-            verdict: None,
-            previous_verdict: None,
-            attempts: 0,
-            started: None,
-            ended: None,
-            duration_seconds: None,
-            targets: TargetCounts::default(),
-            failures: Vec::new(),
-            findings: Vec::new(),
-            left_out: Left::default(),
-            pgkeep_version: env!("CARGO_PKG_VERSION"),
-        }
+        let (host, pgkeep_version) = (host.to_owned(), env!("CARGO_PKG_VERSION"));
+        Self { event, text, host, pgkeep_version, ..Self::default() }
     }
 
     /// What a person sends to try a receiver.
@@ -151,49 +127,53 @@ impl Notice {
     }
 
     /// A run starts.
-    pub fn start(subject: &Subject) -> Self {
-        let text = format!("{} on {} starts", subject.job, subject.host);
-        Self { attempts: 1, ..Self::of(Event::Start, subject, &text) }
+    pub fn start(origin: &Origin, run: &str, at: Timestamp) -> Self {
+        let text = format!("{} on {} starts", origin.job, origin.host);
+        Self { attempts: 1, ..Self::of(Event::Start, origin, run, at, &text) }
     }
 
-    fn of(event: Event, subject: &Subject, text: &str) -> Self {
+    fn of(event: Event, origin: &Origin, run: &str, started: Timestamp, text: &str) -> Self {
         Self {
-            job: Some(subject.job.clone()),
-            kind: Some(subject.kind.clone()),
-            servers: subject.servers.iter().take(SERVERS_MAX).cloned().collect(),
-            run: Some(subject.run.clone()),
-            run_uuid: Some(run_uuid(&subject.job, &subject.run)),
-            started: Some(subject.started),
-            ..Self::new(event, &subject.host, shorten(&text::line(text)))
+            job: Some(origin.job.clone()),
+            kind: Some(origin.kind.clone()),
+            servers: origin.servers.iter().take(SERVERS_MAX).cloned().collect(),
+            run: Some(run.to_owned()),
+            run_uuid: Some(run_uuid(&origin.job, run)),
+            started: Some(started),
+            ..Self::new(event, &origin.host, shorten(&text::line(text), TEXT_MAX))
         }
     }
 
-    /// A run ended: [`Notice::start`] with its outcome.
-    #[must_use]
+    /// A run ended; `previous` is how the one before did. Findings below `min` are left out.
     pub fn end(
         event: Event,
-        subject: &Subject,
-        report: &Report,
-        verdict: Verdict,
+        origin: &Origin,
+        run: &EndedRun,
+        previous: Option<Verdict>,
         min: Severity,
     ) -> Self {
+        let report = &run.report;
         let found: Vec<&Finding> = findings(report, min).collect();
         let of_targets =
             report.failed().map(|(target, failure)| (Some(target.to_string()), failure));
-        let causes: Vec<_> =
-            report.failure.iter().map(|failure| (None, failure)).chain(of_targets).collect();
-        let text = text(event, subject, verdict, report, &found);
-        let failures: Vec<Cause> = causes
-            .iter()
-            .take(FAILURES_MAX)
-            .map(|(target, failure)| cause(target.as_deref(), failure))
-            .collect();
+        let causes = report.failure.iter().map(|failure| (None, failure)).chain(of_targets);
+        let failures = causes.take(FAILURES_MAX).map(|(target, failure)| Cause {
+            target: target.map(|target| shorten(&target, TEXT_MAX)),
+            failure: failure.shortened(TEXT_MAX),
+        });
+        let failures: Vec<Cause> = failures.collect();
         let left_out = Left {
-            failures: causes.len() - failures.len(),
+            failures: report.failures().count() - failures.len(),
             findings: found.len().saturating_sub(FINDINGS_MAX),
         };
+        let text = text(event, origin, run, &found);
+        let findings = found.into_iter().take(FINDINGS_MAX);
         Self {
-            verdict: Some(verdict),
+            verdict: Some(run.verdict),
+            previous_verdict: previous,
+            attempts: run.attempts,
+            ended: Some(run.ended),
+            duration_seconds: Some(run.took.as_secs_f64()),
             targets: TargetCounts {
                 succeeded: report.count("succeeded"),
                 failed: report.count("failed"),
@@ -201,27 +181,9 @@ impl Notice {
                 cancelled: report.count("cancelled"),
             },
             failures,
-            findings: found.into_iter().take(FINDINGS_MAX).map(short_finding).collect(),
+            findings: findings.map(|finding| finding.shortened(TEXT_MAX)).collect(),
             left_out,
-            ..Self::of(event, subject, &text)
-        }
-    }
-
-    /// When it ended, after how many attempts and how long, and how the run before ended.
-    #[must_use]
-    pub fn at(
-        self,
-        ended: Timestamp,
-        took: Duration,
-        attempts: u32,
-        previous: Option<Verdict>,
-    ) -> Self {
-        Self {
-            ended: Some(ended),
-            duration_seconds: Some(took.as_secs_f64()),
-            attempts,
-            previous_verdict: previous,
-            ..self
+            ..Self::of(event, origin, &run.run, run.started, &text)
         }
     }
 
@@ -249,30 +211,19 @@ impl Notice {
     }
 }
 
-fn text(
-    event: Event,
-    subject: &Subject,
-    verdict: Verdict,
-    report: &Report,
-    found: &[&Finding],
-) -> String {
-    let Subject { host, job, .. } = subject;
+fn text(event: Event, origin: &Origin, run: &EndedRun, found: &[&Finding]) -> String {
+    let Origin { host, job, .. } = origin;
     if event == Event::Findings {
-        let worst = found.iter().max_by_key(|finding| finding.severity);
-        return match worst {
-            None => format!("{job} on {host}: nothing is found any more"),
-            Some(worst) => format!(
-                "{job} on {host}: {}{}: {}",
-                worst.severity.as_str(),
-                more(found.len()),
-                worst.what
-            ),
+        let Some(worst) = found.iter().max_by_key(|finding| finding.severity) else {
+            return format!("{job} on {host}: all findings are resolved");
         };
+        let (severity, more) = (worst.severity.as_str(), and_more(found.len()));
+        return format!("{job} on {host}: {severity}{more}: {}", worst.what);
     }
-    let failures = report.failures().count();
-    let first = report.failures().next();
-    let why = first.map(|failure| format!("{}: {failure}", more(failures))).unwrap_or_default();
-    match verdict {
+    let first = run.report.failures().next();
+    let more = and_more(run.report.failures().count());
+    let why = first.map(|failure| format!("{more}: {failure}")).unwrap_or_default();
+    match run.verdict {
         Verdict::Succeeded if event == Event::Recovery => {
             format!("{job} on {host} succeeded again")
         }
@@ -287,39 +238,6 @@ fn text(
         Verdict::Interrupted => {
             format!("{job} on {host} was interrupted: pgkeep ended in the middle of the run")
         }
-    }
-}
-
-fn more(count: usize) -> String {
-    if count > 1 { format!(" (and {} more)", count - 1) } else { String::new() }
-}
-
-fn shorten(text: &str) -> String {
-    match text.char_indices().nth(TEXT_MAX) {
-        Some((at, _)) => format!("{}…", &text[..at]),
-        None => text.to_owned(),
-    }
-}
-
-fn cause(target: Option<&str>, failure: &Failure) -> Cause {
-    Cause {
-        target: target.map(shorten),
-        failure: Failure {
-            class: failure.class,
-            doing: shorten(&failure.doing),
-            what: shorten(&failure.what),
-            hint: failure.hint.as_deref().map(shorten),
-        },
-    }
-}
-
-fn short_finding(finding: &Finding) -> Finding {
-    Finding {
-        check: shorten(&finding.check),
-        severity: finding.severity,
-        target: finding.target.clone(),
-        what: shorten(&finding.what),
-        hint: finding.hint.as_deref().map(shorten),
     }
 }
 

@@ -24,9 +24,10 @@ use sha2::{Digest as _, Sha256};
 use super::{
     finding::{Finding, Severity},
     report::{Report, Verdict},
+    run::EndedRun,
 };
 
-pub use body::{Cause, Left, Notice, Subject, TargetCounts, run_uuid};
+pub use body::{Cause, Left, Notice, Origin, TargetCounts, run_uuid};
 
 /// Things that one job is remembered to have told of at most; more count as told.
 const PRINTS_MAX: usize = 1000;
@@ -35,7 +36,9 @@ const PRINTS_MAX: usize = 1000;
 const REPEAT_SHARE: u32 = 9;
 
 /// What a person can be told of.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(
+    Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
 #[serde(rename_all = "lowercase")]
 pub enum Event {
     /// A run was started.
@@ -49,6 +52,7 @@ pub enum Event {
     /// What is found has changed.
     Findings,
     /// A person tries whether it arrives.
+    #[default]
     Test,
 }
 
@@ -121,13 +125,8 @@ pub struct Decision {
 
 /// Decides what is told of a run that ended. One run tells one thing: a failure or a recovery
 /// carries the findings along. A run that was cancelled or skipped says nothing about how things are.
-pub fn decide(
-    memory: &Memory,
-    verdict: Verdict,
-    report: &Report,
-    rules: &Rules,
-    now: Timestamp,
-) -> Decision {
+pub fn decide(memory: &Memory, run: &EndedRun, rules: &Rules) -> Decision {
+    let EndedRun { verdict, ended: now, ref report, .. } = *run;
     let mut next = memory.clone();
     if matches!(verdict, Verdict::Cancelled | Verdict::Skipped) {
         return Decision { event: None, memory: next };

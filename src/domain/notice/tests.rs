@@ -43,12 +43,25 @@ fn finds(whats: &[&str]) -> Report {
     Report { findings, ..Report::default() }
 }
 
+fn run(verdict: Verdict, report: &Report, hour: i64) -> EndedRun {
+    EndedRun {
+        run: "20261121T021500Z-k3f9q2x7".to_owned(),
+        trigger: "schedule".to_owned(),
+        started: at(0),
+        ended: at(hour),
+        took: Duration::ZERO,
+        verdict,
+        attempts: 1,
+        report: report.clone(),
+    }
+}
+
 /// Tells a story run by run; the answer is what was told.
 fn story(rules: &Rules, runs: &[(i64, Verdict, Report)]) -> Vec<Option<Event>> {
     let mut memory = Memory::default();
     let mut told = Vec::new();
     for (hour, verdict, report) in runs {
-        let decision = decide(&memory, *verdict, report, rules, at(*hour));
+        let decision = decide(&memory, &run(*verdict, report, *hour), rules);
         told.push(decision.event);
         // As the journal keeps it.
         let json = serde_json::to_string(&decision.memory).unwrap();
@@ -116,10 +129,11 @@ fn what_lasts_is_told_again() {
 
 #[test]
 fn a_clock_that_was_ahead_silences_nothing() {
-    let ahead = decide(&Memory::default(), Verdict::Failed, &Report::default(), &usual(), at(9000));
-    let next = decide(&ahead.memory, Verdict::Failed, &Report::default(), &usual(), at(1));
+    let failed = |hour| run(Verdict::Failed, &Report::default(), hour);
+    let ahead = decide(&Memory::default(), &failed(9000), &usual());
+    let next = decide(&ahead.memory, &failed(1), &usual());
     assert_eq!((next.event, next.memory.failing.as_ref().unwrap().at), (None, at(1)));
-    let later = decide(&next.memory, Verdict::Failed, &Report::default(), &usual(), at(26));
+    let later = decide(&next.memory, &failed(26), &usual());
     assert_eq!(later.event, FAIL);
 }
 
@@ -188,14 +202,12 @@ fn what_is_not_asked_for_is_remembered_and_not_told() {
     assert_eq!(story(&both, &[good.clone(), good]), [FOUND, Some(Event::Success)]);
 }
 
-fn subject() -> Subject {
-    Subject {
+fn origin() -> Origin {
+    Origin {
         host: "db1".to_owned(),
         job: "nightly".parse().unwrap(),
         kind: "k".to_owned(),
         servers: vec!["main".parse().unwrap()],
-        run: "20261121T021500Z-k3f9q2x7".to_owned(),
-        started: at(0),
     }
 }
 
@@ -206,16 +218,16 @@ fn the_body_is_bounded_whatever_the_report() {
     let mut report = failing(&names.iter().map(String::as_str).collect::<Vec<_>>());
     report.failure = Some(Failure::new(Class::Sql, long.clone(), long.clone()).hint(long.clone()));
     report.findings = (0..5000).map(|_| finding(Severity::Critical, &long)).collect();
-    let notice =
-        Notice::end(Event::Failure, &subject(), &report, report.verdict(), Severity::Warning);
+    let ended = run(report.verdict(), &report, 0);
+    let notice = Notice::end(Event::Failure, &origin(), &ended, None, Severity::Warning);
     let json = serde_json::to_string(&notice).unwrap();
     assert!(json.len() < 300_000, "{}", json.len());
     assert!(notice.lines().len() < 300_000);
     assert_eq!((notice.left_out.failures, notice.left_out.findings), (4981, 4950));
-    let decision = decide(&Memory::default(), Verdict::Partial, &report, &usual(), at(0));
+    let decision = decide(&Memory::default(), &run(Verdict::Partial, &report, 0), &usual());
     assert!(serde_json::to_string(&decision.memory).unwrap().len() < 50_000);
     // Too many to remember them all, and yet no news.
-    let again = decide(&decision.memory, Verdict::Partial, &report, &usual(), at(1));
+    let again = decide(&decision.memory, &run(Verdict::Partial, &report, 1), &usual());
     assert_eq!(again.event, None);
 }
 
@@ -223,7 +235,7 @@ fn the_body_is_bounded_whatever_the_report() {
 fn the_text_says_what_happened() {
     let report = failing(&["a", "b"]);
     let text = |event, verdict, report: &Report| {
-        Notice::end(event, &subject(), report, verdict, Severity::Warning).text
+        Notice::end(event, &origin(), &run(verdict, report, 0), None, Severity::Warning).text
     };
     for (said, expected) in [
         (
@@ -240,7 +252,7 @@ fn the_text_says_what_happened() {
         ),
         (
             text(Event::Findings, Verdict::Succeeded, &finds(&[])),
-            "nightly on db1: nothing is found any more",
+            "nightly on db1: all findings are resolved",
         ),
     ] {
         assert_eq!(said, expected);
@@ -265,7 +277,8 @@ fn a_text_is_one_line_that_does_nothing_to_a_terminal() {
     let mut report = finds(&[hostile]);
     report.failure = Some(Failure::new(Class::Sql, hostile, hostile).hint(hostile));
     for (event, report) in [(Event::Failure, &report), (Event::Findings, &finds(&[hostile]))] {
-        let notice = Notice::end(event, &subject(), report, Verdict::Failed, Severity::Warning);
+        let ended = run(Verdict::Failed, report, 0);
+        let notice = Notice::end(event, &origin(), &ended, None, Severity::Warning);
         assert!(notice.text.contains("a\\nfailed"), "{}", notice.text);
         assert!(!notice.text.contains(crate::domain::text::is_unsafe), "{}", notice.text);
         let lines = notice.lines();

@@ -11,9 +11,11 @@ use jiff::Timestamp;
 use super::{Metrics, core, seconds};
 use crate::domain::{
     finding::Finding,
+    job_memory::JobMemory,
     metric::MetricKind,
     name::{JobName, RepositoryName},
-    report::{Report, Sample, Verdict},
+    report::{Sample, Verdict},
+    run::EndedRun,
 };
 
 /// A job that is configured.
@@ -29,38 +31,6 @@ pub struct JobSeries {
     pub paused: bool,
     /// Since when it has been configured, as far as it is remembered.
     pub configured_at: Timestamp,
-}
-
-/// What is remembered of a job from before the process started.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct JobPast {
-    /// When it last succeeded.
-    pub last_success: Option<Timestamp>,
-    /// When it last ended.
-    pub last_completion: Option<Timestamp>,
-    /// How long that took.
-    pub last_duration: Option<Duration>,
-    /// How many targets of that run ended in each state; empty if none ended.
-    pub targets: BTreeMap<String, u64>,
-    /// The samples that it is remembered by.
-    pub samples: Vec<Sample>,
-    /// What its last run that did something found.
-    pub findings: Vec<Finding>,
-}
-
-/// The end of a run.
-#[derive(Debug, Clone, Copy)]
-pub struct RunEnded<'a> {
-    /// The job.
-    pub job: &'a JobName,
-    /// How the run ended.
-    pub verdict: Verdict,
-    /// When.
-    pub at: Timestamp,
-    /// How long it took, with its retries.
-    pub duration: Duration,
-    /// What all attempts brought together.
-    pub report: &'a Report,
 }
 
 impl Metrics {
@@ -123,7 +93,7 @@ impl Metrics {
 
     /// Sets what is remembered of a job from before the process started. Call it after
     /// [`Metrics::configure`].
-    pub fn restore(&self, name: &JobName, past: &JobPast) {
+    pub fn restore(&self, name: &JobName, past: &JobMemory) {
         self.with_job(name, |job| {
             for (desc, at) in [
                 (&core::JOB_LAST_SUCCESS, past.last_success),
@@ -133,7 +103,7 @@ impl Metrics {
                     self.set(desc, labels(job, &[]), seconds(at));
                 }
             }
-            if let Some(duration) = past.last_duration {
+            if let Some(duration) = past.last_duration() {
                 self.set(&core::JOB_LAST_DURATION, labels(job, &[]), duration.as_secs_f64());
             }
             self.ended_in(job, &past.targets);
@@ -172,29 +142,29 @@ impl Metrics {
 
     /// A run ended. An interrupted, cancelled or skipped one sets neither the last success nor the last
     /// completion, and brings no samples.
-    pub fn run_ended(&self, end: &RunEnded<'_>) {
-        self.with_job(end.job, |job| {
+    pub fn run_ended(&self, name: &JobName, run: &EndedRun) {
+        self.with_job(name, |job| {
             self.set(&core::JOB_RUNNING_SINCE, labels(job, &[]), 0.0);
-            self.add(&core::JOB_RUNS, labels(job, &[end.verdict.as_str()]), 1.0);
-            for failure in end.report.failures() {
+            self.add(&core::JOB_RUNS, labels(job, &[run.verdict.as_str()]), 1.0);
+            for failure in run.report.failures() {
                 self.add(&core::JOB_FAILURES, labels(job, &[failure.class.as_str()]), 1.0);
             }
-            if end.verdict.completes() {
-                self.completed(job, end);
+            if run.verdict.completes() {
+                self.completed(job, run);
             }
         });
     }
 
-    fn completed(&self, job: &JobSeries, end: &RunEnded<'_>) {
-        self.set(&core::JOB_LAST_COMPLETION, labels(job, &[]), seconds(end.at));
-        if end.verdict == Verdict::Succeeded {
-            self.set(&core::JOB_LAST_SUCCESS, labels(job, &[]), seconds(end.at));
+    fn completed(&self, job: &JobSeries, run: &EndedRun) {
+        self.set(&core::JOB_LAST_COMPLETION, labels(job, &[]), seconds(run.ended));
+        if run.verdict == Verdict::Succeeded {
+            self.set(&core::JOB_LAST_SUCCESS, labels(job, &[]), seconds(run.ended));
         }
-        self.set(&core::JOB_LAST_DURATION, labels(job, &[]), end.duration.as_secs_f64());
-        self.ended_in(job, &end.report.target_counts());
-        let looked = end.verdict.did_something();
-        self.found(job, &end.report.findings, looked);
-        self.sampled(job, &end.report.samples, looked);
+        self.set(&core::JOB_LAST_DURATION, labels(job, &[]), run.took.as_secs_f64());
+        self.ended_in(job, &run.report.target_counts());
+        let looked = run.verdict.did_something();
+        self.found(job, &run.report.findings, looked);
+        self.sampled(job, &run.report.samples, looked);
     }
 
     fn ended_in(&self, job: &JobSeries, targets: &BTreeMap<String, u64>) {

@@ -26,7 +26,7 @@ use prometheus::{Registry, TextEncoder, process_collector::ProcessCollector};
 pub use self::{
     backups::{RepositoryFacts, StoredBackups, datname_label},
     document::markdown,
-    jobs::{JobPast, JobSeries, RunEnded},
+    jobs::JobSeries,
     notify::Notified,
 };
 use self::{

@@ -12,7 +12,7 @@ use pgkeep::{
     sys::clock::ManualClock,
     telemetry::{
         http::{Health, Served, bind, serve},
-        metrics::{Metrics, RunEnded},
+        metrics::Metrics,
     },
 };
 use tokio::{
@@ -23,7 +23,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{PATIENCE, metrics, series, value};
+use super::{PATIENCE, metrics, run, series, value};
 
 struct Endpoint {
     address: SocketAddr,
@@ -167,13 +167,9 @@ async fn a_large_page() {
             value: 1e9,
         };
         let report = Report { samples: (0..1).map(size).collect(), ..Report::default() };
-        endpoint.metrics.run_ended(&RunEnded {
-            job: &job.name,
-            verdict: Verdict::Succeeded,
-            at: "2026-11-21T02:15:00Z".parse().unwrap(),
-            duration: Duration::from_secs(1),
-            report: &report,
-        });
+        let at = "2026-11-21T02:15:00Z".parse().unwrap();
+        let ended = run(Verdict::Succeeded, at, Duration::from_secs(1), report);
+        endpoint.metrics.run_ended(&job.name, &ended);
     }
     let mut times = Vec::new();
     let mut lines = 0;

@@ -1,16 +1,17 @@
-use std::{fs, path::Path, process::Command};
+use std::{fs, path::Path, process::Command, time::Duration};
 
 use jiff::Timestamp;
 use pgkeep::{
-    daemon::journal::{Journal, JournalSettings, Opened, RunEnd, RunStart, RunState, read_runs},
+    daemon::journal::{Journal, JournalSettings, Opened, RunRecord, RunState, read_runs},
     domain::{
         failure::Class,
         metric::MetricKind,
         report::{Report, Sample, Verdict},
+        run::EndedRun,
     },
 };
 
-use super::job;
+use super::{job, run};
 
 fn kind_of(metric: &str) -> Option<MetricKind> {
     (metric == "size").then_some(MetricKind::Last)
@@ -26,25 +27,16 @@ fn open(folder: &Path) -> (Journal, Opened) {
     Journal::open(folder, SETTINGS, at("12:00:00")).unwrap()
 }
 
-fn start(run: &str) -> RunStart {
-    RunStart {
-        run: run.to_owned(),
-        job: job("nightly"),
-        kind: "dump".to_owned(),
-        trigger: "schedule".to_owned(),
-        at: at("02:15:00"),
-    }
+fn start(run: &str) -> RunRecord {
+    RunRecord::started(&job("nightly"), "dump", run.to_owned(), "schedule", at("02:15:00"))
 }
 
-fn end(verdict: Verdict) -> RunEnd {
+fn end(name: &str, verdict: Verdict) -> EndedRun {
     let sample = Sample { metric: "size".to_owned(), labels: vec![], value: 5.0 };
-    RunEnd {
-        ended: at("02:16:00"),
-        duration_ms: 60_000,
-        verdict,
-        attempts: 1,
-        report: Report { samples: vec![sample], ..Report::default() },
-        abridged: false,
+    let report = Report { samples: vec![sample], ..Report::default() };
+    EndedRun {
+        run: name.to_owned(),
+        ..run(verdict, at("02:16:00"), Duration::from_mins(1), report)
     }
 }
 
@@ -59,10 +51,11 @@ fn what_ended_is_remembered_after_a_restart() {
     );
     journal.start(start("r1")).unwrap();
     assert_eq!(journal.runs(&job("nightly"), 9)[0].state, RunState::Running);
-    let state = journal.end(&job("nightly"), "r1", end(Verdict::Succeeded)).unwrap();
+    journal.end(&job("nightly"), &end("r1", Verdict::Succeeded)).unwrap();
+    let state = journal.job(&job("nightly"));
     assert_eq!(state.last_success, Some(at("02:16:00")));
     journal.start(start("../r2")).unwrap();
-    journal.end(&job("nightly"), "../r2", end(Verdict::Partial)).unwrap();
+    journal.end(&job("nightly"), &end("../r2", Verdict::Partial)).unwrap();
     journal.remember(&job("nightly"), serde_json::json!({"slot": 1})).unwrap();
     let before = journal.job(&job("nightly"));
     drop(journal);
@@ -90,7 +83,7 @@ fn a_run_that_was_killed_is_interrupted_and_sets_no_time() {
     let folder = tempfile::tempdir().unwrap();
     let (journal, _) = open(folder.path());
     journal.start(start("r1")).unwrap();
-    journal.end(&job("nightly"), "r1", end(Verdict::Succeeded)).unwrap();
+    journal.end(&job("nightly"), &end("r1", Verdict::Succeeded)).unwrap();
     journal.start(start("r2")).unwrap();
     drop(journal);
     // A write that the crash cut off, as well.
@@ -101,7 +94,7 @@ fn a_run_that_was_killed_is_interrupted_and_sets_no_time() {
         assert!(opened.findings.is_empty());
         let newest = &journal.runs(&job("nightly"), 1)[0];
         assert_eq!(newest.run, "r2");
-        assert_eq!(newest.end().unwrap().verdict, Verdict::Interrupted);
+        assert_eq!(newest.ended().unwrap().verdict, Verdict::Interrupted);
         let state = journal.job(&job("nightly"));
         assert_eq!(state.last_completion, Some(at("02:16:00")));
         assert_eq!(state.last_verdict, Some(Verdict::Interrupted));
@@ -117,7 +110,8 @@ fn a_crash_between_the_two_files_loses_nothing() {
     journal.remember(&job("nightly"), serde_json::json!(7)).unwrap();
     let before = fs::read(&memory).unwrap();
     journal.start(start("r1")).unwrap();
-    let state = journal.end(&job("nightly"), "r1", end(Verdict::Succeeded)).unwrap();
+    journal.end(&job("nightly"), &end("r1", Verdict::Succeeded)).unwrap();
+    let state = journal.job(&job("nightly"));
     drop(journal);
     fs::write(&memory, before).unwrap();
     let (journal, _) = open(folder.path());
@@ -130,7 +124,7 @@ fn damaged_files_are_set_aside_and_what_they_said_is_read_from_the_runs() {
     let (journal, _) = open(folder.path());
     for run in ["r1", "r2"] {
         journal.start(start(run)).unwrap();
-        journal.end(&job("nightly"), run, end(Verdict::Succeeded)).unwrap();
+        journal.end(&job("nightly"), &end(run, Verdict::Succeeded)).unwrap();
     }
     drop(journal);
     let runs = folder.path().join("runs/nightly");
@@ -150,7 +144,7 @@ fn damaged_files_are_set_aside_and_what_they_said_is_read_from_the_runs() {
     );
     assert_eq!(journal.job(&job("nightly")).last_success, Some(at("02:16:00")));
     journal.start(start("r3")).unwrap();
-    journal.end(&job("nightly"), "r3", end(Verdict::Failed)).unwrap();
+    journal.end(&job("nightly"), &end("r3", Verdict::Failed)).unwrap();
     assert_eq!(journal.runs(&job("nightly"), 9).len(), 2);
 }
 
@@ -159,12 +153,12 @@ fn the_history_is_bounded_and_the_times_outlive_it() {
     let folder = tempfile::tempdir().unwrap();
     let (journal, _) = open(folder.path());
     journal.start(start("good")).unwrap();
-    journal.end(&job("nightly"), "good", end(Verdict::Succeeded)).unwrap();
+    journal.end(&job("nightly"), &end("good", Verdict::Succeeded)).unwrap();
     journal.start(start("long")).unwrap();
     for number in 0..20 {
         let run = format!("r{number}");
         journal.start(start(&run)).unwrap();
-        journal.end(&job("nightly"), &run, end(Verdict::Failed)).unwrap();
+        journal.end(&job("nightly"), &end(&run, Verdict::Failed)).unwrap();
     }
     let files = fs::read_dir(folder.path().join("runs/nightly")).unwrap().count();
     assert_eq!(files, SETTINGS.keep_runs);
@@ -182,8 +176,8 @@ fn times_of_a_clock_that_was_wrong_are_set_to_now() {
     let (journal, _) = open(folder.path());
     journal.start(start("r1")).unwrap();
     let ended = "2037-01-01T00:00:00Z".parse().unwrap();
-    let end = RunEnd { ended, ..end(Verdict::Succeeded) };
-    journal.end(&job("nightly"), "r1", end).unwrap();
+    let end = EndedRun { ended, ..end("r1", Verdict::Succeeded) };
+    journal.end(&job("nightly"), &end).unwrap();
     drop(journal);
     let (journal, opened) = open(folder.path());
     assert_eq!(opened.findings[0].check, "journal-clock");
@@ -223,15 +217,15 @@ fn a_full_disk_is_an_error_and_the_end_of_a_run_is_kept_until_there_is_space() {
     journal.start(start("r1")).unwrap();
     let filler = mount.0.join("filler");
     assert!(fs::write(&filler, vec![1; 1 << 20]).is_err(), "the disk is full");
-    let failure = journal.end(&job("nightly"), "r1", end(Verdict::Succeeded)).unwrap_err();
+    let failure = journal.end(&job("nightly"), &end("r1", Verdict::Succeeded)).unwrap_err();
     assert_eq!(failure.class, Class::State);
     assert!(failure.hint.is_some() && failure.what.contains("space"), "{failure}");
     assert!(journal.start(start("r2")).is_err());
-    journal.end(&job("nightly"), "r2", end(Verdict::Failed)).unwrap_err();
+    journal.end(&job("nightly"), &end("r2", Verdict::Failed)).unwrap_err();
     assert!(journal.flush().is_err());
     let state = journal.job(&job("nightly"));
     assert_eq!(state.last_success, Some(at("02:16:00")), "memory knows");
-    assert_eq!(journal.runs(&job("nightly"), 9)[1].end().unwrap().verdict, Verdict::Succeeded);
+    assert_eq!(journal.runs(&job("nightly"), 9)[1].ended().unwrap().verdict, Verdict::Succeeded);
     assert_eq!(read_runs(mount.0, &job("nightly"), 9).unwrap()[0].state, RunState::Running);
     // A start with a full disk works, and says so.
     let (other, opened) = open(mount.0);
@@ -251,16 +245,16 @@ fn one_jobs_trouble_does_not_stop_the_others() {
     let folder = tempfile::tempdir().unwrap();
     let (journal, _) = open(folder.path());
     fs::write(folder.path().join("runs/broken"), "in the way of its folder").unwrap();
-    let broken = RunStart { job: job("broken"), ..start("b1") };
+    let broken = RunRecord { job: job("broken"), ..start("b1") };
     assert_eq!(journal.start(broken).unwrap_err().class, Class::State);
-    journal.end(&job("broken"), "b1", end(Verdict::Failed)).unwrap_err();
+    journal.end(&job("broken"), &end("b1", Verdict::Failed)).unwrap_err();
     journal.start(start("r1")).unwrap();
-    journal.end(&job("nightly"), "r1", end(Verdict::Succeeded)).unwrap();
+    journal.end(&job("nightly"), &end("r1", Verdict::Succeeded)).unwrap();
     assert!(journal.flush().is_err());
     fs::remove_file(folder.path().join("runs/broken")).unwrap();
     journal.flush().unwrap();
     let kept = &read_runs(folder.path(), &job("broken"), 1).unwrap()[0];
-    assert_eq!(kept.end().unwrap().verdict, Verdict::Failed);
+    assert_eq!(kept.ended().unwrap().verdict, Verdict::Failed);
 }
 
 #[test]

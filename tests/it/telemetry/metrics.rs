@@ -5,18 +5,18 @@ use pgkeep::{
         backup::Subject,
         failure::{Class, Failure},
         finding::{Finding, Severity},
+        job_memory::JobMemory,
         metric::{MetricDesc, MetricKind},
         protection::Protection,
         report::{Outcome, Report, Sample, TargetReport, Verdict},
         target::Target,
     },
     telemetry::metrics::{
-        DATNAME_CAP_DEFAULT, JobPast, Metrics, MetricsError, RepositoryFacts, RunEnded, Setup,
-        StoredBackups, markdown,
+        DATNAME_CAP_DEFAULT, Metrics, MetricsError, RepositoryFacts, Setup, StoredBackups, markdown,
     },
 };
 
-use super::{job, metrics, series, value};
+use super::{job, metrics, run, series, value};
 
 fn sample(metric: &str, labels: &[&str], value: f64) -> Sample {
     let labels = labels.iter().map(|label| (*label).to_owned()).collect();
@@ -24,13 +24,8 @@ fn sample(metric: &str, labels: &[&str], value: f64) -> Sample {
 }
 
 fn end(metrics: &Metrics, name: &str, verdict: Verdict, report: &Report) {
-    metrics.run_ended(&RunEnded {
-        job: &job(name),
-        verdict,
-        at: "2026-11-21T02:15:00.5Z".parse().unwrap(),
-        duration: Duration::from_millis(1500),
-        report,
-    });
+    let at = "2026-11-21T02:15:00.5Z".parse().unwrap();
+    metrics.run_ended(&job(name), &run(verdict, at, Duration::from_millis(1500), report.clone()));
 }
 
 #[test]
@@ -177,13 +172,14 @@ fn findings_are_those_of_the_last_run_that_looked() {
 fn what_is_remembered_is_there_after_a_restart() {
     let metrics = metrics(DATNAME_CAP_DEFAULT);
     metrics.configure(&[series("a", "dump")], &[]);
-    let past = JobPast {
+    let past = JobMemory {
         last_success: Some("2026-11-20T00:00:00Z".parse().unwrap()),
         last_completion: Some("2026-11-21T00:00:00Z".parse().unwrap()),
-        last_duration: Some(Duration::from_secs(7)),
+        last_duration_ms: Some(7000),
         targets: [("failed".to_owned(), 2)].into(),
         samples: vec![sample("dump_last_size_bytes", &["main", "app"], 5.0)],
         findings: vec![Finding::new("x", Severity::Warning, "")],
+        ..JobMemory::default()
     };
     metrics.restore(&job("a"), &past);
     metrics.restore(&job("unknown"), &past);
