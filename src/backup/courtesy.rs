@@ -172,7 +172,7 @@ impl Watch<'_> {
         let Ok(session) = self.server.connect(self.database, &task.doing(doing)).await else {
             return;
         };
-        match names(&session, &relations, &task.cancel).await {
+        match names(session.queries(&task.cancel), &relations).await {
             Ok(names) => seen.names = names,
             Err(error) => tracing::debug!(%error, "relations go by their oids"),
         }

@@ -134,13 +134,13 @@ impl About<'_> {
         let (source, name, doing) = (self.source, self.name, &*self.doing);
         let fail = |error: PgError| error.into_failure(doing);
         let major = source.tools.version.major;
-        scope::check_version(source.scope, source.form, major, doing)?;
+        scope::check_version(source.scope, source.form, major).map_err(fail)?;
         let pg_dump = source.tools.program("pg_dump")?;
         let session = source.server.connect(name.as_str(), &task.doing(doing)).await?;
         source.is_of(&session, (doing, task)).await?;
         let wanted = (source.scope, source.accepted);
         let preflight = preflight::refuse(&session, wanted, (doing, task)).await?;
-        let facts = catalog::database_facts(&session, &task.cancel).await.map_err(fail)?;
+        let facts = catalog::database_facts(session.queries(&task.cancel)).await.map_err(fail)?;
         let application = application(&self.id);
         let env = source.server.child_env_as(&session, &application)?;
         let snapshot = self.export(session, task).await.map_err(fail)?;
@@ -161,9 +161,9 @@ impl About<'_> {
             keepalives: source.server.spec().keepalives,
         };
         let command = dump.command(&pg_dump, major);
-        if let Err(failure) = scope::check_length(&command, major, doing) {
+        if let Err(error) = scope::check_length(&command, major) {
             snapshot.close().await;
-            return Err(failure);
+            return Err(fail(error));
         }
         let started_at = task.clock.now().wall;
         Ok(Ready {
@@ -189,9 +189,10 @@ impl About<'_> {
         let (source, doing, cancel) = (self.source, &*self.doing, &task.cancel);
         let fail = |error: PgError| error.into_failure(doing);
         let (session, major) = (snapshot.session(), source.tools.version.major);
-        let all = scope::with_children(session, source.scope, cancel).await.map_err(fail)?;
+        let ask = session.queries(cancel);
+        let all = scope::with_children(ask, source.scope).await.map_err(fail)?;
         let wanted = (source.scope, &all, major);
-        scope::check_matches(session, wanted, &facts.encoding, doing, cancel).await?;
+        scope::check_matches(ask, wanted, &facts.encoding).await.map_err(fail)?;
         let unlogged = if snapshot.facts.standby {
             Some(snapshot.unlogged(&all, cancel).await.map_err(fail)?)
         } else {

@@ -82,7 +82,7 @@ pub async fn globals(source: &Source<'_>, parts: Parts, task: &Task) -> Result<D
     source.is_of(&session, (doing, task)).await?;
     preflight::refuse_globals(&session, role_passwords, doing, task).await?;
     let env = source.server.child_env(&session)?;
-    let snapshot = moment(&session, &task.cancel).await.map_err(fail)?;
+    let snapshot = moment(session.queries(&task.cancel)).await.map_err(fail)?;
     let mut found = server_files::Found::default();
     if parts.server_files {
         found = server_files::read(source, &session, task).await.map_err(fail)?;
@@ -187,7 +187,7 @@ async fn how_made(
 ) -> Result<databases::Made, Failure> {
     let mut looks = LOOKS;
     loop {
-        let databases = catalog::databases(session, false, &task.cancel).await;
+        let databases = catalog::databases(session.queries(&task.cancel), false).await;
         let databases = databases.during("dump globals")?;
         looks -= 1;
         match databases::sql(source, env, &databases, task).await {

@@ -193,10 +193,10 @@ async fn place_of(server: &Server, task: &Task) -> Result<Place, Failure> {
     let session = server.connect(server.maintenance_database(), &task.doing(&*doing)).await?;
     let asked = async {
         let place = async {
-            let Some(system_id) = catalog::system_id(&session, &task.cancel).await? else {
+            let Some(system_id) = catalog::system_id(session.queries(&task.cancel)).await? else {
                 return Ok(None);
             };
-            let past = snapshot::past(&session, &task.cancel).await?;
+            let past = snapshot::past(session.queries(&task.cancel)).await?;
             Ok(past.map(|past| (system_id, past)))
         };
         let place =

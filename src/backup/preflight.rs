@@ -46,8 +46,8 @@ pub async fn look(
     accepted: &Accepted,
     task: &Task,
 ) -> Result<Preflight, PgError> {
-    let all = scope::with_children(session, scope, &task.cancel).await?;
-    let facts = read(session, &task.cancel).await?.within(&all);
+    let all = scope::with_children(session.queries(&task.cancel), scope).await?;
+    let facts = read(session.queries(&task.cancel)).await?.within(&all);
     let judged = preflight::judge(&facts, accepted);
     Ok(Preflight { facts, judged })
 }
@@ -62,7 +62,7 @@ pub async fn refuse(
     (scope, accepted): (&Scope, &Accepted),
     (doing, task): (&str, &Task),
 ) -> Result<Preflight, Failure> {
-    let hides = hides_damage(session, &task.cancel).await;
+    let hides = hides_damage(session.queries(&task.cancel)).await;
     if hides.during(doing)? {
         let what = "zero_damaged_pages = on: rows of damaged pages would be left out, and lc_messages has \
                     the server say so in words that pgkeep does not know";
@@ -90,7 +90,7 @@ pub async fn refuse_globals(
     if !role_passwords {
         return Ok(());
     }
-    let facts = globals(session, role_passwords, &task.cancel).await;
+    let facts = globals(session.queries(&task.cancel), role_passwords).await;
     let facts = facts.during(doing)?;
     preflight::judge_globals(&facts, doing)
 }

@@ -199,7 +199,7 @@ async fn bounded(server: &Server, task: &Task) -> Result<Vec<Database>, Failure>
 async fn ask(server: &Server, task: &Task) -> Result<Vec<Database>, Failure> {
     const DOING: &str = "look for databases without a backup";
     let session = server.connect(server.maintenance_database(), &task.doing(DOING)).await?;
-    let databases = catalog::databases(&session, false, &task.cancel).await;
+    let databases = catalog::databases(session.queries(&task.cancel), false).await;
     session.close().await;
     databases.during(DOING)
 }

@@ -131,8 +131,8 @@ impl Job for Reindex {
         let maintenance = self.server.maintenance_database();
         let session =
             self.server.connect_for_maintenance(maintenance, &cx.task.doing(&*doing)).await?;
-        let facts = catalog::server_facts(&session, cancel).await.map_err(fail)?;
-        let databases = catalog::databases(&session, false, cancel).await.map_err(fail)?;
+        let facts = catalog::server_facts(session.queries(cancel)).await.map_err(fail)?;
+        let databases = catalog::databases(session.queries(cancel), false).await.map_err(fail)?;
         session.close().await;
         self.fits(&facts, doing)?;
         let chosen = choose::databases(&self.patterns, &databases);

@@ -258,7 +258,8 @@ impl Vacuum {
         let maintenance = self.server.maintenance_database();
         let session =
             self.server.connect_for_maintenance(maintenance, &cx.task.doing(&*doing)).await?;
-        let (_, standby) = catalog::version_and_role(&session, cancel).await.map_err(fail)?;
+        let (_, standby) =
+            catalog::version_and_role(session.queries(cancel)).await.map_err(fail)?;
         if standby {
             let what = "the server is a standby (recovery is in progress): nothing can be vacuumed";
             return Err(Failure::new(Class::Configuration, doing, what).hint(
@@ -266,7 +267,7 @@ impl Vacuum {
                  standbys too",
             ));
         }
-        let databases = catalog::databases(&session, false, cancel).await.map_err(fail)?;
+        let databases = catalog::databases(session.queries(cancel), false).await.map_err(fail)?;
         session.close().await;
         Ok(choose::databases(&self.databases, &databases))
     }

@@ -39,7 +39,7 @@ impl Visit {
     }
 
     pub(super) async fn facts(&self) -> Result<ServerFacts, Failure> {
-        catalog::server_facts(&self.session, &self.task.cancel).await.during(&self.task)
+        catalog::server_facts(self.session.queries(&self.task.cancel)).await.during(&self.task)
     }
 
     /// The databases that the patterns choose among those of the server.
@@ -47,7 +47,7 @@ impl Visit {
         &self,
         patterns: &DatabasePatterns,
     ) -> Result<Selection, Failure> {
-        let databases = catalog::databases(&self.session, false, &self.task.cancel).await;
+        let databases = catalog::databases(self.session.queries(&self.task.cancel), false).await;
         Ok(choose::databases(patterns, &databases.during(&self.task)?))
     }
 

@@ -109,8 +109,8 @@ impl Job for WalCheck {
         cx.task.progress.set_stage(&*doing);
         let maintenance = self.server.maintenance_database();
         let session = self.server.connect(maintenance, &cx.task.doing(&*doing)).await?;
-        let server = catalog::server_facts(&session, cancel).await.map_err(fail)?;
-        let facts = wal_facts(&session, server.version_num, cancel).await.map_err(fail)?;
+        let server = catalog::server_facts(session.queries(cancel)).await.map_err(fail)?;
+        let facts = wal_facts(session.queries(cancel), server.version_num).await.map_err(fail)?;
         let subject = self.subject(server.system_id, &facts);
         let state = State::load(&self.state, &subject).map_err(|error| {
             Failure::from_error(Class::State, "read what is remembered", &error)

@@ -24,8 +24,9 @@ use crate::{
 
 use super::{
     PgError, Server, Session,
-    catalog::{timestamp, version_and_role},
-    column::get,
+    catalog::version_and_role,
+    column::{columns, get, sent_no},
+    queries::Queries,
     session::Limits,
 };
 
@@ -74,13 +75,12 @@ fn sql(version: u32, sees_all: bool) -> String {
         ), wanted AS (
           SELECT pid, mode, database, relation, {since} AS since FROM pg_locks WHERE NOT granted
         )
-        SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint,
-          (SELECT max(held) FROM ours),
-          (SELECT count(*) FROM asked WHERE sort = 'behind'),
-          s.sort, a.pid, a.datname, a.usename, a.application_name, a.state,
-          a.query, l.mode, l.database::bigint, l.relation::bigint,
-          (extract(epoch FROM CASE s.sort WHEN 'ahead' THEN a.xact_start ELSE l.since END)
-            * 1000000)::bigint
+        SELECT clock_timestamp() AS at, (SELECT max(held) FROM ours) AS xmin_age,
+          (SELECT count(*) FROM asked WHERE sort = 'behind') AS count,
+          s.sort, a.pid, a.datname AS database, a.usename AS role,
+          a.application_name AS application, a.state, a.query AS statement, l.mode,
+          l.database AS wanted_in, l.relation AS wanted,
+          CASE s.sort WHEN 'ahead' THEN a.xact_start ELSE l.since END AS since
         FROM (SELECT 1) AS one LEFT JOIN (asked s LEFT JOIN wanted l ON l.pid = s.waits
           JOIN LATERAL (
             SELECT a.pid, a.datname::text, a.usename::text, a.application_name, a.state,
@@ -108,10 +108,10 @@ impl Watcher {
         let session = server.connect(server.maintenance_database(), &task.doing(doing)).await?;
         let prepared = async {
             session.set_limits(LIMITS, &task.cancel).await?;
-            let (version, _) = version_and_role(&session, &task.cancel).await?;
+            let ask = session.queries(&task.cancel);
+            let (version, _) = version_and_role(ask).await?;
             let sees_all = "SELECT pg_has_role(session_user, 'pg_read_all_stats', 'USAGE')";
-            let row = session.query_one(sees_all, &[], &task.cancel).await?;
-            Ok(sql(version, get(&row, 0)?))
+            Ok(sql(version, ask.value(sees_all, &[]).await?))
         };
         match prepared.await {
             Ok(sql) => Ok(Self { session, sql }),
@@ -129,20 +129,12 @@ impl Watcher {
         application: &str,
         cancel: &CancellationToken,
     ) -> Result<Look, PgError> {
-        let rows = self.session.query(&self.sql, &[&pid, &application], cancel).await?;
-        let Some(first) = rows.first() else {
-            return Err(PgError::new(crate::domain::failure::Class::Internal, "a look has no row"));
-        };
-        let number = |value: i64| usize::try_from(value).unwrap_or(0);
-        let mut look = Look {
-            at: timestamp(get(first, 0)?)?,
-            xmin_age: get::<Option<i64>>(first, 1)?.and_then(|age| u64::try_from(age).ok()),
-            count: number(get(first, 2)?),
-            behind: Vec::new(),
-            ahead: Vec::new(),
-        };
+        let rows = self.session.queries(cancel).rows(&self.sql, &[&pid, &application]).await?;
+        let first = rows.first().ok_or_else(|| sent_no("row"))?;
+        let (behind, ahead) = (Vec::new(), Vec::new());
+        let mut look = columns!(first, Look { at, xmin_age, count; behind: behind, ahead: ahead });
         for row in &rows {
-            match get::<Option<String>>(row, 3)?.as_deref() {
+            match get::<Option<String>>(row, "sort")?.as_deref() {
                 Some("ahead") => look.ahead.push(party(row)?),
                 Some(_) => look.behind.push(party(row)?),
                 None => {}
@@ -158,22 +150,12 @@ impl Watcher {
 }
 
 fn party(row: &Row) -> Result<Party, PgError> {
-    let oid = |column| -> Result<Option<u32>, PgError> {
-        Ok(get::<Option<i64>>(row, column)?.and_then(|oid| u32::try_from(oid).ok()))
-    };
-    let relation = oid(11)?.zip(oid(12)?);
-    let mode: Option<String> = get(row, 10)?;
-    let since: Option<i64> = get(row, 13)?;
-    Ok(Party {
-        pid: get(row, 4)?,
-        database: get(row, 5)?,
-        role: get(row, 6)?,
-        application: get(row, 7)?,
-        state: get(row, 8)?,
-        statement: get::<Option<String>>(row, 9)?.map(|sql| first_words(&sql)),
-        wanted: mode.map(|mode| Wanted { mode, relation }),
-        since: since.map(timestamp).transpose()?,
-    })
+    let relation = get::<Option<u32>>(row, "wanted_in")?.zip(get(row, "wanted")?);
+    let wanted = get::<Option<String>>(row, "mode")?.map(|mode| Wanted { mode, relation });
+    let statement = get::<Option<String>>(row, "statement")?.map(|sql| first_words(&sql));
+    Ok(columns!(row, Party {
+        pid, database, role, application, state, since; statement: statement, wanted: wanted
+    }))
 }
 
 /// The names of relations of the session's database; of what is gone, or lies in another
@@ -181,24 +163,20 @@ fn party(row: &Row) -> Result<Party, PgError> {
 ///
 /// # Errors
 /// When the server does not answer in time.
-pub async fn names(
-    session: &Session,
-    relations: &[(u32, u32)],
-    cancel: &CancellationToken,
-) -> Result<Names, PgError> {
-    session.set_limits(LIMITS, cancel).await?;
-    let sql = "SELECT d.oid::bigint, c.oid::bigint, format('%I.%I', n.nspname, c.relname)
+pub async fn names(ask: Queries<'_>, relations: &[(u32, u32)]) -> Result<Names, PgError> {
+    ask.session.set_limits(LIMITS, ask.cancel).await?;
+    let sql = "SELECT d.oid AS database, c.oid AS relation,
+          format('%I.%I', n.nspname, c.relname) AS name
         FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace, pg_database d
-        WHERE d.datname = current_database() AND c.oid::bigint = ANY ($1)";
-    let oids: Vec<i64> = relations.iter().map(|(_, relation)| i64::from(*relation)).collect();
+        WHERE d.datname = current_database() AND c.oid = ANY ($1)";
+    let oids: Vec<u32> = relations.iter().map(|(_, relation)| *relation).collect();
     let mut names = BTreeMap::new();
-    for row in session.query(sql, &[&oids], cancel).await? {
-        let oid = |column| Ok::<_, PgError>(u32::try_from(get::<i64>(&row, column)?).unwrap_or(0));
-        let (database, relation) = (oid(0)?, oid(1)?);
+    for row in &ask.rows(sql, &[&oids]).await? {
+        let (database, relation) = (get(row, "database")?, get(row, "relation")?);
         // A shared catalogue counts to no database.
         let keys = [(database, relation), (0, relation)];
         for key in keys.into_iter().filter(|key| relations.contains(key)) {
-            names.insert(key, get(&row, 2)?);
+            names.insert(key, get(row, "name")?);
         }
     }
     Ok(names)

@@ -1,7 +1,6 @@
 //! Facts about a server and its databases, on PostgreSQL 11 to 19.
 
 use tokio_postgres::Row;
-use tokio_util::sync::CancellationToken;
 
 use crate::domain::{
     Timestamp,
@@ -11,8 +10,12 @@ use crate::domain::{
     pattern::{Access, Candidate},
 };
 
-use super::column::get;
-use super::{PgError, Session, column::Text, locale};
+use super::{
+    PgError,
+    column::{Text, columns, get, sent_no},
+    locale,
+    queries::Queries,
+};
 
 /// The oldest server that is supported, as `server_version_num`.
 pub const OLDEST: u32 = 110_000;
@@ -89,31 +92,20 @@ impl Database {
 }
 
 /// Asks a server what it is. Any database will do.
-pub async fn server_facts(
-    session: &Session,
-    cancel: &CancellationToken,
-) -> Result<ServerFacts, PgError> {
-    let (version_num, version) = version(session, cancel).await?;
-    if version_num < OLDEST {
-        return Err(too_old(&version));
-    }
-    let sql = "SELECT system_identifier::text, pg_is_in_recovery(), \
-               (extract(epoch FROM clock_timestamp()) * 1000000)::bigint FROM pg_control_system()";
-    let row = session.query_one(sql, &[], cancel).await.map_err(|error| match error.class() {
+pub async fn server_facts(ask: Queries<'_>) -> Result<ServerFacts, PgError> {
+    let (version_num, version) = version(ask).await?;
+    let sql = "SELECT system_identifier::text AS system_id, pg_is_in_recovery() AS in_recovery, \
+               clock_timestamp() AS at FROM pg_control_system()";
+    let row = ask.row(sql, &[]).await.map_err(|error| match error.class() {
         Class::Privilege => error.with_hint(
             "run as superuser: GRANT EXECUTE ON FUNCTION pg_control_system() TO the role of pgkeep",
         ),
         _ => error,
     })?;
-    let system_id: i64 = number(&get::<String>(&row, 0)?)?;
-    Ok(ServerFacts {
-        version_num,
-        version,
-        // The server keeps it unsigned and shows it signed.
-        system_id: system_id.cast_unsigned(),
-        in_recovery: get(&row, 1)?,
-        at: timestamp(get(&row, 2)?)?,
-    })
+    let system_id = unsigned(&get::<String>(&row, "system_id")?)?;
+    Ok(
+        columns!(&row, ServerFacts { in_recovery, at; version_num: version_num, version: version, system_id: system_id }),
+    )
 }
 
 /// The system identifier, asked in a session of any database; none where the role may not ask for it
@@ -121,53 +113,46 @@ pub async fn server_facts(
 ///
 /// # Errors
 /// When the server does not answer.
-pub async fn system_id(
-    session: &Session,
-    cancel: &CancellationToken,
-) -> Result<Option<u64>, PgError> {
+pub async fn system_id(ask: Queries<'_>) -> Result<Option<u64>, PgError> {
     let sql = "SELECT system_identifier::text FROM pg_control_system()";
-    match session.query_one(sql, &[], cancel).await {
-        Ok(row) => Ok(Some(number::<i64>(&get::<String>(&row, 0)?)?.cast_unsigned())),
+    match ask.value::<String>(sql, &[]).await {
+        Ok(text) => unsigned(&text).map(Some),
         Err(error) if error.class() == Class::Privilege => Ok(None),
         Err(error) => Err(error),
     }
+}
+
+/// The server keeps a system identifier unsigned and shows it signed.
+fn unsigned(text: &str) -> Result<u64, PgError> {
+    text.parse().map(i64::cast_unsigned).map_err(|_| sent_no("number"))
 }
 
 /// The version (`server_version_num`) and whether it is a standby: what any role may ask.
 ///
 /// # Errors
 /// When the server is older than [`OLDEST`], or does not answer.
-pub async fn version_and_role(
-    session: &Session,
-    cancel: &CancellationToken,
-) -> Result<(u32, bool), PgError> {
-    let (version_num, version) = version(session, cancel).await?;
-    if version_num < OLDEST {
-        return Err(too_old(&version));
+pub async fn version_and_role(ask: Queries<'_>) -> Result<(u32, bool), PgError> {
+    let (version_num, _) = version(ask).await?;
+    Ok((version_num, ask.value("SELECT pg_is_in_recovery()", &[]).await?))
+}
+
+async fn version(ask: Queries<'_>) -> Result<(u32, String), PgError> {
+    let sql = "SELECT current_setting('server_version_num') AS number, \
+               current_setting('server_version') AS version";
+    let row = ask.row(sql, &[]).await?;
+    let number = get::<String>(&row, "number")?.parse().map_err(|_| sent_no("number"))?;
+    let version: String = get(&row, "version")?;
+    if number < OLDEST {
+        let what = format!("the server is PostgreSQL {version}: pgkeep supports 11 and newer");
+        return Err(PgError::new(Class::Configuration, what));
     }
-    let row = session.query_one("SELECT pg_is_in_recovery()", &[], cancel).await?;
-    Ok((version_num, get(&row, 0)?))
-}
-
-fn too_old(version: &str) -> PgError {
-    let what = format!("the server is PostgreSQL {version}: pgkeep supports 11 and newer");
-    PgError::new(Class::Configuration, what)
-}
-
-async fn version(session: &Session, cancel: &CancellationToken) -> Result<(u32, String), PgError> {
-    let sql = "SELECT current_setting('server_version_num'), current_setting('server_version')";
-    let row = session.query_one(sql, &[], cancel).await?;
-    Ok((number(&get::<String>(&row, 0)?)?, get(&row, 1)?))
+    Ok((number, version))
 }
 
 /// All databases of a server, by name. Sizes take a look at every file of every database:
 /// `with_sizes` asks for them.
-pub async fn databases(
-    session: &Session,
-    with_sizes: bool,
-    cancel: &CancellationToken,
-) -> Result<Vec<Database>, PgError> {
-    let (version_num, _) = version(session, cancel).await?;
+pub async fn databases(ask: Queries<'_>, with_sizes: bool) -> Result<Vec<Database>, PgError> {
+    let (version_num, _) = version(ask).await?;
     // pg_database_size() fails without CONNECT or pg_read_all_stats.
     let size = if with_sizes {
         "CASE WHEN has_database_privilege(d.oid, 'CONNECT') \
@@ -176,80 +161,54 @@ pub async fn databases(
         "NULL::bigint"
     };
     let sql = format!("{} ORDER BY d.datname", database_sql(version_num, size));
-    let rows = session.query(&sql, &[], cancel).await?;
-    rows.iter().map(database).collect()
+    ask.list(&sql, &[], database).await
 }
 
 fn database_sql(version_num: u32, size: &str) -> String {
     let collation =
         if version_num >= HAS_COLLATION_VERSION { "d.datcollversion" } else { "NULL::text" };
     format!(
-        "SELECT d.datname::text, d.datconnlimit = -2, d.datallowconn, \
-         pg_get_userbyid(d.datdba)::text, pg_encoding_to_char(d.encoding)::text, \
-         d.datcollate::text, d.datctype::text, {collation}, {size} \
+        "SELECT d.datname::text AS name, d.datconnlimit = -2 AS half_dropped, \
+         d.datallowconn AS open, pg_get_userbyid(d.datdba)::text AS owner, \
+         pg_encoding_to_char(d.encoding)::text AS encoding, d.datcollate::text AS collate, \
+         d.datctype::text AS ctype, {collation} AS collation_version, {size} AS size_bytes \
          FROM pg_database d"
     )
 }
 
 fn database(row: &Row) -> Result<Database, PgError> {
-    let name: Text = get(row, 0)?;
-    let size: Option<i64> = get(row, 8)?;
-    Ok(Database {
-        access: match (get(row, 1)?, get(row, 2)?) {
-            (true, _) => Access::HalfDropped,
-            (false, false) => Access::Closed,
-            (false, true) if !name.is_whole => Access::Unnameable,
-            (false, true) => Access::Open,
-        },
-        name: name.text.parse().map_err(|error| unexpected(&error))?,
-        owner: get(row, 3)?,
-        encoding: get(row, 4)?,
-        collate: get(row, 5)?,
-        ctype: get(row, 6)?,
-        collation_version: get(row, 7)?,
-        size_bytes: size.and_then(|size| u64::try_from(size).ok()),
-    })
+    let name: Text = get(row, "name")?;
+    let access = match (get(row, "half_dropped")?, get(row, "open")?) {
+        (true, _) => Access::HalfDropped,
+        (false, false) => Access::Closed,
+        (false, true) if !name.is_whole => Access::Unnameable,
+        (false, true) => Access::Open,
+    };
+    let name = name.text.parse().map_err(|_| sent_no("name of a database"))?;
+    Ok(columns!(row, Database {
+        owner, encoding, collate, ctype, collation_version, size_bytes; access: access, name: name
+    }))
 }
 
 /// What a manifest says of the database of this session.
-pub async fn database_facts(
-    session: &Session,
-    cancel: &CancellationToken,
-) -> Result<DatabaseFacts, PgError> {
-    let (version_num, _) = version(session, cancel).await?;
+pub async fn database_facts(ask: Queries<'_>) -> Result<DatabaseFacts, PgError> {
+    let (version_num, _) = version(ask).await?;
     let sql = format!(
         "{} WHERE d.datname = current_database()",
         database_sql(version_num, "pg_database_size(d.oid)")
     );
-    let database = database(&session.query_one(&sql, &[], cancel).await?)?;
-    let size = database.size_bytes.ok_or_else(|| unexpected("the database has no size"))?;
-    let mut facts = database.into_facts(size, extensions(session, cancel).await?);
-    locale::complete(&mut facts, session, version_num, cancel).await?;
+    let database = database(&ask.row(&sql, &[]).await?)?;
+    let size = database.size_bytes.ok_or_else(|| sent_no("size of the database"))?;
+    let mut facts = database.into_facts(size, extensions(ask).await?);
+    locale::complete(&mut facts, ask, version_num).await?;
     Ok(facts)
 }
 
 /// The extensions of the session's database, by name.
-pub async fn extensions(
-    session: &Session,
-    cancel: &CancellationToken,
-) -> Result<Vec<Extension>, PgError> {
-    let sql = "SELECT extname::text, extversion FROM pg_extension ORDER BY extname";
-    let rows = session.query(sql, &[], cancel).await?;
-    let extension = |row: &Row| {
-        Ok(Extension { name: get(row, 0)?, version: get(row, 1)?, available_version: None })
-    };
-    rows.iter().map(extension).collect()
-}
-
-/// Microseconds since 1970.
-pub(super) fn timestamp(micros: i64) -> Result<Timestamp, PgError> {
-    Timestamp::from_microsecond(micros).map_err(|error| unexpected(&error))
-}
-
-fn number<T: std::str::FromStr>(text: &str) -> Result<T, PgError> {
-    text.parse().map_err(|_| unexpected("the server sent no number"))
-}
-
-fn unexpected(what: &(impl std::fmt::Display + ?Sized)) -> PgError {
-    PgError::new(Class::Internal, what.to_string())
+pub async fn extensions(ask: Queries<'_>) -> Result<Vec<Extension>, PgError> {
+    let sql =
+        "SELECT extname::text AS name, extversion AS version FROM pg_extension ORDER BY extname";
+    let extension =
+        |row: &Row| Ok(columns!(row, Extension { name, version; available_version: None }));
+    ask.list(sql, &[], extension).await
 }

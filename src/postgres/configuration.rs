@@ -8,9 +8,12 @@
 use std::fmt::Write as _;
 
 use tokio_postgres::Row;
-use tokio_util::sync::CancellationToken;
 
-use super::{PgError, Session, column::get};
+use super::{
+    PgError,
+    column::{columns, get, only},
+    queries::Queries,
+};
 use crate::domain::text;
 
 /// Longest file that is read, in bytes. Configuration files have some ten thousand.
@@ -53,79 +56,60 @@ pub struct Configuration {
 }
 
 /// Asks the session's server.
-pub async fn configuration(
-    session: &Session,
-    version_num: u32,
-    cancel: &CancellationToken,
-) -> Result<Configuration, PgError> {
-    let sql = "SELECT current_user::text, pg_has_role('pg_read_all_settings', 'USAGE'), \
-               has_function_privilege($1::text, 'EXECUTE')";
-    let row = session.query_one(sql, &[&READ_FUNCTION], cancel).await?;
-    let mut configuration = Configuration {
-        role: get(&row, 0)?,
-        sees_all: get(&row, 1)?,
-        may_read: get(&row, 2)?,
-        settings: settings(session, cancel).await?,
-        ..Configuration::default()
-    };
+pub async fn configuration(ask: Queries<'_>, version_num: u32) -> Result<Configuration, PgError> {
+    let sql = "SELECT current_user::text AS role, \
+               pg_has_role('pg_read_all_settings', 'USAGE') AS sees_all, \
+               has_function_privilege($1::text, 'EXECUTE') AS may_read";
+    let row = ask.row(sql, &[&READ_FUNCTION]).await?;
+    let settings = settings(ask).await?;
+    let mut configuration = columns!(&row, Configuration {
+        role, sees_all, may_read; settings: settings, files: Vec::new()
+    });
     if configuration.sees_all {
-        configuration.files = files(session, version_num, cancel).await?;
+        configuration.files = files(ask, version_num).await?;
     }
     Ok(configuration)
 }
 
 /// Our own sessions set some for themselves: of these the value that a reset would bring is shown, and
 /// nothing of where it is from.
-async fn settings(session: &Session, cancel: &CancellationToken) -> Result<Vec<Setting>, PgError> {
-    let sql = "SELECT name, CASE source WHEN 'session' THEN reset_val ELSE setting END, unit, source, \
-               sourcefile, sourceline FROM pg_settings \
+async fn settings(ask: Queries<'_>) -> Result<Vec<Setting>, PgError> {
+    let sql = "SELECT name, unit, source, sourcefile, sourceline, \
+               coalesce(CASE source WHEN 'session' THEN reset_val ELSE setting END, '') AS value \
+               FROM pg_settings \
                WHERE context <> 'internal' AND CASE source \
                WHEN 'session' THEN reset_val IS DISTINCT FROM boot_val \
                ELSE source NOT IN ('default', 'client', 'user', 'database', 'database user') END \
                ORDER BY name COLLATE \"C\"";
-    let rows = session.query(sql, &[], cancel).await?;
     let setting = |row: &Row| {
-        let file: Option<String> = get(row, 4)?;
-        let line: Option<i32> = get(row, 5)?;
+        let line: Option<i32> = get(row, "sourceline")?;
         let line = line.and_then(|line| usize::try_from(line).ok());
-        Ok(Setting {
-            name: get(row, 0)?,
-            value: get::<Option<String>>(row, 1)?.unwrap_or_default(),
-            unit: get(row, 2)?,
-            source: get(row, 3)?,
-            place: file.zip(line),
-        })
+        let place = get::<Option<String>>(row, "sourcefile")?.zip(line);
+        Ok(columns!(row, Setting { name, value, unit, source; place: place }))
     };
-    rows.iter().map(setting).collect()
+    ask.list(sql, &[], setting).await
 }
 
-async fn files(
-    session: &Session,
-    version_num: u32,
-    cancel: &CancellationToken,
-) -> Result<Vec<(String, String)>, PgError> {
-    let sql = "SELECT current_setting('config_file'), current_setting('hba_file'), \
-               current_setting('ident_file'), current_setting('data_directory'), \
-               current_setting('hosts_file', true)";
-    let row = session.query_one(sql, &[], cancel).await?;
-    let known = ["postgresql.conf", "pg_hba.conf", "pg_ident.conf"];
+async fn files(ask: Queries<'_>, version_num: u32) -> Result<Vec<(String, String)>, PgError> {
+    let sql = "SELECT current_setting('config_file') AS \"postgresql.conf\", \
+               current_setting('hba_file') AS \"pg_hba.conf\", \
+               current_setting('ident_file') AS \"pg_ident.conf\", \
+               nullif(current_setting('hosts_file', true), '') AS \"pg_hosts.conf\", \
+               current_setting('data_directory') || '/postgresql.auto.conf' \
+                 AS \"postgresql.auto.conf\"";
+    let row = ask.row(sql, &[]).await?;
     let mut files: Vec<(String, String)> = Vec::new();
-    for (at, name) in known.into_iter().enumerate() {
-        files.push((name.to_owned(), get(&row, at)?));
+    // pg_hosts.conf: PostgreSQL 19 and newer; what it says counts with ssl_sni = on.
+    for column in row.columns() {
+        let path: Option<String> = get(&row, column.name())?;
+        files.extend(path.map(|path| (column.name().to_owned(), path)));
     }
-    // PostgreSQL 19 and newer; what it says counts with ssl_sni = on.
-    if let Some(path) = get::<Option<String>>(&row, 4)?.filter(|path| !path.is_empty()) {
-        files.push(("pg_hosts.conf".to_owned(), path));
-    }
-    let data: String = get(&row, 3)?;
-    files.push(("postgresql.auto.conf".to_owned(), format!("{data}/postgresql.auto.conf")));
-    let mut included = Vec::new();
-    for sql in included_sql(version_num) {
-        let allowed = format!("SELECT has_function_privilege('{}', 'EXECUTE')", sql.0);
-        if get(&session.query_one(&allowed, &[], cancel).await?, 0)? {
-            for row in session.query(sql.1, &[], cancel).await? {
-                included.extend(get::<Option<String>>(&row, 0)?);
-            }
+    let mut included: Vec<String> = Vec::new();
+    for (function, sql) in included_sql(version_num) {
+        let allowed = format!("SELECT has_function_privilege('{function}', 'EXECUTE')");
+        if ask.value(&allowed, &[]).await? {
+            included
+                .extend(ask.list(sql, &[], only::<Option<String>>).await?.into_iter().flatten());
         }
     }
     included.sort();
@@ -163,13 +147,9 @@ fn included_sql(version_num: u32) -> Vec<(&'static str, &'static str)> {
 }
 
 /// Has the server read a file: at most one byte more than [`FILE_MAX`]; none where there is none.
-pub async fn read_file(
-    session: &Session,
-    path: &str,
-    cancel: &CancellationToken,
-) -> Result<Option<Vec<u8>>, PgError> {
+pub async fn read_file(ask: Queries<'_>, path: &str) -> Result<Option<Vec<u8>>, PgError> {
     let sql = format!("SELECT pg_read_binary_file($1::text, 0, {}, true)", FILE_MAX + 1);
-    get(&session.query_one(&sql, &[&path], cancel).await?, 0)
+    ask.value(&sql, &[&path]).await
 }
 
 /// Whether text is the file that the settings say they are from: on each line that set one, its name

@@ -5,7 +5,6 @@
 use std::collections::BTreeSet;
 
 use tokio_postgres::Row;
-use tokio_util::sync::CancellationToken;
 
 use crate::domain::{
     failure::Class,
@@ -13,7 +12,11 @@ use crate::domain::{
     pattern::Glob,
 };
 
-use super::{PgError, Session, column::get};
+use super::{
+    PgError,
+    column::{columns, get, only},
+    queries::Queries,
+};
 
 /// Indexes that one database may bring: a plan stays in memory, and so does its report.
 pub const INDEXES_MAX: usize = 10_000;
@@ -26,11 +29,14 @@ const HAS_MAINTAIN: u32 = 170_000;
 /// FirstNormalObjectId (transam.h): what is below was made by initdb.
 const FIRST_NORMAL_OID: u32 = 16_384;
 
-/// Columns in the order of [`index`].
-const COLUMNS: &str = "c.oid, n.nspname::text, c.relname::text, t.oid, \
-     tn.nspname || '.' || t.relname, c.relkind = 'I', h.inhparent, i.indisvalid, i.indisready, \
-     i.indislive, i.indisprimary, i.indisexclusion, i.indisreplident, c.relpersistence = 't', \
-     t.relkind = 't', greatest(c.relpages, 0)::bigint * current_setting('block_size')::bigint";
+/// Columns of [`index`].
+const COLUMNS: &str = "c.oid, n.nspname::text AS schema, c.relname::text AS name, t.oid AS table, \
+     tn.nspname || '.' || t.relname AS table_name, c.relkind = 'I' AS partitioned, \
+     h.inhparent AS parent, i.indisvalid AS valid, i.indisready AS ready, i.indislive AS live, \
+     i.indisprimary AS primary, i.indisexclusion AS exclusion, \
+     i.indisreplident AS replica_identity, c.relpersistence = 't' AS temporary, \
+     t.relkind = 't' AS toast, \
+     greatest(c.relpages, 0)::bigint * current_setting('block_size')::bigint AS bytes";
 /// What is indexed and how. A copy of an expression differs from it in nothing but the places in
 /// the statement that it came from.
 const DEFINITION: &str = "concat_ws(' ', c.relam, c.reltablespace, c.reloptions, i.indisunique, \
@@ -44,9 +50,8 @@ const FROM: &str = "FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid \
 const BROKEN: &str = "NOT (i.indisvalid AND i.indisready AND i.indislive)";
 
 /// The database's oid.
-pub async fn database_oid(session: &Session, cancel: &CancellationToken) -> Result<u32, PgError> {
-    let sql = "SELECT oid FROM pg_database WHERE datname = current_database()";
-    get(&session.query_one(sql, &[], cancel).await?, 0)
+pub async fn database_oid(ask: Queries<'_>) -> Result<u32, PgError> {
+    ask.value("SELECT oid FROM pg_database WHERE datname = current_database()", &[]).await
 }
 
 /// The indexes whose `schema.name` matches a pattern, with all parts of those that are partitioned;
@@ -55,10 +60,9 @@ pub async fn database_oid(session: &Session, cancel: &CancellationToken) -> Resu
 /// # Errors
 /// Also when they are more than [`INDEXES_MAX`].
 pub async fn indexes(
-    session: &Session,
+    ask: Queries<'_>,
     version_num: u32,
     named: &[Glob],
-    cancel: &CancellationToken,
 ) -> Result<Vec<Index>, PgError> {
     let likes: Vec<String> = named.iter().map(Glob::like).collect();
     let sql = format!(
@@ -73,25 +77,24 @@ pub async fn indexes(
         rest = by_version(version_num),
         limit = INDEXES_MAX + 1,
     );
-    let rows = session.query(&sql, &[&likes], cancel).await?;
-    if rows.len() > INDEXES_MAX {
+    let found = ask.list(&sql, &[&likes], index).await?;
+    if found.len() > INDEXES_MAX {
         let what = format!("the patterns match more than {INDEXES_MAX} indexes");
         let error = PgError::new(Class::Configuration, what);
         return Err(error.with_hint("make several jobs of it, with narrower patterns"));
     }
-    rows.iter().map(index).collect()
+    Ok(found)
 }
 
 /// All indexes of a table.
 pub async fn of_table(
-    session: &Session,
+    ask: Queries<'_>,
     version_num: u32,
     table: u32,
-    cancel: &CancellationToken,
 ) -> Result<Vec<Index>, PgError> {
     let rest = by_version(version_num);
     let sql = format!("SELECT {COLUMNS}, {rest} {FROM} WHERE i.indrelid = $1 ORDER BY c.relname");
-    session.query(&sql, &[&table], cancel).await?.iter().map(index).collect()
+    ask.list(&sql, &[&table], index).await
 }
 
 /// The definition, and who may REINDEX: the owner, and from 17 on whoever may MAINTAIN.
@@ -100,43 +103,24 @@ fn by_version(version_num: u32) -> String {
         if version_num >= HAS_NULLS_NOT_DISTINCT { "i.indnullsnotdistinct" } else { "false" };
     let may =
         if version_num >= HAS_MAINTAIN { "OR has_table_privilege(t.oid, 'MAINTAIN')" } else { "" };
-    format!("concat({DEFINITION}, ' ', {nulls}), pg_has_role(t.relowner, 'USAGE') {may}")
+    format!(
+        "concat({DEFINITION}, ' ', {nulls}) AS definition, \
+         (pg_has_role(t.relowner, 'USAGE') {may}) AS permitted"
+    )
 }
 
 fn index(row: &Row) -> Result<Index, PgError> {
-    let (table, bytes): (u32, i64) = (get(row, 3)?, get(row, 15)?);
-    Ok(Index {
-        oid: get(row, 0)?,
-        schema: get(row, 1)?,
-        name: get(row, 2)?,
-        table,
-        table_name: get(row, 4)?,
-        partitioned: get(row, 5)?,
-        parent: get(row, 6)?,
-        valid: get(row, 7)?,
-        ready: get(row, 8)?,
-        live: get(row, 9)?,
-        primary: get(row, 10)?,
-        exclusion: get(row, 11)?,
-        replica_identity: get(row, 12)?,
-        temporary: get(row, 13)?,
-        toast: get(row, 14)?,
-        system: table < FIRST_NORMAL_OID,
-        bytes: u64::try_from(bytes).unwrap_or(0),
-        definition: get(row, 16)?,
-        permitted: get(row, 17)?,
-    })
+    let table = get(row, "table")?;
+    Ok(columns!(row, Index {
+        oid, schema, name, table_name, partitioned, parent, valid, ready, live, primary, exclusion,
+        replica_identity, temporary, toast, bytes, definition, permitted;
+        table: table, system: table < FIRST_NORMAL_OID
+    }))
 }
 
 /// The size of an index in bytes, waiting for its lock; none where it is gone.
-pub async fn size(
-    session: &Session,
-    oid: u32,
-    cancel: &CancellationToken,
-) -> Result<Option<u64>, PgError> {
-    let sql = "SELECT pg_relation_size($1::oid::regclass)";
-    let bytes: Option<i64> = get(&session.query_one(sql, &[&oid], cancel).await?, 0)?;
-    Ok(bytes.and_then(|bytes| u64::try_from(bytes).ok()))
+pub async fn size(ask: Queries<'_>, oid: u32) -> Result<Option<u64>, PgError> {
+    ask.value("SELECT pg_relation_size($1::oid::regclass)", &[&oid]).await
 }
 
 /// Locks of other sessions that conflict with a concurrent build, in this database. pg_locks shows
@@ -150,11 +134,7 @@ const LOCKS: &str = "WITH locks AS (
 
 /// What other sessions are doing in the database. Where the role does not see what others do, a
 /// vacuum against wraparound is recognised by the table's age, and dumps are not seen.
-pub async fn activity(
-    session: &Session,
-    version_num: u32,
-    cancel: &CancellationToken,
-) -> Result<Activity, PgError> {
+pub async fn activity(ask: Queries<'_>, version_num: u32) -> Result<Activity, PgError> {
     // VACUUM and ANALYZE take weaker locks on indexes; who takes these changes them.
     let by_progress = if version_num >= HAS_PROGRESS {
         "UNION SELECT l.relation, l.pid FROM locks l
@@ -163,7 +143,7 @@ pub async fn activity(
         ""
     };
     let building = format!(
-        "{LOCKS} SELECT i.indrelid, l.pid FROM locks l JOIN pg_index i ON i.indexrelid = l.relation
+        "{LOCKS} SELECT i.indrelid AS relation, l.pid FROM locks l JOIN pg_index i ON i.indexrelid = l.relation
          {by_progress}"
     );
     let wraparound = format!(
@@ -182,19 +162,13 @@ pub async fn activity(
             OR application_name = 'pgkeep' AND state = 'idle in transaction')
         ORDER BY xact_start LIMIT 1";
     let sees_all = "SELECT pg_has_role('pg_read_all_stats', 'USAGE')";
-    let pairs = |rows: Vec<Row>| {
-        rows.iter().map(|row| Ok((get(row, 0)?, get(row, 1)?))).collect::<Result<Vec<_>, PgError>>()
-    };
+    let pair = |row: &Row| Ok((get(row, "relation")?, get(row, "pid")?));
     Ok(Activity {
-        building: pairs(session.query(&building, &[], cancel).await?)?,
-        wraparound: pairs(session.query(&wraparound, &[], cancel).await?)?,
-        dumps: texts(&session.query(dumps, &[], cancel).await?)?,
-        sees_all: get(&session.query_one(sees_all, &[], cancel).await?, 0)?,
+        building: ask.list(&building, &[], pair).await?,
+        wraparound: ask.list(&wraparound, &[], pair).await?,
+        dumps: ask.list(dumps, &[], only).await?,
+        sees_all: ask.value(sees_all, &[]).await?,
     })
-}
-
-fn texts(rows: &[Row]) -> Result<Vec<String>, PgError> {
-    rows.iter().map(|row| get(row, 0)).collect()
 }
 
 /// The oids of indexes.

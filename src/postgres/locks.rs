@@ -2,10 +2,7 @@
 
 use std::time::Duration;
 
-use tokio_postgres::Row;
-use tokio_util::sync::CancellationToken;
-
-use super::{PgError, Session, column::get};
+use super::{PgError, column::only, queries::Queries};
 
 /// Those that are named.
 const NAMED_MAX: i64 = 3;
@@ -15,11 +12,7 @@ const NAMED_MAX: i64 = 3;
 ///
 /// # Errors
 /// When the server does not answer.
-pub async fn holders(
-    session: &Session,
-    table: u32,
-    cancel: &CancellationToken,
-) -> Result<Vec<String>, PgError> {
+pub async fn holders(ask: Queries<'_>, table: u32) -> Result<Vec<String>, PgError> {
     let sql = "SELECT CASE WHEN l.pid IS NULL
           THEN format('the prepared transaction %L (role %s) has %s', x.gid, x.owner, l.mode)
           ELSE format('process %s (role %s, %s) has %s', l.pid, coalesce(a.usename, '?'),
@@ -33,7 +26,7 @@ pub async fn holders(
           AND t.locktype = 'transactionid' AND t.virtualtransaction = l.virtualtransaction
         LEFT JOIN pg_prepared_xacts x ON x.transaction = t.transactionid
         ORDER BY l.pid, l.mode LIMIT $2";
-    texts(&session.query(sql, &[&table, &NAMED_MAX], cancel).await?)
+    ask.list(sql, &[&table, &NAMED_MAX], only).await
 }
 
 /// The oldest transactions of the database, of those that have been open for `at_least`: whom a
@@ -41,11 +34,7 @@ pub async fn holders(
 ///
 /// # Errors
 /// When the server does not answer.
-pub async fn open_for(
-    session: &Session,
-    at_least: Duration,
-    cancel: &CancellationToken,
-) -> Result<Vec<String>, PgError> {
+pub async fn open_for(ask: Queries<'_>, at_least: Duration) -> Result<Vec<String>, PgError> {
     let sql = "SELECT who FROM (
         SELECT xact_start AS since, format('process %s of role %s, %s%s, its transaction open for %s s',
           pid, coalesce(usename, '?'), coalesce(nullif(application_name, '') || ', ', ''),
@@ -55,9 +44,5 @@ pub async fn open_for(
         UNION ALL SELECT prepared, format('the prepared transaction %L of role %s', gid, owner)
         FROM pg_prepared_xacts WHERE database = current_database()) AS open
       WHERE since <= clock_timestamp() - make_interval(secs => $1) ORDER BY since LIMIT $2";
-    texts(&session.query(sql, &[&at_least.as_secs_f64(), &NAMED_MAX], cancel).await?)
-}
-
-fn texts(rows: &[Row]) -> Result<Vec<String>, PgError> {
-    rows.iter().map(|row| get(row, 0)).collect()
+    ask.list(sql, &[&at_least.as_secs_f64(), &NAMED_MAX], only).await
 }

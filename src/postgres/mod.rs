@@ -18,6 +18,7 @@ pub mod params;
 pub mod passfile;
 pub mod pooler;
 pub mod preflight;
+pub mod queries;
 pub mod replay;
 pub mod scope;
 pub mod server;

@@ -17,16 +17,19 @@ mod tests;
 use std::collections::HashSet;
 
 use tokio_postgres::types::ToSql;
-use tokio_util::sync::CancellationToken;
 
 use crate::domain::{
-    failure::{Class, Failure, IntoFailure},
+    failure::Class,
     pattern::Glob,
     relation::{RelationName, RelationPattern},
     scope::{Contents, Format, Scope, options},
 };
 
-use super::{PgError, Session, column::get};
+use super::{
+    PgError,
+    column::{columns, get},
+    queries::Queries,
+};
 
 /// The schemas that are the server's own.
 const SYSTEM: [&str; 2] = ["\"pg_\"*", "\"information_schema\""];
@@ -105,17 +108,12 @@ fn client_pattern(pattern: &RelationPattern) -> String {
 ///
 /// # Errors
 /// Names the option, and the version that has it.
-pub fn check_version(
-    scope: &Scope,
-    form: Form<'_>,
-    major: u32,
-    doing: &str,
-) -> Result<(), Failure> {
+pub fn check_version(scope: &Scope, form: Form<'_>, major: u32) -> Result<(), PgError> {
     let too_new = scope.options.iter().chain(form.options).find(|it| options::since(it) > major);
     let Some(option) = too_new else { return Ok(()) };
     let since = options::since(option);
     let what = format!("pg_dump {major} does not have {option}: it came with PostgreSQL {since}");
-    Err(Failure::new(Class::ToolVersion, doing, what).hint(format!(
+    Err(PgError::new(Class::ToolVersion, what).with_hint(format!(
         "take it out of extra_options, or set bin_dir to the programs of PostgreSQL {since}"
     )))
 }
@@ -125,14 +123,10 @@ pub fn check_version(
 ///
 /// # Errors
 /// When the server does not answer, or there are too many.
-pub async fn with_children(
-    session: &Session,
-    scope: &Scope,
-    cancel: &CancellationToken,
-) -> Result<Scope, PgError> {
+pub async fn with_children(ask: Queries<'_>, scope: &Scope) -> Result<Scope, PgError> {
     let mut all = scope.clone();
     for list in [&mut all.tables, &mut all.exclude_tables, &mut all.exclude_table_data] {
-        let children = children(session, list, cancel).await?;
+        let children = children(ask, list).await?;
         list.extend(children.iter().map(RelationPattern::exact));
     }
     Ok(all)
@@ -140,9 +134,8 @@ pub async fn with_children(
 
 /// The children of what the patterns match, at any depth, but for what they match themselves; in order.
 async fn children(
-    session: &Session,
+    ask: Queries<'_>,
     patterns: &[RelationPattern],
-    cancel: &CancellationToken,
 ) -> Result<Vec<RelationName>, PgError> {
     if patterns.is_empty() {
         return Ok(Vec::new());
@@ -155,16 +148,16 @@ async fn children(
                WHERE c.relkind IN ('r', 'f', 'p')), \
                kin (oid) AS (SELECT oid FROM matched \
                UNION SELECT i.inhrelid FROM pg_inherits AS i JOIN kin ON i.inhparent = kin.oid) \
-               SELECT n.nspname::text, c.relname::text, kin.oid FROM kin \
+               SELECT n.nspname::text AS schema, c.relname::text AS name, kin.oid FROM kin \
                JOIN pg_class AS c ON c.oid = kin.oid JOIN pg_namespace AS n ON n.oid = c.relnamespace \
                WHERE kin.oid NOT IN (SELECT oid FROM matched) AND n.nspname !~ '^pg_' \
                AND kin.oid > $3 ORDER BY 3 LIMIT $4";
     let (mut found, mut after) = (Vec::new(), 0_u32);
     loop {
-        let rows = session.query(sql, &[&schemas, &names, &after, &limit()], cancel).await?;
+        let rows = ask.rows(sql, &[&schemas, &names, &after, &limit()]).await?;
         for row in &rows {
-            found.push(RelationName { schema: get(row, 0)?, name: get(row, 1)? });
-            after = get(row, 2)?;
+            found.push(columns!(row, RelationName { schema, name }));
+            after = get(row, "oid")?;
         }
         if found.len() > CHILDREN_MAX {
             let what =
@@ -194,7 +187,7 @@ pub const fn for_tool<'a>(scope: &'a Scope, with_children: &'a Scope, major: u32
 ///
 /// # Errors
 /// Where the names of partitions make it too long.
-pub fn check_length(line: &[String], major: u32, doing: &str) -> Result<(), Failure> {
+pub fn check_length(line: &[String], major: u32) -> Result<(), PgError> {
     let bytes: usize = line.iter().map(|word| word.len() + 1).sum();
     if bytes <= LINE_MAX {
         return Ok(());
@@ -203,7 +196,7 @@ pub fn check_length(line: &[String], major: u32, doing: &str) -> Result<(), Fail
         "pg_dump {major} has to be given each partition by name, and that makes {bytes} bytes of \
          arguments"
     );
-    Err(Failure::new(Class::Configuration, doing, what).hint(format!(
+    Err(PgError::new(Class::Configuration, what).with_hint(format!(
         "set bin_dir to the programs of PostgreSQL {HAS_CHILDREN} or newer, or name partitions by a \
          pattern"
     )))
@@ -222,25 +215,22 @@ fn likes(pattern: &RelationPattern) -> (String, String) {
 /// # Errors
 /// Where one does not, or its characters do not reach pg_dump as they are.
 pub async fn check_matches(
-    session: &Session,
+    ask: Queries<'_>,
     (scope, all, major): (&Scope, &Scope, u32),
     encoding: &str,
-    doing: &str,
-    cancel: &CancellationToken,
-) -> Result<(), Failure> {
-    check_characters(&arguments(for_tool(scope, all, major), major), encoding, doing)?;
+) -> Result<(), PgError> {
+    check_characters(&arguments(for_tool(scope, all, major), major), encoding)?;
     if scope.has_data() && !scope.schemas.is_empty() {
-        check_elsewhere(session, all, doing, cancel).await?;
+        check_elsewhere(ask, all).await?;
     }
-    let fail = |error: PgError| error.into_failure(doing);
+    let database = ask.session.dbname();
     let excluded: Vec<String> = scope.exclude_schemas.iter().map(Glob::like).collect();
     for glob in &scope.schemas {
         let sql = "SELECT EXISTS (SELECT FROM pg_namespace WHERE nspname::text COLLATE \"C\" LIKE $1 \
                    AND NOT nspname::text COLLATE \"C\" LIKE ANY ($2::text[]) \
                    AND nspname !~ '^pg_' AND nspname <> 'information_schema')";
-        let row = session.query_one(sql, &[&glob.like(), &excluded], cancel).await.map_err(fail)?;
-        if !get::<bool>(&row, 0).map_err(fail)? {
-            return Err(no_match("schema", "schemas", glob, session.dbname(), doing));
+        if !ask.value(sql, &[&glob.like(), &excluded]).await? {
+            return Err(no_match("schema", "schemas", glob, database));
         }
     }
     let (schemas, names): (Vec<String>, Vec<String>) = all.exclude_tables.iter().map(likes).unzip();
@@ -256,12 +246,8 @@ pub async fn check_matches(
                    WHERE n.nspname::text COLLATE \"C\" LIKE x.s \
                    AND c.relname::text COLLATE \"C\" LIKE x.t))";
         let (schema, name) = likes(pattern);
-        let row = session
-            .query_one(sql, &[&schema, &name, &schemas, &names], cancel)
-            .await
-            .map_err(fail)?;
-        if !get::<bool>(&row, 0).map_err(fail)? {
-            return Err(no_match("table", "tables", pattern, session.dbname(), doing));
+        if !ask.value(sql, &[&schema, &name, &schemas, &names]).await? {
+            return Err(no_match("table", "tables", pattern, database));
         }
     }
     Ok(())
@@ -270,16 +256,11 @@ pub async fn check_matches(
 /// Refuses schemas of which a table has partitions elsewhere: their rows would be missing, and the table
 /// is there. A schema that is excluded by name is meant to be left out. What inherits from a table without being a
 /// partition is a table of its own, and often lies elsewhere on purpose.
-async fn check_elsewhere(
-    session: &Session,
-    all: &Scope,
-    doing: &str,
-    cancel: &CancellationToken,
-) -> Result<(), Failure> {
-    let fail = |error: PgError| error.into_failure(doing);
+async fn check_elsewhere(ask: Queries<'_>, all: &Scope) -> Result<(), PgError> {
     let sql = "WITH RECURSIVE kin (parent, oid) AS (SELECT inhparent, inhrelid FROM pg_inherits \
                UNION SELECT kin.parent, i.inhrelid FROM pg_inherits AS i JOIN kin ON i.inhparent = kin.oid) \
-               SELECT p.nspname::text, pc.relname::text, n.nspname::text, c.relname::text, c.oid, pc.oid FROM kin \
+               SELECT p.nspname::text AS parent_schema, pc.relname::text AS parent, \
+               n.nspname::text AS schema, c.relname::text AS name, c.oid, pc.oid AS parent_oid FROM kin \
                JOIN pg_class AS c ON c.oid = kin.oid JOIN pg_namespace AS n ON n.oid = c.relnamespace \
                JOIN pg_class AS pc ON pc.oid = kin.parent JOIN pg_namespace AS p ON p.oid = pc.relnamespace \
                WHERE c.relkind = 'r' AND c.relispartition AND n.oid <> p.oid AND n.nspname !~ '^pg_' \
@@ -295,16 +276,15 @@ async fn check_elsewhere(
     let mut after = (0_u32, 0_u32);
     loop {
         let values: [&(dyn ToSql + Sync); 5] = [&schemas, &excluded, &after.0, &after.1, &limit()];
-        let rows = session.query(sql, &values, cancel).await.map_err(fail)?;
+        let rows = ask.rows(sql, &values).await?;
         for row in &rows {
-            let relation = |schema, name| -> Result<RelationName, PgError> {
-                Ok(RelationName { schema: get(row, schema)?, name: get(row, name)? })
-            };
-            let (parent, child) = (relation(0, 1).map_err(fail)?, relation(2, 3).map_err(fail)?);
+            let child = columns!(row, RelationName { schema, name });
+            let (schema, name) = (get(row, "parent_schema")?, get(row, "parent")?);
+            let parent = RelationName { schema, name };
             if !meant.has(&child) && all.takes_data(&parent.schema, &parent.name) {
-                return Err(elsewhere(&parent, &child, doing));
+                return Err(elsewhere(&parent, &child));
             }
-            after = (get(row, 4).map_err(fail)?, get(row, 5).map_err(fail)?);
+            after = (get(row, "oid")?, get(row, "parent_oid")?);
         }
         if rows.len() < PAGE {
             return Ok(());
@@ -312,11 +292,11 @@ async fn check_elsewhere(
     }
 }
 
-fn elsewhere(parent: &RelationName, child: &RelationName, doing: &str) -> Failure {
+fn elsewhere(parent: &RelationName, child: &RelationName) -> PgError {
     let what = format!(
         "`schemas` selects {parent}, and its partition {child} is in another schema: its rows would be missing"
     );
-    Failure::new(Class::Configuration, doing, what).hint(
+    PgError::new(Class::Configuration, what).with_hint(
         "add the schema to `schemas`, or to `exclude_schemas` where its partitions are to be left out",
     )
 }
@@ -340,30 +320,24 @@ impl<'a> Meant<'a> {
     }
 }
 
-fn no_match(
-    what: &str,
-    key: &str,
-    pattern: &dyn std::fmt::Display,
-    database: &str,
-    doing: &str,
-) -> Failure {
+fn no_match(what: &str, key: &str, pattern: &dyn std::fmt::Display, database: &str) -> PgError {
     let what = format!(
         "{key} has {pattern:?}, and no {what} of database {database} matches it that is not excluded",
         pattern = pattern.to_string()
     );
-    Failure::new(Class::Configuration, doing, what).hint(
+    PgError::new(Class::Configuration, what).with_hint(
         "look at the name, case and all; leave databases that do not have it out with `exclude`",
     )
 }
 
 /// pg_dump reads patterns in the encoding of the database, and has them here in UTF-8.
-fn check_characters(line: &[String], encoding: &str, doing: &str) -> Result<(), Failure> {
+fn check_characters(line: &[String], encoding: &str) -> Result<(), PgError> {
     if matches!(encoding, "UTF8" | "SQL_ASCII") {
         return Ok(());
     }
     let Some(argument) = line.iter().find(|argument| !argument.is_ascii()) else { return Ok(()) };
     let what =
         format!("the database is in {encoding}: pg_dump would take {argument} for another name");
-    Err(Failure::new(Class::Configuration, doing, what)
-        .hint("write ? in place of each character outside of ASCII"))
+    Err(PgError::new(Class::Configuration, what)
+        .with_hint("write ? in place of each character outside of ASCII"))
 }

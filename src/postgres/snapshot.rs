@@ -15,38 +15,45 @@
 
 use std::time::Duration;
 
+use tokio_postgres::Row;
 use tokio_util::sync::CancellationToken;
 
 use crate::domain::{
     failure::Class,
     manifest::Snapshot,
     owner::Past,
+    relation::RelationName,
     scope::Scope,
     units::format_duration,
     wal::{History, Timeline},
 };
 
-use super::{PgError, Session, catalog::timestamp, column::get, configuration};
+use super::{
+    PgError, Session,
+    column::{columns, get, only, sent_no},
+    configuration,
+    queries::Queries,
+};
 
 /// The WAL position, on a primary and on a standby, and the timeline of a primary.
 const PLACE: &str = "SELECT (CASE WHEN r.is \
                      THEN coalesce(pg_last_wal_replay_lsn(), pg_last_wal_receive_lsn(), '0/0') \
-                     ELSE pg_current_wal_lsn() END)::text, \
+                     ELSE pg_current_wal_lsn() END)::text AS lsn, \
                      CASE WHEN NOT r.is \
                      THEN ('x' || left(pg_walfile_name(pg_current_wal_lsn()), 8))::bit(32)::bigint \
-                     END FROM (SELECT pg_is_in_recovery() AS is OFFSET 0) r";
+                     END AS timeline FROM (SELECT pg_is_in_recovery() AS is OFFSET 0) r";
 
 /// Tables that the server has in another file, or no more, than the snapshot has them. The catalog is
 /// read by the snapshot, `pg_relation_filenode` as it is now. Those of a materialized view are made
 /// again by a restore; temporary tables are never dumped.
-const CHANGED: &str = "SELECT format('%I.%I', n.nspname, c.relname), \
-                       n.nspname::text, c.relname::text \
+const CHANGED: &str = "SELECT format('%I.%I', n.nspname, c.relname) AS ident, \
+                       n.nspname::text AS schema, c.relname::text AS name \
                        FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace \
                        WHERE c.relkind = 'r' AND c.relpersistence <> 't' AND c.relfilenode <> 0 \
                        AND c.oid >= 16384 \
                        AND pg_relation_filenode(c.oid) IS DISTINCT FROM c.relfilenode \
                        ORDER BY 1 LIMIT 10000";
-const UNLOGGED: &str = "SELECT n.nspname::text, c.relname::text \
+const UNLOGGED: &str = "SELECT n.nspname::text AS schema, c.relname::text AS name \
                         FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace \
                         WHERE c.relkind = 'r' AND c.relpersistence = 'u' AND n.nspname !~ '^pg_' \
                         LIMIT 10000";
@@ -79,7 +86,8 @@ pub async fn export_snapshot(
     cancel: &CancellationToken,
 ) -> Result<ExportedSnapshot, PgError> {
     // Outside of the transaction: its first statement takes the snapshot.
-    let (lsn_before, _) = place(&session, cancel).await?;
+    let ask = session.queries(cancel);
+    let (lsn_before, _) = place(ask).await?;
     let begin = match deferrable {
         None => "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY".to_owned(),
         Some(limit) => format!(
@@ -88,10 +96,10 @@ pub async fn export_snapshot(
         ),
     };
     session.execute(&begin, cancel).await?;
-    let sql = "SELECT pg_export_snapshot(), pg_is_in_recovery(), \
-               (extract(epoch FROM clock_timestamp()) * 1000000)::bigint, pg_backend_pid()";
+    let sql = "SELECT pg_export_snapshot() AS id, pg_is_in_recovery() AS standby, \
+               clock_timestamp() AS at, pg_backend_pid() AS pid";
     let asked = match deferrable {
-        None => session.query_one(sql, &[], cancel).await,
+        None => ask.row(sql, &[]).await,
         Some(limit) => session.query_one_within(limit, sql, cancel).await,
     };
     let row = match (asked, deferrable) {
@@ -100,11 +108,11 @@ pub async fn export_snapshot(
         }
         (row, _) => row?,
     };
-    let (id, standby, at) = (get(&row, 0)?, get(&row, 1)?, timestamp(get(&row, 2)?)?);
-    let pid = get(&row, 3)?;
-    let (lsn_after, timeline) = place(&session, cancel).await?;
-    let facts = Snapshot { at, lsn_before, lsn_after, timeline, standby };
-    Ok(ExportedSnapshot { id, facts, pid, session })
+    let (lsn_after, timeline) = place(ask).await?;
+    let facts = columns!(&row, Snapshot {
+        at, standby; lsn_before: lsn_before, lsn_after: lsn_after, timeline: timeline
+    });
+    Ok(columns!(&row, ExportedSnapshot { id, pid; facts: facts, session: session }))
 }
 
 /// `query_canceled`: what a statement_timeout ends with.
@@ -123,38 +131,33 @@ fn no_safe_snapshot(limit: Duration) -> PgError {
 }
 
 /// The moment of a dump that takes no snapshot: of the globals.
-pub async fn moment(session: &Session, cancel: &CancellationToken) -> Result<Snapshot, PgError> {
-    let sql = "SELECT pg_is_in_recovery(), \
-               (extract(epoch FROM clock_timestamp()) * 1000000)::bigint";
-    let (lsn, timeline) = place(session, cancel).await?;
-    let row = session.query_one(sql, &[], cancel).await?;
-    let (standby, at) = (get(&row, 0)?, timestamp(get(&row, 1)?)?);
-    Ok(Snapshot { at, lsn_before: lsn.clone(), lsn_after: lsn, timeline, standby })
+pub async fn moment(ask: Queries<'_>) -> Result<Snapshot, PgError> {
+    let (lsn, timeline) = place(ask).await?;
+    let sql = "SELECT pg_is_in_recovery() AS standby, clock_timestamp() AS at";
+    let row = ask.row(sql, &[]).await?;
+    Ok(columns!(&row, Snapshot {
+        at, standby; lsn_before: lsn.clone(), lsn_after: lsn, timeline: timeline
+    }))
 }
 
 /// The WAL position, and the timeline of a primary.
-async fn place(
-    session: &Session,
-    cancel: &CancellationToken,
-) -> Result<(String, Option<Timeline>), PgError> {
-    let row = session.query_one(PLACE, &[], cancel).await?;
-    let timeline: Option<i64> = get(&row, 1)?;
-    let timeline = timeline.and_then(|number| Timeline::new(u32::try_from(number).ok()?));
-    Ok((get(&row, 0)?, timeline))
+async fn place(ask: Queries<'_>) -> Result<(String, Option<Timeline>), PgError> {
+    let row = ask.row(PLACE, &[]).await?;
+    Ok((get(&row, "lsn")?, get(&row, "timeline")?))
 }
 
 /// Where a primary is in its WAL and how it came there; none of a standby.
 ///
 /// # Errors
 /// When the server does not answer.
-pub async fn past(session: &Session, cancel: &CancellationToken) -> Result<Option<Past>, PgError> {
-    let (lsn, timeline) = place(session, cancel).await?;
+pub async fn past(ask: Queries<'_>) -> Result<Option<Past>, PgError> {
+    let (lsn, timeline) = place(ask).await?;
     let Some(timeline) = timeline else { return Ok(None) };
-    let lsn = lsn.parse().map_err(|_| PgError::new(Class::Internal, "the server sent no LSN"))?;
+    let lsn = lsn.parse().map_err(|_| sent_no("LSN"))?;
     let mut history = None;
     if timeline > Timeline::FIRST {
         let path = format!("pg_wal/{:08X}.history", timeline.number());
-        let file = match configuration::read_file(session, &path, cancel).await {
+        let file = match configuration::read_file(ask, &path).await {
             // Not every role may; then the position alone tells.
             Err(error) if error.class() == Class::Privilege => None,
             file => file?,
@@ -183,12 +186,12 @@ impl ExportedSnapshot {
         scope: &Scope,
         cancel: &CancellationToken,
     ) -> Result<Vec<String>, PgError> {
-        let rows = self.session.query(CHANGED, &[], cancel).await?;
+        let rows = self.session.queries(cancel).rows(CHANGED, &[]).await?;
         let mut changed: Vec<String> = Vec::new();
         for row in &rows {
-            let (schema, name): (String, String) = (get(row, 1)?, get(row, 2)?);
+            let RelationName { schema, name } = columns!(row, RelationName { schema, name });
             if changed.len() < NAMED_MAX && scope.takes_data(&schema, &name) {
-                changed.push(get(row, 0)?);
+                changed.push(get(row, "ident")?);
             }
         }
         if changed.is_empty() && rows.len() >= CHANGED_MAX {
@@ -207,15 +210,13 @@ impl ExportedSnapshot {
         application: &str,
         cancel: &CancellationToken,
     ) -> Result<Option<Duration>, PgError> {
-        let session = &self.session;
-        session.query("SELECT pg_stat_clear_snapshot()", &[], cancel).await?;
+        let ask = self.session.queries(cancel);
+        ask.rows("SELECT pg_stat_clear_snapshot()", &[]).await?;
         let sql = "SELECT extract(epoch FROM min(clock_timestamp() - state_change))::float8 \
                    FROM pg_stat_activity WHERE application_name = $1 AND usename = session_user \
                    HAVING bool_and(state <> 'active')";
-        let rows = session.query(sql, &[&application], cancel).await?;
-        let Some(row) = rows.first() else { return Ok(None) };
-        let seconds: Option<f64> = get(row, 0)?;
-        Ok(seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds.max(0.0)).ok()))
+        let waits = ask.list(sql, &[&application], only::<Option<Duration>>).await?;
+        Ok(waits.into_iter().next().flatten())
     }
 
     /// How long the server has for an answer.
@@ -233,13 +234,9 @@ impl ExportedSnapshot {
         scope: &Scope,
         cancel: &CancellationToken,
     ) -> Result<u64, PgError> {
-        let rows = self.session.query(UNLOGGED, &[], cancel).await?;
-        let mut count = 0;
-        for row in &rows {
-            let (schema, name): (String, String) = (get(row, 0)?, get(row, 1)?);
-            count += u64::from(scope.takes_data(&schema, &name));
-        }
-        Ok(count)
+        let name = |row: &Row| Ok(columns!(row, RelationName { schema, name }));
+        let tables = self.session.queries(cancel).list(UNLOGGED, &[], name).await?;
+        Ok(tables.iter().filter(|it| scope.takes_data(&it.schema, &it.name)).count() as u64)
     }
 
     /// Whether the connection that holds it is gone, and the snapshot with it.

@@ -62,7 +62,7 @@ pub async fn probe(
 ) -> Result<Probed, Failure> {
     let fail = |error: PgError| error.into_failure(DOING);
     let cancel = &task.cancel;
-    if !wal::may_execute(session, "pg_switch_wal()", cancel).await.map_err(fail)? {
+    if !wal::may_execute(session.queries(cancel), "pg_switch_wal()").await.map_err(fail)? {
         let what = "the role may not end a WAL segment: archiving is not tried from end to end";
         let hint =
             "as a superuser: GRANT EXECUTE ON FUNCTION pg_switch_wal() TO the role of pgkeep";
@@ -71,12 +71,12 @@ pub async fn probe(
     }
     let start = task.clock.now().mono;
     let left = || limit.saturating_sub(task.clock.now().mono.saturating_sub(start));
-    let end = wal::switch_wal(session, cancel).await.map_err(fail)?;
+    let end = wal::switch_wal(session.queries(cancel)).await.map_err(fail)?;
     let size = facts.segment_size;
     let segment = SegmentName::new(facts.timeline, size.segment_before(end), size);
     let mut said = !to.by_archiver;
     while !said {
-        let archiver = wal::archiver(session, cancel).await.map_err(fail)?;
+        let archiver = wal::archiver(session.queries(cancel)).await.map_err(fail)?;
         said = archiver.last_archived.is_some_and(|(name, _)| covers(&name, segment));
         if !said {
             if left().is_zero() {

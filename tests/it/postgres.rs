@@ -322,7 +322,7 @@ async fn what_the_server_says_is_heard_whatever_the_role_sets() {
     }
     let spec = cluster.spec().as_role("keeper", None);
     let session = Session::connect(&spec, "postgres", "pgkeep test", &task()).await.unwrap();
-    assert!(!catalog::version_and_role(&session, &never()).await.unwrap().1);
+    assert!(!catalog::version_and_role(session.queries(&never())).await.unwrap().1);
     session.execute("VACUUM (VERBOSE) public.theirs", &never()).await.unwrap();
     let (heard, lost) = session.take_notices();
     let codes: Vec<_> = heard.iter().map(|n| (n.severity, n.sqlstate.as_str())).collect();
@@ -551,18 +551,18 @@ async fn passwords_come_from_files_and_reach_children_through_files() {
     // An ordinary role may ask which cluster this is, and gets the sizes that it may know.
     admin.execute("CREATE DATABASE closed", &never()).await.unwrap();
     admin.execute("REVOKE CONNECT ON DATABASE closed FROM public", &never()).await.unwrap();
-    let facts = catalog::server_facts(&session, &never()).await.unwrap();
+    let facts = catalog::server_facts(session.queries(&never())).await.unwrap();
     assert_eq!(
         facts,
         catalog::ServerFacts {
             at: facts.at,
-            ..catalog::server_facts(&admin, &never()).await.unwrap()
+            ..catalog::server_facts(admin.queries(&never())).await.unwrap()
         }
     );
     assert!(facts.major() == 15 && facts.system_id != 0 && !facts.in_recovery);
-    let asked = catalog::system_id(&session, &never()).await.unwrap();
+    let asked = catalog::system_id(session.queries(&never())).await.unwrap();
     assert_eq!(asked, Some(facts.system_id));
-    let databases = catalog::databases(&session, true, &never()).await.unwrap();
+    let databases = catalog::databases(session.queries(&never()), true).await.unwrap();
     let size =
         |name: &str| databases.iter().find(|db| db.name.as_str() == name).unwrap().size_bytes;
     assert!(size("postgres").unwrap() > 1_000_000);
@@ -571,8 +571,9 @@ async fn passwords_come_from_files_and_reach_children_through_files() {
         .execute("REVOKE EXECUTE ON FUNCTION pg_control_system() FROM public", &never())
         .await
         .unwrap();
-    assert_eq!(catalog::system_id(&session, &never()).await.unwrap(), None);
-    let failure = catalog::server_facts(&session, &never()).await.unwrap_err().into_failure("look");
+    assert_eq!(catalog::system_id(session.queries(&never())).await.unwrap(), None);
+    let failure =
+        catalog::server_facts(session.queries(&never())).await.unwrap_err().into_failure("look");
     assert_eq!(failure.class, Class::Privilege);
     assert!(failure.hint.unwrap().contains("GRANT EXECUTE"));
 }
@@ -588,7 +589,7 @@ async fn hostile_names_are_listed_dumped_and_restored_from_one_snapshot() {
         let quoted = name.replace('"', "\"\"");
         admin.execute(&format!("CREATE DATABASE \"{quoted}\""), &never()).await.unwrap();
     }
-    let databases = catalog::databases(&admin, false, &never()).await.unwrap();
+    let databases = catalog::databases(admin.queries(&never()), false).await.unwrap();
     let candidates: Vec<_> = databases.iter().map(catalog::Database::candidate).collect();
     let include = vec!["*".parse().unwrap()];
     let selection = DatabasePatterns { include, exclude: vec!["postgres".parse().unwrap()] };
@@ -638,7 +639,7 @@ async fn hostile_names_are_listed_dumped_and_restored_from_one_snapshot() {
         let copied = text.split("COPY public.t (id) FROM stdin;\n").nth(1).unwrap();
         assert!(copied.starts_with("1\n\\.\n"), "{copied}");
 
-        let facts = catalog::database_facts(&writer, &never()).await.unwrap();
+        let facts = catalog::database_facts(writer.queries(&never())).await.unwrap();
         assert_eq!((facts.name.as_str(), facts.encoding.as_str()), (name, "UTF8"));
         assert_eq!((facts.owner.as_str(), facts.extensions[0].name.as_str()), ("admin", "plpgsql"));
     }
@@ -705,8 +706,8 @@ async fn a_standby_exports_snapshots_too() {
     standby.boot(&["listen_addresses="]).await;
     let session = standby.session("postgres").await;
     let (here, there) = (
-        catalog::server_facts(&session, &never()).await.unwrap(),
-        catalog::server_facts(&on_primary, &never()).await.unwrap(),
+        catalog::server_facts(session.queries(&never())).await.unwrap(),
+        catalog::server_facts(on_primary.queries(&never())).await.unwrap(),
     );
     assert!(here.in_recovery && !there.in_recovery);
     assert_eq!(here.system_id, there.system_id);

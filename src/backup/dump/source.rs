@@ -153,7 +153,7 @@ impl Source<'_> {
         session: &Session,
         (doing, task): (&str, &Task),
     ) -> Result<(), Failure> {
-        let found = catalog::system_id(session, &task.cancel).await;
+        let found = catalog::system_id(session.queries(&task.cancel)).await;
         let found = found.during(doing)?;
         another(found, self.facts.system_id, doing).map_or(Ok(()), Err)
     }

@@ -55,7 +55,7 @@ pub(super) async fn read(
     task: &Task,
 ) -> Result<Found, PgError> {
     let version = source.facts.version_num;
-    match configuration::configuration(session, version, &task.cancel).await {
+    match configuration::configuration(session.queries(&task.cancel), version).await {
         Ok(configuration) => read_all(source, session, &configuration, task).await,
         Err(error) if error.class() == Class::Privilege => {
             let what = "the configuration of the server".to_owned();
@@ -136,7 +136,7 @@ async fn from_server(
     if !configuration.may_read {
         return Ok(Err("the role may not read it".to_owned()));
     }
-    match configuration::read_file(session, path, &task.cancel).await {
+    match configuration::read_file(session.queries(&task.cancel), path).await {
         Err(error) if error.class() == Class::Privilege => Ok(Err(error.to_string())),
         read => read.map(Ok),
     }

@@ -112,12 +112,12 @@ pub(super) async fn look(
 async fn ask(session: &Session, task: &Task) -> Result<Told, PgError> {
     let cancel = &task.cancel;
     let before = task.clock.now().wall;
-    let facts = catalog::server_facts(session, cancel).await?;
+    let facts = catalog::server_facts(session.queries(cancel)).await?;
     let after = task.clock.now().wall;
     Ok(Told {
         clock_ahead: ahead(facts.at, before, after, SignedDuration::ZERO),
-        databases: catalog::databases(session, true, cancel).await?,
-        service: globals(session, false, cancel).await?.service,
+        databases: catalog::databases(session.queries(cancel), true).await?,
+        service: globals(session.queries(cancel), false).await?.service,
         facts,
         said: session.take_notices().0,
     })
@@ -206,7 +206,7 @@ async fn passwords(
     let Some(wanted) = backing.protects.globals else { return };
     let job = &backing.job.common.name;
     let label = format!("globals, job {job}");
-    let facts = match globals(session, wanted, &task.cancel).await {
+    let facts = match globals(session.queries(&task.cancel), wanted).await {
         Ok(facts) => facts,
         Err(error) => {
             let failure = error.into_failure(format!("look at the globals for job {job}"));
@@ -277,7 +277,7 @@ async fn whole(
     let looked = preflight::look(session, &Scope::default(), &Accepted::default(), task).await?;
     let mut all = Vec::new();
     for scope in scopes {
-        all.push(scope::with_children(session, scope, &task.cancel).await?);
+        all.push(scope::with_children(session.queries(&task.cancel), scope).await?);
     }
     Ok((looked, all))
 }

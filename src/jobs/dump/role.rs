@@ -72,7 +72,7 @@ impl Role {
                 .hint("dump from the primary, or do without deferrable"));
         }
         let max = self.max_replay_lag.unwrap_or(TOLD_FROM);
-        let replay = replay(session, max, &task.cancel).await.during(task)?;
+        let replay = replay(session.queries(&task.cancel), max).await.during(task)?;
         match replay.exceeds(max) {
             // The backup counts as fresh: its time is that of the clock.
             Some(what) if self.max_replay_lag.is_none() => {

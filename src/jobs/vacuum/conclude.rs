@@ -91,7 +91,7 @@ impl Vacuum {
             };
         let server = self.server.name().to_string();
         let cancel = &cx.task.cancel;
-        let ages = vacuum::ages(&session, cancel).await.unwrap_or_else(|error| {
+        let ages = vacuum::ages(session.queries(cancel)).await.unwrap_or_else(|error| {
             report.findings.push(unmeasured(&error));
             Vec::new()
         });
@@ -101,7 +101,7 @@ impl Vacuum {
             labels: vec![server.clone(), label(&age.name)],
             value: age.xids as f64,
         }));
-        match vacuum::horizon(&session, cancel).await {
+        match vacuum::horizon(session.queries(cancel)).await {
             Ok(horizon) => {
                 let age = horizon.rows.as_ref().map_or(0, |holder| holder.age);
                 let metric = "vacuum_held_back_xmin_age".to_owned();

@@ -134,7 +134,7 @@ impl Work<'_> {
         timeline: Option<Timeline>,
     ) -> Result<Option<(Timeline, History)>, ListError> {
         let Some(timeline) = timeline else { return Ok(None) };
-        match history(session, timeline, &self.cx.task.cancel).await {
+        match history(session.queries(&self.cx.task.cancel), timeline).await {
             Ok(history) => Ok(history.map(|history| (timeline, history))),
             Err(error) => {
                 let doing = format!("ask the server for the history of timeline {timeline}");

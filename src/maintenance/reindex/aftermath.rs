@@ -92,10 +92,10 @@ impl Work<'_> {
             return Vec::new();
         }
         let waited = self.orders.lock_timeout.mul_f64(0.9);
-        let open = locks::open_for(session, waited, cancel).await.unwrap_or_default();
+        let open = locks::open_for(session.queries(cancel), waited).await.unwrap_or_default();
         if open.is_empty() {
             // A role that may not see since when others' transactions are open.
-            return locks::holders(session, table, cancel).await.unwrap_or_default();
+            return locks::holders(session.queries(cancel), table).await.unwrap_or_default();
         }
         open
     }
@@ -112,7 +112,7 @@ impl Work<'_> {
         self.reconnect(doing, task).await?;
         let version = self.orders.facts.version_num;
         let activity =
-            indexes::activity(&self.session, version, &task.cancel).await.map_err(fail)?;
+            indexes::activity(self.session.queries(&task.cancel), version).await.map_err(fail)?;
         let now = self.table(build.table, task).await.map_err(fail)?;
         let rebuilt = now.iter().any(|it| {
             (&it.schema, &it.name) == (&build.schema, &build.name)

@@ -34,7 +34,7 @@ impl Work<'_> {
         if !known.iter().any(|it| it.oid == index.oid && it.label() == index.label()) {
             return Ok(End::Skipped("it was dropped or renamed meanwhile".to_owned()));
         }
-        let before = indexes::size(&self.session, index.oid, cancel).await.map_err(fail)?;
+        let before = indexes::size(self.session.queries(cancel), index.oid).await.map_err(fail)?;
         let started = self.task.clock.now();
         let build = Build {
             system_id: self.orders.facts.system_id,
@@ -69,7 +69,7 @@ impl Work<'_> {
 
     pub(super) async fn table(&self, table: u32, task: &Task) -> Result<Vec<Index>, PgError> {
         let version = self.orders.facts.version_num;
-        indexes::of_table(&self.session, version, table, &task.cancel).await
+        indexes::of_table(self.session.queries(&task.cancel), version, table).await
     }
 
     /// The statement itself, and what the server said to it.
@@ -152,8 +152,9 @@ impl Work<'_> {
             return Err(wrong("is not what it was before"));
         }
         // It is rebuilt: a lock that its size waits for in vain must not have it rebuilt again.
-        let after =
-            indexes::size(&self.session, rebuilt.oid, &task.cancel).await.unwrap_or_default();
+        let after = indexes::size(self.session.queries(&task.cancel), rebuilt.oid)
+            .await
+            .unwrap_or_default();
         let mut figures = Figures::default();
         figures.counts.extend(before.map(|bytes| ("bytes_before".to_owned(), bytes)));
         figures.counts.extend(after.map(|bytes| ("bytes_after".to_owned(), bytes)));

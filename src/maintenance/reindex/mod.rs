@@ -169,12 +169,12 @@ async fn look(
 ) -> Result<View, Failure> {
     let fail = |error: PgError| error.into_failure(doing);
     let (version, cancel) = (orders.facts.version_num, &task.cancel);
-    let database = indexes::database_oid(session, cancel).await.map_err(fail)?;
+    let database = indexes::database_oid(session.queries(cancel)).await.map_err(fail)?;
     // Before the indexes: what is seen invalid and is not being built then is nobody's work.
-    let before = indexes::activity(session, version, cancel).await.map_err(fail)?;
+    let before = indexes::activity(session.queries(cancel), version).await.map_err(fail)?;
     let named = &orders.wishes.named;
-    let found = indexes::indexes(session, version, named, cancel).await.map_err(fail)?;
-    let mut activity = indexes::activity(session, version, cancel).await.map_err(fail)?;
+    let found = indexes::indexes(session.queries(cancel), version, named).await.map_err(fail)?;
+    let mut activity = indexes::activity(session.queries(cancel), version).await.map_err(fail)?;
     activity.building.extend(before.building);
     let builds = orders
         .ledger

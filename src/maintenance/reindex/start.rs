@@ -58,7 +58,7 @@ impl Work<'_> {
             return Err(failure);
         }
         let version = self.orders.facts.version_num;
-        let activity = indexes::activity(&self.session, version, cancel).await;
+        let activity = indexes::activity(self.session.queries(cancel), version).await;
         let activity = activity.during(doing)?;
         if let Some(hindrance) = activity.hindrance(it.index.table) {
             return Ok(End::Skipped(hindrance));

@@ -93,8 +93,8 @@ pub async fn database(call: &Call<'_>, name: &DatabaseName, task: &Task) -> Resu
     let settings = call.settings;
     let session = open(call, name, &doing, task).await?;
     let cancel = &task.cancel;
-    let (version, _) = catalog::version_and_role(&session, cancel).await.map_err(fail)?;
-    let chosen = facts::choose(&session, version, &settings.ask, call.only, cancel).await;
+    let (version, _) = catalog::version_and_role(session.queries(cancel)).await.map_err(fail)?;
+    let chosen = facts::choose(session.queries(cancel), version, &settings.ask, call.only).await;
     let Chosen { due, skipped, left, selected, named } = chosen.map_err(fail)?;
     let ended = skipped.into_iter().map(|(table, skip, why)| (table, Ended::Skipped(skip, why)));
     let plan = due.iter().take(PLAN_MAX).map(|due| (due.relation.clone(), due.reason.clone()));
@@ -204,7 +204,7 @@ impl Work<'_> {
     async fn table(&mut self, table: &Due, stage: &str) -> Ended {
         let cancel = &self.task.cancel;
         let doing = format!("vacuum table {} of database {}", table.relation, self.name);
-        let relation = match facts::now(&self.session, table.oid, cancel).await {
+        let relation = match facts::now(self.session.queries(cancel), table.oid).await {
             Ok(Some((relation, false))) => relation,
             Ok(Some((_, true))) => {
                 let why = "autovacuum is at it, and does not give way before it is done";
@@ -223,7 +223,7 @@ impl Work<'_> {
         self.output.hear(&said);
         let mut ended = outcome::of(&doing, ended, &said);
         if let Ended::Skipped(Skip::Locked, why) = &mut ended
-            && let Ok(holders) = locks::holders(&self.session, table.oid, cancel).await
+            && let Ok(holders) = locks::holders(self.session.queries(cancel), table.oid).await
             && !holders.is_empty()
         {
             *why = format!("{why}: {}", holders.join(", "));

@@ -4,13 +4,9 @@
 //! function. Tables are read in pages, so that a database with a million of them needs no more
 //! memory than one with a thousand, but for those that are due.
 
-use std::{
-    collections::{BTreeSet, HashSet},
-    time::Duration,
-};
+use std::collections::{BTreeSet, HashSet};
 
 use tokio_postgres::Row;
-use tokio_util::sync::CancellationToken;
 
 use crate::{
     domain::{
@@ -18,8 +14,9 @@ use crate::{
         vacuum::{Access, Ask, Decision, Facts, Skip},
     },
     postgres::{
-        PgError, Session,
-        column::{Text, get},
+        PgError,
+        column::{Text, columns, get},
+        queries::Queries,
     },
 };
 
@@ -64,20 +61,21 @@ fn sql(version: u32) -> String {
         ""
     };
     format!(
-        "SELECT c.oid, n.nspname::text, c.relname::text, c.relkind = 'p', \
-         n.nspname IN ('pg_catalog', 'information_schema'), \
-         coalesce((SELECT rolsuper FROM pg_roles WHERE rolname = current_user), false) \
+        "SELECT c.oid, n.nspname::text AS schema, c.relname::text AS name, \
+         c.relkind = 'p' AS partitioned, \
+         n.nspname IN ('pg_catalog', 'information_schema') AS system, \
+         (coalesce((SELECT rolsuper FROM pg_roles WHERE rolname = current_user), false) \
          OR pg_has_role(c.relowner, 'USAGE') \
-         OR (NOT c.relisshared AND pg_has_role(d.datdba, 'USAGE')) {maintain}, \
-         has_schema_privilege(n.oid, 'USAGE'), \
-         coalesce(pg_stat_get_live_tuples(c.oid), 0), \
-         coalesce(pg_stat_get_dead_tuples(c.oid), 0), \
-         coalesce(pg_stat_get_mod_since_analyze(c.oid), 0), \
-         coalesce(greatest({c_xid}, {c_mxid}, {t_xid}, {t_mxid}), 0)::bigint, \
+         OR (NOT c.relisshared AND pg_has_role(d.datdba, 'USAGE')) {maintain}) AS permitted, \
+         has_schema_privilege(n.oid, 'USAGE') AS schema_open, \
+         coalesce(pg_stat_get_live_tuples(c.oid), 0) AS live, \
+         coalesce(pg_stat_get_dead_tuples(c.oid), 0) AS dead, \
+         coalesce(pg_stat_get_mod_since_analyze(c.oid), 0) AS changed, \
+         coalesce(greatest({c_xid}, {c_mxid}, {t_xid}, {t_mxid}), 0)::bigint AS xid_age, \
          (extract(epoch FROM clock_timestamp() - greatest(pg_stat_get_last_vacuum_time(c.oid), \
-            pg_stat_get_last_autovacuum_time(c.oid))))::float8, \
+            pg_stat_get_last_autovacuum_time(c.oid))))::float8 AS vacuumed_before, \
          (extract(epoch FROM clock_timestamp() - greatest(pg_stat_get_last_analyze_time(c.oid), \
-            pg_stat_get_last_autoanalyze_time(c.oid))))::float8 \
+            pg_stat_get_last_autoanalyze_time(c.oid))))::float8 AS analyzed_before \
          FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
          LEFT JOIN pg_class t ON t.oid = c.reltoastrelid \
          CROSS JOIN (SELECT datdba FROM pg_database WHERE datname = current_database()) d \
@@ -96,48 +94,35 @@ fn age(function: &str, column: &str) -> String {
 }
 
 fn facts(row: &Row) -> Result<Facts, PgError> {
-    let count = |column| Ok::<_, PgError>(u64::try_from(get::<i64>(row, column)?).unwrap_or(0));
-    let since = |column| {
-        let seconds: Option<f64> = get(row, column)?;
-        Ok::<_, PgError>(seconds.and_then(|s| Duration::try_from_secs_f64(s.max(0.0)).ok()))
-    };
-    let (schema, name): (Text, Text) = (get(row, 1)?, get(row, 2)?);
+    let (schema, name): (Text, Text) = (get(row, "schema")?, get(row, "name")?);
     let is_nameable = schema.is_whole && name.is_whole;
-    Ok(Facts {
-        oid: get(row, 0)?,
-        relation: RelationName { schema: schema.text, name: name.text },
-        partitioned: get(row, 3)?,
-        system: get(row, 4)?,
-        access: match (get(row, 5)?, get::<Option<bool>>(row, 6)?) {
-            (false, _) => Access::Denied,
-            (true, Some(false)) => Access::SchemaClosed,
-            _ if !is_nameable => Access::Unnameable,
-            // None: the schema is gone, and the table with it, as will be seen.
-            (true, _) => Access::Granted,
-        },
-        live: count(7)?,
-        dead: count(8)?,
-        changed: count(9)?,
-        xid_age: count(10)?,
-        vacuumed_before: since(11)?,
-        analyzed_before: since(12)?,
-    })
+    let access = match (get(row, "permitted")?, get::<Option<bool>>(row, "schema_open")?) {
+        (false, _) => Access::Denied,
+        (true, Some(false)) => Access::SchemaClosed,
+        _ if !is_nameable => Access::Unnameable,
+        // None: the schema is gone, and the table with it, as will be seen.
+        (true, _) => Access::Granted,
+    };
+    let relation = RelationName { schema: schema.text, name: name.text };
+    Ok(columns!(row, Facts {
+        oid, partitioned, system, live, dead, changed, xid_age, vacuumed_before, analyzed_before;
+        relation: relation, access: access
+    }))
 }
 
 /// Looks at every table of the session's database and decides on each.
 pub(super) async fn choose(
-    session: &Session,
+    queries: Queries<'_>,
     version: u32,
     ask: &Ask,
     only: Option<&BTreeSet<String>>,
-    cancel: &CancellationToken,
 ) -> Result<Chosen, PgError> {
     let sql = sql(version);
     let literals: HashSet<RelationName> = ask.tables.literals().into_iter().collect();
     let mut chosen = Chosen::default();
     let mut after = 0u32;
     loop {
-        let rows = session.query(&sql, &[&after, &PAGE], cancel).await?;
+        let rows = queries.rows(&sql, &[&after, &PAGE]).await?;
         for row in &rows {
             let facts = facts(row)?;
             after = facts.oid;
@@ -177,17 +162,15 @@ impl Chosen {
 /// A table as it is now: its name, and whether autovacuum is at it to prevent wraparound. None:
 /// it is gone. Whose processes the role may not see it does not see here either.
 pub(super) async fn now(
-    session: &Session,
+    ask: Queries<'_>,
     oid: u32,
-    cancel: &CancellationToken,
 ) -> Result<Option<(RelationName, bool)>, PgError> {
-    let sql = "SELECT n.nspname::text, c.relname::text, EXISTS (SELECT FROM \
+    let sql = "SELECT n.nspname::text AS schema, c.relname::text AS name, EXISTS (SELECT FROM \
                pg_stat_progress_vacuum p JOIN pg_stat_activity a ON a.pid = p.pid \
                WHERE p.datname = current_database() AND p.relid IN (c.oid, c.reltoastrelid) \
-               AND a.query LIKE 'autovacuum:%(to prevent wraparound)') \
+               AND a.query LIKE 'autovacuum:%(to prevent wraparound)') AS busy \
                FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = $1";
-    let rows = session.query(sql, &[&oid], cancel).await?;
+    let rows = ask.rows(sql, &[&oid]).await?;
     let Some(row) = rows.first() else { return Ok(None) };
-    let relation = RelationName { schema: get(row, 0)?, name: get(row, 1)? };
-    Ok(Some((relation, get(row, 2)?)))
+    Ok(Some((columns!(row, RelationName { schema, name }), get(row, "busy")?)))
 }

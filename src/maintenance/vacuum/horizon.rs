@@ -1,30 +1,24 @@
 //! How old the databases are, and what keeps dead rows from being removed.
 
-use std::time::Duration;
-
 use tokio_postgres::Row;
-use tokio_util::sync::CancellationToken;
 
 use crate::{
     domain::vacuum::{DatabaseAge, Holder, HolderSort, Horizon},
-    postgres::{PgError, Session, column::get},
+    postgres::{
+        PgError,
+        column::{columns, get},
+        queries::Queries,
+    },
 };
 
 /// The age of every database of the cluster, also of those that allow no connections: wraparound
 /// comes to them as well. One that is half dropped (`datconnlimit` is -2) stays as old as it is, and
 /// the server does not count it (`vac_truncate_clog` in vacuum.c).
-pub async fn ages(
-    session: &Session,
-    cancel: &CancellationToken,
-) -> Result<Vec<DatabaseAge>, PgError> {
-    let sql = "SELECT datname::text, age(datfrozenxid)::bigint, mxid_age(datminmxid)::bigint \
+pub async fn ages(ask: Queries<'_>) -> Result<Vec<DatabaseAge>, PgError> {
+    let sql = "SELECT datname::text AS name, age(datfrozenxid)::bigint AS xids, \
+               mxid_age(datminmxid)::bigint AS mxids \
                FROM pg_database WHERE datconnlimit <> -2 ORDER BY datname";
-    let rows = session.query(sql, &[], cancel).await?;
-    let age = |row| {
-        let count = |column| Ok::<_, PgError>(u64::try_from(get::<i64>(row, column)?).unwrap_or(0));
-        Ok(DatabaseAge { name: get(row, 0)?, xids: count(1)?, mxids: count(2)? })
-    };
-    rows.iter().map(age).collect()
+    ask.list(sql, &[], |row| Ok(columns!(row, DatabaseAge { name, xids, mxids }))).await
 }
 
 /// Backends of VACUUM hold nothing back, and neither does this session. Who may not see a session's
@@ -32,13 +26,13 @@ pub async fn ages(
 /// walsender; `catalog_xmin` concerns the system catalogue alone (`ComputeXidHorizons` in procarray.c). A slot
 /// that is lost shows what it held and holds nothing (`ReplicationSlotsComputeRequiredXmin` in slot.c);
 /// `wal_status` came with PostgreSQL 13. `pg_conflict_detection` is the server's own since 19.
-const HOLDERS: &str = "SELECT DISTINCT ON (of_rows) of_rows, sort, who, age, held FROM (
+const HOLDERS: &str = "SELECT DISTINCT ON (of_rows) of_rows, sort, who, age, held_for FROM (
     SELECT true AS of_rows,
       CASE WHEN a.backend_type = 'walsender' THEN 'standby' ELSE 'session' END AS sort,
       format('process %s of role %s in database %s, %s', a.pid, coalesce(a.usename, '?'),
         coalesce(a.datname, '?'), coalesce(a.state, a.backend_type, 'state not known')) AS who,
       greatest(age(a.backend_xmin), age(a.backend_xid))::bigint AS age,
-      (extract(epoch FROM clock_timestamp() - a.xact_start))::float8 AS held
+      (extract(epoch FROM clock_timestamp() - a.xact_start))::float8 AS held_for
     FROM pg_stat_activity a
     WHERE a.pid <> pg_backend_pid() AND a.backend_type IS DISTINCT FROM 'autovacuum worker'
       AND NOT EXISTS (SELECT FROM pg_stat_progress_vacuum v WHERE v.pid = a.pid)
@@ -56,36 +50,26 @@ const HOLDERS: &str = "SELECT DISTINCT ON (of_rows) of_rows, sort, who, age, hel
       VALUES (true, age(s.xmin)::bigint), (false, age(s.catalog_xmin)::bigint)) AS kept (of_rows, age)
     WHERE to_jsonb(s) ->> 'wal_status' IS DISTINCT FROM 'lost'
   ) AS holders
-  WHERE age IS NOT NULL ORDER BY of_rows, age DESC, held DESC NULLS LAST";
+  WHERE age IS NOT NULL ORDER BY of_rows, age DESC, held_for DESC NULLS LAST";
 
 /// The oldest that hold dead rows back.
-pub async fn horizon(session: &Session, cancel: &CancellationToken) -> Result<Horizon, PgError> {
+pub async fn horizon(ask: Queries<'_>) -> Result<Horizon, PgError> {
     let mut horizon = Horizon::default();
-    for row in session.query(HOLDERS, &[], cancel).await? {
-        let holder = Some(holder(&row)?);
-        if get::<bool>(&row, 0)? {
-            horizon.rows = holder;
-        } else {
-            horizon.catalogue = holder;
-        }
+    for row in &ask.rows(HOLDERS, &[]).await? {
+        let of_rows: bool = get(row, "of_rows")?;
+        *(if of_rows { &mut horizon.rows } else { &mut horizon.catalogue }) = Some(holder(row)?);
     }
     Ok(horizon)
 }
 
 fn holder(row: &Row) -> Result<Holder, PgError> {
-    let sort: String = get(row, 1)?;
-    let held: Option<f64> = get(row, 4)?;
-    Ok(Holder {
-        sort: match sort.as_str() {
-            "standby" => HolderSort::Standby,
-            "prepared" => HolderSort::Prepared,
-            "slot" => HolderSort::Slot,
-            "subscriber" => HolderSort::Subscriber,
-            "conflicts" => HolderSort::Conflicts,
-            _ => HolderSort::Session,
-        },
-        who: get(row, 2)?,
-        age: u64::try_from(get::<i64>(row, 3)?).unwrap_or(0),
-        held_for: held.and_then(|held| Duration::try_from_secs_f64(held.max(0.0)).ok()),
-    })
+    let sort = match get::<String>(row, "sort")?.as_str() {
+        "standby" => HolderSort::Standby,
+        "prepared" => HolderSort::Prepared,
+        "slot" => HolderSort::Slot,
+        "subscriber" => HolderSort::Subscriber,
+        "conflicts" => HolderSort::Conflicts,
+        _ => HolderSort::Session,
+    };
+    Ok(columns!(row, Holder { who, age, held_for; sort: sort }))
 }

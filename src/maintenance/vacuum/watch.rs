@@ -22,10 +22,10 @@ const HAS_ANALYZE: u32 = 130_000;
 
 /// Phase and, where the server counts, percent of the phase.
 fn sql(version: u32) -> String {
-    let mut sql = "SELECT phase::text, (CASE phase \
+    let mut sql = "SELECT phase::text AS phase, (CASE phase \
          WHEN 'scanning heap' THEN 100 * heap_blks_scanned / nullif(heap_blks_total, 0) \
          WHEN 'vacuuming heap' THEN 100 * heap_blks_vacuumed / nullif(heap_blks_total, 0) \
-         END)::bigint FROM pg_stat_progress_vacuum WHERE pid = $1"
+         END)::bigint AS percent FROM pg_stat_progress_vacuum WHERE pid = $1"
         .to_owned();
     if version >= HAS_CLUSTER {
         sql.push_str(
@@ -83,9 +83,9 @@ impl Watch {
         pid: i32,
         done: &CancellationToken,
     ) -> Result<Option<String>, PgError> {
-        let rows = self.session.query(sql, &[&pid], done).await?;
+        let rows = self.session.queries(done).rows(sql, &[&pid]).await?;
         let Some(row) = rows.first() else { return Ok(None) };
-        let (phase, percent): (String, Option<i64>) = (get(row, 0)?, get(row, 1)?);
+        let (phase, percent): (String, Option<i64>) = (get(row, "phase")?, get(row, "percent")?);
         Ok(Some(match percent {
             Some(percent) => format!("{phase}, {percent} %"),
             None => phase,

@@ -1,12 +1,15 @@
 //! Asking for what [`super`] describes.
 
 use tokio_postgres::Row;
-use tokio_util::sync::CancellationToken;
 
 use crate::domain::{failure::Class, relation::RelationName};
 
 use super::{
-    super::{PgError, Session, column::get},
+    super::{
+        PgError,
+        column::{columns, get, only},
+        queries::Queries,
+    },
     Facts, GlobalsFacts, Kind, LargeObjects, ReadAll, Relation, UserMapping, service,
 };
 
@@ -36,61 +39,58 @@ const MAPPING_VISIBLE: &str = "(u.umuser <> 0 AND u.usename = current_user \
 ///
 /// # Errors
 /// When the server does not answer.
-pub async fn read(session: &Session, cancel: &CancellationToken) -> Result<Facts, PgError> {
-    let sql = "SELECT current_setting('server_version_num')::int, quote_ident(current_database()), \
-               quote_ident(current_user), rolsuper, \
-               current_setting('lo_compat_privileges')::boolean, \
-               has_table_privilege('pg_catalog.pg_user_mapping', 'SELECT'), \
-               nullif(rolconnlimit, -1), (SELECT nullif(datconnlimit, -1) FROM pg_database WHERE datname = current_database()), \
-               nullif(current_setting('lc_messages'), '') !~ '^(C$|C[.]|POSIX|en)', \
-               current_setting('lc_messages'), \
-               coalesce(pg_has_role(reads_all, 'MEMBER'), false), \
-               coalesce(pg_has_role(reads_all, 'USAGE'), false), \
-               has_function_privilege('pg_catalog.pg_export_snapshot()', 'EXECUTE') IS FALSE \
+pub async fn read(ask: Queries<'_>) -> Result<Facts, PgError> {
+    let sql = "SELECT current_setting('server_version_num')::bigint AS version_num, \
+               quote_ident(current_database()) AS database, quote_ident(current_user) AS role, \
+               rolsuper AS superuser, \
+               current_setting('lo_compat_privileges')::boolean AS reads_any_large_object, \
+               has_table_privilege('pg_catalog.pg_user_mapping', 'SELECT') AS mappings_are_certain, \
+               nullif(rolconnlimit, -1) AS role_limit, (SELECT nullif(datconnlimit, -1) \
+               FROM pg_database WHERE datname = current_database()) AS database_limit, \
+               CASE WHEN NOT rolsuper AND current_setting('lc_messages') !~ '^($|C$|C[.]|POSIX|en)' \
+               THEN current_setting('lc_messages') END AS language, \
+               coalesce(pg_has_role(reads_all, 'MEMBER'), false) AS may_read_all, \
+               coalesce(pg_has_role(reads_all, 'USAGE'), false) AS reads_all, \
+               has_function_privilege('pg_catalog.pg_export_snapshot()', 'EXECUTE') IS FALSE AS lacks_export \
                FROM pg_roles, (SELECT (SELECT oid FROM pg_roles WHERE rolname = 'pg_read_all_data') \
                AS reads_all) AS x WHERE rolname = current_user";
-    let row = session.query_one(sql, &[], cancel).await?;
-    let version_num: i32 = get(&row, 0)?;
+    let row = &ask.row(sql, &[]).await?;
     let mut facts = Facts {
-        version_num: u32::try_from(version_num).unwrap_or(0),
-        database: get(&row, 1)?,
-        role: get(&row, 2)?,
-        superuser: get(&row, 3)?,
-        mappings_are_certain: get(&row, 5)?,
-        role_limit: get(&row, 6)?,
-        database_limit: get(&row, 7)?,
-        is_maintenance: session.is_maintenance(),
-        read_all: ReadAll::new(get(&row, 10)?, get(&row, 11)?),
-        lacks_export: get(&row, 12)?,
-        foreign_tables: foreign_tables(session, cancel).await?,
+        version_num: u32::try_from(get::<u64>(row, "version_num")?).unwrap_or(0),
+        database: get(row, "database")?,
+        role: get(row, "role")?,
+        superuser: get(row, "superuser")?,
+        mappings_are_certain: get(row, "mappings_are_certain")?,
+        role_limit: get(row, "role_limit")?,
+        database_limit: get(row, "database_limit")?,
+        language: get(row, "language")?,
+        is_maintenance: ask.session.is_maintenance(),
+        read_all: ReadAll::new(get(row, "may_read_all")?, get(row, "reads_all")?),
+        lacks_export: get(row, "lacks_export")?,
+        foreign_tables: foreign_tables(ask).await?,
         ..Facts::default()
     };
     if facts.superuser {
         return Ok(facts);
     }
-    if get::<Option<bool>>(&row, 8)? == Some(true) {
-        facts.language = Some(get(&row, 9)?);
+    relations(ask, &mut facts).await?;
+    let reads_any: bool = get(row, "reads_any_large_object")?;
+    if !reads_any && !facts.read_all.reads_large_objects(facts.version_num) {
+        facts.large_objects = large_objects(ask).await?;
     }
-    relations(session, &mut facts, cancel).await?;
-    if !get::<bool>(&row, 4)? && !facts.read_all.reads_large_objects(facts.version_num) {
-        facts.large_objects = large_objects(session, cancel).await?;
-    }
-    facts.user_mappings = user_mappings(session, facts.mappings_are_certain, cancel).await?;
-    facts.subscriptions = subscriptions(session, cancel).await?;
-    facts.service = service::find(session, cancel).await?;
+    facts.user_mappings = user_mappings(ask, facts.mappings_are_certain).await?;
+    facts.subscriptions = subscriptions(ask).await?;
+    facts.service = service::find(ask).await?;
     Ok(facts)
 }
 
 /// Tables and sequences that cannot be read, or not whole. A right on what was dropped meanwhile is
 /// NULL, and not missing.
-async fn relations(
-    session: &Session,
-    facts: &mut Facts,
-    cancel: &CancellationToken,
-) -> Result<(), PgError> {
+async fn relations(ask: Queries<'_>, facts: &mut Facts) -> Result<(), PgError> {
     let sql = format!(
-        "SELECT schema, name, quote_ident(schema), format('%I.%I', schema, name), kind, \
-         lacks_usage, lacks_select, row_security, coalesce(pg_has_role(relowner, 'USAGE'), false) \
+        "SELECT schema, name, quote_ident(schema) AS schema_ident, \
+         format('%I.%I', schema, name) AS ident, kind, lacks_usage, lacks_select, row_security, \
+         coalesce(pg_has_role(relowner, 'USAGE'), false) AS owned \
          FROM (SELECT n.nspname::text AS schema, c.relname::text AS name, c.relkind::text AS kind, \
                c.oid, c.relowner, \
                has_schema_privilege(n.oid, 'USAGE') IS FALSE AS lacks_usage, \
@@ -101,9 +101,9 @@ async fn relations(
          WHERE (lacks_usage OR lacks_select OR row_security) AND {NOT_OF_AN_EXTENSION} \
          ORDER BY schema, name LIMIT $1"
     );
-    for row in session.query(&sql, &[&ROWS_MAX], cancel).await? {
-        let relation = relation(&row)?;
-        if get::<bool>(&row, 7)? {
+    for row in &ask.rows(&sql, &[&ROWS_MAX]).await? {
+        let relation = relation(row)?;
+        if get(row, "row_security")? {
             facts.row_security.push(relation.clone());
         }
         if relation.lacks_usage || relation.lacks_select {
@@ -114,25 +114,16 @@ async fn relations(
 }
 
 fn relation(row: &Row) -> Result<Relation, PgError> {
-    let kind: String = get(row, 4)?;
-    Ok(Relation {
-        schema: get(row, 0)?,
-        name: get(row, 1)?,
-        schema_ident: get(row, 2)?,
-        ident: get(row, 3)?,
-        kind: if kind == "S" { Kind::Sequence } else { Kind::Table },
-        lacks_usage: get(row, 5)?,
-        lacks_select: get(row, 6)?,
-        owned: get(row, 8)?,
-    })
+    let is_sequence = get::<String>(row, "kind")? == "S";
+    let kind = if is_sequence { Kind::Sequence } else { Kind::Table };
+    Ok(columns!(row, Relation {
+        schema, name, schema_ident, ident, lacks_usage, lacks_select, owned; kind: kind
+    }))
 }
 
 /// pg_dump opens each one (`dumpLOs`), which takes SELECT. There may be millions, of few owners: rights
 /// are looked at once for all that are alike.
-async fn large_objects(
-    session: &Session,
-    cancel: &CancellationToken,
-) -> Result<LargeObjects, PgError> {
+async fn large_objects(ask: Queries<'_>) -> Result<LargeObjects, PgError> {
     const UNREADABLE: &str = "NOT EXISTS (SELECT FROM \
          aclexplode(coalesce(lomacl, acldefault('L', lomowner))) a \
          WHERE a.privilege_type = 'SELECT' \
@@ -141,55 +132,44 @@ async fn large_objects(
         "SELECT coalesce(sum(n), 0)::bigint FROM (SELECT lomowner, lomacl, count(*) AS n \
          FROM pg_largeobject_metadata GROUP BY lomowner, lomacl) AS alike WHERE {UNREADABLE}"
     );
-    let count: i64 = get(&session.query_one(&sql, &[], cancel).await?, 0)?;
-    let mut found = LargeObjects { count: u64::try_from(count).unwrap_or(0), first: Vec::new() };
-    if count > 0 {
+    let mut found = LargeObjects { count: ask.value(&sql, &[]).await?, first: Vec::new() };
+    if found.count > 0 {
         let sql = format!(
             "SELECT oid FROM pg_largeobject_metadata WHERE {UNREADABLE} ORDER BY oid LIMIT $1"
         );
-        let rows = session.query(&sql, &[&LARGE_OBJECTS_MAX], cancel).await?;
-        found.first = rows.iter().map(|row| get(row, 0)).collect::<Result<_, _>>()?;
+        found.first = ask.list(&sql, &[&LARGE_OBJECTS_MAX], only).await?;
     }
     Ok(found)
 }
 
 /// Mappings that pg_dump would write without their options (`dumpUserMappings`): those that have some,
 /// or, where that cannot be known, all that this role may not look into.
-async fn user_mappings(
-    session: &Session,
-    certain: bool,
-    cancel: &CancellationToken,
-) -> Result<Vec<UserMapping>, PgError> {
+async fn user_mappings(ask: Queries<'_>, certain: bool) -> Result<Vec<UserMapping>, PgError> {
     let has_options = if certain {
         "EXISTS (SELECT FROM pg_user_mapping m WHERE m.oid = u.umid AND m.umoptions IS NOT NULL)"
     } else {
         "true"
     };
     let sql = format!(
-        "SELECT quote_ident(s.srvname), \
-         CASE WHEN u.umuser = 0 THEN 'PUBLIC' ELSE coalesce(quote_ident(u.usename), '?') END \
+        "SELECT quote_ident(s.srvname) AS server, \
+         CASE WHEN u.umuser = 0 THEN 'PUBLIC' ELSE coalesce(quote_ident(u.usename), '?') END AS user \
          FROM pg_user_mappings u JOIN pg_foreign_server s ON s.oid = u.srvid \
          WHERE u.umoptions IS NULL AND NOT coalesce({MAPPING_VISIBLE}, false) AND {has_options} \
          AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_foreign_server'::regclass \
                          AND d.objid = s.oid AND d.deptype = 'e') \
          ORDER BY 1, 2 LIMIT $1"
     );
-    let rows = session.query(&sql, &[&ROWS_MAX], cancel).await?;
-    let mapping = |row: &Row| Ok(UserMapping { server: get(row, 0)?, user: get(row, 1)? });
-    rows.iter().map(mapping).collect()
+    let mapping = |row: &Row| Ok(columns!(row, UserMapping { server, user }));
+    ask.list(&sql, &[&ROWS_MAX], mapping).await
 }
 
 /// `getSubscriptions` of pg_dump leaves all of them out for whoever is no superuser, in every version.
 /// Everybody may read their names.
-async fn subscriptions(
-    session: &Session,
-    cancel: &CancellationToken,
-) -> Result<Vec<String>, PgError> {
+async fn subscriptions(ask: Queries<'_>) -> Result<Vec<String>, PgError> {
     let sql = "SELECT quote_ident(subname) FROM pg_subscription WHERE subdbid = \
                (SELECT oid FROM pg_database WHERE datname = current_database()) \
                ORDER BY 1 LIMIT $1";
-    let rows = session.query(sql, &[&ROWS_MAX], cancel).await?;
-    rows.iter().map(|row| get(row, 0)).collect()
+    ask.list(sql, &[&ROWS_MAX], only).await
 }
 
 /// Whether damaged pages are read as empty ones (`zero_damaged_pages`), which the server tells in a language
@@ -197,23 +177,20 @@ async fn subscriptions(
 ///
 /// # Errors
 /// When the server does not answer.
-pub async fn hides_damage(session: &Session, cancel: &CancellationToken) -> Result<bool, PgError> {
+pub async fn hides_damage(ask: Queries<'_>) -> Result<bool, PgError> {
     let sql = "SELECT current_setting('zero_damaged_pages')::boolean \
                AND current_setting('lc_messages') !~ '^(C$|C[.]|POSIX|en)'";
-    get(&session.query_one(sql, &[], cancel).await?, 0)
+    ask.value(sql, &[]).await
 }
 
-async fn foreign_tables(
-    session: &Session,
-    cancel: &CancellationToken,
-) -> Result<Vec<RelationName>, PgError> {
+async fn foreign_tables(ask: Queries<'_>) -> Result<Vec<RelationName>, PgError> {
     let sql = format!(
-        "SELECT n.nspname::text, c.relname::text FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
+        "SELECT n.nspname::text AS schema, c.relname::text AS name \
+         FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
          WHERE c.relkind = 'f' AND {OWN_SCHEMA} AND {NOT_OF_AN_EXTENSION} \
          ORDER BY 1, 2 LIMIT $1"
     );
-    let rows = session.query(&sql, &[&ROWS_MAX], cancel).await?;
-    rows.iter().map(|row| Ok(RelationName { schema: get(row, 0)?, name: get(row, 1)? })).collect()
+    ask.list(&sql, &[&ROWS_MAX], |row| Ok(columns!(row, RelationName { schema, name }))).await
 }
 
 /// Asks whether the globals can be dumped with the hashes of passwords, by reading none of them: some
@@ -221,24 +198,19 @@ async fn foreign_tables(
 ///
 /// # Errors
 /// When the server does not answer.
-pub async fn globals(
-    session: &Session,
-    passwords_wanted: bool,
-    cancel: &CancellationToken,
-) -> Result<GlobalsFacts, PgError> {
-    let sql = "SELECT quote_ident(current_database()), quote_ident(current_user)";
-    let row = session.query_one(sql, &[], cancel).await?;
+pub async fn globals(ask: Queries<'_>, passwords_wanted: bool) -> Result<GlobalsFacts, PgError> {
+    let sql =
+        "SELECT quote_ident(current_database()) AS database, quote_ident(current_user) AS role";
+    let row = ask.row(sql, &[]).await?;
     let sql = "SELECT rolpassword FROM pg_catalog.pg_authid LIMIT 0";
-    let passwords_refused = match session.query(sql, &[], cancel).await {
+    let passwords_refused = match ask.rows(sql, &[]).await {
         Ok(_) => None,
         Err(error) if error.class() == Class::Privilege => Some(error.to_string()),
         Err(error) => return Err(error),
     };
-    Ok(GlobalsFacts {
-        database: get(&row, 0)?,
-        role: get(&row, 1)?,
-        passwords_wanted,
-        passwords_refused,
-        service: service::find(session, cancel).await?,
-    })
+    let service = service::find(ask).await?;
+    Ok(columns!(&row, GlobalsFacts {
+        database, role; passwords_wanted: passwords_wanted, passwords_refused: passwords_refused,
+        service: service
+    }))
 }

@@ -1,9 +1,7 @@
 //! Managed services, told apart by the roles and databases that they keep for themselves. Only hints
 //! depend on it: a dump of such a server, restored elsewhere, may have brought a role along.
 
-use tokio_util::sync::CancellationToken;
-
-use super::super::{PgError, Session, column::get};
+use super::super::{PgError, column::only, queries::Queries};
 
 /// A managed service.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,16 +31,12 @@ const KNOWN: &[Service] = &[
 ];
 
 /// Which service the server belongs to, if any that is known.
-pub(super) async fn find(
-    session: &Session,
-    cancel: &CancellationToken,
-) -> Result<Option<Service>, PgError> {
+pub(super) async fn find(ask: Queries<'_>) -> Result<Option<Service>, PgError> {
     let names: Vec<&str> =
         KNOWN.iter().flat_map(|it| it.databases.iter().chain([&it.role])).copied().collect();
     let sql = "SELECT rolname::text FROM pg_roles WHERE rolname = ANY($1::text[]) \
                UNION ALL SELECT datname::text FROM pg_database WHERE datname = ANY($1::text[])";
-    let rows = session.query(sql, &[&names], cancel).await?;
-    let found: Vec<String> = rows.iter().map(|row| get(row, 0)).collect::<Result<_, _>>()?;
+    let found: Vec<String> = ask.list(sql, &[&names], only).await?;
     let is_there = |it: &&Service| {
         found.iter().any(|name| name == it.role || it.databases.contains(&name.as_str()))
     };

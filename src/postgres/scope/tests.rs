@@ -1,6 +1,7 @@
 //! The arguments, and what is refused before pg_dump is asked.
 
 use super::*;
+use crate::domain::failure::IntoFailure as _;
 
 fn list<T: std::str::FromStr<Err: std::fmt::Debug>>(texts: &[&str]) -> Vec<T> {
     texts.iter().map(|text| text.parse().unwrap()).collect()
@@ -62,13 +63,13 @@ fn a_scope_becomes_arguments() {
 #[test]
 fn what_pg_dump_does_not_have_yet_is_refused_with_its_version() {
     let scope = Scope { options: vec!["--extension=x".to_owned()], ..Scope::default() };
-    check_version(&scope, Form::default(), 14, "x").unwrap();
-    let refused = check_version(&scope, Form::default(), 13, "x").unwrap_err();
+    check_version(&scope, Form::default(), 14).unwrap();
+    let refused = check_version(&scope, Form::default(), 13).unwrap_err().into_failure("x");
     assert!(refused.what.contains("came with PostgreSQL 14"), "{refused}");
     assert_eq!(refused.class, Class::ToolVersion);
     let form = Form { options: &["--statistics".to_owned()], ..Form::default() };
-    check_version(&Scope::default(), form, 17, "x").unwrap_err();
-    check_version(&Scope::default(), form, 18, "x").unwrap();
+    check_version(&Scope::default(), form, 17).unwrap_err();
+    check_version(&Scope::default(), form, 18).unwrap();
 }
 
 #[test]
@@ -89,8 +90,8 @@ fn what_is_left_out_by_name_or_by_pattern_is_meant() {
 #[test]
 fn a_line_that_is_too_long_is_refused() {
     let word = "x".repeat(1000);
-    check_length(&vec![word.clone(); 1000], 15, "x").unwrap();
-    let refused = check_length(&vec![word; 1100], 15, "x").unwrap_err();
+    check_length(&vec![word.clone(); 1000], 15).unwrap();
+    let refused = check_length(&vec![word; 1100], 15).unwrap_err().into_failure("x");
     assert!(refused.hint.unwrap().contains("16 or newer"));
 }
 
@@ -98,8 +99,8 @@ fn a_line_that_is_too_long_is_refused() {
 fn characters_that_would_become_others_are_refused() {
     let scope = Scope { exclude_tables: list(&["public.né"]), ..Scope::default() };
     let line = arguments(&scope, HAS_CHILDREN);
-    check_characters(&line, "UTF8", "x").unwrap();
-    check_characters(&arguments(&Scope::default(), 15), "LATIN1", "x").unwrap();
-    let refused = check_characters(&line, "LATIN1", "x").unwrap_err();
+    check_characters(&line, "UTF8").unwrap();
+    check_characters(&arguments(&Scope::default(), 15), "LATIN1").unwrap();
+    let refused = check_characters(&line, "LATIN1").unwrap_err().into_failure("x");
     assert!(refused.what.contains("né") && refused.hint.is_some(), "{refused}");
 }

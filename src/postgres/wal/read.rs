@@ -3,21 +3,18 @@
 use std::time::Duration;
 
 use tokio_postgres::Row;
-use tokio_util::sync::CancellationToken;
 
 use crate::domain::{
-    Timestamp,
-    failure::Class,
-    text,
+    Timestamp, text,
     wal::{History, Lsn, SegmentSize, Timeline},
 };
 
 use super::{
     super::{
-        PgError, Session,
-        catalog::timestamp,
-        column::get,
+        PgError,
+        column::{columns, get},
         configuration::{READ_FUNCTION, read_file},
+        queries::Queries,
     },
     ArchiveMode, Archiver, ReadyQueue, Slot, Unmeasured, WalDirectory, WalFacts, WalSettings,
 };
@@ -42,48 +39,34 @@ const MAY_EMIT: &str = "SELECT coalesce(bool_or(has_function_privilege(oid, 'EXE
     AND pronamespace = 'pg_catalog'::regnamespace AND proargtypes[2] = 'text'::regtype";
 
 /// Asks a server about its WAL. `version_num` is its version.
-pub async fn wal_facts(
-    session: &Session,
-    version_num: u32,
-    cancel: &CancellationToken,
-) -> Result<WalFacts, PgError> {
-    let (settings, segment_size) = settings(session, cancel).await?;
-    let position = position(session, cancel).await?;
+pub async fn wal_facts(ask: Queries<'_>, version_num: u32) -> Result<WalFacts, PgError> {
+    let (settings, segment_size) = settings(ask).await?;
+    let position = position(ask).await?;
     let mut unmeasured = Vec::new();
     if settings.data_directory.is_none() {
-        unmeasured.push(Unmeasured {
-            what: "the space left for pg_wal",
-            from: "data_directory",
-            grant: Some(monitor(session, cancel).await?),
-        });
+        let (what, from) = ("the space left for pg_wal", "data_directory");
+        unmeasured.push(Unmeasured { what, from, grant: Some(monitor(ask).await?) });
     }
-    let archiver = archiver(session, cancel).await?;
-    let ready = ready(session, version_num, &mut unmeasured, cancel).await?;
-    let directory = directory(session, &mut unmeasured, cancel).await?;
-    let slots = slots(session, version_num, cancel).await?;
     Ok(WalFacts {
         at: position.at,
         in_recovery: position.in_recovery,
         segment_size,
         timeline: position.timeline,
-        lsn: position.lsn,
+        lsn: position.lsn.unwrap_or_default(),
         redo: position.redo,
         redo_timeline: position.redo_timeline,
         checkpoint_at: position.checkpoint_at,
         settings,
-        archiver,
-        ready,
-        directory,
-        slots,
+        archiver: archiver(ask).await?,
+        ready: ready(ask, version_num, &mut unmeasured).await?,
+        directory: directory(ask, &mut unmeasured).await?,
+        slots: slots(ask, version_num).await?,
         unmeasured,
     })
 }
 
-async fn settings(
-    session: &Session,
-    cancel: &CancellationToken,
-) -> Result<(WalSettings, SegmentSize), PgError> {
-    let sql = "SELECT name, setting, coalesce(unit, '') FROM pg_settings WHERE name IN \
+async fn settings(ask: Queries<'_>) -> Result<(WalSettings, SegmentSize), PgError> {
+    let sql = "SELECT name, setting, coalesce(unit, '') AS unit FROM pg_settings WHERE name IN \
                ('archive_mode', 'archive_command', 'archive_library', 'archive_timeout', \
                'wal_keep_size', 'wal_keep_segments', 'max_wal_size', 'wal_segment_size', \
                'data_directory')";
@@ -97,9 +80,9 @@ async fn settings(
         data_directory: None,
     };
     let (mut size, mut keep_segments) = (SegmentSize::DEFAULT, 0);
-    for row in session.query(sql, &[], cancel).await? {
-        let (name, value, unit): (String, String, String) =
-            (get(&row, 0)?, get(&row, 1)?, get(&row, 2)?);
+    for row in &ask.rows(sql, &[]).await? {
+        let (name, value): (String, String) = (get(row, "name")?, get(row, "setting")?);
+        let unit: String = get(row, "unit")?;
         let number = value.parse::<u64>().unwrap_or(0).saturating_mul(unit_bytes(&unit));
         match name.as_str() {
             "archive_mode" if value == "on" => settings.archive_mode = ArchiveMode::On,
@@ -134,165 +117,127 @@ struct Position {
     at: Timestamp,
     in_recovery: bool,
     timeline: Timeline,
-    lsn: Lsn,
+    lsn: Option<Lsn>,
     redo: Lsn,
     redo_timeline: Timeline,
     checkpoint_at: Timestamp,
 }
 
-async fn position(session: &Session, cancel: &CancellationToken) -> Result<Position, PgError> {
+async fn position(ask: Queries<'_>) -> Result<Position, PgError> {
     // After a promotion the control file names the old timeline until the next checkpoint; the
     // name of the present file does not.
-    let sql = "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint, r.is, \
+    let sql = "SELECT clock_timestamp() AS at, r.is AS in_recovery, \
         CASE WHEN r.is THEN greatest(pg_last_wal_receive_lsn(), pg_last_wal_replay_lsn()) \
-             ELSE pg_current_wal_lsn() END::text, \
+             ELSE pg_current_wal_lsn() END::text AS lsn, \
         CASE WHEN NOT r.is THEN ('x' || left(pg_walfile_name(pg_current_wal_lsn()), 8))::bit(32)::bigint \
              ELSE greatest(c.timeline_id, (SELECT received_tli FROM pg_stat_wal_receiver LIMIT 1)) \
-             END, \
-        c.redo_lsn::text, (extract(epoch FROM c.checkpoint_time) * 1000000)::bigint, \
-        c.timeline_id::bigint \
+             END AS timeline, \
+        c.redo_lsn::text AS redo, c.checkpoint_time AS checkpoint_at, \
+        c.timeline_id::bigint AS redo_timeline \
         FROM pg_control_checkpoint() c, (SELECT pg_is_in_recovery() AS is OFFSET 0) r";
-    let row = session.query_one(sql, &[], cancel).await?;
-    let timeline = |column| {
-        let number: i64 = get(&row, column)?;
-        let timeline = u32::try_from(number).ok().and_then(Timeline::new);
-        timeline.ok_or_else(|| PgError::new(Class::Internal, "the server sent no timeline"))
-    };
-    Ok(Position {
-        at: timestamp(get(&row, 0)?)?,
-        in_recovery: get(&row, 1)?,
-        lsn: lsn(&row, 2)?.unwrap_or_default(),
-        timeline: timeline(3)?,
-        redo: lsn(&row, 4)?.unwrap_or_default(),
-        redo_timeline: timeline(6)?,
-        checkpoint_at: timestamp(get(&row, 5)?)?,
-    })
-}
-
-fn lsn(row: &Row, column: usize) -> Result<Option<Lsn>, PgError> {
-    let text: Option<String> = get(row, column)?;
-    let parse = |text: String| {
-        text.parse().map_err(|_| PgError::new(Class::Internal, "the server sent no LSN"))
-    };
-    text.map(parse).transpose()
+    let row = &ask.row(sql, &[]).await?;
+    Ok(columns!(
+        row,
+        Position { at, in_recovery, timeline, lsn, redo, redo_timeline, checkpoint_at }
+    ))
 }
 
 /// Asks for `pg_stat_archiver` alone.
-pub async fn archiver(session: &Session, cancel: &CancellationToken) -> Result<Archiver, PgError> {
-    let micros = |column| format!("(extract(epoch FROM {column}) * 1000000)::bigint");
-    let sql = format!(
-        "SELECT archived_count, last_archived_wal, {}, failed_count, last_failed_wal, {}, {} \
-         FROM pg_stat_archiver",
-        micros("last_archived_time"),
-        micros("last_failed_time"),
-        micros("stats_reset"),
-    );
-    let row = session.query_one(&sql, &[], cancel).await?;
-    let event = |name, at| {
-        let (name, at): (Option<String>, Option<i64>) = (get(&row, name)?, get(&row, at)?);
-        let pair = |(name, at)| Ok::<_, PgError>((name, timestamp(at)?));
-        name.zip(at).map(pair).transpose()
-    };
-    let reset: Option<i64> = get(&row, 6)?;
-    Ok(Archiver {
-        archived_count: count(&row, 0)?,
-        last_archived: event(1, 2)?,
-        failed_count: count(&row, 3)?,
-        last_failed: event(4, 5)?,
-        stats_reset: reset.map(timestamp).transpose()?,
-    })
+pub async fn archiver(ask: Queries<'_>) -> Result<Archiver, PgError> {
+    let row = &ask.row("SELECT * FROM pg_stat_archiver", &[]).await?;
+    let event = |file, at| Ok::<_, PgError>(get::<Option<String>>(row, file)?.zip(get(row, at)?));
+    let last_archived = event("last_archived_wal", "last_archived_time")?;
+    let last_failed = event("last_failed_wal", "last_failed_time")?;
+    Ok(columns!(row, Archiver {
+        archived_count, failed_count, stats_reset;
+        last_archived: last_archived, last_failed: last_failed
+    }))
 }
 
 async fn ready(
-    session: &Session,
+    ask: Queries<'_>,
     version_num: u32,
     unmeasured: &mut Vec<Unmeasured>,
-    cancel: &CancellationToken,
 ) -> Result<Option<ReadyQueue>, PgError> {
     let (what, from) = ("what waits to be archived", "pg_ls_archive_statusdir()");
     if version_num < HAS_STATUSDIR {
         unmeasured.push(Unmeasured { what, from, grant: None });
         return Ok(None);
     }
-    if !may_execute(session, from, cancel).await? {
-        let grant = Some(monitor(session, cancel).await?);
-        unmeasured.push(Unmeasured { what, from, grant });
+    if !is_measured(ask, what, from, unmeasured).await? {
         return Ok(None);
     }
     let sql = "WITH r AS (SELECT regexp_replace(name, '\\.ready$', '') COLLATE \"C\" AS name, \
                  modification FROM pg_ls_archive_statusdir() WHERE name ~ '\\.ready$') \
-        SELECT count(*) FILTER (WHERE name ~ '^[0-9A-F]{24}$'), \
-          count(*) FILTER (WHERE name ~ '^[0-9A-F]{8}\\.history$'), \
-          count(*) FILTER (WHERE name ~ '^[0-9A-F]{24}\\.[0-9A-F]{8}\\.backup$'), \
-          count(*) FILTER (WHERE name ~ '^[0-9A-F]{24}\\.partial$'), count(*), \
-          (extract(epoch FROM min(modification)) * 1000000)::bigint, \
-          coalesce(min(name) FILTER (WHERE name ~ '^[0-9A-F]{8}\\.history$'), min(name)), \
-          min(name) FILTER (WHERE name ~ '^[0-9A-F]{24}$') FROM r";
-    let row = listed(session, sql, cancel).await?;
-    let mut queue = ReadyQueue {
-        segments: count(&row, 0)?,
-        histories: count(&row, 1)?,
-        backups: count(&row, 2)?,
-        partials: count(&row, 3)?,
-        others: count(&row, 4)?,
-        oldest: get::<Option<i64>>(&row, 5)?.map(timestamp).transpose()?,
-        next: get(&row, 6)?,
-        first_segment: get(&row, 7)?,
-    };
+        SELECT count(*) FILTER (WHERE name ~ '^[0-9A-F]{24}$') AS segments, \
+          count(*) FILTER (WHERE name ~ '^[0-9A-F]{8}\\.history$') AS histories, \
+          count(*) FILTER (WHERE name ~ '^[0-9A-F]{24}\\.[0-9A-F]{8}\\.backup$') AS backups, \
+          count(*) FILTER (WHERE name ~ '^[0-9A-F]{24}\\.partial$') AS partials, \
+          count(*) AS others, min(modification) AS oldest, \
+          coalesce(min(name) FILTER (WHERE name ~ '^[0-9A-F]{8}\\.history$'), min(name)) AS next, \
+          min(name) FILTER (WHERE name ~ '^[0-9A-F]{24}$') AS first_segment FROM r";
+    let row = &listed(ask, sql).await?;
+    let mut queue = columns!(
+        row,
+        ReadyQueue { segments, histories, backups, partials, others, oldest, next, first_segment }
+    );
     queue.others -= queue.segments + queue.histories + queue.backups + queue.partials;
     Ok(Some(queue))
 }
 
 async fn directory(
-    session: &Session,
+    ask: Queries<'_>,
     unmeasured: &mut Vec<Unmeasured>,
-    cancel: &CancellationToken,
 ) -> Result<Option<WalDirectory>, PgError> {
-    let (what, from) = ("the size of pg_wal", "pg_ls_waldir()");
-    if !may_execute(session, from, cancel).await? {
-        let grant = Some(monitor(session, cancel).await?);
-        unmeasured.push(Unmeasured { what, from, grant });
+    if !is_measured(ask, "the size of pg_wal", "pg_ls_waldir()", unmeasured).await? {
         return Ok(None);
     }
-    let sql = "SELECT coalesce(sum(size), 0)::bigint, count(*) FROM pg_ls_waldir()";
-    let row = listed(session, sql, cancel).await?;
-    Ok(Some(WalDirectory { bytes: count(&row, 0)?, files: count(&row, 1)? }))
+    let sql =
+        "SELECT coalesce(sum(size), 0)::bigint AS bytes, count(*) AS files FROM pg_ls_waldir()";
+    let row = &listed(ask, sql).await?;
+    Ok(Some(columns!(row, WalDirectory { bytes, files })))
 }
 
-async fn slots(
-    session: &Session,
-    version_num: u32,
-    cancel: &CancellationToken,
-) -> Result<Vec<Slot>, PgError> {
+/// Whether the role may read something from a function; what it may not is noted.
+async fn is_measured(
+    ask: Queries<'_>,
+    what: &'static str,
+    from: &'static str,
+    unmeasured: &mut Vec<Unmeasured>,
+) -> Result<bool, PgError> {
+    let may = may_execute(ask, from).await?;
+    if !may {
+        unmeasured.push(Unmeasured { what, from, grant: Some(monitor(ask).await?) });
+    }
+    Ok(may)
+}
+
+async fn slots(ask: Queries<'_>, version_num: u32) -> Result<Vec<Slot>, PgError> {
     let status = if version_num >= HAS_SLOT_STATUS {
         "wal_status, safe_wal_size"
     } else {
-        "NULL::text, NULL::bigint"
+        "NULL::text AS wal_status, NULL::bigint AS safe_wal_size"
     };
     let reason = if version_num >= HAS_SLOT_REASON { "invalidation_reason" } else { "NULL::text" };
     let sql = format!(
-        "SELECT slot_name::text, active, restart_lsn::text, {status}, {reason} \
-         FROM pg_replication_slots s ORDER BY s.restart_lsn NULLS LAST, s.slot_name LIMIT {SLOTS_MAX}"
+        "SELECT slot_name::text AS name, active, restart_lsn::text AS restart_lsn, {status}, \
+         {reason} AS invalidation_reason FROM pg_replication_slots s \
+         ORDER BY s.restart_lsn NULLS LAST, s.slot_name LIMIT {SLOTS_MAX}"
     );
-    let rows = session.query(&sql, &[], cancel).await?;
     let slot = |row: &Row| {
-        Ok(Slot {
-            name: get(row, 0)?,
-            active: get(row, 1)?,
-            restart_lsn: lsn(row, 2)?,
-            wal_status: get(row, 3)?,
-            safe_wal_size: get(row, 4)?,
-            invalidation_reason: get(row, 5)?,
-        })
+        Ok(columns!(
+            row,
+            Slot { name, active, restart_lsn, wal_status, safe_wal_size, invalidation_reason }
+        ))
     };
-    rows.iter().map(slot).collect()
+    ask.list(&sql, &[], slot).await
 }
 
 /// A statement that reads a folder: once more where a file went away meanwhile.
-async fn listed(session: &Session, sql: &str, cancel: &CancellationToken) -> Result<Row, PgError> {
+async fn listed(ask: Queries<'_>, sql: &str) -> Result<Row, PgError> {
     let mut attempt = 1;
     loop {
-        match session.query_one(sql, &[], cancel).await {
+        match ask.row(sql, &[]).await {
             Err(error) if error.sqlstate() == Some(UNDEFINED_FILE) && attempt < ATTEMPTS => {
                 attempt += 1;
             }
@@ -302,27 +247,19 @@ async fn listed(session: &Session, sql: &str, cancel: &CancellationToken) -> Res
 }
 
 /// Whether the role may call a function of that signature. It has to exist.
-pub async fn may_execute(
-    session: &Session,
-    function: &str,
-    cancel: &CancellationToken,
-) -> Result<bool, PgError> {
+pub async fn may_execute(ask: Queries<'_>, function: &str) -> Result<bool, PgError> {
     let sql = "SELECT has_function_privilege('pg_catalog.' || $1, 'EXECUTE')";
-    get(&session.query_one(sql, &[&function], cancel).await?, 0)
+    ask.value(sql, &[&function]).await
 }
 
 /// The history of a timeline as it lies in `pg_wal`; none where the role may not have files read, or the
 /// server has no such file (one that was restored from elsewhere keeps only what it needed).
-pub async fn history(
-    session: &Session,
-    timeline: Timeline,
-    cancel: &CancellationToken,
-) -> Result<Option<History>, PgError> {
-    if !may_execute(session, READ_FUNCTION, cancel).await? {
+pub async fn history(ask: Queries<'_>, timeline: Timeline) -> Result<Option<History>, PgError> {
+    if !may_execute(ask, READ_FUNCTION).await? {
         return Ok(None);
     }
     let path = format!("pg_wal/{:08X}.history", timeline.number());
-    let bytes = match read_file(session, &path, cancel).await {
+    let bytes = match read_file(ask, &path).await {
         Err(error) if error.sqlstate() == Some(INSUFFICIENT_PRIVILEGE) => return Ok(None),
         bytes => bytes?,
     };
@@ -331,9 +268,8 @@ pub async fn history(
 }
 
 /// The statement that gives the role what it takes to watch a server.
-async fn monitor(session: &Session, cancel: &CancellationToken) -> Result<String, PgError> {
-    let role: String =
-        get(&session.query_one("SELECT quote_ident(current_user)", &[], cancel).await?, 0)?;
+async fn monitor(ask: Queries<'_>) -> Result<String, PgError> {
+    let role: String = ask.value("SELECT quote_ident(current_user)", &[]).await?;
     Ok(format!("GRANT pg_monitor TO {}", text::pasted(&role)))
 }
 
@@ -342,9 +278,9 @@ async fn monitor(session: &Session, cancel: &CancellationToken) -> Result<String
 ///
 /// # Errors
 /// Without EXECUTE on `pg_switch_wal()`; on a standby.
-pub async fn switch_wal(session: &Session, cancel: &CancellationToken) -> Result<Lsn, PgError> {
+pub async fn switch_wal(ask: Queries<'_>) -> Result<Lsn, PgError> {
     // A server that wrote nothing since the last switch switches nothing.
-    let emits: bool = get(&session.query_one(MAY_EMIT, &[], cancel).await?, 0)?;
+    let emits: bool = ask.value(MAY_EMIT, &[]).await?;
     // Not as part of a transaction: its commit would wait for synchronous standbys, for ever where
     // there is none, and no statement_timeout ends that wait.
     let write = if emits {
@@ -353,13 +289,8 @@ pub async fn switch_wal(session: &Session, cancel: &CancellationToken) -> Result
         // A transaction that has an id leaves the record of its commit.
         "SELECT txid_current()::text"
     };
-    session.query_one(write, &[], cancel).await?;
-    let row = session.query_one("SELECT pg_switch_wal()::text", &[], cancel).await?;
-    lsn(&row, 0)?.ok_or_else(|| PgError::new(Class::Internal, "the server sent no LSN"))
-}
-
-fn count(row: &Row, column: usize) -> Result<u64, PgError> {
-    Ok(u64::try_from(get::<i64>(row, column)?).unwrap_or(0))
+    ask.row(write, &[]).await?;
+    ask.value("SELECT pg_switch_wal()::text", &[]).await
 }
 
 #[cfg(test)]

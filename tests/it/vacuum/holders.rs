@@ -28,7 +28,7 @@ fn horizon(cluster: &Cluster) -> Horizon {
     runtime.block_on(async {
         let (spec, task) = (spec.unwrap(), Task::new(SystemClock::new()));
         let session = Session::connect(&spec, APP, "test", &task).await.unwrap();
-        let horizon = vacuum::horizon(&session, &CancellationToken::new()).await.unwrap();
+        let horizon = vacuum::horizon(session.queries(&CancellationToken::new())).await.unwrap();
         session.close().await;
         horizon
     })
