@@ -25,6 +25,9 @@ const SETTINGS: &[(&str, &str, u32)] = &[
     ("transaction_timeout", "0", 17),
     ("default_transaction_isolation", r"read\ committed", 0),
     ("default_transaction_deferrable", "off", 0),
+    // pg_dump writes literals as the session has it; PostgreSQL 19 has no `off` any more, and takes those with
+    // another meaning (findings/standard-strings-off.sh).
+    ("standard_conforming_strings", "on", 0),
 ];
 
 /// What only a superuser may set. A server whose messages are in another language is understood by its

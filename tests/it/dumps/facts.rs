@@ -68,3 +68,40 @@ fn manifest_says_what_the_database_needs_of_a_server() {
     let sql = "SELECT count(DISTINCT (datlocprovider, pg_database_collation_actual_version(oid))) FROM pg_database WHERE datname IN ('swiss', 'restored')";
     assert_eq!(cluster.psql("postgres", sql), "1");
 }
+
+/// PostgreSQL 19 knows standard strings alone, and takes literals that were written for others with another
+/// meaning (findings/standard-strings-off.sh).
+#[test]
+fn literals_are_written_so_that_every_version_reads_them_alike() {
+    let cluster = Cluster::start();
+    if cluster.major() >= 19 {
+        eprintln!("skipped: there are only standard strings since PostgreSQL 19");
+        return;
+    }
+    cluster.psql("postgres", "CREATE DATABASE old");
+    cluster.psql("postgres", "ALTER DATABASE old SET standard_conforming_strings = off");
+    cluster.psql(
+        "old",
+        r"SET escape_string_warning = off; CREATE VIEW v AS SELECT E'C:\\temp' AS path;
+          CREATE TABLE t (path text DEFAULT E'C:\\temp'); INSERT INTO t DEFAULT VALUES",
+    );
+    let home = Pgkeep::new().server("main", &cluster).local(DISK);
+    let home = home.dump("nightly", "main", &["old"], &[DISK], ONCE);
+    run_job(&home, "nightly", 0);
+    let copies = listed(&home, &disk(&home));
+    let copy = copies.iter().find(|copy| copy.subject() == "old").unwrap();
+    let restore = |options: &str| {
+        let mut sh = shell(&cluster, &format!("cat -- \"$@\" | zstd -dc | pg_restore {options}"));
+        sh.args(copy.manifest.objects.iter().map(|object| &object.name)).current_dir(&copy.folder);
+        String::from_utf8(run(&mut sh, "").expect_code(0).stdout).unwrap()
+    };
+    let sql = restore("--schema-only --file=-");
+    assert!(sql.contains("SET standard_conforming_strings = on;"), "{sql}");
+    assert_eq!(sql.matches(r"'C:\temp'").count(), 2, "{sql}");
+    assert!(!sql.contains(r"C:\\temp"), "{sql}");
+    cluster.psql("postgres", "CREATE DATABASE restored");
+    restore("--exit-on-error --dbname=restored");
+    cluster.psql("restored", "INSERT INTO t DEFAULT VALUES");
+    let values = "SELECT string_agg(path, ' ') FROM (TABLE v UNION ALL TABLE t) AS all_of_them";
+    assert_eq!(cluster.psql("restored", values), r"C:\temp C:\temp C:\temp");
+}
