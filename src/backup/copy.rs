@@ -9,20 +9,19 @@
 //! A dump that could not be delivered to one of its repositories is healed with this, from one
 //! that has it, in place of dumping again.
 
-mod cutter;
-
-use futures_util::StreamExt as _;
+use bytes::Bytes;
+use futures_util::{StreamExt as _, stream::BoxStream};
 use sha2::{Digest as _, Sha256};
 use tokio::sync::mpsc;
 
 use crate::{
     codec::{
-        encrypt::{Encrypt, EncryptError},
         hex,
+        parts::{Cutter, Sealed},
     },
     domain::{
         backup::{BackupId, Series},
-        failure::{Class, Failure, IntoFailure},
+        failure::{Class, During as _, Failure},
         manifest::{self, Manifest, StoredFile, StoredObject},
         recipients::{Passage, Recipients},
     },
@@ -35,12 +34,7 @@ use crate::{
     sys::task::Task,
 };
 
-use self::cutter::Cutter;
-use super::{
-    beside::Intake,
-    fanout,
-    restore_notes::{self, About},
-};
+use super::{fanout, restore_notes};
 
 /// Why a backup was not copied. It says who is to blame: what a source cannot give may be had
 /// elsewhere.
@@ -50,15 +44,6 @@ pub enum CopyError {
     Source(Failure),
     /// The target did not take it, or the task was cancelled.
     Target(Failure),
-}
-
-impl CopyError {
-    fn doing(self, doing: String) -> Self {
-        match self {
-            Self::Source(failure) => Self::Source(Failure { doing, ..failure }),
-            Self::Target(failure) => Self::Target(Failure { doing, ..failure }),
-        }
-    }
 }
 
 /// Copies one backup.
@@ -73,92 +58,43 @@ pub async fn copy_backup(
     id: &BackupId,
     task: &Task,
 ) -> Result<Manifest, CopyError> {
-    let doing = format!("copy {} {id} from {} to {}", series.subject, source.name(), target.name());
+    let (subject, from, to) = (&series.subject, source.name(), target.name());
+    let task = &task.doing(format!("copy {subject} {id} from {from} to {to}"));
     let _held = source.hold(series, id);
-    let cancelled =
-        || CopyError::Target(Failure::new(Class::Interrupted, &doing, "the run was cancelled"));
-    let manifest = tokio::select! {
-        manifest = source.manifest(series, id) => manifest,
-        () = task.cancel.cancelled() => return Err(cancelled()),
-    };
-    let manifest = manifest.map_err(|error| CopyError::Source(error.into_failure(&*doing)))?;
-    let Some(stem) = manifest.objects.first().map(|object| object.name.clone()) else {
+    let manifest = task.unless_cancelled(source.manifest(series, id)).await;
+    let manifest = manifest.map_err(CopyError::Target)?.during(task).map_err(CopyError::Source)?;
+    let Some(first) = manifest.objects.first() else {
         let what = "the manifest names no object";
-        return Err(CopyError::Source(Failure::new(Class::RepositoryDamaged, &doing, what)));
+        return Err(CopyError::Source(task.failure(Class::RepositoryDamaged, what)));
     };
     let Some(passage) = manifest.recipients.passage(target.recipients()) else {
-        return Err(CopyError::Source(refusal(&manifest.recipients, target, doing)));
+        return Err(CopyError::Source(refusal(&manifest.recipients, target, task)));
     };
-    let stem = layout::plain_name(&stem, &manifest.recipients);
-    let mut copy = target
-        .start_copy_anew(series, id, stem)
-        .map_err(|error| CopyError::Target(error.into_failure(&*doing)))?;
-    let transferred = tokio::select! {
-        transferred = transfer(source, &mut copy, &manifest, passage, task) => transferred,
-        () = task.cancel.cancelled() => Err(cancelled()),
-    };
-    let transferred = match transferred {
-        Ok(small) => marks(source, &mut copy, &manifest, &cancelled, task).await.map(|()| small),
-        failed => failed,
-    };
-    let (index, files) = match transferred {
-        Ok(small) => small,
+    let stem = layout::plain_name(&first.name, &manifest.recipients);
+    let copy = target.start_copy_anew(series, id, stem).during(task);
+    let mut copy = copy.map_err(CopyError::Target)?;
+    let transfer = Transfer { source, manifest: &manifest, passage, task };
+    let brought = task.unless_cancelled(transfer.run(&mut copy)).await;
+    let (index, files) = match brought.unwrap_or_else(|failure| Err(CopyError::Target(failure))) {
+        Ok(beside) => beside,
         Err(error) => {
             fanout::abort(copy).await;
-            return Err(error.doing(doing));
+            return Err(error);
         }
     };
     let make = |objects: Vec<StoredObject>| {
-        let names: Vec<String> = objects.iter().map(|object| object.name.clone()).collect();
-        let major = manifest.tool.major().unwrap_or_default();
         let recipients = target.recipients().clone();
-        let about = About {
-            database: manifest.database.as_ref(),
-            scope: manifest.selection.as_ref(),
-            is_script: manifest.is_script(),
-            has_statistics: manifest.tool.has_statistics(),
-            volumes: &names,
-            files: &files,
-            tool_major: major,
-            recipients: &recipients,
-        };
-        let restore = restore_notes::lines(&about);
         let codec = manifest::codec(&recipients);
-        Manifest { codec, recipients, objects, index, files, restore, ..manifest }.versioned()
+        let manifest =
+            Manifest { codec, recipients, objects, index, files, ..manifest }.versioned();
+        Manifest { restore: restore_notes::lines(&manifest), ..manifest }
     };
-    copy.commit(make).await.map_err(|error| CopyError::Target(error.into_failure(doing)))
-}
-
-/// Takes over what marks it as suspicious, and who has acknowledged it.
-async fn marks(
-    source: &Repository,
-    copy: &mut Copy,
-    manifest: &Manifest,
-    cancelled: &impl Fn() -> CopyError,
-    task: &Task,
-) -> Result<(), CopyError> {
-    if manifest.suspicions.is_empty() {
-        return Ok(());
-    }
-    let taken = |error: StoreError| CopyError::Target(error.into_failure(String::new()));
-    let given = |error: StoreError| CopyError::Source(error.into_failure(String::new()));
-    let work = async {
-        copy.mark_suspicious(&manifest.suspicions).await.map_err(taken)?;
-        let read = source.acknowledgement(&manifest.series, &manifest.id).await;
-        match read.map_err(given)? {
-            Some(by) => copy.mark_acknowledged(&by).await.map_err(taken),
-            None => Ok(()),
-        }
-    };
-    tokio::select! {
-        done = work => done,
-        () = task.cancel.cancelled() => Err(cancelled()),
-    }
+    copy.commit(make).await.during(task).map_err(CopyError::Target)
 }
 
 /// What is encrypted does not go there. Nobody is at fault but the configuration; for whoever has
 /// another source, this one is none.
-fn refusal(encrypted_to: &Recipients, target: &Repository, doing: String) -> Failure {
+fn refusal(encrypted_to: &Recipients, target: &Repository, task: &Task) -> Failure {
     let demanded = match target.recipients() {
         nobody if nobody.is_empty() => "plain".to_owned(),
         others => format!("encrypted to {others}"),
@@ -166,111 +102,156 @@ fn refusal(encrypted_to: &Recipients, target: &Repository, doing: String) -> Fai
     let name = target.name();
     let what =
         format!("the backup is encrypted to {encrypted_to}, and {name} is for what is {demanded}");
-    Failure::new(Class::Encryption, doing, what).hint(
+    task.failure(Class::Encryption, what).hint(
         "give both repositories the same `encrypt_to`, or copy from one that holds it in plain; \
          pgkeep has no key to decrypt it",
     )
 }
 
-async fn transfer(
-    source: &Repository,
-    copy: &mut Copy,
-    manifest: &Manifest,
+/// A backup on its way into a copy.
+struct Transfer<'a> {
+    source: &'a Repository,
+    manifest: &'a Manifest,
     passage: Passage,
-    task: &Task,
-) -> Result<(Option<StoredObject>, Vec<StoredFile>), CopyError> {
-    let taken = |error: StoreError| CopyError::Target(error.into_failure(String::new()));
-    let (sender, receiver) = mpsc::channel(1);
-    let encrypts =
-        |error: EncryptError| CopyError::Target(Failure::from_error(Class::Encryption, "", &error));
-    let encrypt = match passage {
-        Passage::AsTheyAre => None,
-        Passage::Encrypt => Some(Encrypt::new(copy.recipients()).map_err(encrypts)?),
-    };
-    let mut cutter = Cutter::new(sender, copy.limits(), encrypt);
-    let read = async move {
-        for object in &manifest.objects {
-            read_volume(source, manifest, object, &mut cutter, task).await?;
-        }
-        cutter.finish().await
-    };
-    let (read, stored) = tokio::join!(read, copy.store(receiver));
-    match (read, stored) {
-        // To the target, the stream only broke off.
-        (Err(error @ CopyError::Source(_)), _) => return Err(error),
-        // A store that failed is why the reader could not go on.
-        (_, Err(error)) => return Err(taken(error)),
-        (read, Ok(())) => read?,
-    }
-    let index = match &manifest.index {
-        None => None,
-        Some(index) => Some(bring(source, copy, manifest, index, passage).await?),
-    };
-    let mut files = Vec::new();
-    for file in &manifest.files {
-        let object = bring(source, copy, manifest, &file.object, passage).await?;
-        files.push(StoredFile { object, ..file.clone() });
-    }
-    Ok((index, files))
+    task: &'a Task,
 }
 
-/// Brings what lies beside the volumes, the index or a file. Piece by piece: an index may be larger
-/// than what memory is for.
-async fn bring(
-    source: &Repository,
-    copy: &mut Copy,
-    manifest: &Manifest,
-    object: &StoredObject,
-    passage: Passage,
-) -> Result<StoredObject, CopyError> {
-    let given = |error: StoreError| CopyError::Source(error.into_failure(String::new()));
-    let encrypt_to = match passage {
-        Passage::AsTheyAre => Recipients::default(),
-        Passage::Encrypt => copy.recipients().clone(),
-    };
-    let name = layout::plain_name(&object.name, &manifest.recipients);
-    let mut intake = Intake::new(copy, name, &encrypt_to, "").map_err(CopyError::Target)?;
-    let stream = source.read(&manifest.series, &manifest.id, &object.name, None).await;
-    let mut stream = stream.map_err(given)?;
-    let (mut hash, mut bytes) = (Sha256::new(), 0);
-    while let Some(chunk) = stream.next().await.transpose().map_err(given)? {
-        hash.update(&chunk);
-        bytes += chunk.len() as u64;
-        if bytes > object.bytes {
-            break;
+impl Transfer<'_> {
+    /// Brings all that lies in the folder but the manifest. Gives the index and the files.
+    async fn run(
+        &self,
+        copy: &mut Copy,
+    ) -> Result<(Option<StoredObject>, Vec<StoredFile>), CopyError> {
+        self.volumes(copy).await?;
+        let index = match &self.manifest.index {
+            None => None,
+            Some(index) => Some(self.beside(copy, index).await?),
+        };
+        let mut files = Vec::new();
+        for file in &self.manifest.files {
+            let object = self.beside(copy, &file.object).await?;
+            files.push(StoredFile { object, ..file.clone() });
         }
-        intake.write(&chunk).await.map_err(CopyError::Target)?;
+        self.marks(copy).await?;
+        Ok((index, files))
     }
-    if bytes != object.bytes || hex(&hash.finalize()) != object.sha256 {
-        let what = format!("{} in {} is not what was stored", object.name, source.name());
-        return Err(given(StoreError::new(StoreErrorKind::Damaged, "read", what)));
+
+    /// The recipients that the bytes are encrypted to on the way.
+    fn encrypt_to(&self, copy: &Copy) -> Recipients {
+        match self.passage {
+            Passage::AsTheyAre => Recipients::default(),
+            Passage::Encrypt => copy.recipients().clone(),
+        }
     }
-    intake.finish().await.map_err(CopyError::Target)
+
+    async fn volumes(&self, copy: &mut Copy) -> Result<(), CopyError> {
+        let limits = copy.limits();
+        let parts = Cutter::new(&self.encrypt_to(copy), limits.part_bytes, limits.max_parts);
+        let parts = parts.during(self.task).map_err(CopyError::Target)?;
+        let (sender, receiver) = mpsc::channel(1);
+        let (read, stored) = tokio::join!(self.read(parts, sender), copy.store(receiver));
+        match (read, stored) {
+            // To the target, the stream only broke off.
+            (Err(error @ CopyError::Source(_)), _) => Err(error),
+            // A store that failed is why the reader could not go on.
+            (_, Err(error)) => Err(error).during(self.task).map_err(CopyError::Target),
+            (read, Ok(())) => read,
+        }
+    }
+
+    /// Reads the volumes, joined together, into the parts and volumes of the target.
+    async fn read(&self, mut parts: Cutter, sender: mpsc::Sender<Sealed>) -> Result<(), CopyError> {
+        let gave_up = |_| {
+            let what = "the target gave up";
+            CopyError::Target(self.task.failure(Class::RepositoryUnavailable, what))
+        };
+        for object in &self.manifest.objects {
+            let mut reading = self.reading(object).await?;
+            while let Some(chunk) = reading.next().await? {
+                self.task.progress.add_bytes(chunk.len() as u64);
+                let mut bytes = &*chunk;
+                loop {
+                    let message = parts.push(&mut bytes).during(self.task);
+                    let Some(message) = message.map_err(CopyError::Target)? else { break };
+                    sender.send(message).await.map_err(gave_up)?;
+                }
+            }
+        }
+        for message in parts.finish().during(self.task).map_err(CopyError::Target)? {
+            sender.send(message).await.map_err(gave_up)?;
+        }
+        Ok(())
+    }
+
+    /// Brings what lies beside the volumes, the index or a file. Piece by piece: an index may be larger
+    /// than what memory is for.
+    async fn beside(
+        &self,
+        copy: &mut Copy,
+        object: &StoredObject,
+    ) -> Result<StoredObject, CopyError> {
+        let name = layout::plain_name(&object.name, &self.manifest.recipients);
+        let to = self.encrypt_to(copy);
+        let mut beside = copy.beside(name, &to).during(self.task).map_err(CopyError::Target)?;
+        let mut reading = self.reading(object).await?;
+        while let Some(chunk) = reading.next().await? {
+            beside.write(&chunk).await.during(self.task).map_err(CopyError::Target)?;
+        }
+        beside.finish().await.during(self.task).map_err(CopyError::Target)
+    }
+
+    /// Takes over what marks it as suspicious, and who has acknowledged it.
+    async fn marks(&self, copy: &mut Copy) -> Result<(), CopyError> {
+        let Manifest { series, id, suspicions, .. } = self.manifest;
+        if suspicions.is_empty() {
+            return Ok(());
+        }
+        let marked = copy.mark_suspicious(suspicions).await;
+        marked.during(self.task).map_err(CopyError::Target)?;
+        let by = self.source.acknowledgement(series, id).await;
+        match by.during(self.task).map_err(CopyError::Source)? {
+            Some(by) => {
+                copy.mark_acknowledged(&by).await.during(self.task).map_err(CopyError::Target)
+            }
+            None => Ok(()),
+        }
+    }
+
+    async fn reading<'b>(&'b self, object: &'b StoredObject) -> Result<Reading<'b>, CopyError> {
+        let Manifest { series, id, .. } = self.manifest;
+        let stream = self.source.read(series, id, &object.name, None).await;
+        let stream = stream.during(self.task).map_err(CopyError::Source)?;
+        Ok(Reading { transfer: self, object, stream, hash: Sha256::new(), bytes: 0 })
+    }
 }
 
-async fn read_volume(
-    source: &Repository,
-    manifest: &Manifest,
-    object: &StoredObject,
-    cutter: &mut Cutter,
-    task: &Task,
-) -> Result<(), CopyError> {
-    let fail = |error: StoreError| CopyError::Source(error.into_failure(String::new()));
-    let mut stream =
-        source.read(&manifest.series, &manifest.id, &object.name, None).await.map_err(fail)?;
-    let mut hash = Sha256::new();
-    let mut bytes = 0u64;
-    while let Some(chunk) = stream.next().await.transpose().map_err(fail)? {
-        hash.update(&chunk);
-        bytes += chunk.len() as u64;
-        task.progress.add_bytes(chunk.len() as u64);
-        cutter.write(&chunk).await?;
+/// An object of the source on its way: at its end it is known to be what was stored.
+struct Reading<'a> {
+    transfer: &'a Transfer<'a>,
+    object: &'a StoredObject,
+    stream: BoxStream<'static, Result<Bytes, StoreError>>,
+    hash: Sha256,
+    bytes: u64,
+}
+
+impl Reading<'_> {
+    async fn next(&mut self) -> Result<Option<Bytes>, CopyError> {
+        let Transfer { source, task, .. } = *self.transfer;
+        let chunk = self.stream.next().await.transpose();
+        let chunk = chunk.during(task).map_err(CopyError::Source)?;
+        if let Some(chunk) = &chunk {
+            self.hash.update(chunk);
+            self.bytes += chunk.len() as u64;
+        }
+        let StoredObject { name, bytes, sha256 } = self.object;
+        let is_whole = || self.bytes == *bytes && hex(&self.hash.clone().finalize()) == *sha256;
+        if self.bytes > *bytes || chunk.is_none() && !is_whole() {
+            let what = format!("{name} in {} is not what was stored", source.name());
+            let error = StoreError::new(StoreErrorKind::Damaged, "read", what);
+            return Err(error).during(task).map_err(CopyError::Source);
+        }
+        Ok(chunk)
     }
-    if bytes != object.bytes || hex(&hash.finalize()) != object.sha256 {
-        let what = format!("{} in {} is not what was stored", object.name, source.name());
-        return Err(fail(StoreError::new(StoreErrorKind::Damaged, "read", what)));
-    }
-    Ok(())
 }
 
 #[cfg(test)]
@@ -282,7 +263,6 @@ pub(crate) mod marked;
 pub(crate) mod tests {
     use super::*;
     use crate::{
-        codec::sealed::Sealed,
         domain::{
             backup::Subject,
             manifest::{Owner, Plain, Snapshot, Tool, Totals},
@@ -291,7 +271,6 @@ pub(crate) mod tests {
         repository::{memory::MemoryStore, store::Store},
         sys::clock::SystemClock,
     };
-    use bytes::Bytes;
     use std::sync::Arc;
 
     pub(crate) fn series() -> Series {
@@ -309,6 +288,43 @@ pub(crate) mod tests {
         let name = "local".parse().unwrap();
         let opened = Repository::open(name, Arc::clone(&store) as Arc<dyn Store>, true);
         (opened.await.unwrap(), store)
+    }
+
+    /// Of globals that have nothing in them.
+    pub(crate) fn manifest(series: &Series, id: &BackupId) -> Manifest {
+        let at = id.time();
+        let (text, wal) = (|text: &str| text.to_owned(), || "0/1".to_owned());
+        Manifest {
+            format_version: 1,
+            id: id.clone(),
+            series: series.clone(),
+            owner: Owner { machine_id: "0".repeat(32), host: text("db1") },
+            pgkeep_version: text("0.1.0"),
+            server_version: text("15.18"),
+            server_version_num: 150_018,
+            tool: Tool { name: text("pg_dumpall"), version: text("15.18"), command: vec![] },
+            selection: None,
+            database: None,
+            snapshot: Snapshot {
+                at,
+                lsn_before: wal(),
+                lsn_after: wal(),
+                timeline: None,
+                standby: false,
+            },
+            started_at: at,
+            finished_at: at,
+            left_out: vec![],
+            plain: Plain { format: text("sql"), bytes: 1, sha256: "0".repeat(64) },
+            codec: vec![text("zstd")],
+            recipients: Recipients::default(),
+            objects: vec![],
+            index: None,
+            files: vec![],
+            totals: Totals::default(),
+            suspicions: vec![],
+            restore: vec![],
+        }
     }
 
     /// Puts a whole backup of a few bytes there.
@@ -344,39 +360,8 @@ pub(crate) mod tests {
         copy.store(receiver).await?;
         copy.mark_suspicious(suspicions).await?;
         meanwhile.await;
-        let at = id.time();
-        let (text, wal) = (|text: &str| text.to_owned(), || "0/1".to_owned());
-        let manifest = |objects| Manifest {
-            format_version: 1,
-            id: id.clone(),
-            series: series.clone(),
-            owner: Owner { machine_id: "0".repeat(32), host: text("db1") },
-            pgkeep_version: text("0.1.0"),
-            server_version: text("15.18"),
-            server_version_num: 150_018,
-            tool: Tool { name: text("pg_dumpall"), version: text("15.18"), command: vec![] },
-            selection: None,
-            database: None,
-            snapshot: Snapshot {
-                at,
-                lsn_before: wal(),
-                lsn_after: wal(),
-                timeline: None,
-                standby: false,
-            },
-            started_at: at,
-            finished_at: at,
-            left_out: vec![],
-            plain: Plain { format: text("sql"), bytes: 1, sha256: "0".repeat(64) },
-            codec: vec![text("zstd")],
-            recipients: Recipients::default(),
-            objects,
-            index: None,
-            files: vec![],
-            totals: Totals::default(),
-            suspicions: suspicions.to_vec(),
-            restore: vec![],
-        };
+        let manifest =
+            |objects| Manifest { objects, suspicions: suspicions.to_vec(), ..manifest(series, id) };
         copy.commit(manifest).await
     }
 

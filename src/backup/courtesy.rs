@@ -39,27 +39,30 @@ pub struct Courtesy {
     pub max_xmin_age: Option<u64>,
 }
 
-/// What is watched.
+/// Looks who waits behind a backup.
 #[derive(Debug)]
 pub(super) struct Watch<'a> {
-    pub server: &'a Server,
+    pub(super) server: &'a Server,
     /// `application_name` of the program's sessions: no other run has the same.
-    pub application: &'a str,
+    pub(super) application: &'a str,
     /// The backend that holds the snapshot.
-    pub exporter: i32,
-    pub courtesy: Courtesy,
-    /// The database.
-    pub database: &'a str,
+    pub(super) exporter: i32,
+    pub(super) courtesy: Courtesy,
+    pub(super) database: &'a str,
     /// Whether the session that looks would take pg_dump's connection: a CONNECTION LIMIT has room for the dump alone.
-    pub has_no_room: bool,
+    pub(super) has_no_room: bool,
+    /// Cancelled where the policy says so.
+    pub(super) backup: &'a Task,
+    /// Cancelled when the program has exited.
+    pub(super) done: &'a CancellationToken,
 }
 
-/// What was seen.
-#[derive(Debug)]
-pub(super) struct Seen {
-    pub ledger: Ledger,
+/// What was seen of a backup.
+#[derive(Debug, Default)]
+pub(super) struct Observations {
+    ledger: Ledger,
     /// The backup was cancelled for those who waited.
-    pub gave_way: bool,
+    gave_way: bool,
     /// Why there was no look at some time.
     trouble: Option<Failure>,
     /// How long the snapshot was held.
@@ -69,24 +72,18 @@ pub(super) struct Seen {
 }
 
 impl Watch<'_> {
-    /// Looks until `done`, and cancels `backup` where the policy says so.
-    pub(super) async fn follow(&self, backup: &Task, done: &CancellationToken) -> Seen {
+    /// Looks until it is done.
+    pub(super) async fn follow(&self) -> Observations {
+        let Self { backup, done, .. } = self;
         let started = backup.clock.now().mono;
-        let held = || backup.clock.now().mono.saturating_sub(started);
         let stage = backup.progress.stage();
-        let mut seen = Seen {
-            ledger: Ledger::default(),
-            gave_way: false,
-            trouble: None,
-            snapshot: Duration::ZERO,
-            names: Names::new(),
-        };
+        let mut seen = Observations::default();
         if self.has_no_room {
             seen.trouble = Some(no_room());
             done.cancelled().await;
         }
         while !done.is_cancelled() {
-            if let Err(failure) = self.look_on(&mut seen, &stage, &held, backup, done).await
+            if let Err(failure) = self.look_on(&mut seen, &stage, started).await
                 && !done.is_cancelled()
             {
                 tracing::debug!(%failure, "nobody looks who waits behind the backup");
@@ -97,28 +94,30 @@ impl Watch<'_> {
                 }
             }
         }
-        seen.snapshot = held();
+        seen.snapshot = self.since(started);
         backup.progress.set_stage(stage);
         seen
     }
 
+    fn since(&self, started: Duration) -> Duration {
+        self.backup.clock.now().mono.saturating_sub(started)
+    }
+
     async fn look_on(
         &self,
-        seen: &mut Seen,
+        seen: &mut Observations,
         stage: &str,
-        held: &(dyn Fn() -> Duration + Sync),
-        backup: &Task,
-        done: &CancellationToken,
+        started: Duration,
     ) -> Result<(), Failure> {
         // The first look is made in any case: a backup may be over before it.
         let first = !seen.ledger.has_looked();
-        let cancel = if first { backup.cancel.child_token() } else { done.clone() };
-        let opening = backup.clone().cancelled_by(cancel);
+        let cancel = if first { self.backup.cancel.child_token() } else { self.done.clone() };
+        let opening = self.backup.doing(DOING).cancelled_by(cancel);
         let late = async {
-            done.cancelled().await;
+            self.done.cancelled().await;
             tokio::time::sleep(FIRST).await;
         };
-        let looking = self.look_with(seen, stage, held, (backup, &opening), done);
+        let looking = self.look_with(seen, stage, started, &opening);
         tokio::pin!(looking);
         tokio::select! {
             result = &mut looking => result,
@@ -131,29 +130,28 @@ impl Watch<'_> {
 
     async fn look_with(
         &self,
-        seen: &mut Seen,
+        seen: &mut Observations,
         stage: &str,
-        held: &(dyn Fn() -> Duration + Sync),
-        (backup, opening): (&Task, &Task),
-        done: &CancellationToken,
+        started: Duration,
+        task: &Task,
     ) -> Result<(), Failure> {
-        let doing = DOING;
-        let watcher = Watcher::open(self.server, doing, opening).await?;
+        let watcher = Watcher::open(self.server, DOING, task).await?;
         let result = loop {
-            match watcher.look(self.exporter, self.application, &opening.cancel).await {
+            match watcher.look(self.exporter, self.application, &task.cancel).await {
                 Ok(look) => seen.ledger.heed(look),
-                Err(error) => break Err(error.into_failure(doing)),
+                Err(error) => break Err(error.into_failure(task)),
             }
-            if done.is_cancelled() {
+            if self.done.is_cancelled() {
                 break Ok(());
             }
-            backup.progress.set_stage(format!("{stage} ({})", seen.ledger.live(held())));
+            let held = seen.ledger.live(self.since(started));
+            self.backup.progress.set_stage(format!("{stage} ({held})"));
             if !seen.gave_way && seen.ledger.gives_way(self.courtesy.when_blocking) {
                 seen.gave_way = true;
-                backup.cancel.cancel();
+                self.backup.cancel.cancel();
             }
             tokio::select! {
-                () = done.cancelled() => break Ok(()),
+                () = self.done.cancelled() => break Ok(()),
                 () = tokio::time::sleep(INTERVAL) => {}
             }
         };
@@ -163,15 +161,13 @@ impl Watch<'_> {
 
     /// Asks what the relations are called, in a session in their database. Without an answer they
     /// go by their oids.
-    pub(super) async fn name(&self, seen: &mut Seen, task: &Task) {
+    pub(super) async fn name(&self, seen: &mut Observations, task: &Task) {
         let relations = seen.ledger.relations();
         if relations.is_empty() {
             return;
         }
-        let doing = "look up the names of relations";
-        let Ok(session) = self.server.connect(self.database, &task.doing(doing)).await else {
-            return;
-        };
+        let task = task.doing("look up the names of relations");
+        let Ok(session) = self.server.connect(self.database, &task).await else { return };
         match names(session.queries(&task.cancel), &relations).await {
             Ok(names) => seen.names = names,
             Err(error) => tracing::debug!(%error, "relations go by their oids"),
@@ -185,7 +181,7 @@ fn no_room() -> Failure {
         .hint("raise it: ALTER ROLE … or ALTER DATABASE … CONNECTION LIMIT")
 }
 
-impl Seen {
+impl Observations {
     /// For metrics.
     pub(super) fn held(&self) -> Option<Held> {
         self.ledger.held(self.snapshot)

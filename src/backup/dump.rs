@@ -5,17 +5,15 @@
 //! pg_dump reads in it. If that session breaks before pg_dump has taken the snapshot over, pg_dump fails; if
 //! it breaks later, nobody can say that no table was rewritten under the snapshot, and the run fails too.
 
-mod draft;
-mod source;
+use std::path::Path;
 
 use jiff::Timestamp;
-use tokio_util::sync::CancellationToken;
 
 use crate::{
     codec::{archive::ArchiveProof, plain::PlainProof, proof::Proof},
     domain::{
-        backup::{BackupId, Series, Subject},
-        failure::{Class, Failure, IntoFailure},
+        backup::Subject,
+        failure::{Class, During, Failure, IntoFailure},
         manifest::{DatabaseFacts, LeftOut},
         name::{DatabaseName, escape},
         scope::{Format, Scope},
@@ -32,44 +30,44 @@ use crate::{
 };
 
 use super::{
-    courtesy::{Seen, Watch},
-    fanout::{Fanout, Lost, Stored},
+    courtesy::{Observations, Watch},
+    draft::{Details, Draft},
+    fanout::{Lost, Stored},
     locks,
+    outcome::BackupOutcome,
+    plan::DumpPlan,
     preflight::{self, Preflight},
-    suspect::{self, Yardstick},
+    suspect::Yardstick,
 };
-
-pub use self::source::{Asked, Dumped, Source};
-pub(super) use self::{draft::Draft, source::new_id};
 
 /// Longest escaped name of a database that becomes a file name, in bytes.
 const STEM_MAX: usize = 24;
 
-/// Which backup is being made.
-struct About<'a> {
-    source: &'a Source<'a>,
+/// The dump of one database, under way.
+struct DatabaseDump<'a> {
+    draft: Draft<'a>,
     name: &'a DatabaseName,
-    id: BackupId,
-    series: Series,
-    /// What is being done, for messages.
-    doing: String,
 }
 
 /// All that there is before pg_dump begins.
 struct Ready {
     preflight: Preflight,
     facts: DatabaseFacts,
-    /// `application_name` of pg_dump's sessions.
-    application: String,
-    env: ChildEnv,
-    /// pg_dump's.
     command: Vec<String>,
-    snapshot: ExportedSnapshot,
-    /// What is dumped, with the names of all partitions that the snapshot has.
-    all: Scope,
+    reader: Reader,
     /// Unlogged tables whose rows a standby does not have; none on a primary.
     unlogged: Option<u64>,
     started_at: Timestamp,
+}
+
+/// What lives as long as pg_dump reads.
+struct Reader {
+    /// `application_name` of pg_dump's sessions.
+    application: String,
+    env: ChildEnv,
+    snapshot: ExportedSnapshot,
+    /// What is dumped, with the names of all partitions that the snapshot has.
+    all: Scope,
 }
 
 /// What came of pg_dump.
@@ -77,106 +75,124 @@ struct Read {
     stored: Result<Stored, Lost>,
     /// Tables that changed before pg_dump had its locks.
     changed: Result<Vec<String>, PgError>,
-    seen: Seen,
+    seen: Observations,
     last: Yardstick,
 }
 
 /// Dumps one database into every repository.
 ///
 /// # Errors
-/// When there is no backup at all; see [`Fanout::stream`].
+/// When there is no backup at all; see [`super::fanout::Fanout::stream`].
 pub async fn database(
-    source: &Source<'_>,
+    plan: &DumpPlan<'_>,
     name: &DatabaseName,
     task: &Task,
-) -> Result<Dumped, Failure> {
-    let doing = format!("dump database {name}");
-    let series = source.series(Subject::Database(name.clone()));
-    let about = About { source, name, id: new_id(task)?, series, doing };
-    let ready = Box::pin(about.prepare(task)).await?;
-    let Ready { preflight, facts, application, env, command, snapshot, all, unlogged, started_at } =
-        ready;
-    let moment = snapshot.facts.clone();
-    let running = (application.as_str(), env, command.as_slice());
-    let no_room = preflight.facts.has_no_room_to_watch();
-    let read = Box::pin(about.read(running, (snapshot, &all), no_room, task)).await;
-    let Read { stored, changed, seen, last } = read;
-    let lost = |why| Dumped::lost(why, source, &seen, task).with(&seen, name, source);
-    let stored = match stored {
-        Ok(stored) => stored,
-        Err(why) => return Ok(lost(why)),
-    };
-    if let Some(failure) = locks::refusal(changed, &about.doing) {
-        stored.abandon().await;
-        return Ok(lost(failure.into()));
-    }
-    let left_out = [left_out(unlogged), preflight.judged.left_out].concat();
-    let (id, series, doing) = (&about.id, &about.series, &*about.doing);
-    let judging =
-        suspect::About { series, id, doing, left_out: &left_out, command: &command, unlogged };
-    let judged = suspect::judge(stored, ("pg_dump", judging), last).await;
-    let (stored, judged) = match judged {
-        Ok(judged) => judged,
-        Err(failure) => return Ok(lost(failure.into())),
-    };
-    let tool = source.tool("pg_dump", command);
-    let suspicions = judged.suspicions.clone();
-    let draft = Draft { source, id, series, started_at, tool, files: &[], suspicions };
-    let delivered = draft.commit(stored, (Some(facts), &moment, left_out), task).await;
-    let mut dumped = judged.dumped(delivered);
-    dumped.findings.extend(preflight.judged.told);
-    Ok(dumped.with(&seen, name, source))
+) -> Result<BackupOutcome, Failure> {
+    let task = &task.doing(format!("dump database {name}"));
+    let draft = Draft::new(plan, Subject::Database(name.clone()), task)?;
+    let dump = DatabaseDump { draft, name };
+    let ready = Box::pin(dump.prepare(task)).await?;
+    let (made, seen) = Box::pin(dump.make(ready, task)).await;
+    let made = made.or_else(|lost| BackupOutcome::none(dump.in_each(lost, &seen, task)));
+    let mut outcome = made?;
+    outcome.findings.extend(seen.findings(name.as_str(), plan.courtesy));
+    outcome.held = seen.held();
+    Ok(outcome)
 }
 
-impl About<'_> {
+impl DatabaseDump<'_> {
+    /// Has pg_dump read, judges what came, and commits it.
+    async fn make(&self, ready: Ready, task: &Task) -> (Result<BackupOutcome, Lost>, Observations) {
+        let Ready { preflight, facts, command, reader, unlogged, started_at } = ready;
+        let snapshot = reader.snapshot.facts.clone();
+        let no_room = preflight.facts.has_no_room_to_watch();
+        let read = Box::pin(self.read(reader, &command, no_room, task)).await;
+        let Read { stored, changed, seen, last } = read;
+        let finish = async {
+            let stored = stored?;
+            if let Some(failure) = locks::refusal(changed, task) {
+                stored.abandon().await;
+                return Err(failure.into());
+            }
+            let details = Details {
+                program: "pg_dump",
+                command,
+                started_at,
+                database: Some(facts),
+                snapshot,
+                left_out: [left_out(unlogged), preflight.judged.left_out].concat(),
+                unlogged,
+                files: &[],
+            };
+            let mut outcome = self.draft.finish(stored, last, details, task).await?;
+            outcome.findings.extend(preflight.judged.told);
+            Ok(outcome)
+        };
+        (finish.await, seen)
+    }
+
+    /// Why there is no backup in each repository, as far as locks explain it.
+    fn in_each(&self, lost: Lost, seen: &Observations, task: &Task) -> Lost {
+        let plan = self.draft.plan;
+        let Lost::All(mut failure) = lost else { return lost };
+        if !task.cancel.is_cancelled() {
+            failure = seen.explain(failure, plan.courtesy);
+        }
+        let names = plan.repositories.iter().map(|it| it.name().clone());
+        Lost::Each(names.map(|name| (name, Err(failure.clone()))).collect())
+    }
+
     /// Looks whether the dump would be whole, and holds the moment that it is of.
     async fn prepare(&self, task: &Task) -> Result<Ready, Failure> {
-        let (source, name, doing) = (self.source, self.name, &*self.doing);
-        let fail = |error: PgError| error.into_failure(doing);
-        let major = source.tools.version.major;
-        scope::check_version(source.scope, source.form, major).map_err(fail)?;
-        let pg_dump = source.tools.program("pg_dump")?;
-        let session = source.server.connect(name.as_str(), &task.doing(doing)).await?;
-        source.is_of(&session, (doing, task)).await?;
-        let wanted = (source.scope, source.accepted);
-        let preflight = preflight::refuse(&session, wanted, (doing, task)).await?;
-        let facts = catalog::database_facts(session.queries(&task.cancel)).await.map_err(fail)?;
-        let application = application(&self.id);
-        let env = source.server.child_env_as(&session, &application)?;
-        let snapshot = self.export(session, task).await.map_err(fail)?;
-        let (all, unlogged) = match self.look(&snapshot, &facts, task).await {
+        let plan = self.draft.plan;
+        let major = plan.tools.version.major;
+        scope::check_version(plan.scope, plan.form, major).during(task)?;
+        let pg_dump = plan.tools.program("pg_dump")?;
+        let session = plan.server.connect(self.name.as_str(), task).await?;
+        plan.is_of(&session, task).await?;
+        let preflight = preflight::refuse(&session, plan.scope, plan.accepted, task).await?;
+        let facts = catalog::database_facts(session.queries(&task.cancel)).await.during(task)?;
+        let application = application(&self.draft.id);
+        let env = plan.server.child_env_as(&session, &application)?;
+        let snapshot = self.export(session, task).await.during(task)?;
+        let looked = self.look(&snapshot, &facts, task).await.and_then(|(all, unlogged)| {
+            let command = self.command(&pg_dump, (&snapshot, &all), &preflight, task)?;
+            Ok((all, unlogged, command))
+        });
+        let (all, unlogged, command) = match looked {
             Ok(looked) => looked,
             Err(failure) => {
                 snapshot.close().await;
                 return Err(failure);
             }
         };
-        let options = [source.form.options, &preflight.options()].concat();
-        let dump = Dump {
-            database: name.as_str(),
-            snapshot: Some(&snapshot.id),
-            lock_wait: source.lock_wait,
-            scope: scope::for_tool(source.scope, &all, major),
-            form: Form { options: &options, ..source.form },
-            keepalives: source.server.spec().keepalives,
-        };
-        let command = dump.command(&pg_dump, major);
-        if let Err(error) = scope::check_length(&command, major) {
-            snapshot.close().await;
-            return Err(fail(error));
-        }
+        let reader = Reader { application, env, snapshot, all };
         let started_at = task.clock.now().wall;
-        Ok(Ready {
-            preflight,
-            facts,
-            application,
-            env,
-            command,
-            snapshot,
-            all,
-            unlogged,
-            started_at,
-        })
+        Ok(Ready { preflight, facts, command, reader, unlogged, started_at })
+    }
+
+    /// pg_dump's command line.
+    fn command(
+        &self,
+        pg_dump: &Path,
+        (snapshot, all): (&ExportedSnapshot, &Scope),
+        preflight: &Preflight,
+        task: &Task,
+    ) -> Result<Vec<String>, Failure> {
+        let plan = self.draft.plan;
+        let major = plan.tools.version.major;
+        let options = [plan.form.options, &preflight.options()].concat();
+        let dump = Dump {
+            database: self.name.as_str(),
+            snapshot: Some(&snapshot.id),
+            lock_wait: plan.lock_wait,
+            scope: scope::for_tool(plan.scope, all, major),
+            form: Form { options: &options, ..plan.form },
+            keepalives: plan.server.spec().keepalives,
+        };
+        let command = dump.command(pg_dump, major);
+        scope::check_length(&command, major).during(task)?;
+        Ok(command)
     }
 
     /// What the snapshot has of what is to be dumped, with all partitions.
@@ -186,15 +202,13 @@ impl About<'_> {
         facts: &DatabaseFacts,
         task: &Task,
     ) -> Result<(Scope, Option<u64>), Failure> {
-        let (source, doing, cancel) = (self.source, &*self.doing, &task.cancel);
-        let fail = |error: PgError| error.into_failure(doing);
-        let (session, major) = (snapshot.session(), source.tools.version.major);
-        let ask = session.queries(cancel);
-        let all = scope::with_children(ask, source.scope).await.map_err(fail)?;
-        let wanted = (source.scope, &all, major);
-        scope::check_matches(ask, wanted, &facts.encoding).await.map_err(fail)?;
+        let (plan, cancel) = (self.draft.plan, &task.cancel);
+        let (ask, major) = (snapshot.session().queries(cancel), plan.tools.version.major);
+        let all = scope::with_children(ask, plan.scope).await.during(task)?;
+        let wanted = (plan.scope, &all, major);
+        scope::check_matches(ask, wanted, &facts.encoding).await.during(task)?;
         let unlogged = if snapshot.facts.standby {
-            Some(snapshot.unlogged(&all, cancel).await.map_err(fail)?)
+            Some(snapshot.unlogged(&all, cancel).await.during(task)?)
         } else {
             None
         };
@@ -203,48 +217,39 @@ impl About<'_> {
 
     /// Exports the snapshot; `status` tells where that takes its time.
     async fn export(&self, session: Session, task: &Task) -> Result<ExportedSnapshot, PgError> {
-        let deferrable = self.source.deferrable;
+        let deferrable = self.draft.plan.deferrable;
         let _waits = deferrable.map(|_| task.progress.waits_for("a safe snapshot"));
         export_snapshot(session, deferrable, &task.cancel).await
     }
 
-    /// Has pg_dump read, while it is watched whom that holds up, and the last backup is looked for.
+    /// Has pg_dump read, while it is watched who waits behind it, and the last backup is looked for.
     async fn read(
         &self,
-        (application, env, command): (&str, ChildEnv, &[String]),
-        (snapshot, all): (ExportedSnapshot, &Scope),
+        Reader { application, env, snapshot, all }: Reader,
+        command: &[String],
         has_no_room: bool,
         task: &Task,
     ) -> Read {
-        let source = self.source;
-        let exited = CancellationToken::new();
-        let fanout = Fanout {
-            series: &self.series,
-            id: &self.id,
-            stem: stem(self.name, source.form.format),
-            doing: self.doing.clone(),
-            repositories: source.repositories,
-            compression: source.compression,
-            volume_parts: source.volume_parts,
-            grace: source.grace,
-            exited: exited.clone(),
-        };
-        let spec = source.child(command, &env);
-        let watch = Watch {
-            server: source.server,
-            application,
-            exporter: snapshot.pid,
-            courtesy: source.courtesy,
-            database: self.name.as_str(),
-            has_no_room,
-        };
+        let plan = self.draft.plan;
+        let fanout = self.draft.fanout(stem(self.name, plan.form.format));
+        let exited = fanout.exited.clone();
+        let spec = plan.child(command, &env);
         // Cancelled alone where the backup gives way.
         let backup = task.child();
+        let watch = Watch {
+            server: plan.server,
+            application: &application,
+            exporter: snapshot.pid,
+            courtesy: plan.courtesy,
+            database: self.name.as_str(),
+            has_no_room,
+            backup: &backup,
+            done: &exited,
+        };
         // Once pg_dump is done with the snapshot, it goes: a repository that still takes parts must not
         // hold back VACUUM.
         let close = async {
-            let looked_at = (all, application);
-            let changed = locks::changed(&snapshot, looked_at, &exited, &backup).await;
+            let changed = locks::changed(&snapshot, &all, &application, &exited, &backup).await;
             if changed.is_err() {
                 // Nothing can come of it any more.
                 backup.cancel.cancel();
@@ -255,43 +260,42 @@ impl About<'_> {
             drop(env);
             (lost, changed)
         };
-        let proof: Box<dyn Proof> = match source.form.format {
-            Format::Custom => Box::new(ArchiveProof::new(source.scratch)),
-            Format::Plain => Box::new(PlainProof::new()),
+        let proof: Box<dyn Proof> = match plan.form.format {
+            Format::Custom => Box::new(ArchiveProof::new(plan.scratch)),
+            Format::Plain => Box::new(PlainProof::of_database()),
         };
         let stream = fanout.stream(spec, proof, &backup);
-        let last = Yardstick::find((source.shrink, source.asked), &self.series, &backup);
+        let last = self.draft.yardstick(&backup);
         let (stored, (gone, changed), mut seen, last) =
-            tokio::join!(stream, close, watch.follow(&backup, &exited), last);
+            tokio::join!(stream, close, watch.follow(), last);
         watch.name(&mut seen, task).await;
-        let stored = stored.map_err(|lost| self.why_lost(lost, gone, &changed, task));
+        let stored = stored.map_err(|lost| why_lost(lost, gone, &changed, task));
         Read { stored, changed, seen, last }
     }
+}
 
-    /// Where the snapshot was gone before pg_dump could read in it, pg_dump only says that there is none; and where pg_dump
-    /// was stopped since nobody could say that nothing changed, that is why.
-    fn why_lost(
-        &self,
-        lost: Lost,
-        gone: Option<PgError>,
-        changed: &Result<Vec<String>, PgError>,
-        task: &Task,
-    ) -> Lost {
-        match (lost, gone, changed) {
-            (Lost::All(failure), Some(error), _) if failure.class == Class::ToolFailed => {
-                let what =
-                    format!("the session that held the snapshot ended: {error}; {}", failure.what);
-                Lost::All(Failure { what, ..error.into_failure(failure.doing) })
-            }
-            (Lost::All(failure), _, Err(error))
-                if failure.class == Class::Interrupted
-                    && !error.is_cancelled()
-                    && !task.cancel.is_cancelled() =>
-            {
-                Lost::All(error.clone().into_failure(&*self.doing))
-            }
-            (lost, ..) => lost,
+/// Where the snapshot was gone before pg_dump could read in it, pg_dump only says that there is none; and where pg_dump
+/// was stopped since nobody could say that nothing changed, that is why.
+fn why_lost(
+    lost: Lost,
+    gone: Option<PgError>,
+    changed: &Result<Vec<String>, PgError>,
+    task: &Task,
+) -> Lost {
+    match (lost, gone, changed) {
+        (Lost::All(failure), Some(error), _) if failure.class == Class::ToolFailed => {
+            let what =
+                format!("the session that held the snapshot ended: {error}; {}", failure.what);
+            Lost::All(Failure { what, ..error.into_failure(failure.doing) })
         }
+        (Lost::All(failure), _, Err(error))
+            if failure.class == Class::Interrupted
+                && !error.is_cancelled()
+                && !task.cancel.is_cancelled() =>
+        {
+            Lost::All(error.clone().into_failure(task))
+        }
+        (lost, ..) => lost,
     }
 }
 

@@ -25,8 +25,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     codec::{
+        parts::Sealed,
         proof::{FormatError, Proof},
-        sealed::Sealed,
         stream::{self, Encode, Seal, StreamError, Streamed},
     },
     domain::{
@@ -60,7 +60,6 @@ const EXIT_LIMIT: Duration = Duration::from_mins(1);
 pub struct Compression {
     /// zstd's level, -7 to 19.
     pub level: i32,
-    /// Threads that compress.
     pub workers: usize,
 }
 
@@ -82,7 +81,7 @@ impl Compression {
             level: self.level,
             workers: self.workers,
             part_bytes,
-            volume_bytes: u64::from(parts.unwrap_or(1)).saturating_mul(part_bytes as u64),
+            volume_parts: parts.unwrap_or(1),
         }
     }
 }
@@ -93,17 +92,11 @@ pub type Delivered = (RepositoryName, Result<Manifest, Failure>);
 /// What is to be stored and where.
 #[derive(Debug)]
 pub struct Fanout<'a> {
-    /// The series of the new backup.
     pub series: &'a Series,
-    /// Its id.
     pub id: &'a BackupId,
     /// Name of the first volume, where it is not encrypted: `app.dump.zst`.
     pub stem: String,
-    /// What is being done, for messages: `dump database app`.
-    pub doing: String,
-    /// Where it goes.
     pub repositories: &'a [Arc<Repository>],
-    /// How it is compressed.
     pub compression: Compression,
     /// Most parts of a volume, beside what the repositories here can take.
     pub volume_parts: u32,
@@ -131,16 +124,13 @@ impl From<Failure> for Lost {
 
 /// Everything that was stored, and not yet committed.
 pub struct Stored {
-    /// What went by.
     pub streamed: Streamed,
-    /// The child's error output, for findings.
     pub stderr: String,
     /// Bytes of it that were not kept.
     pub unheard: u64,
     /// Why it looks as if something were missing in it; for whoever gets to know before the commit.
     pub suspicions: Vec<Suspicion>,
     copies: Vec<(RepositoryName, Result<Copy, Failure>)>,
-    doing: String,
 }
 
 type Uploader = tokio::task::JoinHandle<(Copy, Result<(), StoreError>)>;
@@ -159,25 +149,51 @@ impl Fanout<'_> {
         task: &Task,
     ) -> Result<Stored, Lost> {
         let _exited = self.exited.clone().drop_guard();
-        let encode = self.encode()?;
-        let (mut child, output) = self.spawn(command).await?;
+        let encode = self.encode(task)?;
+        let (mut child, output) = spawn(command, task).await?;
         let uploads = task.cancel.child_token();
-        let mut sinks: BTreeMap<&Recipients, Vec<_>> = BTreeMap::new();
-        let mut uploaders: Vec<(RepositoryName, Uploader)> = Vec::new();
-        for repository in self.repositories {
-            let (sender, receiver) = mpsc::channel(QUEUE_PARTS);
-            sinks.entry(repository.recipients()).or_default().push(sender);
-            let copy = repository.start_copy(self.series, self.id, &self.stem);
-            uploaders.push((repository.name().clone(), upload(copy, receiver, &uploads)));
-        }
-        let seal = |(to, sinks): (&Recipients, _)| Seal { recipients: to.clone(), sinks };
-        let seals = sinks.into_iter().map(seal).collect();
+        let (seals, uploaders) = self.begin(&uploads);
         let result = stream::start(output, proof, encode, seals, task).await;
         let result = result.unwrap_or(Err(StreamError::Panicked { thread: "stream" }));
         if result.is_err() {
             uploads.cancel();
         }
-        let exit = if result.is_ok() {
+        let (exit, killed) = self.end(&mut child, result.is_ok(), task).await;
+        self.exited.cancel();
+        let copies = join(uploaders, task).await;
+        match verdict(result, &exit, killed, task) {
+            Ok(streamed) => Ok(Stored {
+                streamed,
+                stderr: exit.stderr.clone(),
+                unheard: exit.stderr_left_out,
+                suspicions: Vec::new(),
+                copies,
+            }),
+            Err(failure) => {
+                let lost = lost(failure, &copies);
+                abort_all(copies).await;
+                Err(lost)
+            }
+        }
+    }
+
+    /// Begins a copy in each repository. Those with the same recipients share a seal.
+    fn begin(&self, cancel: &CancellationToken) -> (Vec<Seal>, Vec<(RepositoryName, Uploader)>) {
+        let mut sinks: BTreeMap<&Recipients, Vec<_>> = BTreeMap::new();
+        let mut uploaders = Vec::new();
+        for repository in self.repositories {
+            let (sender, receiver) = mpsc::channel(QUEUE_PARTS);
+            sinks.entry(repository.recipients()).or_default().push(sender);
+            let copy = repository.start_copy(self.series, self.id, &self.stem);
+            uploaders.push((repository.name().clone(), upload(copy, receiver, cancel)));
+        }
+        let seal = |(to, sinks): (&Recipients, _)| Seal { recipients: to.clone(), sinks };
+        (sinks.into_iter().map(seal).collect(), uploaders)
+    }
+
+    /// How the child exits, and whether it had to be stopped.
+    async fn end(&self, child: &mut Child, is_whole: bool, task: &Task) -> (Arc<Exit>, bool) {
+        let exit = if is_whole {
             tokio::select! {
                 exit = child.wait() => Some(exit),
                 () = task.cancel.cancelled() => None,
@@ -188,103 +204,81 @@ impl Fanout<'_> {
             // that still runs has to be stopped.
             tokio::time::timeout(Duration::from_millis(500), child.wait()).await.ok()
         };
-        let (exit, killed) = match exit {
+        match exit {
             Some(exit) => (exit, false),
             None => (child.terminate(self.grace).await, true),
-        };
-        self.exited.cancel();
-        let copies = self.join(uploaders, task).await;
-        match self.verdict(result, &exit, killed, task) {
-            Ok(streamed) => Ok(Stored {
-                streamed,
-                stderr: exit.stderr.clone(),
-                unheard: exit.stderr_left_out,
-                suspicions: Vec::new(),
-                copies,
-                doing: self.doing.clone(),
-            }),
-            Err(failure) => {
-                let lost = lost(failure, &copies);
-                abort_all(copies).await;
-                Err(lost)
-            }
         }
     }
 
-    async fn spawn(&self, command: process::Spec) -> Result<(Child, File), Failure> {
-        let mut child = Child::spawn(command, process::Stdout::Pipe)
-            .await
-            .map_err(|error| stderr::spawn_failure(&self.doing, &error))?;
-        match child.take_stdout() {
-            Some(output) => Ok((child, output)),
-            None => Err(Failure::new(Class::Internal, &self.doing, "the program has no output")),
-        }
-    }
-
-    fn encode(&self) -> Result<Encode, Failure> {
+    fn encode(&self, task: &Task) -> Result<Encode, Failure> {
         let limits: Vec<Limits> = self.repositories.iter().map(|it| it.limits()).collect();
         if limits.is_empty() {
-            return Err(Failure::new(Class::Internal, &self.doing, "there is no repository"));
+            return Err(task.failure(Class::Internal, "there is no repository"));
         }
         Ok(self.compression.encode(&limits, self.volume_parts))
     }
+}
 
-    async fn join(
-        &self,
-        uploaders: Vec<(RepositoryName, Uploader)>,
-        task: &Task,
-    ) -> Vec<(RepositoryName, Result<Copy, Failure>)> {
-        let mut copies = Vec::new();
-        for (name, uploader) in uploaders {
-            let doing = || format!("{} to {name}", self.doing);
-            let _waits = task.progress.waits_for(format!("repository {name}"));
-            let outcome = match uploader.await {
-                Ok((copy, Ok(()))) => Ok(copy),
-                Ok((copy, Err(error))) => {
-                    abort(copy).await;
-                    Err(error.into_failure(doing()))
-                }
-                Err(error) => Err(Failure::from_error(Class::Internal, doing(), &error)),
-            };
-            copies.push((name, outcome));
-        }
-        copies
+async fn spawn(command: process::Spec, task: &Task) -> Result<(Child, File), Failure> {
+    let child = Child::spawn(command, process::Stdout::Pipe).await;
+    let mut child = child.map_err(|error| stderr::spawn_failure(task, &error))?;
+    match child.take_stdout() {
+        Some(output) => Ok((child, output)),
+        None => Err(task.failure(Class::Internal, "the program has no output")),
     }
+}
 
-    /// Rule 1, in one place: which of stream, exit status and cancellation decides.
-    fn verdict(
-        &self,
-        result: Result<Streamed, StreamError>,
-        exit: &Exit,
-        killed: bool,
-        task: &Task,
-    ) -> Result<Streamed, Failure> {
-        if task.cancel.is_cancelled() {
-            return Err(Failure::new(Class::Interrupted, &self.doing, "the run was cancelled"));
-        }
-        match result {
-            Ok(streamed) if exit.success() && !killed => Ok(streamed),
-            Ok(_) if killed => Err(Failure::new(
-                Class::ToolFailed,
-                &self.doing,
-                "the program closed its output and did not exit",
-            )),
-            Ok(_) => Err(stderr::exit_failure(&self.doing, exit)),
-            // Cut off because the program failed: its own words say more.
-            Err(StreamError::Format(error)) if ends_early(&error) && !exit.success() && !killed => {
-                Err(stderr::exit_failure(&self.doing, exit))
+async fn join(
+    uploaders: Vec<(RepositoryName, Uploader)>,
+    task: &Task,
+) -> Vec<(RepositoryName, Result<Copy, Failure>)> {
+    let mut copies = Vec::new();
+    for (name, uploader) in uploaders {
+        let task = task.doing(format!("{} to {name}", task.phrase()));
+        let _waits = task.progress.waits_for(format!("repository {name}"));
+        let outcome = match uploader.await {
+            Ok((copy, Ok(()))) => Ok(copy),
+            Ok((copy, Err(error))) => {
+                abort(copy).await;
+                Err(error.into_failure(&task))
             }
-            Err(error) => Err(self.stream_failure(&error)),
-        }
+            Err(error) => Err(Failure::from_error(Class::Internal, &task, &error)),
+        };
+        copies.push((name, outcome));
     }
+    copies
+}
 
-    fn stream_failure(&self, error: &StreamError) -> Failure {
-        let failure = Failure::from_error(stream_class(error), &self.doing, error);
-        match failure.class {
-            Class::ArchiveInvalid => failure
-                .hint("look at the program in bin_dir: is it a wrapper that loses its output?"),
-            _ => failure,
+/// Rule 1, in one place: which of stream, exit status and cancellation decides.
+fn verdict(
+    result: Result<Streamed, StreamError>,
+    exit: &Exit,
+    killed: bool,
+    task: &Task,
+) -> Result<Streamed, Failure> {
+    task.check()?;
+    match result {
+        Ok(streamed) if exit.success() && !killed => Ok(streamed),
+        Ok(_) if killed => {
+            let what = "the program closed its output and did not exit";
+            Err(task.failure(Class::ToolFailed, what))
         }
+        Ok(_) => Err(stderr::exit_failure(task, exit)),
+        // Cut off because the program failed: its own words say more.
+        Err(StreamError::Format(error)) if ends_early(&error) && !exit.success() && !killed => {
+            Err(stderr::exit_failure(task, exit))
+        }
+        Err(error) => Err(stream_failure(&error, task)),
+    }
+}
+
+fn stream_failure(error: &StreamError, task: &Task) -> Failure {
+    let failure = Failure::from_error(stream_class(error), task, error);
+    match failure.class {
+        Class::ArchiveInvalid => {
+            failure.hint("look at the program in bin_dir: is it a wrapper that loses its output?")
+        }
+        _ => failure,
     }
 }
 
@@ -392,8 +386,8 @@ mod tests {
     fn volumes_fit_the_repositories_that_are_away_too() {
         let compression = Compression { level: 3, workers: 2 };
         let encode = compression.encode(&[LIMITS], 1000);
-        assert_eq!(encode.volume_bytes, 1000 * (8 << 20));
+        assert_eq!(encode.volume_parts, 1000);
         let narrow = Limits { max_parts: 10, ..LIMITS };
-        assert_eq!(compression.encode(&[LIMITS, narrow], 1000).volume_bytes, 10 * (8 << 20));
+        assert_eq!(compression.encode(&[LIMITS, narrow], 1000).volume_parts, 10);
     }
 }

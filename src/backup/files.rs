@@ -1,15 +1,18 @@
 //! Small files that lie beside an archive: compressed, encrypted like everything in their
 //! repository, and named in the manifest.
 
+use std::io::{self, Write as _};
+
 use sha2::{Digest as _, Sha256};
 
 use crate::{
-    codec::{encrypt, hex, whole},
+    codec::{encrypt, hex},
     domain::{
         failure::{Class, During, Failure},
         manifest::StoredFile,
     },
     repository::copy::Copy,
+    sys::task::Task,
 };
 
 /// One file, as it is before it is stored.
@@ -19,7 +22,6 @@ pub struct SmallFile {
     pub name: String,
     /// Where it lies on the server; none for what pgkeep made.
     pub path: Option<String>,
-    /// Its bytes.
     pub plain: Vec<u8>,
 }
 
@@ -30,15 +32,14 @@ pub struct SmallFile {
 pub(super) async fn put(
     copy: &mut Copy,
     files: &[SmallFile],
-    doing: &str,
+    task: &Task,
 ) -> Result<Vec<StoredFile>, Failure> {
     let mut stored = Vec::new();
     for file in files {
-        let bytes = whole::compress(&file.plain)
-            .map_err(|error| Failure::from_error(Class::Internal, doing, &error))?;
-        let bytes = encrypt::whole(bytes, copy.recipients())
-            .map_err(|error| Failure::from_error(Class::Encryption, doing, &error))?;
-        let object = copy.put(&file.name, bytes).await.during(doing)?;
+        let bytes = compress(&file.plain)
+            .map_err(|error| Failure::from_error(Class::Internal, task, &error))?;
+        let bytes = encrypt::whole(bytes, copy.recipients()).during(task)?;
+        let object = copy.put(&file.name, bytes).await.during(task)?;
         stored.push(StoredFile {
             object,
             path: file.path.clone(),
@@ -47,4 +48,25 @@ pub(super) async fn put(
         });
     }
     Ok(stored)
+}
+
+/// One frame with a checksum, at zstd's own default level. Never fails in practice: memory takes what is
+/// written to it.
+fn compress(plain: &[u8]) -> io::Result<Vec<u8>> {
+    let mut encoder = zstd::stream::write::Encoder::new(Vec::new(), 3)?;
+    encoder.include_checksum(true)?;
+    encoder.write_all(plain)?;
+    encoder.finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_comes_back() {
+        for plain in [&b""[..], b"x", &vec![7; 100_000]] {
+            assert_eq!(zstd::stream::decode_all(&compress(plain).unwrap()[..]).unwrap(), plain);
+        }
+    }
 }

@@ -11,25 +11,27 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    codec::globals::GlobalsProof,
+    codec::plain::PlainProof,
     domain::{
         backup::Subject,
-        failure::{Class, During, Failure, IntoFailure},
+        failure::{Class, During, Failure},
         finding::{Finding, Severity},
         manifest::LeftOut,
         target::Target,
         units::format_duration,
     },
-    postgres::{PgError, Session, catalog, command::Globals, snapshot::moment, spec::ChildEnv},
+    postgres::{Session, catalog, command::Globals, snapshot::moment, spec::ChildEnv},
     sys::{fixed, task::Task},
 };
 
+use self::server_files::ServerFiles;
 use super::{
-    dump::{Draft, Dumped, Source, new_id},
-    fanout::{Fanout, Lost, Stored},
+    draft::{Details, Draft},
+    fanout::{Lost, Stored},
     files::SmallFile,
+    outcome::BackupOutcome,
+    plan::DumpPlan,
     preflight,
-    suspect::{self, Yardstick},
 };
 
 /// How often the time of an answer pg_dumpall may take for its questions to the catalogue.
@@ -72,81 +74,77 @@ pub struct Parts {
 /// manifest, and loses nothing else.
 ///
 /// # Errors
-/// When there is no backup at all; see [`Fanout::stream`].
-pub async fn globals(source: &Source<'_>, parts: Parts, task: &Task) -> Result<Dumped, Failure> {
-    let role_passwords = parts.role_passwords;
-    let doing = "dump globals";
-    let fail = |error: PgError| error.into_failure(doing);
-    let database = source.server.maintenance_database();
-    let session = source.server.connect(database, &task.doing(doing)).await?;
-    source.is_of(&session, (doing, task)).await?;
-    preflight::refuse_globals(&session, role_passwords, doing, task).await?;
-    let env = source.server.child_env(&session)?;
-    let snapshot = moment(session.queries(&task.cancel)).await.map_err(fail)?;
-    let mut found = server_files::Found::default();
-    if parts.server_files {
-        found = server_files::read(source, &session, task).await.map_err(fail)?;
-    }
-    let made = how_made(source, &session, &env, task).await?;
+/// When there is no backup at all; see [`super::fanout::Fanout::stream`].
+pub async fn globals(
+    plan: &DumpPlan<'_>,
+    parts: Parts,
+    task: &Task,
+) -> Result<BackupOutcome, Failure> {
+    let task = &task.doing("dump globals");
+    let database = plan.server.maintenance_database();
+    let session = plan.server.connect(database, task).await?;
+    plan.is_of(&session, task).await?;
+    preflight::refuse_globals(&session, parts.role_passwords, task).await?;
+    let env = plan.server.child_env(&session)?;
+    let snapshot = moment(session.queries(&task.cancel)).await.during(task)?;
+    let beside = beside(plan, parts, &session, &env, task).await?;
     session.close().await;
-    let sql = SmallFile { name: databases::NAME.to_owned(), path: None, plain: made.sql };
-    found.files.insert(0, sql);
-    found.left_out.extend(made.left_out);
-    found.is_cut |= made.is_cut;
-    task.progress.set_stage(doing);
-    let id = new_id(task)?;
+    task.progress.set_stage(task.phrase());
+    let draft = Draft::new(plan, Subject::Globals, task)?;
     let started_at = task.clock.now().wall;
-    let series = source.series(Subject::Globals);
     let dump = Globals {
         database,
-        without_passwords: !role_passwords,
-        lock_wait: source.lock_wait,
-        keepalives: source.server.spec().keepalives,
+        without_passwords: !parts.role_passwords,
+        lock_wait: plan.lock_wait,
+        keepalives: plan.server.spec().keepalives,
     };
-    let pg_dumpall = source.tools.program("pg_dumpall")?;
-    let command = dump.command(&pg_dumpall, source.tools.version.major);
-    let fanout = Fanout {
-        series: &series,
-        id: &id,
-        stem: "globals.sql.zst".to_owned(),
-        doing: doing.to_owned(),
-        repositories: source.repositories,
-        compression: source.compression,
-        volume_parts: source.volume_parts,
-        grace: source.grace,
-        exited: CancellationToken::new(),
-    };
-    let spec = source.child(&command, &env);
-    let limit = limit(source.server.spec().answer_timeout, ANSWERS);
+    let pg_dumpall = plan.tools.program("pg_dumpall")?;
+    let command = dump.command(&pg_dumpall, plan.tools.version.major);
+    let fanout = draft.fanout("globals.sql.zst".to_owned());
+    let spec = plan.child(&command, &env);
+    let limit = limit(plan.server.spec().answer_timeout, ANSWERS);
     let stream = within((limit, &fanout.exited), task, async |task: &Task| {
-        fanout.stream(spec, Box::new(GlobalsProof::new()), task).await
+        fanout.stream(spec, Box::new(PlainProof::of_globals()), task).await
     });
-    let yardstick = Yardstick::find((source.shrink, source.asked), &series, task);
-    let (stored, yardstick) = tokio::join!(stream, yardstick);
+    let (stored, yardstick) = tokio::join!(stream, draft.yardstick(task));
     drop(env);
     let stored = match stored {
         Ok(stored) => stored,
-        Err(lost) => return Dumped::none(lost),
+        Err(lost) => return BackupOutcome::none(lost),
     };
-    let mut left_out = left_out(role_passwords);
-    left_out.extend(found.left_out.iter().cloned());
-    let about = suspect::About {
-        series: &series,
-        id: &id,
-        doing,
-        left_out: &left_out,
-        command: &command,
+    let details = Details {
+        program: "pg_dumpall",
+        command,
+        started_at,
+        database: None,
+        snapshot,
+        left_out: [left_out(parts.role_passwords), beside.left_out.clone()].concat(),
         unlogged: None,
+        files: &beside.files,
     };
-    let (stored, judged) = suspect::judge(stored, ("pg_dumpall", about), yardstick).await?;
-    let tool = source.tool("pg_dumpall", command);
-    let files = &found.files;
-    let suspicions = judged.suspicions.clone();
-    let draft = Draft { source, id: &id, series: &series, started_at, tool, files, suspicions };
-    let delivered = draft.commit(stored, (None, &snapshot, left_out), task).await;
-    let mut dumped = judged.dumped(delivered);
-    dumped.findings.extend(unread_finding(&found));
-    Ok(dumped)
+    let mut outcome = draft.finish(stored, yardstick, details, task).await?;
+    outcome.findings.extend(unread_finding(&beside));
+    Ok(outcome)
+}
+
+/// What lies beside the globals: how the databases are made first, then how the server is configured.
+async fn beside(
+    plan: &DumpPlan<'_>,
+    parts: Parts,
+    session: &Session,
+    env: &ChildEnv,
+    task: &Task,
+) -> Result<ServerFiles, Failure> {
+    let mut beside = ServerFiles::default();
+    if parts.server_files {
+        beside = server_files::read(plan, session, task).await.during(task)?;
+    }
+    let made = how_made(plan, session, env, task).await?;
+    let sql = SmallFile { name: databases::NAME.to_owned(), path: None, plain: made.sql };
+    beside.files.insert(0, sql);
+    beside.left_out.extend(made.left_out);
+    beside.is_cut |= made.is_cut;
+    Ok(beside)
 }
 
 /// Cancels what takes longer than that: pg_dumpall asks the catalogue some questions, and no more. Once it
@@ -167,7 +165,7 @@ async fn within(
     match stream.await {
         Err(_) if !task.cancel.is_cancelled() => {
             let what = format!("pg_dumpall took longer than {}", format_duration(limit));
-            let failure = Failure::new(Class::Stalled, "dump globals", what);
+            let failure = task.failure(Class::Stalled, what);
             Err(failure.hint(
                 "does the server, or the network between, stand still? pg_dumpall has twelve times the \
                  server's answer_timeout, and ten minutes at least",
@@ -180,17 +178,17 @@ async fn within(
 /// How the databases are made. One that is dropped or renamed meanwhile is looked for once more under
 /// whatever names there are then.
 async fn how_made(
-    source: &Source<'_>,
+    plan: &DumpPlan<'_>,
     session: &Session,
     env: &ChildEnv,
     task: &Task,
-) -> Result<databases::Made, Failure> {
+) -> Result<databases::Definitions, Failure> {
     let mut looks = LOOKS;
     loop {
-        let databases = catalog::databases(session.queries(&task.cancel), false).await;
-        let databases = databases.during("dump globals")?;
+        let databases =
+            catalog::databases(session.queries(&task.cancel), false).await.during(task)?;
         looks -= 1;
-        match databases::sql(source, env, &databases, task).await {
+        match databases::sql(plan, env, &databases, task).await {
             Err(failure) if failure.class == Class::DatabaseGone && looks > 0 => {}
             result => return result,
         }
@@ -198,7 +196,7 @@ async fn how_made(
 }
 
 /// What could not be read, in one finding.
-fn unread_finding(found: &server_files::Found) -> Option<Finding> {
+fn unread_finding(found: &ServerFiles) -> Option<Finding> {
     let first = found.left_out.first()?;
     let more = match found.left_out.len() {
         1 => String::new(),

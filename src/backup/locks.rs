@@ -40,7 +40,8 @@ const WAITS: u32 = 4;
 /// backend wait for each other.
 pub(super) async fn changed(
     snapshot: &ExportedSnapshot,
-    (scope, application): (&Scope, &str),
+    scope: &Scope,
+    application: &str,
     exited: &CancellationToken,
     task: &Task,
 ) -> Result<Vec<String>, PgError> {
@@ -63,18 +64,18 @@ pub(super) async fn changed(
 }
 
 /// Why there is no backup, where tables changed, or nobody can say that none did.
-pub(super) fn refusal(changed: Result<Vec<String>, PgError>, doing: &str) -> Option<Failure> {
+pub(super) fn refusal(changed: Result<Vec<String>, PgError>, task: &Task) -> Option<Failure> {
     let changed = match changed {
         Ok(changed) if changed.is_empty() => return None,
         Ok(changed) => changed,
-        Err(error) => return Some(error.into_failure(doing)),
+        Err(error) => return Some(error.into_failure(task)),
     };
     let what = format!(
         "truncated, rewritten or dropped after the snapshot was taken and before pg_dump had its \
          lock: {}; their rows would be missing without a word",
         changed.join(", ")
     );
-    Some(Failure::new(Class::Lock, doing, what).hint(
+    Some(task.failure(Class::Lock, what).hint(
         "it is tried as often as `attempts` says, with a new snapshot; if it happens each time, run the dump at another \
          hour than what loads or rewrites them (TRUNCATE, ALTER TABLE, VACUUM FULL, CLUSTER, REPACK)",
     ))

@@ -20,9 +20,7 @@ use crate::{
 /// What a database's preflight brings.
 #[derive(Debug, Clone)]
 pub struct Preflight {
-    /// What was asked.
     pub facts: Facts,
-    /// What it comes to.
     pub judged: Judged,
 }
 
@@ -59,19 +57,19 @@ pub async fn look(
 /// answer.
 pub async fn refuse(
     session: &Session,
-    (scope, accepted): (&Scope, &Accepted),
-    (doing, task): (&str, &Task),
+    scope: &Scope,
+    accepted: &Accepted,
+    task: &Task,
 ) -> Result<Preflight, Failure> {
-    let hides = hides_damage(session.queries(&task.cancel)).await;
-    if hides.during(doing)? {
+    if hides_damage(session.queries(&task.cancel)).await.during(task)? {
         let what = "zero_damaged_pages = on: rows of damaged pages would be left out, and lc_messages has \
                     the server say so in words that pgkeep does not know";
-        return Err(Failure::new(Class::Incomplete, doing, what)
+        return Err(task
+            .failure(Class::Incomplete, what)
             .hint("set zero_damaged_pages = off, or lc_messages = 'C'"));
     }
-    let preflight = look(session, scope, accepted, task).await;
-    let preflight = preflight.during(doing)?;
-    match preflight.judged.failure(doing) {
+    let preflight = look(session, scope, accepted, task).await.during(task)?;
+    match preflight.judged.failure(task.phrase()) {
         Some(failure) => Err(failure),
         None => Ok(preflight),
     }
@@ -84,13 +82,11 @@ pub async fn refuse(
 pub async fn refuse_globals(
     session: &Session,
     role_passwords: bool,
-    doing: &str,
     task: &Task,
 ) -> Result<(), Failure> {
     if !role_passwords {
         return Ok(());
     }
-    let facts = globals(session.queries(&task.cancel), role_passwords).await;
-    let facts = facts.during(doing)?;
-    preflight::judge_globals(&facts, doing)
+    let facts = globals(session.queries(&task.cancel), role_passwords).await.during(task)?;
+    preflight::judge_globals(&facts, task.phrase())
 }

@@ -4,48 +4,27 @@
 mod tests;
 
 use crate::domain::{
-    manifest::{DatabaseFacts, StoredFile},
+    manifest::{DatabaseFacts, Manifest, StoredObject},
     pattern::Glob,
     recipients::Recipients,
     scope::{Contents, Scope},
     text::{self, shell_word},
 };
 
-/// What the lines are about.
-#[derive(Debug, Clone, Copy)]
-pub struct About<'a> {
-    /// The database; none: the globals.
-    pub database: Option<&'a DatabaseFacts>,
-    /// What of it, where it is not all of it.
-    pub scope: Option<&'a Scope>,
-    /// Whether it is SQL for psql, and no archive.
-    pub is_script: bool,
-    /// Whether the planner's statistics are in it.
-    pub has_statistics: bool,
-    /// The names of the volumes as they are stored.
-    pub volumes: &'a [String],
-    /// What lies beside them.
-    pub files: &'a [StoredFile],
-    /// The major version of the program that made it.
-    pub tool_major: u32,
-    /// Whom it is encrypted to.
-    pub recipients: &'a Recipients,
-}
-
-/// The lines for a backup.
-pub fn lines(about: &About<'_>) -> Vec<String> {
-    let lines = match about.database {
-        Some(facts) => for_database(facts, about),
-        None => for_globals(about),
+/// The lines for a backup whose manifest lacks nothing else.
+pub fn lines(manifest: &Manifest) -> Vec<String> {
+    let lines = match &manifest.database {
+        Some(facts) => for_database(facts, manifest),
+        None => for_globals(manifest),
     };
     // What is quoted holds nothing that would be changed: this is for the comments.
     lines.iter().map(|line| text::line(line)).collect()
 }
 
 /// From the files to what the tool wrote.
-fn unpack(volumes: &[String], recipients: &Recipients) -> String {
+fn unpack(objects: &[StoredObject], recipients: &Recipients) -> String {
     let decrypt = if recipients.is_empty() { "" } else { "age -d -i KEYFILE | " };
-    format!("cat {} | {decrypt}zstd -dc", quoted(volumes))
+    format!("cat {} | {decrypt}zstd -dc", quoted(objects))
 }
 
 /// Who can decrypt it; nothing where everybody can read it.
@@ -57,19 +36,63 @@ fn key_note(recipients: &Recipients) -> Option<String> {
     })
 }
 
-fn for_database(facts: &DatabaseFacts, about: &About<'_>) -> Vec<String> {
+fn for_database(facts: &DatabaseFacts, manifest: &Manifest) -> Vec<String> {
     let whole = Scope::default();
-    let scope = about.scope.unwrap_or(&whole);
-    let unpack = unpack(about.volumes, about.recipients);
-    let (program, major) = (if about.is_script { "psql" } else { "pg_restore" }, about.tool_major);
+    let scope = manifest.selection.as_ref().unwrap_or(&whole);
+    let unpack = unpack(&manifest.objects, &manifest.recipients);
+    let mut lines = what_it_takes(facts, scope, manifest);
+    lines.extend([
+        "# 1. Are the files what was stored? Compare with objects[].sha256 in manifest.json."
+            .to_owned(),
+        format!("sha256sum {}", quoted(&manifest.objects)),
+        "# 2. Roles and tablespaces come from the backup of @globals of the same time.".to_owned(),
+    ]);
+    if scope.contents == Contents::Data {
+        lines.extend(into_definitions(&unpack, manifest.is_script()));
+        return lines;
+    }
+    lines.extend([
+        "# 3. A new, empty database; never restore over one that is in use.".to_owned(),
+        createdb(facts),
+        "#    Owner, settings, comment and grants of the database are not restored: whoever may connect to a new one may \
+         connect to it. They stand in databases.sql of @globals; docs/RESTORE.md has the way.".to_owned(),
+    ]);
+    // A schema that is selected is made by the dump, also the one that every new database has.
+    let has_public = |globs: &[Glob]| globs.iter().any(|glob| glob.matches("public"));
+    let makes_public = has_public(&scope.schemas) && !has_public(&scope.exclude_schemas);
+    lines.extend(what_to_make_first(scope, makes_public).map(str::to_owned));
+    let is_script = manifest.is_script();
+    let own = shell_word(&text::conninfo(&facts.name));
+    lines.extend([
+        "# 4. Restore, and stop at the first error.".to_owned(),
+        format!("{unpack} | {}", restore_into("restored", is_script)),
+        "#    On a new server, into the empty database that databases.sql of @globals makes:"
+            .to_owned(),
+        format!("#    {unpack} | {WRITABLE} {}", restore_into(&own, is_script)),
+    ]);
+    // Every server has this one already.
+    if !is_script && facts.name != "postgres" && !makes_public {
+        lines.extend([
+            "#    or, without databases.sql, under its own name and with its own locale and settings:".to_owned(),
+            format!("#    {unpack} | {WRITABLE} pg_restore --create --exit-on-error --no-password --dbname=postgres"),
+        ]);
+    }
+    lines.extend(analyze(manifest.tool.has_statistics()).map(str::to_owned));
+    lines
+}
+
+/// The head of the lines: programs, keys and extensions that are needed, and what of the database it is.
+fn what_it_takes(facts: &DatabaseFacts, scope: &Scope, manifest: &Manifest) -> Vec<String> {
+    let program = if manifest.is_script() { "psql" } else { "pg_restore" };
+    let major = manifest.tool.major().unwrap_or_default();
     let mut lines = vec![
         "# Restore with standard tools, in the folder of this file (fetch it first if it lies in a bucket).".to_owned(),
         format!("# You need zstd, and {program} of PostgreSQL {major} or newer."),
     ];
-    if about.is_script {
+    if manifest.is_script() {
         lines.push("#    An old minor version of psql does not know \\restrict.".to_owned());
     }
-    lines.extend(key_note(about.recipients));
+    lines.extend(key_note(&manifest.recipients));
     // Every PostgreSQL has plpgsql.
     let extensions = facts.extensions.iter().filter(|extension| extension.name != "plpgsql");
     let names: Vec<_> = extensions.map(|e| format!("{} {}", e.name, e.version)).collect();
@@ -80,69 +103,30 @@ fn for_database(facts: &DatabaseFacts, about: &About<'_>) -> Vec<String> {
         lines.push(PG_CRON.to_owned());
     }
     if !scope.is_whole() {
-        lines.push(format!(
-            "# It is not the whole database, but: {}.",
-            text::line(&scope.to_string())
-        ));
+        let scope = text::line(&scope.to_string());
+        lines.push(format!("# It is not the whole database, but: {scope}."));
     }
-    lines.extend([
-        "# 1. Are the files what was stored? Compare with objects[].sha256 in manifest.json."
-            .to_owned(),
-        format!("sha256sum {}", quoted(about.volumes)),
-        "# 2. Roles and tablespaces come from the backup of @globals of the same time.".to_owned(),
-    ]);
-    if scope.contents == Contents::Data {
-        lines.extend(into_definitions(&unpack, about.is_script));
-        return lines;
-    }
-    lines.extend([
-        "# 3. A new, empty database; never restore over one that is in use.".to_owned(),
-        createdb(facts),
-        "#    Owner, settings, comment and grants of the database are not restored: whoever may connect to a new one may \
-         connect to it. They stand in databases.sql of @globals; docs/RESTORE.md has the way.".to_owned(),
-    ]);
-    if !scope.tables.is_empty() {
-        lines.push(
-            "#    The schemas of the tables are not in it, nor types and functions that they use, nor what \
-             they are partitions of: make them first."
-                .to_owned(),
-        );
-    }
-    if !scope.schemas.is_empty() {
-        lines.push(
-            "#    What is in no schema, or in another, is not in it: make extensions, foreign servers and \
-             whatever else the schemas use first."
-                .to_owned(),
-        );
-    }
-    // A schema that is selected is made by the dump, also the one that every new database has.
-    let has_public = |globs: &[Glob]| globs.iter().any(|glob| glob.matches("public"));
-    let makes_public = has_public(&scope.schemas) && !has_public(&scope.exclude_schemas);
-    if makes_public {
-        lines.extend([
-            "#    The backup makes the schema public: drop the one that is there, wherever it is restored."
-                .to_owned(),
-            "psql --no-psqlrc --dbname=restored --command='DROP SCHEMA IF EXISTS public'".to_owned(),
-        ]);
-    }
-    lines.extend([
-        "# 4. Restore, and stop at the first error.".to_owned(),
-        format!("{unpack} | {}", restore_into("restored", about.is_script)),
-    ]);
-    let own = shell_word(&text::conninfo(&facts.name));
-    lines.extend([
-        "#    On a new server, into the empty database that databases.sql of @globals makes:"
-            .to_owned(),
-        format!("#    {unpack} | {WRITABLE} {}", restore_into(&own, about.is_script)),
-    ]);
-    // Every server has this one already.
-    if !about.is_script && facts.name != "postgres" && !makes_public {
-        lines.extend([
-            "#    or, without databases.sql, under its own name and with its own locale and settings:".to_owned(),
-            format!("#    {unpack} | {WRITABLE} pg_restore --create --exit-on-error --no-password --dbname=postgres"),
-        ]);
-    }
-    let analyze = if about.has_statistics {
+    lines
+}
+
+/// What a selection needs in the new database before it.
+fn what_to_make_first(scope: &Scope, makes_public: bool) -> impl Iterator<Item = &'static str> {
+    let of_tables = "#    The schemas of the tables are not in it, nor types and functions that they use, nor what \
+                     they are partitions of: make them first.";
+    let of_schemas = "#    What is in no schema, or in another, is not in it: make extensions, foreign servers and \
+                      whatever else the schemas use first.";
+    let drop_public = [
+        "#    The backup makes the schema public: drop the one that is there, wherever it is restored.",
+        "psql --no-psqlrc --dbname=restored --command='DROP SCHEMA IF EXISTS public'",
+    ];
+    let of_tables = (!scope.tables.is_empty()).then_some(of_tables);
+    let of_schemas = (!scope.schemas.is_empty()).then_some(of_schemas);
+    let drop_public = makes_public.then_some(drop_public).into_iter().flatten();
+    of_tables.into_iter().chain(of_schemas).chain(drop_public)
+}
+
+const fn analyze(has_statistics: bool) -> [&'static str; 2] {
+    if has_statistics {
         // Of CREATE STATISTICS, pg_dump 18 has no data; and not every table was analyzed.
         [
             "# 5. The planner's statistics are in it; this makes those that are missing.",
@@ -150,9 +134,7 @@ fn for_database(facts: &DatabaseFacts, about: &About<'_>) -> Vec<String> {
         ]
     } else {
         ["# 5. Statistics are not in it.", "vacuumdb --analyze-in-stages --dbname=restored"]
-    };
-    lines.extend(analyze.map(str::to_owned));
-    lines
+    }
 }
 
 /// The program that restores, into a database as the shell has it.
@@ -218,43 +200,43 @@ fn into_definitions(unpack: &str, is_script: bool) -> [String; 6] {
     ]
 }
 
-fn for_globals(about: &About<'_>) -> Vec<String> {
-    let recipients = about.recipients;
-    let names: Vec<String> = about.files.iter().map(|file| file.object.name.clone()).collect();
+fn for_globals(manifest: &Manifest) -> Vec<String> {
+    let recipients = &manifest.recipients;
+    let files: Vec<StoredObject> = manifest.files.iter().map(|file| file.object.clone()).collect();
     let mut lines = vec![
         "# Roles, tablespaces and their settings. Read it before you run it: it changes the whole cluster.".to_owned(),
     ];
     lines.extend(key_note(recipients));
     lines.extend([
-        format!("sha256sum {}", quoted(&[about.volumes, &names].concat())),
+        format!("sha256sum {}", quoted(&[&*manifest.objects, &files].concat())),
         format!(
             "{} | psql --no-psqlrc --set=ON_ERROR_STOP=0 --dbname=postgres",
-            unpack(about.volumes, recipients)
+            unpack(&manifest.objects, recipients)
         ),
         "# ON_ERROR_STOP=0: roles that exist already are errors that do not matter; read the others.".to_owned(),
     ]);
-    let one = |name: &String| unpack(std::slice::from_ref(name), recipients);
+    let one = |object: &StoredObject| unpack(std::slice::from_ref(object), recipients);
     let (databases, configuration): (Vec<_>, Vec<_>) =
-        names.iter().partition(|name| name.starts_with("databases.sql"));
-    for name in databases {
+        manifest.files.iter().partition(|file| file.object.name.starts_with("databases.sql"));
+    for file in databases {
         lines.extend([
             "# On a new server: every database, empty, with owner, locale, settings and grants.".to_owned(),
-            format!("{} | {WRITABLE} psql --no-psqlrc --set=ON_ERROR_STOP=1 --dbname=postgres", one(name)),
+            format!("{} | {WRITABLE} psql --no-psqlrc --set=ON_ERROR_STOP=1 --dbname=postgres", one(&file.object)),
             "# Then restore each into the one of its name; the manifest of its backup has the line.".to_owned(),
         ]);
     }
     if !configuration.is_empty() {
         lines.push("# How the server was configured. Compare with the new one before you take anything over: paths and memory are the old machine's.".to_owned());
     }
-    for file in about.files.iter().filter(|file| configuration.contains(&&file.object.name)) {
+    for file in configuration {
         if let Some(path) = &file.path {
             lines.push(format!("# {path}:"));
         }
-        lines.push(one(&file.object.name));
+        lines.push(one(&file.object));
     }
     lines
 }
 
-fn quoted(names: &[String]) -> String {
-    names.iter().map(|name| shell_word(name)).collect::<Vec<_>>().join(" ")
+fn quoted(objects: &[StoredObject]) -> String {
+    objects.iter().map(|object| shell_word(&object.name)).collect::<Vec<_>>().join(" ")
 }

@@ -9,7 +9,10 @@ pub use self::said::{Judged, Said};
 use crate::{
     domain::failure::{Class, Failure},
     postgres::FOREIGN_HINT,
-    sys::process::{End, Exit, SpawnError},
+    sys::{
+        process::{End, Exit, SpawnError},
+        task::Task,
+    },
 };
 
 /// Longest text that goes from a program's error output into a failure, in bytes.
@@ -168,21 +171,21 @@ fn is_english(stderr: &str) -> bool {
 }
 
 /// Why a program was not started: it is not there, unless the system has no process or memory left for it.
-pub fn spawn_failure(doing: &str, error: &SpawnError) -> Failure {
-    Failure::from_error(Class::ToolMissing, doing, error)
+pub fn spawn_failure(task: &Task, error: &SpawnError) -> Failure {
+    Failure::from_error(Class::ToolMissing, task, error)
 }
 
 /// Why a program ended other than well.
-pub fn exit_failure(doing: &str, exit: &Exit) -> Failure {
+pub fn exit_failure(task: &Task, exit: &Exit) -> Failure {
     let said = quote(&exit.stderr);
     let end = exit.end;
     let what = if said.is_empty() { end.to_string() } else { format!("{end}: {said}") };
     if let End::Signal(_) = end {
         let hint = "somebody killed it: look for the out-of-memory killer in the kernel's log";
-        return Failure::new(Class::ToolKilled, doing, what).hint(hint);
+        return task.failure(Class::ToolKilled, what).hint(hint);
     }
     let (class, hint) = classify(&exit.stderr);
-    let failure = Failure::new(class, doing, what);
+    let failure = task.failure(class, what);
     match hint {
         Some(hint) => failure.hint(hint),
         None => failure,

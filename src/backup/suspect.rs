@@ -19,8 +19,8 @@ use futures_util::{TryStreamExt as _, future::join_all};
 use jiff::Timestamp;
 
 use super::{
-    dump::{Asked, Dumped},
     fanout::{Delivered, Stored},
+    outcome::{BackupOutcome, Repositories},
     stderr::Said,
 };
 use crate::{
@@ -29,7 +29,8 @@ use crate::{
         failure::{Failure, chain},
         finding::{Finding, Severity},
         manifest::LeftOut,
-        suspicion::{self, Kind, MARK_NAME, Measure, Share, Suspicion},
+        measure::{self, Measure, Share},
+        suspicion::{self, Kind, MARK_NAME, Suspicion},
         target::Target,
     },
     repository::{
@@ -59,7 +60,7 @@ pub(super) struct Yardstick {
 impl Yardstick {
     /// Asks all repositories at once; none of them where backups are not compared.
     pub(super) async fn find(
-        (shrink, asked): (Option<Share>, &Asked),
+        (shrink, asked): (Option<Share>, &Repositories),
         series: &Series,
         task: &Task,
     ) -> Self {
@@ -102,7 +103,7 @@ impl Yardstick {
     fn judge(&self, new: &Measure) -> Vec<Suspicion> {
         let Some(shrink) = self.shrink else { return Vec::new() };
         match &self.last {
-            Some((_, last)) => suspicion::judge(new, last, shrink),
+            Some((_, last)) => measure::judge(new, last, shrink),
             None if self.problems.is_empty() => Vec::new(),
             // Taken for a good one, it would release the last one that is.
             None => {
@@ -165,13 +166,13 @@ async fn last(repository: &Repository, series: &Series, now: Timestamp) -> Resul
     }
 }
 
-/// Which backup is judged.
+/// The backup that is judged.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct About<'a> {
+pub(super) struct NewBackup<'a> {
     pub(super) series: &'a Series,
     pub(super) id: &'a BackupId,
-    /// What is being done, for messages.
-    pub(super) doing: &'a str,
+    /// `pg_dump` or `pg_dumpall`.
+    pub(super) program: &'a str,
     /// What was left out with leave.
     pub(super) left_out: &'a [LeftOut],
     /// The program's command line.
@@ -191,18 +192,20 @@ pub(super) struct Judged {
     output: Vec<String>,
 }
 
-/// Judges what `program` made and said. A backup that is suspicious is told so in what is stored.
+/// Judges what the program made and said. A backup that is suspicious is told so in what is stored.
 ///
 /// # Errors
 /// When something was left out: what was stored is then given up.
 pub(super) async fn judge(
     mut stored: Stored,
-    (program, about): (&str, About<'_>),
+    backup: NewBackup<'_>,
     last: Yardstick,
+    task: &Task,
 ) -> Result<(Stored, Judged), Failure> {
-    let subject = about.series.subject.to_string();
+    let NewBackup { series, id, program, left_out, command, unlogged } = backup;
+    let subject = series.subject.to_string();
     let said = Said::read(program, &stored.stderr);
-    let mut said = match said.judge(program, (&subject, about.doing), about.left_out) {
+    let mut said = match said.judge(program, &subject, left_out, task) {
         Ok(said) => said,
         Err(failure) => {
             stored.abandon().await;
@@ -214,25 +217,20 @@ pub(super) async fn judge(
         said.doubts.push(format!("{} bytes of what {program} said were not kept", stored.unheard));
     }
     let new = Measure {
-        globals: about.series.subject == Subject::Globals,
-        standby: about.unlogged.is_some(),
-        unlogged: about.unlogged.unwrap_or(0),
-        ..Measure::new(
-            &stored.streamed.plain,
-            stored.streamed.structure.totals.clone(),
-            about.command,
-        )
+        globals: series.subject == Subject::Globals,
+        standby: unlogged.is_some(),
+        unlogged: unlogged.unwrap_or(0),
+        ..Measure::new(&stored.streamed.plain, stored.streamed.structure.totals.clone(), command)
     };
     let mut suspicions = last.judge(&new);
     let doubts = said.doubts.into_iter().map(|what| Suspicion::new(Kind::ToolOutput, what));
     suspicions.extend(doubts);
-    let name = format!("{}/{subject}", about.series.server);
+    let name = format!("{}/{subject}", series.server);
     let finding = if suspicions.is_empty() {
         None
     } else {
         let compared = last.last.as_ref().map(|(id, _)| id);
-        let finding = finding(&name, about.id, &suspicions, compared);
-        Some(finding.about(Target::series(about.series)))
+        Some(finding(&name, id, &suspicions, compared).about(Target::series(series)))
     };
     stored.suspicions.clone_from(&suspicions);
     Ok((stored, Judged { suspicions, said: said.findings, finding, output: said.output }))
@@ -255,12 +253,12 @@ fn finding(
 
 impl Judged {
     /// What came of it in the repositories.
-    pub(super) fn dumped(self, delivered: Vec<Delivered>) -> Dumped {
+    pub(super) fn dumped(self, delivered: Vec<Delivered>) -> BackupOutcome {
         let mut findings = self.said;
         if delivered.iter().any(|(_, result)| result.is_ok()) {
             findings.extend(self.finding);
         }
-        Dumped { delivered, findings, held: None, output: self.output }
+        BackupOutcome { delivered, findings, held: None, output: self.output }
     }
 }
 

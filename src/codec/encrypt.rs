@@ -15,7 +15,10 @@ use std::{
 
 use age::{Decryptor, Encryptor, stream::StreamWriter, x25519};
 
-use crate::domain::recipients::Recipients;
+use crate::domain::{
+    failure::{Class, Failure, IntoFailure},
+    recipients::Recipients,
+};
 
 /// How each encrypted file begins (C2SP age specification, "Version line").
 pub const MAGIC: &[u8] = b"age-encryption.org/v1\n";
@@ -27,13 +30,11 @@ const PROBE_BYTES: usize = PIECE_BYTES + 1;
 /// Why text is not taken as a recipient. Never holds the text: it may be a secret.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum NotARecipient {
-    /// An identity was given in its place.
     #[error("this is a secret key")]
     SecretKey,
     /// An SSH key, a plugin's or a post-quantum recipient.
     #[error("this is not an X25519 recipient of age")]
     OtherKind,
-    /// It is none, or a character is wrong.
     #[error("this is not a recipient of age")]
     Malformed,
     /// A point of small order: everybody can work out the key.
@@ -62,18 +63,20 @@ impl NotARecipient {
 /// Why something could not be encrypted.
 #[derive(Debug, thiserror::Error)]
 pub enum EncryptError {
-    /// A recipient is none after all.
     #[error("recipient {0} cannot be used")]
     Recipient(String, #[source] NotARecipient),
-    /// age refused the recipients.
     #[error("nothing can be encrypted to these recipients")]
     Header(#[source] age::EncryptError),
-    /// The bytes could not be encrypted.
     #[error("the bytes cannot be encrypted")]
     Payload(#[source] io::Error),
-    /// What was encrypted did not decrypt.
     #[error("what was encrypted on trial did not decrypt to what it was")]
     Probe,
+}
+
+impl IntoFailure for EncryptError {
+    fn into_failure(self, doing: impl Into<String>) -> Failure {
+        Failure::from_error(Class::Encryption, doing, &self)
+    }
 }
 
 /// Points of small order as recipients, with either value of the bit that X25519 ignores. Whatever

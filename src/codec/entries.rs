@@ -20,81 +20,44 @@ pub const SPOOL_MAX: u64 = 1 << 30;
 /// Longest text in a record: four times what the reader of the archive keeps of a name.
 const TEXT_MAX: u64 = 4 << 10;
 
-/// What the table of contents says of an entry with data.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Head {
-    pub(super) dump_id: u32,
-    pub(super) kind: String,
-    pub(super) schema: Option<String>,
-    pub(super) name: String,
-    pub(super) owner: String,
-    /// Where its offset field begins.
-    pub(super) field: u64,
-    /// Length of its offset field.
-    pub(super) field_bytes: u8,
-    /// Where the data is said to be, where the writer knew.
-    pub(super) stated: Option<u64>,
-    /// Its data is a COPY block.
-    pub(super) copy: bool,
-    /// Its data is loaded through the root of its partitioned table.
-    pub(super) via_root: bool,
-}
-
-/// What its data block was found to be.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Found {
-    pub(super) offset: u64,
-    pub(super) length: u64,
-    pub(super) rows: Option<u64>,
-    pub(super) statements: Option<u64>,
-    pub(super) large_objects: Option<u64>,
-    pub(super) large_object_bytes: Option<u64>,
-    pub(super) digest: [u8; 32],
-}
-
-impl Head {
-    pub(super) fn write(&self, to: &mut Spool) -> io::Result<()> {
+impl DataEntry {
+    /// What the table of contents says of it.
+    pub(super) fn write_head(&self, to: &mut Spool) -> io::Result<()> {
         let mut record = Vec::with_capacity(128);
         put(&mut record, self.dump_id.into());
         for text in [Some(&self.kind), self.schema.as_ref(), Some(&self.name), Some(&self.owner)] {
             put(&mut record, text.map_or(0, |text| text.len() as u64 + 1));
             record.extend_from_slice(text.map_or(&[], |text| text.as_bytes()));
         }
-        put(&mut record, self.field);
-        record.extend([self.field_bytes, u8::from(self.copy), u8::from(self.via_root)]);
+        put(&mut record, self.offset_field.start);
+        put(&mut record, self.offset_field.end);
+        record.extend([u8::from(self.copy), u8::from(self.via_root)]);
         put_option(&mut record, self.stated);
         to.write_all(&record)
     }
 
-    pub(super) fn read(from: &mut impl Read) -> io::Result<Self> {
+    pub(super) fn read_head(from: &mut impl Read) -> io::Result<Self> {
         let dump_id = u32::try_from(number(from)?).map_err(|_| damaged())?;
-        let (kind, schema) = (text(from)?, text(from)?);
-        let (name, owner, field) = (text(from)?, text(from)?, number(from)?);
-        let mut flags = [0; 3];
+        let (kind, schema, name, owner) = (text(from)?, text(from)?, text(from)?, text(from)?);
+        let offset_field = number(from)?..number(from)?;
+        let mut flags = [0; 2];
         from.read_exact(&mut flags)?;
-        let [field_bytes, copy, via_root] = flags;
         Ok(Self {
             dump_id,
             kind: kind.unwrap_or_default(),
             schema,
             name: name.unwrap_or_default(),
             owner: owner.unwrap_or_default(),
-            field,
-            field_bytes,
+            offset_field,
             stated: option(from)?,
-            copy: copy != 0,
-            via_root: via_root != 0,
+            copy: flags[0] != 0,
+            via_root: flags[1] != 0,
+            ..Self::default()
         })
     }
 
-    /// The entry for messages.
-    pub(super) fn describe(&self) -> String {
-        super::proof::describe(&self.kind, self.schema.as_deref(), &self.name, self.dump_id)
-    }
-}
-
-impl Found {
-    pub(super) fn write(&self, to: &mut Spool) -> io::Result<()> {
+    /// What its data block was found to be.
+    pub(super) fn write_block(&self, to: &mut Spool) -> io::Result<()> {
         let mut record = Vec::with_capacity(128);
         put(&mut record, self.offset);
         put(&mut record, self.length);
@@ -105,18 +68,11 @@ impl Found {
         to.write_all(&record)
     }
 
-    fn read(from: &mut impl Read) -> io::Result<Self> {
-        let mut found = Self {
-            offset: number(from)?,
-            length: number(from)?,
-            rows: option(from)?,
-            statements: option(from)?,
-            large_objects: option(from)?,
-            large_object_bytes: option(from)?,
-            digest: [0; 32],
-        };
-        from.read_exact(&mut found.digest)?;
-        Ok(found)
+    fn read_block(&mut self, from: &mut impl Read) -> io::Result<()> {
+        (self.offset, self.length) = (number(from)?, number(from)?);
+        (self.rows, self.statements) = (option(from)?, option(from)?);
+        (self.large_objects, self.large_object_bytes) = (option(from)?, option(from)?);
+        from.read_exact(&mut self.digest)
     }
 }
 
@@ -185,31 +141,12 @@ impl Iterator for Iter {
 
     fn next(&mut self) -> Option<io::Result<DataEntry>> {
         self.left = self.left.checked_sub(1)?;
-        let head = Head::read(&mut self.heads);
-        let entry = head.and_then(|head| Ok(entry(head, &Found::read(&mut self.found)?)));
+        let entry = DataEntry::read_head(&mut self.heads)
+            .and_then(|mut entry| entry.read_block(&mut self.found).map(|()| entry));
         if entry.is_err() {
             self.left = 0;
         }
         Some(entry)
-    }
-}
-
-fn entry(head: Head, found: &Found) -> DataEntry {
-    DataEntry {
-        dump_id: head.dump_id,
-        kind: head.kind,
-        schema: head.schema,
-        name: head.name,
-        owner: head.owner,
-        via_root: head.via_root,
-        offset_field: head.field..head.field + u64::from(head.field_bytes),
-        offset: found.offset,
-        length: found.length,
-        rows: found.rows,
-        statements: found.statements,
-        large_objects: found.large_objects,
-        large_object_bytes: found.large_object_bytes,
-        digest: found.digest,
     }
 }
 
@@ -270,36 +207,34 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let (mut heads, mut founds) =
             (Spool::new(folder.path(), SPOOL_MAX), Spool::new(folder.path(), SPOOL_MAX));
-        let head = |n: u32| Head {
+        let entry = |n: u32| DataEntry {
             dump_id: n,
             kind: "TABLE DATA".into(),
             schema: (n.is_multiple_of(2)).then(|| "s".repeat(n as usize % 300)),
             name: format!("é{n}"),
             owner: String::new(),
-            field: u64::MAX - 9,
-            field_bytes: 9,
+            offset_field: u64::MAX - 9..u64::MAX,
             stated: (n.is_multiple_of(3)).then_some(u64::MAX),
             copy: n.is_multiple_of(5),
             via_root: n.is_multiple_of(7),
-        };
-        let found = |n: u64| Found {
-            offset: n << 40,
-            length: n,
+            offset: u64::from(n) << 40,
+            length: n.into(),
             rows: (n.is_multiple_of(2)).then_some(0),
-            statements: (!n.is_multiple_of(2)).then_some(n),
+            statements: (!n.is_multiple_of(2)).then_some(n.into()),
             large_objects: None,
             large_object_bytes: Some(128),
             digest: [n.to_le_bytes()[0]; 32],
         };
         for n in 0..5000 {
-            head(n).write(&mut heads).unwrap();
-            found(n.into()).write(&mut founds).unwrap();
+            entry(n).write_head(&mut heads).unwrap();
+            entry(n).write_block(&mut founds).unwrap();
         }
         let (heads, founds) = (heads.finish().unwrap(), founds.finish().unwrap());
-        assert_eq!(Head::read(&mut heads.reader()).unwrap(), head(0));
+        let head = DataEntry::read_head(&mut heads.reader()).unwrap();
+        assert_eq!((head.describe(), head.copy), (entry(0).describe(), true));
         let entries = Entries::new(5000, heads.clone(), founds);
         for (n, read) in (0..).zip(&entries) {
-            assert_eq!(read.unwrap(), entry(head(n), &found(n.into())));
+            assert_eq!(read.unwrap(), entry(n));
         }
         assert_eq!(entries.iter().count(), 5000);
         // What is not there is an error, once.

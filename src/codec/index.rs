@@ -42,15 +42,11 @@ const MAX_BYTES: u64 = 1 << 30;
 pub struct Index {
     /// [`FORMAT_VERSION`] of the writer.
     pub format_version: u32,
-    /// `custom 1.14`
     pub format: String,
-    /// Length of the plain archive.
     pub plain_bytes: u64,
     /// Length of the compressed frames, without the seek table.
     pub stored_bytes: u64,
-    /// Counts over all of it.
     pub totals: Totals,
-    /// Header and table of contents.
     pub toc: Part,
     /// The entries with data, in the order of the table of contents.
     pub entries: Vec<IndexEntry>,
@@ -59,9 +55,7 @@ pub struct Index {
 /// A part of the archive.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Part {
-    /// Where it is in the plain archive.
     pub plain: Extent,
-    /// The frames that hold it.
     pub stored: Stored,
     /// BLAKE3 of its plain bytes, lower-case hexadecimal; none in an index of pgkeep 0.1.0.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -71,18 +65,14 @@ pub struct Part {
 /// A range of bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Extent {
-    /// Where it begins.
     pub offset: u64,
-    /// Its length.
     pub bytes: u64,
 }
 
 /// A range of compressed bytes: whole frames.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Stored {
-    /// Where it begins in the compressed stream.
     pub offset: u64,
-    /// Its length.
     pub bytes: u64,
     /// Position in the plain archive of its first plain byte.
     pub plain_offset: u64,
@@ -91,35 +81,24 @@ pub struct Stored {
 /// An entry with data.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct IndexEntry {
-    /// The entry's id in the archive.
     pub dump_id: u32,
-    /// `TABLE DATA`, `BLOBS`
     pub kind: String,
-    /// The schema, where it has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub schema: Option<String>,
-    /// The table's name.
     pub name: String,
-    /// The owner's role name.
     pub owner: String,
-    /// Rows of a COPY block.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rows: Option<u64>,
-    /// Statements of a block of INSERT statements.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub statements: Option<u64>,
-    /// Large objects of the block.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub large_objects: Option<u64>,
-    /// Bytes of these large objects.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub large_object_bytes: Option<u64>,
-    /// Whether the data of this partition is loaded through the root of its partitioned table.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub via_root: bool,
     /// Where in the plain archive its offset field stands: a state byte, then the offset.
     pub offset_field: Extent,
-    /// Its data block.
     #[serde(flatten)]
     pub data: Part,
 }
@@ -127,27 +106,16 @@ pub struct IndexEntry {
 /// Why an index was not accepted.
 #[derive(Debug, thiserror::Error)]
 pub enum IndexError {
-    /// It is no zstd, or no JSON of this shape.
     #[error("the index is damaged")]
     Damaged(#[source] serde_json::Error),
-    /// It cannot be decompressed.
     #[error("the index cannot be read")]
     Io(#[source] io::Error),
-    /// It cannot be made in the scratch folder.
     #[error("the index cannot be made")]
     Scratch(#[source] io::Error),
-    /// It was written by a newer pgkeep.
     #[error("the index has format version {found}, this pgkeep reads up to {FORMAT_VERSION}")]
-    Newer {
-        /// The version that it states.
-        found: u32,
-    },
-    /// An entry lies outside of the frames: the two are not of the same stream.
+    Newer { found: u32 },
     #[error("{entry} does not lie within the compressed frames")]
-    Outside {
-        /// The entry.
-        entry: String,
-    },
+    Outside { entry: String },
 }
 
 /// The index of an archive as it is stored: JSON, compressed, in the folder in which the

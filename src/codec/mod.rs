@@ -5,15 +5,13 @@ pub mod archive;
 pub mod encrypt;
 pub mod entries;
 pub mod frames;
-pub mod globals;
 pub mod identity;
 pub mod index;
+pub mod parts;
 pub mod plain;
 pub mod proof;
-pub mod sealed;
 pub mod spool;
 pub mod stream;
-pub mod whole;
 
 /// A digest as lower-case hexadecimal.
 pub fn hex(digest: &[u8]) -> String {

@@ -1,5 +1,5 @@
 //! Proves plain SQL: that of `pg_dump --format=plain` for one database, and by the same rules that of
-//! `pg_dumpall` (see [`super::globals`]).
+//! `pg_dumpall --globals-only`, which has no structure but its first and its last comment.
 //!
 //! The text is followed from its first comment to its last: literals (`'…'`, `E'…'`, `"…"`, `$tag$…$tag$`)
 //! may hold anything, that last comment included; so may the data of a COPY, which goes to the line
@@ -14,26 +14,29 @@ use crate::domain::manifest::Totals;
 
 /// How a program's SQL begins and ends, and what to call it.
 #[derive(Debug)]
-pub(super) struct Script {
-    /// Its first bytes.
-    pub(super) head: &'static [u8],
+struct Script {
+    head: &'static [u8],
     /// The last line but comments and `\unrestrict`.
-    pub(super) complete: &'static [u8],
+    complete: &'static [u8],
     /// Whose it is, in the genitive.
-    pub(super) whose: &'static str,
+    whose: &'static str,
     /// Where one that ends early ends.
-    pub(super) end: &'static str,
+    end: &'static str,
 }
 
-/// How pg_dump's output begins (`RestoreArchive` in pg_backup_archiver.c).
-const HEAD: &[u8] = b"--\n-- PostgreSQL database dump\n--\n";
-/// The last line but comments and `\unrestrict`.
-const COMPLETE: &[u8] = b"-- PostgreSQL database dump complete";
-const DATABASE: Script = Script {
-    head: HEAD,
-    complete: COMPLETE,
+/// `RestoreArchive` in pg_backup_archiver.c.
+const DATABASE_SCRIPT: Script = Script {
+    head: b"--\n-- PostgreSQL database dump\n--\n",
+    complete: b"-- PostgreSQL database dump complete",
     whose: "pg_dump's SQL",
     end: "the SQL, before its last line",
+};
+/// `main` in pg_dumpall.c.
+const GLOBALS_SCRIPT: Script = Script {
+    head: b"--\n-- PostgreSQL database cluster dump\n--\n",
+    complete: b"-- PostgreSQL database cluster dump complete",
+    whose: "pg_dumpall's output",
+    end: "the globals, before their last line",
 };
 /// Stands above the data of a table, before its schema (`_printTocEntry`).
 const TABLE_DATA: &[u8] = b"; Type: TABLE DATA; Schema: ";
@@ -129,20 +132,18 @@ fn is_word(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || byte == b'_' || byte >= 0x80
 }
 
-impl Default for PlainProof {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
 impl PlainProof {
-    /// A proof that has seen nothing yet.
-    pub fn new() -> Self {
-        Self::of(&DATABASE)
+    /// A proof of what pg_dump writes, which has seen nothing yet.
+    pub fn of_database() -> Self {
+        Self::of(&DATABASE_SCRIPT)
     }
 
-    /// A proof of such a script.
-    pub(super) fn of(script: &'static Script) -> Self {
+    /// The same of what pg_dumpall writes.
+    pub fn of_globals() -> Self {
+        Self::of(&GLOBALS_SCRIPT)
+    }
+
+    fn of(script: &'static Script) -> Self {
         Self {
             script,
             position: 0,

@@ -34,7 +34,6 @@ pub trait Proof: Send {
 pub struct Structure {
     /// `custom 1.14`, or `sql`.
     pub format: String,
-    /// Counts over all of it.
     pub totals: Totals,
     /// Where the archive's table of contents ends and its data begins, in plain bytes; 0 for `sql`.
     pub toc_end: u64,
@@ -48,15 +47,12 @@ pub struct Structure {
 ///
 /// Names are as in the archive; bytes that are no UTF-8 (a database in `LATIN1`, `SQL_ASCII`) are
 /// written as `\xE9`. The dump id tells entries apart, the names are for people.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct DataEntry {
-    /// The entry's id in the archive.
     pub dump_id: u32,
     /// pg_dump's description: `TABLE DATA`, `BLOBS`.
     pub kind: String,
-    /// The schema, where the entry has one.
     pub schema: Option<String>,
-    /// The tag: the table's name.
     pub name: String,
     /// The owner's role name; empty where there is none.
     pub owner: String,
@@ -65,6 +61,10 @@ pub struct DataEntry {
     /// Where in the plain stream the entry's offset field stands: one byte that says whether the
     /// offset is known, then the offset, little-endian.
     pub offset_field: Range<u64>,
+    /// Where the data is said to be, where the writer knew.
+    pub(super) stated: Option<u64>,
+    /// Whether its data is a COPY block.
+    pub(super) copy: bool,
     /// Where in the plain stream the data block begins.
     pub offset: u64,
     /// Length of the data block in plain bytes, with its framing.
@@ -98,51 +98,18 @@ pub(super) fn describe(kind: &str, schema: Option<&str>, name: &str, dump_id: u3
 /// Why a stream is no backup. Offsets are positions in the plain stream.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum FormatError {
-    /// Not one byte came.
     #[error("the dump is empty")]
     Empty,
-    /// It is something else, or something that is not supported.
     #[error("{what}")]
-    Unsupported {
-        /// What it is, and what was expected.
-        what: String,
-    },
-    /// It contradicts its format.
+    Unsupported { what: String },
     #[error("the dump is damaged at byte {offset}, in {place}: {what}")]
-    Damaged {
-        /// Position of the contradiction.
-        offset: u64,
-        /// The part of the dump, with the entry's name.
-        place: String,
-        /// The contradiction.
-        what: String,
-    },
-    /// It stops in the middle.
+    Damaged { offset: u64, place: String, what: String },
     #[error("the dump ends early, at byte {offset}, in {place}")]
-    EndsEarly {
-        /// Its length.
-        offset: u64,
-        /// The part of the dump, with the entry's name.
-        place: String,
-    },
-    /// It stops between two data blocks, with entries that have none.
+    EndsEarly { offset: u64, place: String },
     #[error("the dump ends early, at byte {offset}: the data of {entry} is missing{}", and_more(*more))]
-    DataMissing {
-        /// Its length.
-        offset: u64,
-        /// The first entry without data.
-        entry: String,
-        /// How many more there are.
-        more: u64,
-    },
-    /// What is to be remembered of it could not be written to the scratch folder.
+    DataMissing { offset: u64, entry: String, more: u64 },
     #[error("what the dump holds cannot be noted in the scratch folder: {what}")]
-    Scratch {
-        /// What kind of trouble.
-        kind: io::ErrorKind,
-        /// What went wrong.
-        what: String,
-    },
+    Scratch { kind: io::ErrorKind, what: String },
 }
 
 impl From<io::Error> for FormatError {

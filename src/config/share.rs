@@ -5,7 +5,7 @@ use super::{
     from_toml::{FromToml, text},
     value::Item,
 };
-use crate::domain::suspicion::Share;
+use crate::domain::measure::Share;
 
 const EXPECTED: &str = "a share like \"50%\", or \"off\"";
 

@@ -81,6 +81,11 @@ impl Finding {
         Self { target: self.target.within(wider), ..self }
     }
 
+    /// Whether it is the same finding: check, severity and target, whatever the text says.
+    pub fn is(&self, other: &Self) -> bool {
+        self.check == other.check && self.severity == other.severity && self.target == other.target
+    }
+
     /// The same about something.
     #[must_use]
     pub fn about(self, target: Target) -> Self {

@@ -46,31 +46,16 @@ const VALUES_MAX: usize = 256 << 10;
 /// Why a manifest was not accepted.
 #[derive(Debug, thiserror::Error)]
 pub enum ManifestError {
-    /// It is no JSON of this shape: cut off, damaged, or foreign.
     #[error("the manifest is damaged")]
     Damaged(#[source] serde_json::Error),
-    /// It was written by a newer pgkeep.
     #[error("the manifest has format version {found}, this pgkeep reads up to {FORMAT_VERSION}")]
-    Newer {
-        /// The version that it states.
-        found: u32,
-    },
-    /// Something was done to the bytes that this pgkeep does not know.
+    Newer { found: u32 },
     #[error("the manifest says that the bytes were encoded with {found}, which is not known here")]
-    Codec {
-        /// The chain that it states.
-        found: String,
-    },
-    /// It says of itself that it is another backup's.
+    Codec { found: String },
     #[error(
         "the manifest says that it is of backup {found}, but it lies in the folder of {expected}"
     )]
-    Misplaced {
-        /// What the folder says.
-        expected: String,
-        /// What the manifest says.
-        found: String,
-    },
+    Misplaced { expected: String, found: String },
 }
 
 /// The host that writes a series.
@@ -78,7 +63,6 @@ pub enum ManifestError {
 pub struct Owner {
     /// `/etc/machine-id`.
     pub machine_id: String,
-    /// For people.
     pub host: String,
 }
 
@@ -109,9 +93,7 @@ impl Tool {
 /// which it is restored needs the same extension.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Extension {
-    /// `pg_extension.extname`
     pub name: String,
-    /// `pg_extension.extversion`
     pub version: String,
     /// Which version the packages of the server would install (`pg_available_extensions`); none
     /// where they do not have it any more, or could not be asked.
@@ -122,9 +104,7 @@ pub struct Extension {
 /// A collation whose order is no longer the one that indexes were built with.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Collation {
-    /// Its schema.
     pub schema: String,
-    /// `pg_collation.collname`
     pub name: String,
     /// `libc` or `icu`
     pub provider: String,
@@ -137,15 +117,11 @@ pub struct Collation {
 /// What a new database must look like to take the dump.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DatabaseFacts {
-    /// `pg_database.datname`
     pub name: String,
-    /// The owner's role name.
     pub owner: String,
     /// `UTF8`, `SQL_ASCII`, …
     pub encoding: String,
-    /// `LC_COLLATE`
     pub collate: String,
-    /// `LC_CTYPE`
     pub ctype: String,
     /// Version of the collation when the database was made, where the server records it (15+).
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -156,7 +132,6 @@ pub struct DatabaseFacts {
     /// `libc`, `icu` or `builtin` (15+; before, it is libc).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub locale_provider: Option<String>,
-    /// The locale of the providers `icu` and `builtin`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub locale: Option<String>,
     /// Rules beside ICU's own (16+).
@@ -167,7 +142,6 @@ pub struct DatabaseFacts {
     pub collations: Vec<Collation>,
     /// `pg_database_size()`, in bytes, before the dump.
     pub size_bytes: u64,
-    /// Installed extensions.
     pub extensions: Vec<Extension>,
 }
 
@@ -183,16 +157,14 @@ pub struct Snapshot {
     /// The timeline of both; none of a standby, which may learn late of a new one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeline: Option<Timeline>,
-    /// Whether the server was a standby (`pg_is_in_recovery()`).
     pub standby: bool,
 }
 
 /// Something that is not in the backup, and why.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LeftOut {
-    /// What is missing.
     pub what: String,
-    /// By whose leave.
+    /// Who allowed it, or why it could not be had.
     pub reason: String,
 }
 
@@ -201,7 +173,6 @@ pub struct LeftOut {
 pub struct Plain {
     /// `custom 1.14`, or `sql`.
     pub format: String,
-    /// Length in bytes.
     pub bytes: u64,
     /// SHA-256, lower-case hexadecimal.
     pub sha256: String,
@@ -210,9 +181,7 @@ pub struct Plain {
 /// One stored object.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StoredObject {
-    /// Its name in the folder of the backup.
     pub name: String,
-    /// Length in bytes.
     pub bytes: u64,
     /// SHA-256 of the stored bytes, lower-case hexadecimal.
     pub sha256: String,
@@ -221,13 +190,11 @@ pub struct StoredObject {
 /// A small file beside the archive.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StoredFile {
-    /// As it is stored.
     #[serde(flatten)]
     pub object: StoredObject,
     /// Where it lies on the server; none for what was made for the backup.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub path: Option<String>,
-    /// Length of the file itself, in bytes.
     pub plain_bytes: u64,
     /// SHA-256 of the file itself, lower-case hexadecimal.
     pub plain_sha256: String,
@@ -238,19 +205,15 @@ pub struct StoredFile {
 pub struct Totals {
     /// Entries of the archive's table of contents.
     pub entries: u64,
-    /// Tables with data.
     pub tables: u64,
     /// Rows of all COPY blocks.
     pub rows: u64,
-    /// Large objects.
     pub large_objects: u64,
-    /// Bytes of all large objects.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub large_object_bytes: u64,
     /// Of the tables, the partitions whose data is loaded through the root of their partitioned table.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub tables_via_root: u64,
-    /// Statements of all blocks of INSERT statements.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub statements: u64,
     /// Sequences that are set to their value (`SEQUENCE SET`).
@@ -275,19 +238,12 @@ fn is_zero(count: &u64) -> bool {
 pub struct Manifest {
     /// [`FORMAT_VERSION`] of the writer.
     pub format_version: u32,
-    /// The backup's id.
     pub id: BackupId,
-    /// The series that it belongs to.
     pub series: Series,
-    /// Who wrote it.
     pub owner: Owner,
-    /// Version of pgkeep that wrote it.
     pub pgkeep_version: String,
-    /// `server_version`, as text.
     pub server_version: String,
-    /// `server_version_num`
     pub server_version_num: u32,
-    /// The program that made the plain bytes.
     pub tool: Tool,
     /// What of the database it holds; none: all of it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -295,20 +251,17 @@ pub struct Manifest {
     /// The database; none for globals.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub database: Option<DatabaseFacts>,
-    /// The moment that the data is of.
     pub snapshot: Snapshot,
     /// When the run began on it, by the host's clock.
     pub started_at: Timestamp,
     /// When the last byte was stored, by the host's clock.
     pub finished_at: Timestamp,
-    /// What is not in it.
     #[serde(default)]
     pub left_out: Vec<LeftOut>,
-    /// The bytes as the tool wrote them.
     pub plain: Plain,
     /// What was done to them, in order: `zstd`, then `age` where they are encrypted.
     pub codec: Vec<String>,
-    /// Whom they are encrypted to; none: they are not.
+    /// The recipients of the encryption; empty: they are not encrypted.
     #[serde(default, skip_serializing_if = "Recipients::is_empty")]
     pub recipients: Recipients,
     /// The archive's volumes, in the order in which `cat` joins them.
@@ -319,7 +272,6 @@ pub struct Manifest {
     /// Files beside the archive, compressed and encrypted as it is, each for itself.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub files: Vec<StoredFile>,
-    /// What it holds.
     pub totals: Totals,
     /// Why it looks as if something were missing in it; empty: it does not.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

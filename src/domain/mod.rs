@@ -8,6 +8,7 @@ pub mod finding;
 pub mod index;
 pub mod job_memory;
 pub mod manifest;
+pub mod measure;
 pub mod metric;
 pub mod name;
 pub mod notice;

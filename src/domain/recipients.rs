@@ -1,4 +1,4 @@
-//! Whom stored bytes are encrypted to, and what that means for a copy.
+//! The recipients that stored bytes are encrypted to, and what they mean for a copy.
 //!
 //! Only names: recipients are public, and may stand in manifests and messages. Secret keys never
 //! reach pgkeep: what is encrypted it can neither read nor encrypt to somebody else.

@@ -34,12 +34,9 @@ const CANON: &str = "pgkeep selection 1\n";
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Contents {
-    /// Both.
     #[default]
     All,
-    /// Definitions only.
     Schema,
-    /// Data only.
     Data,
 }
 
@@ -63,7 +60,6 @@ pub enum Coverage {
     Only,
     /// All but what is named.
     AllBut,
-    /// All of it.
     Whole,
 }
 
@@ -82,18 +78,15 @@ impl Coverage {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Scope {
-    /// Definitions, data, or both.
     pub contents: Contents,
     /// Only these schemas, with all that is in them; empty: no such limit.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub schemas: Vec<Glob>,
-    /// Not these.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub exclude_schemas: Vec<Glob>,
     /// Only these tables, views and sequences, without their schemas; empty: no such limit.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub tables: Vec<RelationPattern>,
-    /// Not these.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub exclude_tables: Vec<RelationPattern>,
     /// Of these only the definition.
@@ -256,7 +249,6 @@ pub enum Format {
     /// pg_dump's custom format, an archive from which parts can be restored.
     #[default]
     Custom,
-    /// SQL for psql.
     Plain,
 }
 

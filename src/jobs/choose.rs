@@ -57,15 +57,19 @@ pub(super) fn is_named(patterns: &DatabasePatterns, name: &DatabaseName) -> bool
     patterns.include.iter().filter_map(Glob::literal).any(|literal| literal == name.as_str())
 }
 
-/// The target of a database that is gone, and that only a pattern meant.
-pub(super) fn gone(target: Target) -> TargetReport {
-    let why = "it was dropped or renamed since the run began, and only a pattern meant it";
-    TargetReport::new(target, Outcome::Skipped(why.to_owned()))
+/// Whether a failure only says that a database is gone which a pattern meant: that is no failure of the
+/// run.
+pub(super) fn is_gone(patterns: &DatabasePatterns, name: &DatabaseName, failure: &Failure) -> bool {
+    failure.class == Class::DatabaseGone && !is_named(patterns, name)
 }
 
-/// The target of a database that is there, and that the patterns do not choose any more.
-pub(super) fn left_out(target: Target, reason: Reason) -> TargetReport {
-    TargetReport::new(target, Outcome::Skipped(format!("it is not dumped any more: {reason}")))
+/// The target of a database that only a pattern meant, and that the patterns do not choose any more:
+/// for that reason, or since it is gone.
+pub(super) fn skipped(target: Target, left_out: Option<Reason>) -> TargetReport {
+    let gone =
+        || "it was dropped or renamed since the run began, and only a pattern meant it".to_owned();
+    let why = left_out.map_or_else(gone, |reason| format!("it is not dumped any more: {reason}"));
+    TargetReport::new(target, Outcome::Skipped(why))
 }
 
 /// What became of a target in a database with which nothing could be done.
@@ -75,8 +79,8 @@ pub(super) fn failed(
     (target, failure): (Target, Failure),
     cx: &RunContext,
 ) -> TargetReport {
-    if failure.class == Class::DatabaseGone && !is_named(patterns, name) {
-        return gone(target);
+    if is_gone(patterns, name, &failure) {
+        return skipped(target, None);
     }
     cx.ended(target, Err(failure))
 }

@@ -1,13 +1,13 @@
 //! The kind `dump`: databases by pattern, each by pg_dump in its own snapshot, then the globals,
 //! into every repository of the job.
 
+mod attempt;
 mod gone;
 mod heal;
 mod options;
 mod report;
 mod role;
 mod selection;
-mod work;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -22,22 +22,22 @@ use futures_util::future::join_all;
 use crate::{
     backup::{
         courtesy::Courtesy,
-        dump::Asked,
         fanout::Compression,
         globals::{self, Parts},
+        outcome::Repositories,
         owner::Owners,
     },
     checks::{self, preflight::Accepted},
     domain::{
         backup::Subject,
         failure::Failure,
+        measure::Share,
         metric::{MetricDesc, MetricKind},
         name::{DatabaseName, RepositoryName, ServerName},
         owner::Adoption,
         pattern::DatabasePatterns,
         report::Report,
         scope::{Format, Scope, Scopes},
-        suspicion::Share,
         target::Target,
     },
     postgres::Server,
@@ -46,7 +46,7 @@ use crate::{
 };
 
 use super::{Job, JobKind, Protects, RunContext, choose, visit::Visit};
-use work::Work;
+use attempt::Attempt;
 
 const BY_DATABASE: &[&str] = &["server", "datname", "repository"];
 /// What concerns the server alone, wherever the backup goes.
@@ -185,17 +185,14 @@ impl Job for Dump {
         let facts = visit.facts().await?;
         let chosen = visit.databases(&self.patterns).await?;
         let (said, _) = visit.session.take_notices();
-        let skipped = self.role.skips(&facts);
-        let deferrable = self.deferrable.is_some();
-        let fit = match skipped {
-            Some(_) => Ok(None),
-            None => self.role.check(&visit.session, &facts, deferrable, &visit.task).await,
-        };
-        visit.end().await;
-        let behind = fit?;
-        if let Some(reason) = skipped {
+        if let Some(reason) = self.role.skips(&facts) {
+            visit.end().await;
             return Ok(Report::left_out(reason));
         }
+        let deferrable = self.deferrable.is_some();
+        let fit = self.role.check(&visit.session, &facts, deferrable, &visit.task).await;
+        visit.end().await;
+        let behind = fit?;
         let tools = self.server.tools(facts.major(), &cx.task).await?;
         let mut report = Report::default();
         report.findings.extend(behind);
@@ -209,17 +206,14 @@ impl Job for Dump {
         }
         let opened = self.open_repositories(&cx.task).await;
         let chosen: BTreeSet<DatabaseName> = chosen.chosen.into_iter().collect();
-        let mut work =
-            Work { job: self, cx, facts: &facts, tools: &tools, opened, owners: &owners };
+        let mut attempt =
+            Attempt { job: self, cx, facts: &facts, tools: &tools, opened, owners: &owners };
         for name in &chosen {
-            let subject = Subject::Database(name.clone());
-            work.subject(&subject, &mut report).await;
-            self.objective(&subject, cx, &mut report);
+            attempt.subject(&Subject::Database(name.clone()), &mut report).await;
         }
-        Box::pin(self.look_again(&mut work, &chosen, &mut report)).await;
+        Box::pin(self.look_again(&mut attempt, &chosen, &mut report)).await;
         if self.globals {
-            work.subject(&Subject::Globals, &mut report).await;
-            self.objective(&Subject::Globals, cx, &mut report);
+            attempt.subject(&Subject::Globals, &mut report).await;
         }
         Ok(report)
     }
@@ -227,7 +221,7 @@ impl Job for Dump {
 
 impl Dump {
     /// All at once: one that does not answer keeps neither the others waiting nor a cancellation.
-    async fn open_repositories(&self, task: &Task) -> Asked {
+    async fn open_repositories(&self, task: &Task) -> Repositories {
         task.progress.set_stage("open the repositories");
         let open = self.repositories.iter().map(|handle| async move {
             let doing = format!("open repository {}", handle.name());
@@ -249,12 +243,9 @@ impl Dump {
     }
 
     fn target(&self, subject: &Subject, repository: &RepositoryName) -> Target {
-        Target {
-            server: Some(self.server.name().clone()),
-            subject: Some(subject.clone()),
-            repository: Some(repository.clone()),
-            object: None,
-        }
+        let target =
+            Target { server: Some(self.server.name().clone()), ..Target::subject(subject) };
+        target.in_repository(repository)
     }
 
     /// The same failure in every repository of the job that is still wanted.

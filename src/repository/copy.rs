@@ -34,7 +34,7 @@ use super::{
     store::{Limits, Store, StoreError, StoreErrorKind, Upload},
 };
 use crate::{
-    codec::{encrypt, sealed::Sealed},
+    codec::{encrypt, parts::Sealed},
     domain::{
         backup::{BackupId, Series},
         manifest::{BYTES_MAX, MANIFEST_NAME, Manifest, StoredObject, VOLUMES_MAX},

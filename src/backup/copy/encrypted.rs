@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use age::x25519::Identity;
-use bytes::Bytes;
 use futures_util::TryStreamExt as _;
 
 use super::{
@@ -11,10 +10,7 @@ use super::{
     *,
 };
 use crate::{
-    codec::{
-        encrypt::tests::{keys, open},
-        sealed::Sealed,
-    },
+    codec::encrypt::tests::{keys, open},
     repository::{memory::MemoryStore, store::Limits},
     sys::clock::SystemClock,
 };
@@ -65,6 +61,15 @@ async fn plain_with(index: Vec<u8>) -> (Repository, Manifest) {
     let make = |objects| Manifest { objects, index, files, ..model }.versioned();
     let manifest = copy.commit(make).await.unwrap();
     (repository, manifest)
+}
+
+fn carrying<'a>(
+    source: &'a Repository,
+    manifest: &'a Manifest,
+    passage: Passage,
+    task: &'a Task,
+) -> Transfer<'a> {
+    Transfer { source, manifest, passage, task }
 }
 
 /// The bytes of an object as they are stored.
@@ -159,7 +164,9 @@ async fn an_index_that_is_large_is_brought_in_parts() {
     let mut copy = plain.start_copy(&manifest.series, &manifest.id, "globals.sql.zst");
     let object = manifest.index.as_ref().unwrap();
     let object = StoredObject { sha256: "0".repeat(64), ..object.clone() };
-    let brought = bring(&source, &mut copy, &lying, &object, Passage::AsTheyAre).await;
+    let task = Task::new(SystemClock::new());
+    let brought =
+        carrying(&source, &lying, Passage::AsTheyAre, &task).beside(&mut copy, &object).await;
     let Err(CopyError::Source(failure)) = brought else { panic!("it was taken") };
     assert_eq!(failure.class, Class::RepositoryDamaged, "{failure}");
     fanout::abort(copy).await;
@@ -205,7 +212,8 @@ async fn a_source_that_changes_under_way_leaves_nothing_encrypted_behind() {
     let (target, store) = sealed(&to).await;
     let mut copy = target.start_copy(&wrong.series, &wrong.id, "globals.sql.zst");
     let task = Task::new(SystemClock::new());
-    let error = transfer(&source, &mut copy, &wrong, Passage::Encrypt, &task).await.unwrap_err();
+    let error =
+        carrying(&source, &wrong, Passage::Encrypt, &task).run(&mut copy).await.unwrap_err();
     assert!(matches!(error, CopyError::Source(_)), "{error:?}");
     fanout::abort(copy).await;
     assert!(store.keys().iter().all(|key| !key.contains(".zst")) && store.unfinished() == 0);
@@ -218,7 +226,7 @@ async fn a_repository_with_recipients_takes_nothing_plain() {
     let (target, store) = sealed(&to).await;
     let mut copy = target.start_copy(&manifest.series, &manifest.id, "globals.sql.zst");
     let task = Task::new(SystemClock::new());
-    let error = transfer(&source, &mut copy, &manifest, Passage::AsTheyAre, &task).await;
+    let error = carrying(&source, &manifest, Passage::AsTheyAre, &task).run(&mut copy).await;
     let CopyError::Target(failure) = error.unwrap_err() else { panic!("the source failed") };
     assert!(failure.what.contains("is not encrypted"), "{failure}");
     let index = copy.put("index.json.zst", INDEX).await.unwrap_err();
@@ -236,7 +244,7 @@ async fn a_manifest_without_the_recipients_is_not_committed() {
     let mut copy = target.start_copy(&manifest.series, &manifest.id, "globals.sql.zst");
     let task = Task::new(SystemClock::new());
     let (index, files) =
-        transfer(&source, &mut copy, &manifest, Passage::Encrypt, &task).await.unwrap();
+        carrying(&source, &manifest, Passage::Encrypt, &task).run(&mut copy).await.unwrap();
     let lies = |objects| Manifest { objects, index, files, ..manifest.clone() };
     let error = copy.commit(lies).await.unwrap_err();
     assert!(error.what.contains("a defect in pgkeep"), "{error}");

@@ -4,22 +4,19 @@ use futures_util::future::join_all;
 
 use super::{Delivered, Stored, abort, abort_all, scratch_class};
 use crate::{
-    backup::{
-        beside::Intake,
-        files::{self, SmallFile},
-    },
+    backup::files::{self, SmallFile},
     codec::{
         index::{self, IndexError},
         spool::Spooled,
         stream::Streamed,
     },
     domain::{
-        failure::{Class, Failure, IntoFailure},
+        failure::{Class, During, Failure},
         manifest::{Manifest, StoredFile, StoredObject},
         recipients::Recipients,
         suspicion::Suspicion,
     },
-    repository::{copy::Copy, store::StoreError},
+    repository::copy::Copy,
     sys::task::Task,
 };
 
@@ -31,19 +28,17 @@ const PIECE: usize = 256 << 10;
 /// What lies in one repository.
 #[derive(Debug)]
 pub struct Placed {
-    /// The volumes.
     pub volumes: Vec<StoredObject>,
-    /// The index.
     pub index: Option<StoredObject>,
-    /// The files beside them.
     pub files: Vec<StoredFile>,
-    /// Whom all of it is encrypted to.
     pub recipients: Recipients,
 }
 
-/// What goes beside the index.
+/// What goes beside the volumes.
 #[derive(Debug, Clone, Copy)]
 struct Extras<'a> {
+    /// None where there is none, or why it could not be made.
+    index: Option<&'a Result<Spooled, Failure>>,
     files: &'a [SmallFile],
     suspicions: &'a [Suspicion],
 }
@@ -66,23 +61,16 @@ impl Stored {
         task: &Task,
         make: impl Fn(Placed) -> Manifest,
     ) -> Vec<Delivered> {
-        let index = if with_index { Some(encode(self.streamed, &self.doing).await) } else { None };
-        let (index, make) = (&index, &make);
-        let extras = Extras { files, suspicions: &self.suspicions };
+        let index = if with_index { Some(encode(self.streamed, task).await) } else { None };
+        let (index, make) = (index.as_ref(), &make);
+        let extras = Extras { index, files, suspicions: &self.suspicions };
         let commits = self.copies.into_iter().map(|(name, copy)| {
-            let doing = format!("{} to {name}", self.doing);
+            let task = task.doing(format!("{} to {name}", task.phrase()));
             async move {
                 let _waits = task.progress.waits_for(format!("repository {name}"));
-                let result = match (copy, index) {
-                    (Err(failure), _) => Err(failure),
-                    (Ok(copy), Some(Err(failure))) => {
-                        abort(copy).await;
-                        Err(Failure { doing: doing.clone(), ..failure.clone() })
-                    }
-                    (Ok(copy), index) => {
-                        let bytes = index.as_ref().and_then(|index| index.as_ref().ok());
-                        commit_one(copy, (bytes, extras), &doing, task, make).await
-                    }
+                let result = match copy {
+                    Ok(copy) => commit_one(copy, extras, &task, make).await,
+                    Err(failure) => Err(failure),
                 };
                 (name, result)
             }
@@ -93,60 +81,59 @@ impl Stored {
 
 async fn commit_one(
     mut copy: Copy,
-    (index, extras): (Option<&Spooled>, Extras<'_>),
-    doing: &str,
+    extras: Extras<'_>,
     task: &Task,
     make: &impl Fn(Placed) -> Manifest,
 ) -> Result<Manifest, Failure> {
-    let fail = |error: StoreError| error.into_failure(doing.to_owned());
-    if task.cancel.is_cancelled() {
-        abort(copy).await;
-        return Err(Failure::new(Class::Interrupted, doing, "the run was cancelled"));
-    }
-    let stored = match index {
-        None => None,
-        Some(index) => match Box::pin(put_index(&mut copy, index, doing)).await {
-            Ok(stored) => Some(stored),
-            Err(failure) => {
-                abort(copy).await;
-                return Err(failure);
-            }
-        },
-    };
-    let files = match files::put(&mut copy, extras.files, doing).await {
-        Ok(files) => files,
+    let (index, files) = match extras.put(&mut copy, task).await {
+        Ok(stored) => stored,
         Err(failure) => {
             abort(copy).await;
             return Err(failure);
         }
     };
-    if let Err(error) = copy.mark_suspicious(extras.suspicions).await {
-        abort(copy).await;
-        return Err(fail(error));
-    }
     let recipients = copy.recipients().clone();
-    let placed = |volumes| Placed { volumes, index: stored, files, recipients };
-    copy.commit(|volumes| make(placed(volumes))).await.map_err(fail)
+    let placed = |volumes| Placed { volumes, index, files, recipients };
+    copy.commit(|volumes| make(placed(volumes))).await.during(task)
+}
+
+impl Extras<'_> {
+    async fn put(
+        self,
+        copy: &mut Copy,
+        task: &Task,
+    ) -> Result<(Option<StoredObject>, Vec<StoredFile>), Failure> {
+        task.check()?;
+        let index = match self.index {
+            None => None,
+            Some(Err(failure)) => {
+                return Err(Failure { doing: task.into(), ..failure.clone() });
+            }
+            Some(Ok(index)) => Some(Box::pin(put_index(copy, index, task)).await?),
+        };
+        let files = files::put(copy, self.files, task).await?;
+        copy.mark_suspicious(self.suspicions).await.during(task)?;
+        Ok((index, files))
+    }
 }
 
 /// The index of what went by. Of a million entries it takes seconds: not on the async workers.
-async fn encode(streamed: Streamed, doing: &str) -> Result<Spooled, Failure> {
+async fn encode(streamed: Streamed, task: &Task) -> Result<Spooled, Failure> {
     let encoded =
         tokio::task::spawn_blocking(move || index::encode(&streamed.structure, &streamed.frames));
-    let encoded =
-        encoded.await.map_err(|error| Failure::from_error(Class::Internal, doing, &error));
+    let encoded = encoded.await.map_err(|error| Failure::from_error(Class::Internal, task, &error));
     encoded?.map_err(|error| {
         let class = match &error {
             IndexError::Scratch(source) => scratch_class(source.kind()),
             _ => Class::Internal,
         };
-        Failure::from_error(class, doing, &error)
+        Failure::from_error(class, task, &error)
     })
 }
 
-async fn put_index(copy: &mut Copy, index: &Spooled, doing: &str) -> Result<StoredObject, Failure> {
+async fn put_index(copy: &mut Copy, index: &Spooled, task: &Task) -> Result<StoredObject, Failure> {
     let recipients = copy.recipients().clone();
-    let mut intake = Intake::new(copy, INDEX_NAME, &recipients, doing)?;
+    let mut beside = copy.beside(INDEX_NAME, &recipients).during(task)?;
     let mut at = 0;
     while at < index.len() {
         let index = index.clone();
@@ -157,10 +144,10 @@ async fn put_index(copy: &mut Copy, index: &Spooled, doing: &str) -> Result<Stor
             std::io::Result::Ok(piece)
         });
         let piece =
-            piece.await.map_err(|error| Failure::from_error(Class::Internal, doing, &error))?;
-        let piece = piece.map_err(|error| Failure::from_error(Class::State, doing, &error))?;
+            piece.await.map_err(|error| Failure::from_error(Class::Internal, task, &error))?;
+        let piece = piece.map_err(|error| Failure::from_error(Class::State, task, &error))?;
         at += piece.len() as u64;
-        intake.write(&piece).await?;
+        beside.write(&piece).await.during(task)?;
     }
-    intake.finish().await
+    beside.finish().await.during(task)
 }

@@ -20,7 +20,7 @@ use crate::{
     },
     postgres::{
         catalog::Database,
-        command::{self, Definitions},
+        command::{self},
         spec::ChildEnv,
     },
     sys::{
@@ -30,7 +30,7 @@ use crate::{
     },
 };
 
-use super::super::{dump::Source, stderr};
+use super::super::{plan::DumpPlan, stderr};
 
 /// The object's name, where it is not encrypted.
 pub(super) const NAME: &str = "databases.sql.zst";
@@ -61,10 +61,9 @@ const BEFORE_EACH: &str = "\n\\connect postgres\n\n";
 
 /// How the databases are made.
 #[derive(Debug, Default)]
-pub(super) struct Made {
-    /// SQL for psql.
+pub(super) struct Definitions {
     pub(super) sql: Vec<u8>,
-    /// Databases of which that may not be read, or that nobody can connect to.
+    /// Databases that the role may not read, or that allow no connections.
     pub(super) left_out: Vec<LeftOut>,
     /// Whether one was left out that is too long.
     pub(super) is_cut: bool,
@@ -77,12 +76,12 @@ pub(super) struct Made {
 /// it must not be without unseen. Database-gone where one was dropped or renamed since `databases` was
 /// read.
 pub(super) async fn sql(
-    source: &Source<'_>,
+    plan: &DumpPlan<'_>,
     env: &ChildEnv,
     databases: &[Database],
     task: &Task,
-) -> Result<Made, Failure> {
-    let mut made = Made { sql: HEAD.as_bytes().to_vec(), ..Made::default() };
+) -> Result<Definitions, Failure> {
+    let mut made = Definitions { sql: HEAD.as_bytes().to_vec(), ..Definitions::default() };
     for database in databases {
         let name = database.name.as_str();
         if name == TEMPLATE0 || pattern::is_managed(name) {
@@ -91,31 +90,13 @@ pub(super) async fn sql(
         let mut leave = |reason: String| {
             made.left_out.push(LeftOut { what: format!("how database {name} is made"), reason });
         };
-        let doing = format!("read how database {name} is made");
-        match database.access {
-            Access::Closed => {
-                leave("it does not allow connections (datallowconn)".to_owned());
-                continue;
-            }
-            Access::HalfDropped => {
-                leave("it is half dropped: DROP DATABASE was interrupted".to_owned());
-                continue;
-            }
-            Access::Unnameable => {
-                leave("its name is not UTF-8".to_owned());
-                continue;
-            }
-            // Seen with 15 to 18: the lines up to its \\connect, then an error.
-            Access::Open if name.contains(['\n', '\r']) => {
-                leave(
-                    "its name holds the end of a line, which pg_restore writes into no script"
-                        .to_owned(),
-                );
-                continue;
-            }
-            Access::Open => task.progress.set_stage(&*doing),
+        let task = &task.doing(format!("read how database {name} is made"));
+        if let Some(reason) = undumpable(database) {
+            leave(reason.to_owned());
+            continue;
         }
-        match one(source, env, (name, &doing), task).await {
+        task.progress.set_stage(task.phrase());
+        match one(plan, env, name, task).await {
             Ok(None) => {
                 leave(format!("it takes more than {TEXT_MAX} bytes"));
                 made.is_cut = true;
@@ -129,13 +110,27 @@ pub(super) async fn sql(
                 made.sql.extend_from_slice(BEFORE_EACH.as_bytes());
                 made.sql.extend_from_slice(&sql);
             }
-            Err(failure) if may_lack(source.patterns.mean(name), failure.class) => {
+            Err(failure) if may_lack(plan.patterns.mean(name), failure.class) => {
                 leave(failure.what);
             }
             Err(failure) => return Err(failure),
         }
     }
     Ok(made)
+}
+
+/// Why pg_dump cannot tell how a database is made.
+fn undumpable(database: &Database) -> Option<&'static str> {
+    match database.access {
+        Access::Closed => Some("it does not allow connections (datallowconn)"),
+        Access::HalfDropped => Some("it is half dropped: DROP DATABASE was interrupted"),
+        Access::Unnameable => Some("its name is not UTF-8"),
+        // Seen with 15 to 18: the lines up to its \\connect, then an error.
+        Access::Open if database.name.as_str().contains(['\n', '\r']) => {
+            Some("its name holds the end of a line, which pg_restore writes into no script")
+        }
+        Access::Open => None,
+    }
 }
 
 /// Whether the globals are backed up without a database that failed so.
@@ -152,40 +147,41 @@ const fn may_lack(is_meant: bool, class: Class) -> bool {
 
 /// The SQL for one database; none where it is longer than [`TEXT_MAX`].
 async fn one(
-    source: &Source<'_>,
+    plan: &DumpPlan<'_>,
     env: &ChildEnv,
-    (name, doing): (&str, &str),
+    name: &str,
     task: &Task,
 ) -> Result<Option<Vec<u8>>, Failure> {
-    let archive = source.scratch.join("definition.dump");
-    let made = describe(source, env, (name, doing, &archive), task).await;
+    let archive = plan.scratch.join("definition.dump");
+    let made = describe(plan, env, name, &archive, task).await;
     // Passwords of user mappings are in there: it does not lie about until the run ends.
     match tokio::fs::remove_file(&archive).await {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
             let what = format!("{} cannot be removed: {error}", archive.display());
-            Err(Failure::new(Class::State, doing, what))
+            Err(task.failure(Class::State, what))
         }
         _ => made,
     }
 }
 
 async fn describe(
-    source: &Source<'_>,
+    plan: &DumpPlan<'_>,
     env: &ChildEnv,
-    (name, doing, archive): (&str, &str, &Path),
+    name: &str,
+    archive: &Path,
     task: &Task,
 ) -> Result<Option<Vec<u8>>, Failure> {
-    let major = source.tools.version.major;
-    let list = source.scratch.join("definition.list");
-    let dump = Definitions {
+    let major = plan.tools.version.major;
+    let list = plan.scratch.join("definition.list");
+    let dump = command::Definitions {
         database: name,
-        lock_wait: source.lock_wait,
-        keepalives: source.server.spec().keepalives,
+        lock_wait: plan.lock_wait,
+        keepalives: plan.server.spec().keepalives,
         file: archive,
     };
-    let run = |command: Vec<String>| async move { run(source, env, (&command, doing), task).await };
-    run(dump.command(&source.tools.program("pg_dump")?, major)).await?;
-    let pg_restore = source.tools.program("pg_restore")?;
+    let run = |command: Vec<String>| async move { run(plan, env, &command, task).await };
+    run(dump.command(&plan.tools.program("pg_dump")?, major)).await?;
+    let pg_restore = plan.tools.program("pg_restore")?;
     let entries = run(command::list_entries(&pg_restore, archive)).await?;
     if entries.stdout.len() >= TEXT_MAX {
         return Ok(None);
@@ -194,19 +190,19 @@ async fn describe(
         entries.stdout.split(|byte| *byte == b'\n').filter(|line| is_wanted(line)).collect();
     files::replace(&list, &wanted.join(&b'\n')).map_err(|error| {
         let full = error.source.kind() == std::io::ErrorKind::StorageFull;
-        Failure::from_error(if full { Class::Space } else { Class::State }, doing, &error)
+        Failure::from_error(if full { Class::Space } else { Class::State }, task, &error)
     })?;
     let exit = run(command::definitions_to_sql(&pg_restore, archive, &list)).await?;
     if exit.stdout.len() >= TEXT_MAX {
         return Ok(None);
     }
-    let mut proof = Box::new(PlainProof::new());
+    let mut proof = Box::new(PlainProof::of_database());
     let proven = proof.feed(&exit.stdout, &mut Vec::new()).and_then(|()| proof.finish());
-    proven.map_err(|error| Failure::from_error(Class::ArchiveInvalid, doing, &error))?;
+    proven.map_err(|error| Failure::from_error(Class::ArchiveInvalid, task, &error))?;
     if MADE_BY_INITDB.contains(&name) {
         return without_create(&exit.stdout, name)
             .map(Some)
-            .map_err(|what| Failure::new(Class::ArchiveInvalid, doing, what));
+            .map_err(|what| task.failure(Class::ArchiveInvalid, what));
     }
     Ok(Some(exit.stdout.clone()))
 }
@@ -232,21 +228,21 @@ fn without_create(sql: &[u8], name: &str) -> Result<Vec<u8>, String> {
 }
 
 async fn run(
-    source: &Source<'_>,
+    plan: &DumpPlan<'_>,
     env: &ChildEnv,
-    (command, doing): (&[String], &str),
+    command: &[String],
     task: &Task,
 ) -> Result<Arc<Exit>, Failure> {
-    let child = source.child(command, env);
-    let limit = super::limit(source.server.spec().answer_timeout, ANSWERS);
+    let child = plan.child(command, env);
+    let limit = super::limit(plan.server.spec().answer_timeout, ANSWERS);
     let exit = run_captured(child, TEXT_MAX, limit, &task.cancel).await;
     let exit = exit.map_err(|error| match error {
-        RunError::Spawn(error) => stderr::spawn_failure(doing, &error),
-        RunError::TimedOut { .. } => Failure::from_error(Class::Stalled, doing, &error),
-        RunError::Cancelled => Failure::new(Class::Interrupted, doing, "the run was cancelled"),
+        RunError::Spawn(error) => stderr::spawn_failure(task, &error),
+        RunError::TimedOut { .. } => Failure::from_error(Class::Stalled, task, &error),
+        RunError::Cancelled => task.cancelled(),
     })?;
     if !exit.success() {
-        return Err(stderr::exit_failure(doing, &exit));
+        return Err(stderr::exit_failure(task, &exit));
     }
     Ok(exit)
 }

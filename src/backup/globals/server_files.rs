@@ -20,7 +20,7 @@ use crate::{
     sys::task::Task,
 };
 
-use super::super::{dump::Source, files::SmallFile};
+use super::super::{files::SmallFile, plan::DumpPlan};
 
 /// The settings' object, where it is not encrypted.
 const SETTINGS: &str = "settings.txt.zst";
@@ -28,9 +28,9 @@ const SETTINGS: &str = "settings.txt.zst";
 /// Longest that all files together may be, in bytes: they are in memory while the globals are dumped.
 pub(super) const FILES_MAX: usize = 2 << 20;
 
-/// What was found.
+/// What lies beside the globals, and what could not be read of it.
 #[derive(Debug, Default)]
-pub(super) struct Found {
+pub(super) struct ServerFiles {
     pub(super) files: Vec<SmallFile>,
     pub(super) left_out: Vec<LeftOut>,
     /// Whether something was left out that is too long.
@@ -39,7 +39,7 @@ pub(super) struct Found {
     pub(super) hint: Option<String>,
 }
 
-impl Found {
+impl ServerFiles {
     fn bytes(&self) -> usize {
         self.files.iter().map(|file| file.plain.len()).sum()
     }
@@ -50,30 +50,30 @@ impl Found {
 /// # Errors
 /// Whatever else keeps a file from being read.
 pub(super) async fn read(
-    source: &Source<'_>,
+    plan: &DumpPlan<'_>,
     session: &Session,
     task: &Task,
-) -> Result<Found, PgError> {
-    let version = source.facts.version_num;
+) -> Result<ServerFiles, PgError> {
+    let version = plan.facts.version_num;
     match configuration::configuration(session.queries(&task.cancel), version).await {
-        Ok(configuration) => read_all(source, session, &configuration, task).await,
+        Ok(configuration) => read_all(plan, session, &configuration, task).await,
         Err(error) if error.class() == Class::Privilege => {
             let what = "the configuration of the server".to_owned();
             let left_out = vec![LeftOut { what, reason: error.to_string() }];
-            Ok(Found { left_out, ..Found::default() })
+            Ok(ServerFiles { left_out, ..ServerFiles::default() })
         }
         Err(error) => Err(error),
     }
 }
 
 async fn read_all(
-    source: &Source<'_>,
+    plan: &DumpPlan<'_>,
     session: &Session,
     configuration: &Configuration,
     task: &Task,
-) -> Result<Found, PgError> {
-    let mut found = Found::default();
-    let text = configuration::render(configuration, &source.facts.version);
+) -> Result<ServerFiles, PgError> {
+    let mut found = ServerFiles::default();
+    let text = configuration::render(configuration, &plan.facts.version);
     found.files.push(SmallFile { name: SETTINGS.to_owned(), path: None, plain: text.into_bytes() });
     if !configuration.sees_all {
         let what = "the configuration files of the server, and some of its settings".to_owned();
@@ -90,17 +90,17 @@ async fn read_all(
             read = here(path).await?.map_err(|error| format!("{reason}, nor may pgkeep: {error}"));
         }
         match read {
-            Ok(Some(plain))
-                if plain.len() > FILE_MAX || found.bytes() + plain.len() > FILES_MAX =>
+            Ok(Some(bytes))
+                if bytes.len() > FILE_MAX || found.bytes() + bytes.len() > FILES_MAX =>
             {
                 let reason =
                     format!("longer than {FILE_MAX} bytes, or all of them than {FILES_MAX}");
                 found.left_out.push(LeftOut { what: what(), reason });
                 found.is_cut = true;
             }
-            Ok(Some(plain)) => {
+            Ok(Some(bytes)) => {
                 let (name, path) = (format!("{name}.zst"), Some(path.clone()));
-                found.files.push(SmallFile { name, path, plain });
+                found.files.push(SmallFile { name, path, plain: bytes });
             }
             // Not every server has every file.
             Ok(None) => {}

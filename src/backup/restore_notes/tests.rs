@@ -13,11 +13,14 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::{
+    backup::copy::tests::{manifest, series},
     domain::{
-        manifest::{Extension, StoredObject},
+        backup::BackupId,
+        manifest::{Extension, SQL, StoredFile},
         pattern::Glob,
     },
     postgres::params::Params,
+    sys::clock::{Clock as _, SystemClock},
 };
 
 #[test]
@@ -25,18 +28,8 @@ fn what_is_encrypted_names_its_key() {
     let volumes = ["g.sql.zst.age".to_owned(), "g.sql.zst.age.001".to_owned()];
     let somebody: Recipients = ["age1x".to_owned()].into_iter().collect();
     let nobody = Recipients::default();
-    let of = |recipients| {
-        let about = About {
-            database: None,
-            scope: None,
-            is_script: true,
-            has_statistics: false,
-            volumes: &volumes,
-            files: &[],
-            tool_major: 15,
-            recipients,
-        };
-        lines(&about).join("\n")
+    let of = |recipients: &Recipients| {
+        lines(&about(None, &Scope::default(), &volumes, &[], recipients)).join("\n")
     };
     let lines = of(&somebody);
     let step = "cat g.sql.zst.age g.sql.zst.age.001 | age -d -i KEYFILE | zstd -dc | psql";
@@ -70,22 +63,25 @@ fn facts(name: &str, extensions: &[(&str, &str)]) -> DatabaseFacts {
     }
 }
 
-fn about<'a>(
-    database: Option<&'a DatabaseFacts>,
-    scope: &'a Scope,
-    volumes: &'a [String],
-    files: &'a [StoredFile],
-    recipients: &'a Recipients,
-) -> About<'a> {
-    About {
-        database,
-        scope: Some(scope),
-        is_script: false,
-        has_statistics: false,
-        volumes,
-        files,
-        tool_major: 15,
-        recipients,
+fn object(name: &str) -> StoredObject {
+    StoredObject { name: name.to_owned(), bytes: u64::MAX, sha256: "0".repeat(64) }
+}
+
+fn about(
+    database: Option<&DatabaseFacts>,
+    scope: &Scope,
+    volumes: &[String],
+    files: &[StoredFile],
+    recipients: &Recipients,
+) -> Manifest {
+    let id = BackupId::new(SystemClock::new().now().wall, 1);
+    Manifest {
+        database: database.cloned(),
+        selection: Some(scope.clone()),
+        objects: volumes.iter().map(|name| object(name)).collect(),
+        files: files.to_vec(),
+        recipients: recipients.clone(),
+        ..manifest(&series(), &id)
     }
 }
 
@@ -185,7 +181,7 @@ fn database(word: &str) -> Option<String> {
 
 /// Every line is one line; run as they are, and with those run that stand behind `#` to be chosen, they
 /// call the programs and nothing else.
-fn check(about: &About<'_>, folder: &Path, wanted: Option<&str>) {
+fn check(about: &Manifest, folder: &Path, wanted: Option<&str>) {
     let lines = lines(about);
     for line in &lines {
         assert!(!line.contains(text::is_unsafe), "{line:?}");
@@ -226,7 +222,6 @@ proptest! {
         let schemas = [&name, &other].into_iter().filter_map(|text| text.parse::<Glob>().ok());
         let scope = Scope { schemas: schemas.collect(), ..Scope::default() };
         let key: Recipients = [volume.clone()].into_iter().collect();
-        let object = |name: &str| StoredObject { name: name.to_owned(), bytes: 0, sha256: String::new() };
         let files = [StoredFile {
             object: object(&volume),
             path: Some(other.clone()),
@@ -236,7 +231,8 @@ proptest! {
         let volumes = [volume.clone(), "b".to_owned()];
         for recipients in [&key, &Recipients::default()] {
             let mut one = about(Some(&facts), &scope, &volumes, &files, recipients);
-            (one.is_script, one.has_statistics) = (is_script, has_statistics);
+            one.plain.format = if is_script { SQL } else { "custom 1.16" }.to_owned();
+            one.tool.command.extend(has_statistics.then(|| "--statistics".to_owned()));
             check(&one, folder.path(), Some(&name));
         }
         check(&about(None, &scope, &volumes, &files, &key), folder.path(), None);

@@ -17,6 +17,7 @@ use crate::{
         manifest::LeftOut,
         target::Target,
     },
+    sys::task::Task,
 };
 
 /// The check's name in findings.
@@ -142,9 +143,7 @@ pub struct Said {
 pub struct Judged {
     /// What casts doubt on the backup.
     pub doubts: Vec<String>,
-    /// What is told.
     pub findings: Vec<Finding>,
-    /// Messages that are not known, one line each.
     pub output: Vec<String>,
 }
 
@@ -171,8 +170,9 @@ impl Said {
     pub fn judge(
         self,
         program: &str,
-        (about, doing): (&str, &str),
+        about: &str,
         left_out: &[LeftOut],
+        task: &Task,
     ) -> Result<Judged, Failure> {
         let mut judged = Judged::default();
         let mut told: Vec<&str> = Vec::new();
@@ -182,7 +182,7 @@ impl Said {
                 Meaning::Incomplete(_, word) if accepted(*word) => continue,
                 Meaning::Incomplete(class, _) => {
                     let what = format!("{program} exited with 0 and left something out: {message}");
-                    return Err(Failure::new(*class, doing, what).hint(*hint));
+                    return Err(task.failure(*class, what).hint(*hint));
                 }
                 Meaning::Harmless => continue,
                 Meaning::Trouble => Severity::Warning,
@@ -258,9 +258,14 @@ fn goes_on(text: &str, own: bool) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sys::clock::SystemClock;
+
+    fn task() -> Task {
+        Task::new(SystemClock::new())
+    }
 
     fn judge(stderr: &str) -> Result<Judged, Failure> {
-        Said::read("pg_dump", stderr).judge("pg_dump", ("app", "dump database app"), &[])
+        Said::read("pg_dump", stderr).judge("pg_dump", "app", &[], &task())
     }
 
     fn severities(judged: &Judged) -> Vec<Severity> {
@@ -303,7 +308,7 @@ mod tests {
             [LeftOut { what: what.to_owned(), reason: "the configuration says so".to_owned() }]
         };
         let judged = |what| {
-            Said::read("pg_dump", text).judge("pg_dump", ("app", ""), &left_out(what)).is_ok()
+            Said::read("pg_dump", text).judge("pg_dump", "app", &left_out(what), &task()).is_ok()
         };
         assert!(judged("the subscription moved"));
         assert!(!judged("rows of unlogged tables"));

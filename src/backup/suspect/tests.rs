@@ -24,7 +24,7 @@ fn hour(task: &Task, ago: u32) -> BackupId {
     BackupId::new(task.clock.now().wall - HOUR * ago, 1)
 }
 
-fn asked<const N: usize>(some: [(&str, Result<Repository, Failure>); N]) -> Asked {
+fn asked<const N: usize>(some: [(&str, Result<Repository, Failure>); N]) -> Repositories {
     some.map(|(name, opened)| (name.parse().unwrap(), opened.map(Arc::new))).into()
 }
 
@@ -33,7 +33,11 @@ fn away() -> Result<Repository, Failure> {
 }
 
 /// What is said of a new backup that holds nothing, and what it was compared with.
-async fn compare(asked: &Asked, series: &Series, task: &Task) -> (Vec<Kind>, Option<BackupId>) {
+async fn compare(
+    asked: &Repositories,
+    series: &Series,
+    task: &Task,
+) -> (Vec<Kind>, Option<BackupId>) {
     let yardstick = Yardstick::find((Share::percent(50), asked), series, task).await;
     let measure = Measure { format: "sql".into(), globals: true, ..Measure::default() };
     let kinds = yardstick.judge(&measure).into_iter().map(|it| it.kind).collect();

@@ -9,8 +9,8 @@ use std::io::BufReader;
 
 use super::{
     super::{
-        entries::{Entries, Found, Head, SPOOL_MAX},
-        proof::{FormatError, Structure},
+        entries::{Entries, SPOOL_MAX},
+        proof::{DataEntry, FormatError, Structure},
         spool::{self, Spool, SpoolReader, Spooled},
     },
     copy::CopyRows,
@@ -40,8 +40,7 @@ pub(super) struct Blocks {
     reader: BufReader<SpoolReader>,
     count: u64,
     /// The entry whose block is awaited or read; none behind the last.
-    next: Option<Head>,
-    /// Blocks that are whole.
+    next: Option<DataEntry>,
     done: u64,
     found: Spool,
     step: Step,
@@ -90,7 +89,7 @@ impl Blocks {
 
     fn await_next(&mut self) -> Result<(), FormatError> {
         let is_last = self.done == self.count;
-        self.next = if is_last { None } else { Some(Head::read(&mut self.reader)?) };
+        self.next = if is_last { None } else { Some(DataEntry::read_head(&mut self.reader)?) };
         Ok(())
     }
 
@@ -212,7 +211,7 @@ impl Blocks {
     fn out_of_order(&self, scan: &Scanner, id: i64) -> Result<(), Fault> {
         let mut entries = self.heads.reader();
         for number in 0..self.count {
-            let head = Head::read(&mut entries)?;
+            let head = DataEntry::read_head(&mut entries)?;
             if i64::from(head.dump_id) == id {
                 let name = head.describe();
                 return scan.fault(if number < self.done {
@@ -226,34 +225,34 @@ impl Blocks {
     }
 
     fn end(&mut self, scan: &Scanner, digest: [u8; 32]) -> Result<(), Fault> {
-        let length = scan.position() - self.start;
-        let mut found = Found { offset: self.start, length, digest, ..Found::default() };
-        let totals = &mut self.totals;
+        let (totals, Some(entry)) = (&mut self.totals, &mut self.next) else { return Ok(()) };
+        (entry.offset, entry.length) = (self.start, scan.position() - self.start);
+        entry.digest = digest;
         match &self.content {
             Content::Copy(rows) => {
                 let Some(rows) = rows.finish() else {
                     return scan.fault("the COPY data does not end with the line \\.");
                 };
-                found.rows = Some(rows);
+                entry.rows = Some(rows);
                 totals.rows += rows;
             }
             Content::Inserts(inserts) => {
                 let Some(statements) = inserts.finish() else {
                     return scan.fault("the last INSERT statement has no end");
                 };
-                found.statements = Some(statements);
+                entry.statements = Some(statements);
                 totals.statements += statements;
             }
             Content::LargeObjects { count, bytes } => {
-                found.large_objects = Some(*count);
-                found.large_object_bytes = Some(*bytes);
+                entry.large_objects = Some(*count);
+                entry.large_object_bytes = Some(*bytes);
                 totals.large_objects += count;
                 totals.large_object_bytes += bytes;
             }
         }
-        totals.tables += u64::from(found.large_objects.is_none());
-        totals.tables_via_root += u64::from(self.next.as_ref().is_some_and(|head| head.via_root));
-        found.write(&mut self.found)?;
+        totals.tables += u64::from(entry.large_objects.is_none());
+        totals.tables_via_root += u64::from(entry.via_root);
+        entry.write_block(&mut self.found)?;
         self.done += 1;
         self.step = Step::Type;
         self.await_next().map_err(Fault::Other)

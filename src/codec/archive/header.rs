@@ -39,7 +39,6 @@ enum Step {
 pub(super) struct Found {
     /// The archive's version is 1.`minor`.
     pub(super) minor: u8,
-    /// Entries of the table of contents.
     pub(super) entries: u64,
 }
 

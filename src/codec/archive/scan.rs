@@ -11,11 +11,8 @@ use super::super::proof::FormatError;
 /// What went wrong, before it is known in which part of the dump.
 #[derive(Debug)]
 pub(super) enum Fault {
-    /// A contradiction.
     Damaged {
-        /// Position in the stream.
         at: u64,
-        /// The contradiction.
         what: String,
     },
     /// What has nothing to do with the place.

@@ -5,8 +5,8 @@ use std::path::Path;
 
 use super::{
     super::{
-        entries::{Head, SPOOL_MAX},
-        proof::{FormatError, describe},
+        entries::SPOOL_MAX,
+        proof::{DataEntry, FormatError, describe},
         spool::{self, Spool, Spooled},
     },
     ids::Ids,
@@ -29,63 +29,29 @@ const OFFSET_SET: u8 = 2;
 /// `K_OFFSET_NO_DATA`
 const NO_DATA: u8 = 3;
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Field {
-    DumpId,
-    HasData,
-    TableOid,
-    Oid,
-    Tag,
-    Kind,
-    Section,
-    Definition,
-    Drop,
-    Copy,
-    Schema,
-    Tablespace,
-    AccessMethod,
-    RelationKind,
-    Owner,
-    WithOids,
-    Dependency,
-    Offset,
+macro_rules! fields {
+    ($($field:ident)+) => {
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        enum Field {
+            $($field),+
+        }
+
+        /// The fields of an entry in their order.
+        const FIELDS: &[Field] = &[$(Field::$field),+];
+    };
 }
 
-const FIELDS: [Field; 18] = {
-    use Field::{
-        AccessMethod, Copy, Definition, Dependency, Drop, DumpId, HasData, Kind, Offset, Oid,
-        Owner, RelationKind, Schema, Section, TableOid, Tablespace, Tag, WithOids,
-    };
-    [
-        DumpId,
-        HasData,
-        TableOid,
-        Oid,
-        Tag,
-        Kind,
-        Section,
-        Definition,
-        Drop,
-        Copy,
-        Schema,
-        Tablespace,
-        AccessMethod,
-        RelationKind,
-        Owner,
-        WithOids,
-        Dependency,
-        Offset,
-    ]
-};
+fields! {
+    DumpId HasData TableOid Oid Tag Kind Section Definition Drop Copy Schema Tablespace AccessMethod
+    RelationKind Owner WithOids Dependency Offset
+}
 
 /// The table of contents, once it is whole.
 #[derive(Debug)]
 pub(super) struct Contents {
     /// What is counted in it alone; tables, rows and large objects come later.
     pub(super) totals: Totals,
-    /// The entries with data.
     pub(super) heads: Spooled,
-    /// How many these are.
     pub(super) count: u64,
 }
 
@@ -290,19 +256,20 @@ impl Toc {
         };
         let via_root =
             current.via_root || root::names_another(&current.copy, current.schema(), &current.name);
-        let head = Head {
+        let field_bytes = scan.offset_field_bytes() as u64;
+        let entry = DataEntry {
             dump_id: current.dump_id,
             kind: readable(&current.kind),
             schema: current.schema().map(readable),
             name: readable(&current.name),
             owner: readable(&current.owner),
-            field: scan.position() - scan.offset_field_bytes() as u64,
-            field_bytes: u8::try_from(scan.offset_field_bytes()).unwrap_or(u8::MAX),
+            offset_field: scan.position() - field_bytes..scan.position(),
             stated,
             copy: !current.copy.is_empty(),
             via_root,
+            ..DataEntry::default()
         };
-        head.write(&mut self.heads)?;
+        entry.write_head(&mut self.heads)?;
         self.count += 1;
         Ok(())
     }

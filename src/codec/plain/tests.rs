@@ -1,14 +1,17 @@
 //! Tests of the proof of plain SQL.
 
+mod globals;
+
 use super::*;
 use proptest::prelude::*;
 
 /// Written by pg_dump 15.18; its names, rows and functions were made to deceive.
 const DUMP: &[u8] = include_bytes!("../../../tests/fixtures/archive/plain-15.sql");
+const COMPLETE: &[u8] = DATABASE_SCRIPT.complete;
 const TAIL: &str = "\n--\n-- PostgreSQL database dump complete\n--\n\n";
 
 fn prove(text: &[u8], size: usize) -> Result<Structure, FormatError> {
-    let mut proof = Box::new(PlainProof::new());
+    let mut proof = Box::new(PlainProof::of_database());
     for piece in text.chunks(size.max(1)) {
         proof.feed(piece, &mut Vec::new())?;
     }
@@ -16,7 +19,7 @@ fn prove(text: &[u8], size: usize) -> Result<Structure, FormatError> {
 }
 
 fn of(sql: &str) -> Result<Totals, FormatError> {
-    let text = [HEAD, sql.as_bytes(), TAIL.as_bytes()].concat();
+    let text = [DATABASE_SCRIPT.head, sql.as_bytes(), TAIL.as_bytes()].concat();
     for size in [1, 2, 3, 5] {
         assert_eq!(prove(&text, size), prove(&text, 100_000), "{sql}");
     }
@@ -113,7 +116,7 @@ proptest! {
         );
         let totals = of(&sql).unwrap();
         prop_assert_eq!((totals.entries, totals.rows), (3, 1));
-        let whole = [HEAD, sql.as_bytes(), TAIL.as_bytes()].concat();
+        let whole = [DATABASE_SCRIPT.head, sql.as_bytes(), TAIL.as_bytes()].concat();
         let end = whole.len() - TAIL.len() + COMPLETE.len() + 4;
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a share")]
         let cut = (cut * end as f64) as usize;

@@ -23,7 +23,6 @@ mod seal;
 mod seals;
 #[cfg(test)]
 mod tests;
-mod volumes;
 
 use std::{
     collections::BTreeSet,
@@ -40,8 +39,8 @@ use self::{read::Reader, seal::Sealer};
 use super::{
     encrypt::{Encrypt, EncryptError},
     frames::{Frame, Frames, Packer, Pool},
+    parts::Sealed,
     proof::{self, FormatError, Proof, Structure},
-    sealed::Sealed,
 };
 use crate::{
     domain::{manifest::Plain, recipients::Recipients},
@@ -53,12 +52,11 @@ use crate::{
 pub struct Encode {
     /// zstd's level.
     pub level: i32,
-    /// Threads that compress; at least one is used.
     pub workers: usize,
     /// Length of every part but a volume's last.
     pub part_bytes: usize,
-    /// A volume ends before it would exceed this; rounded down to whole parts, at least one.
-    pub volume_bytes: u64,
+    /// Most parts of a volume; at least one.
+    pub volume_parts: u32,
 }
 
 impl Encode {
@@ -79,64 +77,40 @@ impl Encode {
 /// One form in which the stream is stored, and where it goes in that form.
 #[derive(Debug)]
 pub struct Seal {
-    /// Whom it is encrypted to; none: it is not.
+    /// The recipients of its encryption; empty: it is stored plain.
     pub recipients: Recipients,
     /// The uploaders of the repositories that want it so.
     pub sinks: Vec<tokio::sync::mpsc::Sender<Sealed>>,
 }
 
-/// A stored volume.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct VolumeInfo {
-    /// Length in bytes, never 0.
-    pub bytes: u64,
-    /// SHA-256, lower-case hexadecimal.
-    pub sha256: String,
-}
-
 /// A stream that was whole.
 #[derive(Debug, Clone)]
 pub struct Streamed {
-    /// The bytes as they came.
     pub plain: Plain,
-    /// What they hold.
     pub structure: Structure,
-    /// The volumes of each seal, in the order of the seals; none of one whose sinks all went away.
-    pub volumes: Vec<Vec<VolumeInfo>>,
-    /// The compressed frames.
     pub frames: Frames,
 }
 
 /// Why a stream was not whole.
 #[derive(Debug, thiserror::Error)]
 pub enum StreamError {
-    /// The source could not be read.
     #[error("the dump cannot be read from its pipe")]
     Source(#[source] io::Error),
-    /// The bytes are not what their format says.
     #[error(transparent)]
     Format(#[from] FormatError),
-    /// Every sink has dropped its receiver.
     #[error("no repository takes the dump any more")]
     NoSinkLeft,
-    /// The task was cancelled.
     #[error("the dump was cancelled")]
     Cancelled,
-    /// zstd refused.
     #[error("the dump cannot be compressed")]
     Compress(#[source] io::Error),
-    /// age refused.
     #[error("the dump cannot be encrypted")]
     Encrypt(#[source] EncryptError),
-    /// A thread could not be started.
     #[error("a thread cannot be started")]
     Thread(#[source] io::Error),
     /// A defect in pgkeep itself.
     #[error("the thread {thread} panicked")]
-    Panicked {
-        /// Its name.
-        thread: &'static str,
-    },
+    Panicked { thread: &'static str },
 }
 
 /// Starts the stream. The source is the reading end of a pipe, or a file; it is set to
@@ -170,7 +144,6 @@ pub fn start(
 enum Halt {
     /// Another thread failed, or the task was cancelled.
     Stopped,
-    /// It failed itself.
     Failed(StreamError),
 }
 
@@ -182,7 +155,6 @@ struct Job {
 
 /// What the sealing thread is told, in the order of the stream.
 enum Next {
-    /// A frame that is being compressed.
     Frame(mpsc::Receiver<Frame>),
     /// The stream was whole.
     End(Box<Structure>),

@@ -41,7 +41,6 @@ pub(super) struct Reader {
     stop: CancellationToken,
     /// Whether the pipe is [`PIPE_BYTES`] wide.
     wide: bool,
-    /// Whether the first byte has come.
     began: bool,
 }
 

@@ -4,14 +4,18 @@
 use std::{io, io::Read, sync::mpsc};
 
 use sha2::{Digest, Sha256};
-use tokio::runtime::{Builder, Runtime};
+use tokio::{
+    runtime::{Builder, Runtime},
+    sync::mpsc::Sender,
+};
 use tokio_util::sync::CancellationToken;
 
-use super::{Encode, Halt, Next, Seal, StreamError, Streamed, VolumeInfo, volumes::Volumes};
+use super::{Encode, Halt, Next, Seal, StreamError, Streamed};
 use crate::{
     codec::{
-        encrypt::{Encrypt, EncryptError, PIECE_BYTES},
+        encrypt::EncryptError,
         frames::{Frame, Frames},
+        parts::{Cutter, Sealed},
         proof::Structure,
     },
     domain::manifest::Plain,
@@ -77,7 +81,7 @@ impl Sealer {
     }
 
     fn has_sinks(&self) -> Result<(), Halt> {
-        if self.lanes.iter().all(|lane| lane.volumes.is_out()) {
+        if self.lanes.iter().all(Lane::is_out) {
             return Err(Halt::Failed(StreamError::NoSinkLeft));
         }
         Ok(())
@@ -102,52 +106,63 @@ impl Sealer {
             bytes: self.frames.plain_bytes(),
             sha256: crate::codec::hex(&self.plain.finalize()),
         };
-        let volumes = self.lanes.into_iter().map(Lane::done).collect();
-        Ok(Streamed { plain, structure, volumes, frames: self.frames })
+        Ok(Streamed { plain, structure, frames: self.frames })
     }
 }
 
-/// One seal: the stream in one form.
+/// One seal: the stream in one form, on its way to the sinks that still take it.
 struct Lane {
-    /// None where it is stored plain, and at the end.
-    encrypt: Option<Encrypt>,
-    /// Encrypted bytes on their way to the volumes; used again.
-    ready: Vec<u8>,
-    volumes: Volumes,
+    /// None at the end.
+    parts: Option<Cutter>,
+    sinks: Vec<Sender<Sealed>>,
+    stop: CancellationToken,
 }
 
 impl Lane {
     fn new(encode: Encode, seal: Seal, stop: CancellationToken) -> Result<Self, EncryptError> {
-        let is_plain = seal.recipients.is_empty();
-        let encrypt = if is_plain { None } else { Some(Encrypt::new(&seal.recipients)?) };
-        Ok(Self { encrypt, ready: Vec::new(), volumes: Volumes::new(encode, seal.sinks, stop) })
+        let parts = Cutter::new(&seal.recipients, encode.part_bytes, encode.volume_parts)?;
+        Ok(Self { parts: Some(parts), sinks: seal.sinks, stop })
     }
 
-    fn write(&mut self, packed: &[u8], runtime: &Runtime) -> Result<(), Halt> {
-        if self.volumes.is_out() {
-            return Ok(());
-        }
-        let Some(encrypt) = &mut self.encrypt else { return self.volumes.write(packed, runtime) };
-        for piece in packed.chunks(PIECE_BYTES) {
-            encrypt.push(piece, &mut self.ready).map_err(encrypting)?;
-            self.volumes.write(&self.ready, runtime)?;
+    const fn is_out(&self) -> bool {
+        self.sinks.is_empty()
+    }
+
+    fn write(&mut self, mut packed: &[u8], runtime: &Runtime) -> Result<(), Halt> {
+        while !self.is_out()
+            && let Some(parts) = &mut self.parts
+            && let Some(message) = parts.push(&mut packed).map_err(encrypting)?
+        {
+            self.send(&message, runtime)?;
         }
         Ok(())
     }
 
     fn finish(&mut self, runtime: &Runtime) -> Result<(), Halt> {
-        if self.volumes.is_out() {
-            return Ok(());
-        }
-        if let Some(encrypt) = self.encrypt.take() {
-            encrypt.finish(&mut self.ready).map_err(encrypting)?;
-            self.volumes.write(&self.ready, runtime)?;
-        }
-        self.volumes.finish(runtime)
+        let Some(parts) = self.parts.take().filter(|_| !self.is_out()) else { return Ok(()) };
+        let last = parts.finish().map_err(encrypting)?;
+        last.iter().try_for_each(|message| self.send(message, runtime))
     }
 
-    fn done(self) -> Vec<VolumeInfo> {
-        if self.volumes.is_out() { Vec::new() } else { self.volumes.done() }
+    /// Hands a message to every sink, and waits for those that are full.
+    fn send(&mut self, message: &Sealed, runtime: &Runtime) -> Result<(), Halt> {
+        let mut left = Vec::with_capacity(self.sinks.len());
+        for sink in self.sinks.drain(..) {
+            let sent = runtime.block_on(async {
+                tokio::select! {
+                    biased;
+                    () = self.stop.cancelled() => None,
+                    sent = sink.send(message.clone()) => Some(sent.is_ok()),
+                }
+            });
+            match sent {
+                None => return Err(Halt::Stopped),
+                Some(true) => left.push(sink),
+                Some(false) => {}
+            }
+        }
+        self.sinks = left;
+        Ok(())
     }
 }
 

@@ -5,9 +5,7 @@ use super::{super::name::DatabaseName, Glob, Scope};
 /// A scope that holds for some databases alone.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Own {
-    /// Their names.
     pub pattern: Glob,
-    /// What is dumped of them.
     pub scope: Scope,
 }
 

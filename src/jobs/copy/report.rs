@@ -30,12 +30,7 @@ const DAMAGED_MAX: usize = 20;
 /// What a backup of the series in that repository counts for. Series of one database (of a cluster
 /// that was made anew, of another selection) are one target.
 pub(super) fn target(repository: &RepositoryName, series: &Series) -> Target {
-    Target {
-        server: Some(series.server.clone()),
-        subject: Some(series.subject.clone()),
-        repository: Some(repository.clone()),
-        object: None,
-    }
+    Target::series(series).in_repository(repository)
 }
 
 /// One target.
@@ -141,9 +136,7 @@ impl Tallies {
             unlisted: Vec::new(),
         }
     }
-}
 
-impl Tallies {
     /// Counts for the target from now on. `wanted`: this attempt is to do it.
     pub(super) fn open(&mut self, repository: &RepositoryName, series: &Series, wanted: bool) {
         self.targets.entry(target(repository, series)).or_default().wanted = wanted;
@@ -299,30 +292,19 @@ impl Tallies {
                 ))
                 .about(backup(&self.source, series, id))
         };
-        let mut findings: Vec<Finding> = self.damaged.iter().take(DAMAGED_MAX).map(one).collect();
-        let mut rest = self.damaged.keys().skip(DAMAGED_MAX);
-        if let Some((rank, ..)) = rest.next() {
-            let more = rest.count() + 1;
+        bounded(self.damaged.iter().map(one), |first, more| {
             let what = format!("{more} more backups in {} are damaged", self.source);
-            findings.push(
-                Finding::new(check, severity(*rank), what)
-                    .hint("look at its disk or bucket: this is no accident of one")
-                    .about(Target::repository(&self.source)),
-            );
-        }
-        findings
+            Finding::new(check, first.severity, what)
+                .hint("look at its disk or bucket: this is no accident of one")
+                .about(Target::repository(&self.source))
+        })
     }
 
     fn not_listed(&self) -> Vec<Finding> {
-        let mut findings: Vec<Finding> = self.unlisted.iter().take(DAMAGED_MAX).cloned().collect();
-        if let (Some(more @ 1..), Some(last)) =
-            (self.unlisted.len().checked_sub(DAMAGED_MAX), findings.last().cloned())
-        {
-            let (what, mut target) = (format!("{more} more backups are not listed"), last.target);
-            target = Target { repository: target.repository, ..Target::default() };
-            findings.push(Finding { target, what, ..last });
-        }
-        findings
+        bounded(self.unlisted.iter().cloned(), |first, more| {
+            let target = Target { repository: first.target.repository, ..Target::default() };
+            Finding { target, what: format!("{more} more backups are not listed"), ..first }
+        })
     }
 
     /// The newest of each series first.
@@ -341,22 +323,28 @@ impl Tallies {
                 ))
                 .about(backup(repository, series, id))
         };
-        let all = &self.manifests_alone;
-        let mut findings: Vec<Finding> = all.iter().take(DAMAGED_MAX).map(one).collect();
-        if let Some((rank, ..)) = all.iter().nth(DAMAGED_MAX) {
-            let what = format!("{} more backups are damaged so", all.len() - DAMAGED_MAX);
-            findings.push(
-                Finding::new(check, severity(*rank), what)
-                    .hint("the plan of `--dry-run` counts them"),
-            );
-        }
-        findings
+        bounded(self.manifests_alone.iter().map(one), |first, more| {
+            Finding::new(check, first.severity, format!("{more} more backups are damaged so"))
+                .hint("the plan of `--dry-run` counts them")
+        })
     }
+}
+
+/// The first findings of a check, and one that counts the rest: made of the first of these, and their number.
+fn bounded(
+    mut found: impl Iterator<Item = Finding>,
+    rest: impl FnOnce(Finding, usize) -> Finding,
+) -> Vec<Finding> {
+    let mut findings: Vec<Finding> = found.by_ref().take(DAMAGED_MAX).collect();
+    if let Some(first) = found.next() {
+        findings.push(rest(first, found.count() + 1));
+    }
+    findings
 }
 
 /// A backup of a repository.
 fn backup(repository: &RepositoryName, series: &Series, id: &BackupId) -> Target {
-    Target::series(series).in_repository(repository).with_object(id.to_string())
+    target(repository, series).with_object(id.to_string())
 }
 
 /// How bad it is that one is damaged of which there are so many newer ones.

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::{
     domain::{
         backup::Subject,
-        failure::{Class, Failure},
+        failure::Failure,
         name::DatabaseName,
         pattern::{Reason, Selection},
         report::Report,
@@ -16,58 +16,53 @@ use crate::{
     jobs::{RunContext, choose, visit::Visit},
 };
 
-use super::{Dump, work::Work};
+use super::{Attempt, Dump};
 
 impl Dump {
     /// Looks at the server once more, where a database is gone that a pattern meant. `chosen` are those
     /// that this attempt began with.
     pub(super) async fn look_again(
         &self,
-        work: &mut Work<'_>,
+        attempt: &mut Attempt<'_>,
         chosen: &BTreeSet<DatabaseName>,
         report: &mut Report,
     ) {
-        let gone = self.gone(work.cx, chosen, report);
-        if gone.is_empty() || work.cx.task.cancel.is_cancelled() {
+        let gone = self.gone(attempt.cx, chosen, report);
+        if gone.is_empty() || attempt.cx.task.cancel.is_cancelled() {
             return;
         }
         let targets: Vec<Target> = gone
             .iter()
             .flat_map(|name| self.targets(&Subject::Database(name.clone())))
-            .filter(|target| work.cx.wants(target))
+            .filter(|target| attempt.cx.wants(target))
             .collect();
-        let now = match self.ask(work.cx).await {
+        let now = match self.ask(attempt.cx).await {
             Ok(now) => now,
             Err(failure) => {
                 let server = self.server.name();
                 tracing::warn!(%server, "databases are gone, and what is there now is not known: {failure}");
-                missed(targets, &failure, work.cx, report);
-                return;
+                return missed(targets, &failure, attempt.cx, report);
             }
         };
-        report.targets.retain(|it| !targets.contains(&it.target));
         let left_out: BTreeMap<DatabaseName, Reason> = now.left_out.into_iter().collect();
         let now: BTreeSet<DatabaseName> = now.chosen.into_iter().collect();
-        for name in &gone - &now {
-            let reason = left_out.get(&name);
-            let subject = Subject::Database(name);
-            report.samples.retain(|sample| sample.labels.get(1) != Some(&subject.label()));
-            let left = targets.iter().filter(|it| it.subject.as_ref() == Some(&subject));
-            report.targets.extend(left.cloned().map(|target| match reason {
-                Some(reason) => choose::left_out(target, *reason),
-                None => choose::gone(target),
-            }));
+        report.targets.retain(|it| !targets.contains(&it.target));
+        for target in targets {
+            let Some(name) = database(&target).filter(|name| !now.contains(*name)) else {
+                continue;
+            };
+            let label = Subject::Database(name.clone()).label();
+            report.samples.retain(|sample| sample.labels.get(1) != Some(&label));
+            let reason = left_out.get(name).copied();
+            report.targets.push(choose::skipped(target, reason));
         }
-        let tried = work.cx.earlier.targets.iter().chain(&report.targets);
-        let tried = tried.filter_map(|it| it.target.subject.as_ref()?.database().cloned());
-        let tried: BTreeSet<DatabaseName> = tried.collect();
+        let tried = attempt.cx.earlier.targets.iter().chain(&report.targets);
+        let tried: BTreeSet<_> = tried.filter_map(|it| database(&it.target).cloned()).collect();
         let fresh = now.into_iter().filter(|name| gone.contains(name) || !tried.contains(name));
-        let cx = RunContext { only: None, ..work.cx.clone() };
-        let mut work = Work { cx: &cx, opened: work.opened.clone(), ..*work };
+        let cx = RunContext { only: None, ..attempt.cx.clone() };
+        let mut attempt = Attempt { cx: &cx, opened: attempt.opened.clone(), ..*attempt };
         for name in fresh {
-            let subject = Subject::Database(name);
-            work.subject(&subject, report).await;
-            self.objective(&subject, &cx, report);
+            attempt.subject(&Subject::Database(name), report).await;
         }
     }
 
@@ -79,20 +74,14 @@ impl Dump {
         chosen: &BTreeSet<DatabaseName>,
         report: &Report,
     ) -> BTreeSet<DatabaseName> {
-        let failed = report.failed().filter(|(_, failure)| failure.class == Class::DatabaseGone);
-        let missed = cx.only.iter().flatten().filter(|target| {
-            target
-                .subject
-                .as_ref()
-                .and_then(Subject::database)
-                .is_some_and(|it| !chosen.contains(it))
+        let failed = report.failed().filter_map(|(target, failure)| {
+            database(target).filter(|name| choose::is_gone(&self.patterns, name, failure))
         });
-        let names: BTreeSet<&DatabaseName> = failed
-            .map(|(target, _)| target)
-            .chain(missed)
-            .filter_map(|target| target.subject.as_ref()?.database())
-            .collect();
-        names.into_iter().filter(|it| !choose::is_named(&self.patterns, it)).cloned().collect()
+        let is_missed = |name: &&DatabaseName| {
+            !chosen.contains(*name) && !choose::is_named(&self.patterns, name)
+        };
+        let missed = cx.only.iter().flatten().filter_map(database).filter(is_missed);
+        failed.chain(missed).cloned().collect()
     }
 
     /// The databases that are there now: which of them the patterns choose, and why not the others.
@@ -107,6 +96,10 @@ impl Dump {
     fn targets(&self, subject: &Subject) -> Vec<Target> {
         self.repositories.iter().map(|handle| self.target(subject, handle.name())).collect()
     }
+}
+
+fn database(target: &Target) -> Option<&DatabaseName> {
+    target.subject.as_ref()?.database()
 }
 
 /// What an earlier attempt did not do, and this one cannot say to be gone: those that have no report yet.

@@ -7,7 +7,7 @@
 
 use std::sync::Arc;
 
-use super::Work;
+use super::Attempt;
 use crate::{
     backup::{
         copy::{self, CopyError},
@@ -22,7 +22,7 @@ use crate::{
     repository::repo::Repository,
 };
 
-impl Work<'_> {
+impl Attempt<'_> {
     /// The repositories that an earlier attempt of this run reached with this subject.
     fn sources(&self, subject: &Subject) -> Vec<(Arc<Repository>, BackupId)> {
         let earlier = self.cx.earlier.targets.iter().filter_map(|report| {

@@ -7,7 +7,7 @@ use crate::{
     checks::preflight::{self, Accepted},
     config::{self, Diagnostics, Located, Options},
     domain::{
-        blocking::WhenBlocking, name::ServerName, pattern::Glob, scope::Format, suspicion::Share,
+        blocking::WhenBlocking, measure::Share, name::ServerName, pattern::Glob, scope::Format,
     },
     sys::host,
 };

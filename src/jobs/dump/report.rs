@@ -16,7 +16,7 @@ use crate::{
     postgres::{catalog::ServerFacts, tools::Installed},
 };
 
-use super::{super::RunContext, Dump, Work};
+use super::{super::RunContext, Attempt, Dump};
 
 /// Databases that a finding names; more are counted.
 const CLOSED_MAX: usize = 10;
@@ -83,7 +83,7 @@ impl Dump {
     }
 }
 
-impl Work<'_> {
+impl Attempt<'_> {
     /// What the backup held up; where an earlier attempt held up more, that is the run's.
     pub(super) fn held(&self, subject: &Subject, held: Option<Held>, report: &mut Report) {
         let Some(held) = held else { return };

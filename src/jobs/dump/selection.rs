@@ -37,7 +37,6 @@ const DATABASE: &str = "database";
 
 /// What was read.
 pub(super) struct Selection {
-    /// What is dumped of each database.
     pub(super) scopes: Scopes,
     /// Further options of pg_dump that leave nothing out.
     pub(super) form_options: Vec<String>,

@@ -13,8 +13,16 @@ use sha2::{Digest as _, Sha256};
 
 use super::Copy;
 use crate::{
-    codec::hex,
-    domain::manifest::{MANIFEST_NAME, StoredObject},
+    codec::{
+        encrypt::EncryptError,
+        hex,
+        parts::{Cutter, Sealed},
+    },
+    domain::{
+        failure::chain,
+        manifest::{MANIFEST_NAME, StoredObject},
+        recipients::Recipients,
+    },
     repository::{
         key, layout,
         store::{StoreError, StoreErrorKind, Upload},
@@ -28,28 +36,33 @@ const WHOLE_BYTES: usize = 1 << 20;
 /// aborted then.
 #[derive(Debug)]
 pub struct Beside<'a> {
+    parts: Cutter,
+    object: Object<'a>,
+}
+
+#[derive(Debug)]
+struct Object<'a> {
     copy: &'a mut Copy,
     name: String,
-    pending: Vec<u8>,
+    /// Cutter that are not stored: those that come may be few enough to be put whole.
+    held: Vec<Bytes>,
     upload: Option<Arc<dyn Upload>>,
-    parts: u32,
-    bytes: u64,
-    hash: Sha256,
+    stored: u32,
 }
 
 impl Copy {
-    /// Begins an object beside the volumes, to be written already encrypted where that is
-    /// demanded. Where it is encrypted, `.age` is added to its name.
-    pub fn beside(&mut self, name: &str) -> Beside<'_> {
-        Beside {
-            copy: self,
-            name: name.to_owned(),
-            pending: Vec::new(),
-            upload: None,
-            parts: 0,
-            bytes: 0,
-            hash: Sha256::new(),
-        }
+    /// Begins an object beside the volumes, encrypted to these recipients; to none: as it comes, which
+    /// has to be encrypted already where that is demanded. Where it is encrypted, `.age` is added to its
+    /// name.
+    pub fn beside(&mut self, name: &str, to: &Recipients) -> Result<Beside<'_>, StoreError> {
+        let parts = Cutter::new(to, self.store.limits().part_bytes, u32::MAX);
+        let parts = parts.map_err(|error| self.encrypting(&error))?;
+        let (name, held) = (name.to_owned(), Vec::new());
+        Ok(Beside { parts, object: Object { copy: self, name, held, upload: None, stored: 0 } })
+    }
+
+    fn encrypting(&self, error: &EncryptError) -> StoreError {
+        self.error(StoreErrorKind::Encryption, chain(error))
     }
 
     /// Stores a small object beside the volumes, as [`Copy::beside`] does.
@@ -108,60 +121,79 @@ impl Copy {
 impl Beside<'_> {
     /// Takes the next bytes.
     pub async fn write(&mut self, mut bytes: &[u8]) -> Result<(), StoreError> {
-        let limits = self.copy.store.limits();
-        let is_large = |pending: &Vec<u8>| pending.len() >= limits.part_bytes.max(WHOLE_BYTES);
-        while !bytes.is_empty() {
-            if self.upload.is_none() && is_large(&self.pending) {
-                self.begin().await?;
+        loop {
+            let message = self.parts.push(&mut bytes);
+            match message.map_err(|error| self.object.copy.encrypting(&error))? {
+                // More is known to come.
+                Some(Sealed::Part { bytes, .. }) => self.object.held.push(bytes),
+                Some(Sealed::VolumeEnd { .. }) => {}
+                None => return Ok(()),
             }
-            if self.upload.is_some() && self.pending.len() >= limits.part_bytes {
-                self.part(limits.part_bytes).await?;
-                continue;
+            if self.object.upload.is_some() || self.object.held_bytes() >= WHOLE_BYTES {
+                self.object.store().await?;
             }
-            let room = if self.upload.is_some() { limits.part_bytes } else { usize::MAX };
-            let room = room.min(limits.part_bytes.max(WHOLE_BYTES)) - self.pending.len();
-            let (piece, rest) = bytes.split_at(bytes.len().min(room));
-            self.pending.extend_from_slice(piece);
-            bytes = rest;
         }
-        Ok(())
-    }
-
-    async fn begin(&mut self) -> Result<(), StoreError> {
-        self.copy.check_form(&self.pending)?;
-        let (_, key) = self.copy.name_beside(&self.name)?;
-        let upload: Arc<dyn Upload> = Arc::from(self.copy.store.begin(&key).await?);
-        self.copy.beside.push(Arc::clone(&upload));
-        self.upload = Some(upload);
-        Ok(())
-    }
-
-    /// Stores the first `length` bytes of what is pending.
-    async fn part(&mut self, length: usize) -> Result<(), StoreError> {
-        let Some(upload) = self.upload.clone() else { return Ok(()) };
-        if self.parts == self.copy.store.limits().max_parts {
-            let what = format!("{} has more than {} parts", self.name, self.parts);
-            return Err(self.copy.error(StoreErrorKind::Refused, what));
-        }
-        let rest = self.pending.split_off(length);
-        let part = Bytes::from(std::mem::replace(&mut self.pending, rest));
-        self.hash.update(&part);
-        self.bytes += part.len() as u64;
-        self.parts += 1;
-        upload.part(self.parts, part).await
     }
 
     /// It is whole.
-    pub async fn finish(mut self) -> Result<StoredObject, StoreError> {
-        let Some(upload) = self.upload.clone() else {
-            return self.copy.put(&self.name, self.pending).await;
-        };
-        let part_bytes = self.copy.store.limits().part_bytes;
-        while !self.pending.is_empty() {
-            self.part(part_bytes.min(self.pending.len())).await?;
+    pub async fn finish(self) -> Result<StoredObject, StoreError> {
+        let Self { parts, mut object } = self;
+        let last = parts.finish().map_err(|error| object.copy.encrypting(&error))?;
+        let mut end = (0, String::new());
+        for message in last {
+            match message {
+                Sealed::Part { bytes, .. } => object.held.push(bytes),
+                Sealed::VolumeEnd { bytes, sha256, .. } => end = (bytes, sha256),
+            }
         }
+        let is_small = object.held.len() < 2 || object.held_bytes() <= WHOLE_BYTES;
+        if object.upload.is_none() && is_small {
+            let whole = match object.held.as_slice() {
+                [one] => one.clone(),
+                several => Bytes::from(several.concat()),
+            };
+            return object.copy.put(&object.name, whole).await;
+        }
+        object.commit(end).await
+    }
+}
+
+impl Object<'_> {
+    fn held_bytes(&self) -> usize {
+        self.held.iter().map(Bytes::len).sum()
+    }
+
+    /// Stores the parts that are held.
+    async fn store(&mut self) -> Result<Arc<dyn Upload>, StoreError> {
+        let upload = match &self.upload {
+            Some(upload) => Arc::clone(upload),
+            None => self.begin().await?,
+        };
+        for part in std::mem::take(&mut self.held) {
+            if self.stored == self.copy.store.limits().max_parts {
+                let what = format!("{} has more than {} parts", self.name, self.stored);
+                return Err(self.copy.error(StoreErrorKind::Refused, what));
+            }
+            self.stored += 1;
+            upload.part(self.stored, part).await?;
+        }
+        Ok(upload)
+    }
+
+    async fn begin(&mut self) -> Result<Arc<dyn Upload>, StoreError> {
+        let first = self.held.first();
+        first.map_or(Ok(()), |first| self.copy.check_form(first))?;
+        let (_, key) = self.copy.name_beside(&self.name)?;
+        let upload: Arc<dyn Upload> = Arc::from(self.copy.store.begin(&key).await?);
+        self.copy.beside.push(Arc::clone(&upload));
+        self.upload = Some(Arc::clone(&upload));
+        Ok(upload)
+    }
+
+    async fn commit(mut self, (bytes, sha256): (u64, String)) -> Result<StoredObject, StoreError> {
+        let upload = self.store().await?;
         let (name, key) = self.copy.name_beside(&self.name)?;
-        let object = StoredObject { name, bytes: self.bytes, sha256: hex(&self.hash.finalize()) };
+        let object = StoredObject { name, bytes, sha256 };
         self.copy.touched.push(key);
         match upload.commit().await {
             Ok(meta) => self.copy.compare(&object, Some(meta.bytes))?,

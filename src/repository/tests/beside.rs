@@ -23,7 +23,7 @@ async fn written(
     length: usize,
     pieces: usize,
 ) -> Result<StoredObject, StoreError> {
-    let mut beside = copy.beside("index.json.zst");
+    let mut beside = copy.beside("index.json.zst", &Recipients::default())?;
     for piece in bytes(length).chunks(pieces) {
         beside.write(piece).await?;
     }
@@ -66,7 +66,8 @@ async fn what_is_given_up_leaves_nothing() {
         if is_finished {
             written(&mut copy, 2 << 20, 4096).await.unwrap();
         } else {
-            copy.beside("index.json.zst").write(&bytes(2 << 20)).await.unwrap();
+            let mut beside = copy.beside("index.json.zst", &Recipients::default()).unwrap();
+            beside.write(&bytes(2 << 20)).await.unwrap();
             assert_eq!(store.unfinished(), 2);
         }
         copy.abort().await.unwrap();

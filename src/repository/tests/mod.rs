@@ -18,7 +18,7 @@ use super::{
     store::{Store, StoreError},
 };
 use crate::{
-    codec::sealed::Sealed,
+    codec::parts::Sealed,
     domain::{
         backup::{BackupId, Series, Subject},
         manifest::{FORMAT_VERSION, Manifest, Owner, Plain, Snapshot, StoredObject, Tool, Totals},

@@ -15,9 +15,9 @@ use std::{
 use pgkeep::{
     codec::{
         archive::ArchiveProof,
-        globals::GlobalsProof,
+        parts::Sealed,
+        plain::PlainProof,
         proof::Proof,
-        sealed::Sealed,
         stream::{Encode, Seal, StreamError, Streamed, start},
     },
     domain::recipients::Recipients,
@@ -27,8 +27,7 @@ use tokio::sync::mpsc;
 
 use crate::harness::postgres::Cluster;
 
-const ENCODE: Encode =
-    Encode { level: 3, workers: 2, part_bytes: 256 << 10, volume_bytes: 512 << 10 };
+const ENCODE: Encode = Encode { level: 3, workers: 2, part_bytes: 256 << 10, volume_parts: 2 };
 
 /// The form that is not encrypted, for one repository.
 fn plain(sink: mpsc::Sender<Sealed>) -> Seal {
@@ -77,7 +76,7 @@ async fn real_globals_and_broken_dumps() {
     );
     let mut globals = cluster.tool("pg_dumpall");
     globals.args(["--globals-only", "-v"]).stderr(Stdio::null());
-    let (stored, streamed) = stream(globals, Box::new(GlobalsProof::new())).await;
+    let (stored, streamed) = stream(globals, Box::new(PlainProof::of_globals())).await;
     let streamed = streamed.unwrap();
     assert_eq!(streamed.plain.format, "sql");
     assert!(streamed.structure.totals.entries >= 6);

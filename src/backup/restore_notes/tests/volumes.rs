@@ -2,14 +2,12 @@
 
 use super::*;
 use crate::{
-    backup::copy::tests::{backup, repository, series},
+    backup::copy::tests::{backup, repository},
     domain::{
-        backup::BackupId,
         failure::chain,
-        manifest::{BYTES_MAX, Manifest, VOLUMES_MAX, codec},
+        manifest::{BYTES_MAX, VOLUMES_MAX, codec},
     },
     repository::layout,
-    sys::clock::{Clock as _, SystemClock},
 };
 
 /// Their names, the longest that there are, stand in every line that can have them.
@@ -22,15 +20,10 @@ async fn a_manifest_of_as_many_volumes_as_there_can_be_is_read() {
     let stem = layout::stored_name(&format!("{}.dump.zst", "n".repeat(24)), &recipients);
     let names: Vec<String> =
         (1..=VOLUMES_MAX).map(|number| layout::volume_name(&stem, number)).collect();
-    let object = |name: &String| StoredObject {
-        name: name.clone(),
-        bytes: u64::MAX,
-        sha256: "0".repeat(64),
-    };
     let facts = facts("app", &[]);
     let restore = lines(&about(Some(&facts), &Scope::default(), &names, &[], &recipients));
     let manifest = Manifest {
-        objects: names.iter().map(object).collect(),
+        objects: names.iter().map(|name| object(name)).collect(),
         codec: codec(&recipients),
         recipients,
         restore,

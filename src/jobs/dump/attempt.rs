@@ -6,10 +6,11 @@ use futures_util::future::join_all;
 
 use crate::{
     backup::{
-        dump::{self, Asked, Dumped, Source},
-        globals,
+        dump, globals,
         look_up::look_up,
+        outcome::{BackupOutcome, Repositories},
         owner::{self, Owners, Refusal},
+        plan::DumpPlan,
     },
     domain::{
         backup::{Series, Subject},
@@ -27,23 +28,27 @@ use crate::{
 use super::{super::RunContext, Dump, report::figures};
 
 /// What an attempt works with.
-pub(super) struct Work<'a> {
+pub(super) struct Attempt<'a> {
     pub(super) job: &'a Dump,
     pub(super) cx: &'a RunContext,
     pub(super) facts: &'a ServerFacts,
     pub(super) tools: &'a Installed,
     /// One that does not answer is out from then on.
-    pub(super) opened: Asked,
+    pub(super) opened: Repositories,
     pub(super) owners: &'a Owners,
 }
 
-impl Work<'_> {
+impl Attempt<'_> {
     /// One database or the globals, into every repository that is wanted and open.
     pub(super) async fn subject(&mut self, subject: &Subject, report: &mut Report) {
-        if !self.opened.keys().any(|name| self.cx.wants(&self.job.target(subject, name))) {
-            return;
+        if self.opened.keys().any(|name| self.cx.wants(&self.job.target(subject, name))) {
+            self.deliver(subject, report).await;
         }
-        let (mut wanted, asked) = self.own(subject, report).await;
+        self.job.objective(subject, self.cx, report);
+    }
+
+    async fn deliver(&mut self, subject: &Subject, report: &mut Report) {
+        let (mut wanted, asked) = self.destinations(subject, report).await;
         if wanted.is_empty() {
             return;
         }
@@ -52,13 +57,14 @@ impl Work<'_> {
         let mut output = Vec::new();
         if !wanted.is_empty() {
             match self.dump(subject, &wanted, &asked).await {
-                Ok(dumped) => {
+                Ok(outcome) => {
                     let about = Target::subject(subject);
-                    let found = dumped.findings.into_iter().map(|it| it.within(&about));
-                    report.findings.extend(found);
-                    self.held(subject, dumped.held, report);
-                    delivered.extend(dumped.delivered);
-                    output = dumped.output;
+                    report
+                        .findings
+                        .extend(outcome.findings.into_iter().map(|it| it.within(&about)));
+                    self.held(subject, outcome.held, report);
+                    delivered.extend(outcome.delivered);
+                    output = outcome.output;
                 }
                 Err(failure) => {
                     let each = wanted.iter().map(|r| (r.name().clone(), Err(failure.clone())));
@@ -92,31 +98,27 @@ impl Work<'_> {
     /// The repositories that this attempt writes to, and all that are asked for the last backup:
     /// a series that is another host's is neither written to nor compared with, and one that cannot be
     /// opened hides no backup if this host never stored one there.
-    async fn own(
+    async fn destinations(
         &mut self,
         subject: &Subject,
         report: &mut Report,
-    ) -> (Vec<Arc<Repository>>, Asked) {
+    ) -> (Vec<Arc<Repository>>, Repositories) {
         let series = &self.series(subject);
         self.cx.task.progress.set_stage(format!("look who owns the backups of {subject}"));
-        let checks = self.opened.values().map(async |opened| {
-            let repository = opened.clone().map_err(Refusal::Unknown)?;
-            let was = owner::check(self.owners, &repository, series, &self.cx.task).await?;
-            Ok::<_, Refusal>((repository, was))
+        let checks = self.opened.iter().map(async |(name, opened)| {
+            let check = async {
+                let repository = opened.clone().map_err(Refusal::Unknown)?;
+                let was = owner::check(self.owners, &repository, series, &self.cx.task).await?;
+                Ok::<_, Refusal>((repository, was))
+            };
+            (name.clone(), check.await)
         });
         let checked: Vec<_> = join_all(checks).await;
-        let names: Vec<RepositoryName> = self.opened.keys().cloned().collect();
-        let (mut wanted, mut asked) = (Vec::new(), Asked::new());
-        for (name, checked) in names.iter().zip(checked) {
-            let target = self.job.target(subject, name);
-            if let Err(Refusal::Unknown(failure)) = &checked
-                && let Class::RepositoryUnavailable | Class::RepositorySlow = failure.class
-            {
-                // Asked again for each database, one that is away would hold up each.
-                self.opened.insert(name.clone(), Err(failure.clone()));
-            }
+        let (mut wanted, mut asked) = (Vec::new(), Repositories::new());
+        for (name, checked) in checked {
+            let target = self.job.target(subject, &name);
             let is_wanted = self.cx.wants(&target);
-            let answers = match checked {
+            match checked {
                 Ok((repository, was)) => {
                     if is_wanted {
                         wanted.push(Arc::clone(&repository));
@@ -124,29 +126,46 @@ impl Work<'_> {
                             tell(renamed(&was), report);
                         }
                     }
-                    Some(Ok(repository))
+                    asked.insert(name, Ok(repository));
                 }
                 Err(refusal) => {
                     if is_wanted {
                         let failure = refusal.failure().clone();
                         report.targets.push(self.cx.ended(target, Err(failure)));
                     }
-                    match refusal {
-                        Refusal::Unknown(failure) => self.may_hold(name).then_some(Err(failure)),
-                        Refusal::Stranger(why, newest, _) => {
-                            let now = self.cx.task.clock.now().wall;
-                            let of = format!("backups of server {}", series.server);
-                            let found = (&why, &*newest);
-                            let end = "nothing is added to them";
-                            tell(owner::finding(name, &of, found, end, now), report);
-                            None
-                        }
-                    }
+                    let why = self.refused(&name, refusal, series, report);
+                    asked.extend(why.map(|failure| (name, Err(failure))));
                 }
-            };
-            asked.extend(answers.map(|answers| (name.clone(), answers)));
+            }
         }
         (wanted, asked)
+    }
+
+    /// Tells of a repository that takes no backup of the series. Gives why it cannot be asked for the
+    /// last one, where it may have one of this host.
+    fn refused(
+        &mut self,
+        name: &RepositoryName,
+        refusal: Refusal,
+        series: &Series,
+        report: &mut Report,
+    ) -> Option<Failure> {
+        match refusal {
+            Refusal::Unknown(failure) => {
+                if let Class::RepositoryUnavailable | Class::RepositorySlow = failure.class {
+                    // Asked again for each database, one that is away would hold up each.
+                    self.opened.insert(name.clone(), Err(failure.clone()));
+                }
+                self.may_hold(name).then_some(failure)
+            }
+            Refusal::Stranger(why, newest, _) => {
+                let now = self.cx.task.clock.now().wall;
+                let of = format!("backups of server {}", series.server);
+                let end = "nothing is added to them";
+                tell(owner::finding(name, &of, (&why, &*newest), end, now), report);
+                None
+            }
+        }
     }
 
     /// Whether this host may have stored backups there.
@@ -159,11 +178,11 @@ impl Work<'_> {
         &self,
         subject: &Subject,
         wanted: &[Arc<Repository>],
-        asked: &Asked,
-    ) -> Result<Dumped, Failure> {
+        asked: &Repositories,
+    ) -> Result<BackupOutcome, Failure> {
         let job = self.job;
         let _pass = job.gate.enter(job.server.name(), subject, &self.cx.task).await?;
-        let source = Source {
+        let plan = DumpPlan {
             server: &job.server,
             facts: self.facts,
             tools: self.tools,
@@ -180,22 +199,19 @@ impl Work<'_> {
             deferrable: job.deferrable,
             courtesy: job.courtesy,
             shrink: job.shrink,
-            nice: job.children.nice,
-            grace: job.children.grace,
-            records: &job.children.records,
+            children: &job.children,
             scratch: &self.cx.scratch,
         };
         match subject {
-            Subject::Database(name) => Box::pin(dump::database(&source, name, &self.cx.task)).await,
-            Subject::Globals => globals::globals(&source, job.parts, &self.cx.task).await,
+            Subject::Database(name) => Box::pin(dump::database(&plan, name, &self.cx.task)).await,
+            Subject::Globals => globals::globals(&plan, job.parts, &self.cx.task).await,
         }
     }
 }
 
 /// Tells what concerns many databases, once.
 fn tell(finding: Finding, report: &mut Report) {
-    let is_same = |it: &Finding| (&it.check, &it.target) == (&finding.check, &finding.target);
-    if !report.findings.iter().any(is_same) {
+    if !report.findings.iter().any(|it| it.is(&finding)) {
         report.findings.push(finding);
     }
 }
