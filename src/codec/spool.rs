@@ -54,8 +54,8 @@ impl Spool {
         let bytes = self.len();
         self.pending.shrink_to_fit();
         let held = match self.file {
-            Some(file) => Held::File(file),
-            None => Held::Memory(self.pending),
+            Some(file) => Medium::File(file),
+            None => Medium::Memory(self.pending),
         };
         Ok(Spooled { held: Arc::new(held), bytes, folder: self.folder })
     }
@@ -103,20 +103,20 @@ impl Write for Spool {
 /// A spool that was written. Clones share it.
 #[derive(Debug, Clone)]
 pub struct Spooled {
-    held: Arc<Held>,
+    held: Arc<Medium>,
     bytes: u64,
     folder: PathBuf,
 }
 
 #[derive(Debug)]
-enum Held {
+enum Medium {
     Memory(Vec<u8>),
     File(File),
 }
 
 impl Default for Spooled {
     fn default() -> Self {
-        Self { held: Arc::new(Held::Memory(Vec::new())), bytes: 0, folder: PathBuf::new() }
+        Self { held: Arc::new(Medium::Memory(Vec::new())), bytes: 0, folder: PathBuf::new() }
     }
 }
 
@@ -150,11 +150,11 @@ impl Spooled {
         let count = left.min(into.len());
         let into = &mut into[..count];
         match (&*self.held, usize::try_from(at)) {
-            (Held::File(file), _) => file.read_exact_at(into, at)?,
-            (Held::Memory(bytes), Ok(at)) if count > 0 => {
+            (Medium::File(file), _) => file.read_exact_at(into, at)?,
+            (Medium::Memory(bytes), Ok(at)) if count > 0 => {
                 into.copy_from_slice(&bytes[at..at + count]);
             }
-            (Held::Memory(_), _) => {}
+            (Medium::Memory(_), _) => {}
         }
         Ok(count)
     }
@@ -207,7 +207,7 @@ mod tests {
         for pieces in [&[][..], &[10, 20], &[MEMORY], &[MEMORY - 1, 1, 1], &[MEMORY * 3 + 7, 5]] {
             let (all, spooled) = spooled(pieces, folder.path());
             assert_eq!(spooled.to_vec().unwrap(), all);
-            assert_eq!(matches!(*spooled.held, Held::File(_)), all.len() >= MEMORY);
+            assert_eq!(matches!(*spooled.held, Medium::File(_)), all.len() >= MEMORY);
             let mut end = [0; 4];
             let at = all.len().saturating_sub(2);
             let count = spooled.clone().read_at(&mut end, at as u64).unwrap();

@@ -282,47 +282,39 @@ impl CopyJob {
         let none = Holdings::default();
         for (series, stocked) in stock {
             let holdings = looked.holdings.get(series).unwrap_or(&none);
-            let wanted = cx.wants(&report::target(name, series));
+            let target = report::target(name, series);
+            let leave = |reason| Step { target: target.clone(), action: "leave".into(), reason };
+            let wanted = cx.wants(&target);
             tallies.open(name, series, wanted);
             let refused = looked.refused.get(series);
             if let Some(failure) = refused {
                 tallies.refused(name, series, failure);
-                let (target, reason) = (report::target(name, series), failure.what.clone());
-                plan.leave(Step { target, action: "leave".into(), reason });
+                plan.leave(leave(failure.what.clone()));
             }
             let mut left: BTreeMap<_, usize> = BTreeMap::new();
             for decided in decide(stocked, holdings, &self.limits, now) {
                 tallies.decided(name, series, &decided);
-                if refused.is_none() {
-                    match decided.decision {
-                        Decision::Lost => looked.seen.forget(series, &decided.id),
-                        // Once its folder is gone, it is missing, not removed.
-                        Decision::Damaged => {
-                            looked.seen.forget(series, &decided.id);
-                            tallies.found_damaged(name, series, &decided);
-                        }
-                        _ => {}
+                let (decision, id) = (decided.decision, &decided.id);
+                // Once the folder of a damaged one is gone, it is missing, not removed.
+                if refused.is_none() && matches!(decision, Decision::Lost | Decision::Damaged) {
+                    looked.seen.forget(series, id);
+                    if decision == Decision::Damaged {
+                        tallies.found_damaged(name, series, &decided);
                     }
                 }
-                if !wanted || (refused.is_some() && decided.decision.brings()) {
+                if !wanted || (refused.is_some() && decision.brings()) {
                     continue;
                 }
-                if decided.decision.brings() {
-                    let unfinished = holdings.incomplete.contains(&decided.id);
-                    let target = looked.repository.clone();
-                    plan.bring(name, series, decided, target, unfinished);
+                if decision.brings() {
+                    let unfinished = holdings.incomplete.contains(id);
+                    plan.bring(name, series, decided, looked.repository.clone(), unfinished);
                 } else {
-                    *left.entry(decided.decision).or_default() += 1;
+                    *left.entry(decision).or_default() += 1;
                 }
             }
             for (decision, count) in left {
                 let backups = if count == 1 { "backup" } else { "backups" };
-                let reason = format!("{count} {backups}: {decision}");
-                plan.leave(Step {
-                    target: report::target(name, series),
-                    action: "leave".into(),
-                    reason,
-                });
+                plan.leave(leave(format!("{count} {backups}: {decision}")));
             }
         }
     }

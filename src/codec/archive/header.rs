@@ -36,7 +36,7 @@ enum Step {
 
 /// What the header says.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Found {
+pub(super) struct Preamble {
     /// The archive's version is 1.`minor`.
     pub(super) minor: u8,
     pub(super) entries: u64,
@@ -48,7 +48,7 @@ impl Header {
         &mut self,
         scan: &mut Scanner,
         input: &mut &[u8],
-    ) -> Result<Option<Found>, FormatError> {
+    ) -> Result<Option<Preamble>, FormatError> {
         loop {
             self.step = match self.step {
                 Step::Magic => {
@@ -82,7 +82,7 @@ impl Header {
                     let Ok(entries) = u64::try_from(count) else {
                         return scan.fault("the number of entries is negative").map_err(damaged);
                     };
-                    return Ok(Some(Found { minor: self.minor, entries }));
+                    return Ok(Some(Preamble { minor: self.minor, entries }));
                 }
             }
         }
