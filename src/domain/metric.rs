@@ -1,9 +1,12 @@
 //! How a job kind declares its metrics, and what becomes of a value that a later run does not
 //! measure.
 //!
-//! A kind declares the labels of its own only; `job_name` and `kind` are put before them. What can
+//! A metric is declared once, by [`metrics!`]: the constant makes its samples. A kind declares the labels
+//! of its own only; `job_name` and `kind` are put before them. What can
 //! still go wrong: a gauge declared [`MetricKind::Last`] although it states how things are now goes
 //! on saying so when nobody measures it any more.
+
+use std::fmt::Display;
 
 use super::report::Sample;
 
@@ -78,6 +81,46 @@ impl MetricDesc {
     }
 }
 
+/// A metric with so many labels, as it is declared: a value for each is all that a sample needs.
+#[derive(Debug, Clone, Copy)]
+pub struct Metric<const LABELS: usize>(pub MetricDesc);
+
+impl<const LABELS: usize> Metric<LABELS> {
+    /// The declaration.
+    pub const fn new(
+        kind: MetricKind,
+        name: &'static str,
+        labels: &'static [&'static str; LABELS],
+        help: &'static str,
+    ) -> Self {
+        Self(MetricDesc { name, help, kind, labels })
+    }
+
+    /// A value of it.
+    pub fn sample(&self, labels: [&dyn Display; LABELS], value: f64) -> Sample {
+        let labels = labels.iter().map(ToString::to_string).collect();
+        Sample { metric: self.0.name.to_owned(), labels, value }
+    }
+}
+
+/// Declares metrics: a constant for each, and a list of them all for docs/METRICS.md and the scrape.
+macro_rules! metrics {
+    ($(#[$doc:meta])* $vis:vis $all:ident:
+     $($name:ident = $kind:ident $text:literal [$($label:literal),*] $help:literal;)+) => {
+        $(
+            #[doc = $help]
+            $vis const $name: $crate::domain::metric::Metric<{ <[&str]>::len(&[$($label),*]) }> =
+                $crate::domain::metric::Metric::new(
+                    $crate::domain::metric::MetricKind::$kind, $text, &[$($label),*], $help,
+                );
+        )+
+
+        $(#[$doc])*
+        $vis const $all: &[$crate::domain::metric::MetricDesc] = &[$($name.0),+];
+    };
+}
+pub(crate) use metrics;
+
 /// Carries the samples that a job is remembered by over one more run: gauges are replaced whole,
 /// [`MetricKind::Covered`] too if the run `looked` (did something), [`MetricKind::Last`] one by one;
 /// counters and unknown metrics are not remembered.
@@ -93,8 +136,7 @@ pub fn carry_over(
         if !kind.is_some_and(MetricKind::is_gauge) {
             continue;
         }
-        let same = |old: &&mut Sample| old.metric == sample.metric && old.labels == sample.labels;
-        match known.iter_mut().find(same) {
+        match known.iter_mut().find(|old| old.is_of_series(sample)) {
             Some(old) => old.value = sample.value,
             None => known.push(sample.clone()),
         }

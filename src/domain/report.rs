@@ -104,6 +104,13 @@ pub struct Sample {
     pub value: f64,
 }
 
+impl Sample {
+    /// Whether it is a value of the same metric with the same labels.
+    pub fn is_of_series(&self, other: &Self) -> bool {
+        self.metric == other.metric && self.labels == other.labels
+    }
+}
+
 /// All that a run brought.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Report {

@@ -32,7 +32,7 @@ use crate::{
         backup::Series,
         failure::Failure,
         finding::{Finding, Severity},
-        metric::{MetricDesc, MetricKind},
+        metric::metrics,
         name::{RepositoryName, ServerName},
         owner::Adoption,
         pattern::Glob,
@@ -50,7 +50,18 @@ use self::{
 };
 use super::{Job, JobKind, Resources, RunContext, options};
 
-const BY_REPOSITORY: &[&str] = &["repository"];
+metrics! {
+    METRICS:
+    OLDEST_PENDING = Gauge "copy_oldest_pending_timestamp_seconds" ["repository"]
+        "Snapshot time of the oldest backup that waits to be copied after the last run; 0 if none \
+         waits; no series where the last run could not look.";
+    PENDING = Gauge "copy_pending" ["repository"]
+        "Backups that wait to be copied after the last run; no series where it could not look.";
+    COPIED_BACKUPS = Counter "copied_backups_total" ["repository"]
+        "Backups that were copied to the repository.";
+    COPIED_BYTES = Counter "copied_bytes_total" ["repository"]
+        "Stored bytes of the backups that were copied to the repository.";
+}
 
 /// The kind's row in the table. What waits is a plain gauge: where a target could not be listed it is
 /// not known, and neither an old 0 nor an old time may stand for it.
@@ -58,34 +69,7 @@ pub(super) const KIND: JobKind = JobKind {
     name: "copy",
     summary: "Copies backups from one repository to others",
     time_limit: Duration::from_hours(24 * 7),
-    metrics: &[
-        MetricDesc {
-            name: "copy_oldest_pending_timestamp_seconds",
-            help: "Snapshot time of the oldest backup that waits to be copied after the last run; 0 \
-                   if none waits; no series where the last run could not look.",
-            kind: MetricKind::Gauge,
-            labels: BY_REPOSITORY,
-        },
-        MetricDesc {
-            name: "copy_pending",
-            help: "Backups that wait to be copied after the last run; no series where it could not \
-                   look.",
-            kind: MetricKind::Gauge,
-            labels: BY_REPOSITORY,
-        },
-        MetricDesc {
-            name: "copied_backups_total",
-            help: "Backups that were copied to the repository.",
-            kind: MetricKind::Counter,
-            labels: BY_REPOSITORY,
-        },
-        MetricDesc {
-            name: "copied_bytes_total",
-            help: "Stored bytes of the backups that were copied to the repository.",
-            kind: MetricKind::Counter,
-            labels: BY_REPOSITORY,
-        },
-    ],
+    metrics: METRICS,
     build,
 };
 

@@ -32,7 +32,7 @@ use crate::{
         backup::Subject,
         failure::Failure,
         measure::Share,
-        metric::{MetricDesc, MetricKind},
+        metric::metrics,
         name::{DatabaseName, RepositoryName, ServerName},
         owner::Adoption,
         pattern::DatabasePatterns,
@@ -48,81 +48,40 @@ use crate::{
 use super::{Job, JobKind, Protects, RunContext, choose, visit::Visit};
 use attempt::Attempt;
 
-const BY_DATABASE: &[&str] = &["server", "datname", "repository"];
-/// What concerns the server alone, wherever the backup goes.
-const AT_THE_SERVER: &[&str] = &["server", "datname"];
+metrics! {
+    METRICS:
+    LAST_SUCCESS = Last "backup_last_success_timestamp_seconds" ["server", "datname", "repository"]
+        "Time of the snapshot of the newest backup that this job delivered.";
+    SELECTION_LAST_SUCCESS = Last "backup_selection_last_success_timestamp_seconds" ["server", "datname", "repository"]
+        "Time of the snapshot of the newest selection of the database that this job delivered: it \
+         leaves something out, and is no backup of the database.";
+    LAST_SIZE = Last "backup_last_size_bytes" ["server", "datname", "repository"]
+        "Stored bytes of the newest backup that this job delivered.";
+    LAST_PLAIN = Last "backup_last_plain_bytes" ["server", "datname", "repository"]
+        "Bytes of the newest backup as pg_dump wrote them.";
+    LAST_ROWS = Last "backup_last_rows" ["server", "datname", "repository"]
+        "Rows of table data in the newest backup.";
+    MAX_AGE = Covered "backup_max_age_seconds" ["server", "datname", "repository"]
+        "How old the newest backup may become: the job's own objective, for each database that its \
+         last run that did something was to deliver; no series for what is gone.";
+    BLOCKED_SESSIONS = Gauge "backup_last_blocked_sessions" ["server", "datname"]
+        "Greatest number of sessions that waited at once behind the locks of the last run's backup, \
+         directly or behind others; no series where nobody looked.";
+    BLOCKED_SECONDS = Gauge "backup_last_blocked_seconds" ["server", "datname"]
+        "Longest wait of a session behind the locks of the last run's backup.";
+    XMIN_AGE = Gauge "backup_last_xmin_age_transactions" ["server", "datname"]
+        "Greatest age, in transactions, of the xmin that the last run's backup held: dead rows \
+         younger than that stayed.";
+    SNAPSHOT_SECONDS = Gauge "backup_last_snapshot_seconds" ["server", "datname"]
+        "How long the last run's backup held its snapshot, and with it the xmin.";
+}
 
 /// The kind's row in the table.
 pub(super) const KIND: JobKind = JobKind {
     name: "dump",
     summary: "Dumps databases and globals with pg_dump into repositories",
     time_limit: Duration::from_hours(24 * 7),
-    metrics: &[
-        MetricDesc {
-            name: "backup_last_success_timestamp_seconds",
-            help: "Time of the snapshot of the newest backup that this job delivered.",
-            kind: MetricKind::Last,
-            labels: BY_DATABASE,
-        },
-        MetricDesc {
-            name: "backup_selection_last_success_timestamp_seconds",
-            help: "Time of the snapshot of the newest selection of the database that this job \
-                   delivered: it leaves something out, and is no backup of the database.",
-            kind: MetricKind::Last,
-            labels: BY_DATABASE,
-        },
-        MetricDesc {
-            name: "backup_last_size_bytes",
-            help: "Stored bytes of the newest backup that this job delivered.",
-            kind: MetricKind::Last,
-            labels: BY_DATABASE,
-        },
-        MetricDesc {
-            name: "backup_last_plain_bytes",
-            help: "Bytes of the newest backup as pg_dump wrote them.",
-            kind: MetricKind::Last,
-            labels: BY_DATABASE,
-        },
-        MetricDesc {
-            name: "backup_last_rows",
-            help: "Rows of table data in the newest backup.",
-            kind: MetricKind::Last,
-            labels: BY_DATABASE,
-        },
-        MetricDesc {
-            name: "backup_max_age_seconds",
-            help: "How old the newest backup may become: the job's own objective, for each database \
-                   that its last run that did something was to deliver; no series for what is gone.",
-            kind: MetricKind::Covered,
-            labels: BY_DATABASE,
-        },
-        MetricDesc {
-            name: "backup_last_blocked_sessions",
-            help: "Greatest number of sessions that waited at once behind the locks of the last run's \
-                   backup, directly or behind others; no series where nobody looked.",
-            kind: MetricKind::Gauge,
-            labels: AT_THE_SERVER,
-        },
-        MetricDesc {
-            name: "backup_last_blocked_seconds",
-            help: "Longest wait of a session behind the locks of the last run's backup.",
-            kind: MetricKind::Gauge,
-            labels: AT_THE_SERVER,
-        },
-        MetricDesc {
-            name: "backup_last_xmin_age_transactions",
-            help: "Greatest age, in transactions, of the xmin that the last run's backup held: dead rows \
-                   younger than that stayed.",
-            kind: MetricKind::Gauge,
-            labels: AT_THE_SERVER,
-        },
-        MetricDesc {
-            name: "backup_last_snapshot_seconds",
-            help: "How long the last run's backup held its snapshot, and with it the xmin.",
-            kind: MetricKind::Gauge,
-            labels: AT_THE_SERVER,
-        },
-    ],
+    metrics: METRICS,
     build: options::build,
 };
 

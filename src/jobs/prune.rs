@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    fmt::Display,
     path::PathBuf,
     sync::Arc,
 };
@@ -18,10 +19,10 @@ use crate::{
     domain::{
         backup::Series,
         failure::{Class, Failure},
-        metric::{MetricDesc, MetricKind},
+        metric::metrics,
         name::{RepositoryName, RetentionName, ServerName},
         owner::Adoption,
-        report::{Figures, Outcome, Report, Sample, TargetReport},
+        report::{Figures, Outcome, Report, TargetReport},
         retention::Policy,
         target::Target,
     },
@@ -31,33 +32,22 @@ use crate::{
 
 use super::{Job, JobKind, Resources, RunContext, options};
 
-const BY_REPOSITORY: &[&str] = &["repository"];
+metrics! {
+    METRICS:
+    REMOVED_BACKUPS = Counter "prune_removed_backups_total" ["repository"]
+        "Backups that this job removed.";
+    REMOVED_BYTES = Counter "prune_removed_bytes_total" ["repository"]
+        "Stored bytes of the backups that this job removed.";
+    KEPT_BACKUPS = Gauge "prune_kept_backups" ["repository"]
+        "Backups that the last run left, in the series that this job prunes.";
+}
 
 /// The kind's row in the table.
 pub(super) const KIND: JobKind = JobKind {
     name: "prune",
     summary: "Removes backups that a retention policy does not keep",
     time_limit: std::time::Duration::from_hours(24),
-    metrics: &[
-        MetricDesc {
-            name: "prune_removed_backups_total",
-            help: "Backups that this job removed.",
-            kind: MetricKind::Counter,
-            labels: BY_REPOSITORY,
-        },
-        MetricDesc {
-            name: "prune_removed_bytes_total",
-            help: "Stored bytes of the backups that this job removed.",
-            kind: MetricKind::Counter,
-            labels: BY_REPOSITORY,
-        },
-        MetricDesc {
-            name: "prune_kept_backups",
-            help: "Backups that the last run left, in the series that this job prunes.",
-            kind: MetricKind::Gauge,
-            labels: BY_REPOSITORY,
-        },
-    ],
+    metrics: METRICS,
     build,
 };
 
@@ -321,16 +311,12 @@ impl Work<'_> {
     }
 
     fn samples(&mut self, removed: u64, bytes: u64, kept: u64) {
-        let values = [
-            ("prune_removed_backups_total", removed),
-            ("prune_removed_bytes_total", bytes),
-            ("prune_kept_backups", kept),
-        ];
-        self.report.samples.extend(values.map(|(metric, value)| Sample {
-            metric: metric.to_owned(),
-            labels: vec![self.name.to_string()],
-            value: value as f64,
-        }));
+        let name: &dyn Display = &self.name;
+        self.report.samples.extend([
+            REMOVED_BACKUPS.sample([name], removed as f64),
+            REMOVED_BYTES.sample([name], bytes as f64),
+            KEPT_BACKUPS.sample([name], kept as f64),
+        ]);
     }
 }
 

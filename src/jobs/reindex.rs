@@ -11,10 +11,10 @@ use crate::{
         failure::{Class, Failure, IntoFailure},
         finding::{Finding, Severity},
         index::{DropDebris, Wishes, refusal},
-        metric::{MetricDesc, MetricKind},
+        metric::metrics,
         name::{DatabaseName, ServerName},
         pattern::{DatabasePatterns, Glob},
-        report::{Outcome, Report, Sample, Step, TargetReport},
+        report::{Outcome, Report, Step, TargetReport},
         target::Target,
         text,
     },
@@ -28,30 +28,21 @@ use crate::{
 
 use super::{Job, JobKind, Resources, RunContext, choose, options};
 
-const INVALID: &str = "indexes_invalid";
-const RECLAIMED: &str = "reindex_reclaimed_bytes_total";
-const BY_DATABASE: &[&str] = &["server", "datname"];
+metrics! {
+    METRICS:
+    INVALID = Gauge "indexes_invalid" ["server", "datname"]
+        "Invalid indexes that the last run left in the database, debris included; not those that were \
+         being built.";
+    RECLAIMED = Counter "reindex_reclaimed_bytes_total" ["server", "datname"]
+        "Bytes by which rebuilt indexes became smaller.";
+}
 
 /// The kind's row in the table.
 pub(super) const KIND: JobKind = JobKind {
     name: "reindex",
     summary: "Rebuilds indexes that are named or invalid, and clears away what builds left behind",
     time_limit: Duration::from_hours(24 * 7),
-    metrics: &[
-        MetricDesc {
-            name: INVALID,
-            help: "Invalid indexes that the last run left in the database, debris included; not \
-                   those that were being built.",
-            kind: MetricKind::Gauge,
-            labels: BY_DATABASE,
-        },
-        MetricDesc {
-            name: RECLAIMED,
-            help: "Bytes by which rebuilt indexes became smaller.",
-            kind: MetricKind::Counter,
-            labels: BY_DATABASE,
-        },
-    ],
+    metrics: METRICS,
     build,
 };
 
@@ -232,14 +223,11 @@ impl Reindex {
         seen.hidden |= !looked.sees_all;
         report.plan.extend(looked.plan);
         report.findings.extend(looked.findings);
-        let invalid = looked.invalid.map(|count| (INVALID, count as f64));
-        let reclaimed = (looked.reclaimed > 0).then_some((RECLAIMED, looked.reclaimed as f64));
-        let datname = Subject::Database(name.clone()).label();
-        report.samples.extend(invalid.into_iter().chain(reclaimed).map(|(metric, value)| Sample {
-            metric: metric.to_owned(),
-            labels: vec![self.server.name().to_string(), datname.clone()],
-            value,
-        }));
+        let (server, datname) = (self.server.name(), Subject::Database(name.clone()).label());
+        let invalid = looked.invalid.map(|count| INVALID.sample([server, &datname], count as f64));
+        let reclaimed = RECLAIMED.sample([server, &datname], looked.reclaimed as f64);
+        report.samples.extend(invalid);
+        report.samples.extend((looked.reclaimed > 0).then_some(reclaimed));
         for Done { target, end, output } in looked.done {
             let ended = match end {
                 End::Tried(result) => cx.ended(target, result),

@@ -15,7 +15,7 @@ use crate::{
     domain::{
         backup::Subject,
         failure::{Class, Failure, IntoFailure},
-        metric::{MetricDesc, MetricKind},
+        metric::metrics,
         name::{DatabaseName, ServerName},
         pattern::{DatabasePatterns, Selection},
         relation::{RelationPattern, RelationPatterns},
@@ -30,36 +30,27 @@ use crate::{
 
 use super::{Job, JobKind, Resources, RunContext, choose, options};
 
+metrics! {
+    METRICS:
+    LAST_TABLES = Covered "vacuum_last_tables" ["server", "datname", "state"]
+        "Tables of the last run by what became of them: vacuumed (or analyzed), skipped, failed, \
+         not_reached (the window was over).";
+    OLDEST_XID_AGE = Gauge "vacuum_oldest_xid_age" ["server", "datname"]
+        "Age of the oldest row that is not frozen, in transactions, at the end of the last run; of \
+         every database of the server, also of those that allow no connections, but not of one that \
+         is half dropped.";
+    HELD_BACK_XMIN_AGE = Gauge "vacuum_held_back_xmin_age" ["server"]
+        "Transactions whose dead rows could not be removed at the end of the last run, since a \
+         session, a standby, a prepared transaction or a slot might still see them; 0 if nothing \
+         does.";
+}
+
 /// The kind's row in the table.
 pub(super) const KIND: JobKind = JobKind {
     name: "vacuum",
     summary: "Vacuums and analyzes the tables that need it, the most needed first",
     time_limit: Duration::from_hours(24 * 7),
-    metrics: &[
-        MetricDesc {
-            name: "vacuum_last_tables",
-            help: "Tables of the last run by what became of them: vacuumed (or analyzed), skipped, \
-                   failed, not_reached (the window was over).",
-            kind: MetricKind::Covered,
-            labels: &["server", "datname", "state"],
-        },
-        MetricDesc {
-            name: "vacuum_oldest_xid_age",
-            help: "Age of the oldest row that is not frozen, in transactions, at the end of the \
-                   last run; of every database of the server, also of those that allow no \
-                   connections, but not of one that is half dropped.",
-            kind: MetricKind::Gauge,
-            labels: &["server", "datname"],
-        },
-        MetricDesc {
-            name: "vacuum_held_back_xmin_age",
-            help: "Transactions whose dead rows could not be removed at the end of the last run, \
-                   since a session, a standby, a prepared transaction or a slot might still see \
-                   them; 0 if nothing does.",
-            kind: MetricKind::Gauge,
-            labels: &["server"],
-        },
-    ],
+    metrics: METRICS,
     build,
 };
 

@@ -8,7 +8,7 @@
 
 mod archive;
 mod options;
-mod samples;
+mod metrics;
 pub mod state;
 
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
@@ -47,7 +47,7 @@ pub(super) const KIND: JobKind = JobKind {
     name: "wal-check",
     summary: "Checks that WAL is archived, and that the archive is whole",
     time_limit: Duration::from_hours(6),
-    metrics: samples::METRICS,
+    metrics: metrics::METRICS,
     build: options::build,
 };
 
@@ -186,7 +186,7 @@ impl Work<'_> {
         }
         let view = self.view(session);
         self.report.findings.splice(0..0, checks::look(SERVER, &view));
-        let fresh = samples::of_server(&view, self.job.server.name());
+        let fresh = metrics::of_server(&view, self.job.server.name());
         self.report.samples.extend(fresh);
         let ready = self.facts.ready.as_ref().map(|ready| ("ready_segments", ready.segments));
         let bytes = self.facts.directory.map(|directory| ("pg_wal_bytes", directory.bytes));
@@ -223,7 +223,7 @@ impl Work<'_> {
         let last = self.state.probe.as_ref();
         self.report.findings.extend(last.and_then(|last| last.finding.clone()));
         let arrived = last.and_then(|last| last.arrived_at);
-        self.report.samples.push(samples::of_probe(arrived, self.job.server.name()));
+        self.report.samples.push(metrics::of_probe(arrived, self.job.server.name()));
     }
 
     /// Why archiving is not tried now.

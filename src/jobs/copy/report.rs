@@ -22,6 +22,8 @@ use crate::{
     repository::layout,
 };
 
+use super::{COPIED_BACKUPS, COPIED_BYTES, OLDEST_PENDING, PENDING};
+
 /// Lines of output that a target has.
 const OUTPUT_MAX: usize = 50;
 /// Findings about single backups. The rest is said in one.
@@ -250,18 +252,12 @@ impl Tallies {
         let pending = self.pending.get(repository).unwrap_or(&none);
         let seconds = |at: Timestamp| at.as_duration().as_secs_f64();
         let oldest = pending.ids.first().map_or(0.0, |(id, _)| seconds(id.time()));
-        let values = [
-            ("copy_oldest_pending_timestamp_seconds", oldest),
-            ("copy_pending", pending.ids.len() as f64),
-            ("copied_backups_total", pending.copied as f64),
-            ("copied_bytes_total", pending.copied_bytes as f64),
-        ];
-        let sample = |(metric, value): (&str, f64)| Sample {
-            metric: metric.to_owned(),
-            labels: vec![repository.to_string()],
-            value,
-        };
-        values.map(sample).into()
+        vec![
+            OLDEST_PENDING.sample([repository], oldest),
+            PENDING.sample([repository], pending.ids.len() as f64),
+            COPIED_BACKUPS.sample([repository], pending.copied as f64),
+            COPIED_BYTES.sample([repository], pending.copied_bytes as f64),
+        ]
     }
 
     /// Adds the targets that this attempt did, and what was found damaged.

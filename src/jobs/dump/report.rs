@@ -1,5 +1,7 @@
 //! What a run of the kind tells: samples, figures, and what is odd about its tools.
 
+use std::fmt::Display;
+
 use crate::{
     domain::{
         backup::Subject,
@@ -8,7 +10,7 @@ use crate::{
         manifest::Manifest,
         name::RepositoryName,
         pattern::{Reason, Selection},
-        report::{Figures, Report, Sample},
+        report::{Figures, Report},
         scope::Scope,
         target::Target,
         text,
@@ -16,7 +18,10 @@ use crate::{
     postgres::{catalog::ServerFacts, tools::Installed},
 };
 
-use super::{super::RunContext, Attempt, Dump};
+use super::{Attempt, 
+    super::RunContext, BLOCKED_SECONDS, BLOCKED_SESSIONS, Dump, LAST_PLAIN, LAST_ROWS, LAST_SIZE,
+    LAST_SUCCESS, MAX_AGE, SELECTION_LAST_SUCCESS, SNAPSHOT_SECONDS, XMIN_AGE,
+};
 
 /// Databases that a finding names; more are counted.
 const CLOSED_MAX: usize = 10;
@@ -44,12 +49,11 @@ impl Dump {
             return;
         }
         let Some(max_age) = cx.max_age else { return };
-        let (server, subject) = (self.server.name().to_string(), subject.label());
-        let samples = self.repositories.iter().map(|handle| Sample {
-            metric: "backup_max_age_seconds".to_owned(),
-            labels: vec![server.clone(), subject.clone(), handle.name().to_string()],
-            value: max_age.as_secs_f64(),
-        });
+        let (server, subject) = (self.server.name(), subject.label());
+        let samples = self
+            .repositories
+            .iter()
+            .map(|handle| MAX_AGE.sample([server, &subject, handle.name()], max_age.as_secs_f64()));
         report.samples.extend(samples);
     }
 
@@ -62,24 +66,18 @@ impl Dump {
         report: &mut Report,
     ) {
         let at = manifest.snapshot.at.as_duration().as_secs_f64();
-        let values = [
-            ("backup_last_success_timestamp_seconds", at),
-            ("backup_last_size_bytes", manifest.stored_bytes() as f64),
-            ("backup_last_plain_bytes", manifest.plain.bytes as f64),
-            ("backup_last_rows", manifest.totals.rows as f64),
-        ];
-        let server = self.server.name().to_string();
-        let labels = vec![server, subject.label(), repository.to_string()];
+        let label = subject.label();
+        let labels: [&dyn Display; 3] = [self.server.name(), &label, repository];
         if !self.is_whole(subject) {
-            let metric = "backup_selection_last_success_timestamp_seconds".to_owned();
-            report.samples.push(Sample { metric, labels, value: at });
+            report.samples.push(SELECTION_LAST_SUCCESS.sample(labels, at));
             return;
         }
-        report.samples.extend(values.map(|(metric, value)| Sample {
-            metric: metric.to_owned(),
-            labels: labels.clone(),
-            value,
-        }));
+        report.samples.extend([
+            LAST_SUCCESS.sample(labels, at),
+            LAST_SIZE.sample(labels, manifest.stored_bytes() as f64),
+            LAST_PLAIN.sample(labels, manifest.plain.bytes as f64),
+            LAST_ROWS.sample(labels, manifest.totals.rows as f64),
+        ]);
     }
 }
 
@@ -87,20 +85,18 @@ impl Attempt<'_> {
     /// What the backup held up; where an earlier attempt held up more, that is the run's.
     pub(super) fn held(&self, subject: &Subject, held: Option<Held>, report: &mut Report) {
         let Some(held) = held else { return };
-        let labels = vec![self.job.server.name().to_string(), subject.label()];
-        let values = [
-            ("backup_last_blocked_sessions", Some(held.sessions as f64)),
-            ("backup_last_blocked_seconds", Some(held.longest.as_secs_f64())),
-            ("backup_last_xmin_age_transactions", held.xmin_age.map(|age| age as f64)),
-            ("backup_last_snapshot_seconds", Some(held.snapshot.as_secs_f64())),
+        let label = subject.label();
+        let labels: [&dyn Display; 2] = [self.job.server.name(), &label];
+        let measured = [
+            Some(BLOCKED_SESSIONS.sample(labels, held.sessions as f64)),
+            Some(BLOCKED_SECONDS.sample(labels, held.longest.as_secs_f64())),
+            held.xmin_age.map(|age| XMIN_AGE.sample(labels, age as f64)),
+            Some(SNAPSHOT_SECONDS.sample(labels, held.snapshot.as_secs_f64())),
         ];
-        for (metric, value) in values {
-            let Some(value) = value else { continue };
-            let earlier = self.cx.earlier.samples.iter();
-            let same = earlier.filter(|it| it.metric == metric && it.labels == labels);
-            let value = same.map(|sample| sample.value).fold(value, f64::max);
-            let (metric, labels) = (metric.to_owned(), labels.clone());
-            report.samples.push(Sample { metric, labels, value });
+        for mut sample in measured.into_iter().flatten() {
+            let same = self.cx.earlier.samples.iter().filter(|it| it.is_of_series(&sample));
+            sample.value = same.map(|it| it.value).fold(sample.value, f64::max);
+            report.samples.push(sample);
         }
     }
 }

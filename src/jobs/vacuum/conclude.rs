@@ -9,7 +9,7 @@ use crate::{
         failure::{Class, Failure},
         finding::{Finding, Severity},
         relation::RelationName,
-        report::{Outcome, Report, Sample, TargetReport},
+        report::{Outcome, Report, TargetReport},
         target::Target,
         units::format_duration,
         vacuum as rules,
@@ -17,7 +17,7 @@ use crate::{
     maintenance::vacuum::{self, Done},
 };
 
-use super::{super::RunContext, Vacuum};
+use super::{super::RunContext, HELD_BACK_XMIN_AGE, OLDEST_XID_AGE, Vacuum};
 
 /// What all databases brought together.
 #[derive(Debug, Default)]
@@ -89,23 +89,21 @@ impl Vacuum {
                 Ok(session) => session,
                 Err(failure) => return report.findings.push(unmeasured(&failure)),
             };
-        let server = self.server.name().to_string();
+        let server = self.server.name();
         let cancel = &cx.task.cancel;
         let ages = vacuum::ages(session.queries(cancel)).await.unwrap_or_else(|error| {
             report.findings.push(unmeasured(&error));
             Vec::new()
         });
         report.findings.extend(rules::wraparound(&ages));
-        report.samples.extend(ages.iter().map(|age| Sample {
-            metric: "vacuum_oldest_xid_age".to_owned(),
-            labels: vec![server.clone(), label(&age.name)],
-            value: age.xids as f64,
-        }));
+        report.samples.extend(
+            ages.iter()
+                .map(|age| OLDEST_XID_AGE.sample([server, &label(&age.name)], age.xids as f64)),
+        );
         match vacuum::horizon(session.queries(cancel)).await {
             Ok(horizon) => {
                 let age = horizon.rows.as_ref().map_or(0, |holder| holder.age);
-                let metric = "vacuum_held_back_xmin_age".to_owned();
-                report.samples.push(Sample { metric, labels: vec![server], value: age as f64 });
+                report.samples.push(HELD_BACK_XMIN_AGE.sample([server], age as f64));
                 report.findings.extend(rules::horizon(&horizon, self.xmin_held_for));
             }
             Err(error) => report.findings.push(unmeasured(&error)),

@@ -13,14 +13,14 @@ use crate::{
         name::DatabaseName,
         pattern::Selection,
         relation::RelationName,
-        report::{Figures, Outcome, Report, Sample, Step, TargetReport},
+        report::{Figures, Outcome, Report, Step, TargetReport},
         target::Target,
         vacuum::Skip,
     },
     maintenance::vacuum::{Done, Ended},
 };
 
-use super::{super::RunContext, Vacuum};
+use super::{super::RunContext, LAST_TABLES, Vacuum};
 
 /// Tables of a database that are targets of their own, in each outcome; more are counted.
 const TARGETS_MAX: usize = 100;
@@ -227,12 +227,10 @@ impl Part<'_> {
     }
 
     fn samples(&self, figures: &Figures, report: &mut Report) {
+        let (server, label) = (self.job.server.name(), self.label());
         for (state, key) in STATES {
-            report.samples.push(Sample {
-                metric: "vacuum_last_tables".to_owned(),
-                labels: vec![self.job.server.name().to_string(), self.label(), state.to_owned()],
-                value: figures.counts.get(key).copied().unwrap_or(0) as f64,
-            });
+            let value = figures.counts.get(key).copied().unwrap_or(0) as f64;
+            report.samples.push(LAST_TABLES.sample([server, &label, &state], value));
         }
     }
 

@@ -65,8 +65,8 @@ impl Work<'_> {
         }
         let server = self.job.server.name();
         let listed = self.state.listed.as_ref();
-        self.report.samples.extend(samples::of_archive(listed, readable, server));
-        let max_age = samples::archive_max_age(options.interval, self.cx.max_age, server);
+        self.report.samples.extend(metrics::of_archive(listed, readable, server));
+        let max_age = metrics::archive_max_age(options.interval, self.cx.max_age, server);
         self.report.samples.push(max_age);
         if let Some(listed) = listed.filter(|_| readable) {
             self.report.findings.extend(listed.findings.iter().cloned());

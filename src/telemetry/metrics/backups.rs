@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    fmt::Display,
     sync::PoisonError,
 };
 
@@ -53,20 +54,10 @@ impl Metrics {
     /// Removes the series of repositories that are not in `names`, and makes those that are
     /// missing. The caller holds the gate.
     pub(super) fn configure_repositories(&self, names: &BTreeSet<&str>) {
-        for (desc, place) in [
-            (&core::BACKUP_NEWEST, 2),
-            (&core::BACKUP_STORED, 2),
-            (&core::BACKUP_STORED_BYTES, 2),
-            (&core::BACKUP_SUSPICIOUS, 2),
-            (&core::BACKUP_INCOMPLETE, 0),
-            (&core::REPOSITORY_LAST_PROBE, 0),
-            (&core::REPOSITORY_LAST_PROBE_SUCCESS, 0),
-        ] {
-            self.retain(desc.name, |labels| names.contains(labels[place].as_str()));
-        }
+        self.retain_by("repository", |name| names.contains(name));
         for name in names {
-            self.ensure(&core::REPOSITORY_LAST_PROBE, vec![(*name).to_owned()]);
-            self.ensure(&core::REPOSITORY_LAST_PROBE_SUCCESS, vec![(*name).to_owned()]);
+            self.ensure(&core::REPOSITORY_LAST_PROBE, [name]);
+            self.ensure(&core::REPOSITORY_LAST_PROBE_SUCCESS, [name]);
         }
     }
 
@@ -80,14 +71,14 @@ impl Metrics {
         facts: Option<&RepositoryFacts>,
     ) {
         let _gate = self.jobs.write().unwrap_or_else(PoisonError::into_inner);
-        let own = || vec![repository.to_string()];
-        if !self.has(&core::REPOSITORY_LAST_PROBE, &own()) {
+        let own: [&dyn Display; 1] = [repository];
+        if !self.has(&core::REPOSITORY_LAST_PROBE, own) {
             return;
         }
-        self.set(&core::REPOSITORY_LAST_PROBE, own(), seconds(at));
+        self.set(&core::REPOSITORY_LAST_PROBE, own, seconds(at));
         let Some(facts) = facts else { return };
-        self.set(&core::REPOSITORY_LAST_PROBE_SUCCESS, own(), seconds(at));
-        self.set(&core::BACKUP_INCOMPLETE, own(), facts.incomplete as f64);
+        self.set(&core::REPOSITORY_LAST_PROBE_SUCCESS, own, seconds(at));
+        self.set(&core::BACKUP_INCOMPLETE, own, facts.incomplete as f64);
         let mut seen: BTreeMap<(String, String), (Timestamp, [u64; 3])> = BTreeMap::new();
         for backups in &facts.backups {
             let key = (backups.server.to_string(), datname_label(&backups.subject));
@@ -98,16 +89,16 @@ impl Metrics {
         }
         let counted = [&core::BACKUP_STORED, &core::BACKUP_STORED_BYTES, &core::BACKUP_SUSPICIOUS];
         for desc in counted.into_iter().chain([&core::BACKUP_NEWEST]) {
-            self.retain(desc.name, |labels| {
+            self.retain(desc.0.name, |labels| {
                 labels[2] != repository.as_str()
                     || seen.contains_key(&(labels[0].clone(), labels[1].clone()))
             });
         }
         for ((server, datname), (newest, counts)) in seen {
-            let labels = || vec![server.clone(), datname.clone(), repository.to_string()];
-            self.set(&core::BACKUP_NEWEST, labels(), seconds(newest));
+            let labels: [&dyn Display; 3] = [&server, &datname, repository];
+            self.set(&core::BACKUP_NEWEST, labels, seconds(newest));
             for (desc, count) in counted.into_iter().zip(counts) {
-                self.set(desc, labels(), count as f64);
+                self.set(desc, labels, count as f64);
             }
         }
     }

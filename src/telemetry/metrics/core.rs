@@ -1,25 +1,10 @@
 //! The metrics that are always there. docs/METRICS.md is made from this table.
 
-use crate::domain::metric::{MetricDesc, MetricKind};
+use crate::domain::metric::metrics;
 
-macro_rules! core {
-    ($($konst:ident = $kind:ident $name:literal [$($label:literal),*] $help:literal;)+) => {
-        $(
-            #[doc = $help]
-            pub const $konst: MetricDesc = MetricDesc {
-                name: $name,
-                help: $help,
-                kind: MetricKind::$kind,
-                labels: &[$($label),*],
-            };
-        )+
-
-        /// Every metric that does not belong to a job kind.
-        pub const CORE: &[MetricDesc] = &[$($konst),+];
-    };
-}
-
-core! {
+metrics! {
+    /// Every metric that does not belong to a job kind.
+    pub CORE:
     BUILD_INFO = Gauge "build_info" ["version"]
         "Always 1; the label has the version that runs.";
     PLANNER_LAST_TICK = Gauge "planner_last_tick_timestamp_seconds" []

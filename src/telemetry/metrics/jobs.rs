@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    fmt::Display,
     sync::PoisonError,
     time::Duration,
 };
@@ -56,13 +57,12 @@ impl Metrics {
     }
 
     fn create(&self, job: &JobSeries) {
-        let base = || vec![job.name.to_string(), job.kind.clone()];
-        let with = |last: &str| vec![job.name.to_string(), job.kind.clone(), last.to_owned()];
-        self.set(&core::JOB_CONFIGURED, base(), seconds(job.configured_at));
-        self.set(&core::JOB_PAUSED, base(), f64::from(u8::from(job.paused)));
+        let base: [&dyn Display; 2] = [&job.name, &job.kind];
+        self.set(&core::JOB_CONFIGURED, base, seconds(job.configured_at));
+        self.set(&core::JOB_PAUSED, base, f64::from(u8::from(job.paused)));
         match job.max_age {
-            Some(age) => self.set(&core::JOB_MAX_AGE, base(), age.as_secs_f64()),
-            None => self.retain(core::JOB_MAX_AGE.name, |labels| labels[0] != job.name.as_str()),
+            Some(age) => self.set(&core::JOB_MAX_AGE, base, age.as_secs_f64()),
+            None => self.retain(core::JOB_MAX_AGE.0.name, |labels| labels[0] != job.name.as_str()),
         }
         for desc in [
             &core::JOB_LAST_SUCCESS,
@@ -72,13 +72,13 @@ impl Metrics {
             &core::JOB_NEXT_RUN,
             &core::JOB_RETRIES,
         ] {
-            self.ensure(desc, base());
+            self.ensure(desc, base);
         }
         for verdict in Verdict::ALL {
-            self.ensure(&core::JOB_RUNS, with(verdict.as_str()));
+            self.ensure(&core::JOB_RUNS, [&job.name, &job.kind, verdict]);
         }
         for reason in self.skip_reasons {
-            self.ensure(&core::JOB_SKIPS, with(reason));
+            self.ensure(&core::JOB_SKIPS, [&job.name, &job.kind, reason]);
         }
     }
 
@@ -100,11 +100,11 @@ impl Metrics {
                 (&core::JOB_LAST_COMPLETION, past.last_completion),
             ] {
                 if let Some(at) = at {
-                    self.set(desc, labels(job, &[]), seconds(at));
+                    self.set(desc, [&job.name, &job.kind], seconds(at));
                 }
             }
             if let Some(duration) = past.last_duration() {
-                self.set(&core::JOB_LAST_DURATION, labels(job, &[]), duration.as_secs_f64());
+                self.set(&core::JOB_LAST_DURATION, [&job.name, &job.kind], duration.as_secs_f64());
             }
             self.ended_in(job, &past.targets);
             let gauges = past
@@ -119,24 +119,24 @@ impl Metrics {
     /// A run was started.
     pub fn run_started(&self, name: &JobName, at: Timestamp) {
         self.with_job(name, |job| {
-            self.set(&core::JOB_RUNNING_SINCE, labels(job, &[]), seconds(at));
+            self.set(&core::JOB_RUNNING_SINCE, [&job.name, &job.kind], seconds(at));
         });
     }
 
     /// A run makes another attempt.
     pub fn run_retried(&self, name: &JobName) {
-        self.with_job(name, |job| self.add(&core::JOB_RETRIES, labels(job, &[]), 1.0));
+        self.with_job(name, |job| self.add(&core::JOB_RETRIES, [&job.name, &job.kind], 1.0));
     }
 
     /// A run was due and not started; `reason` is one of those of the setup.
     pub fn run_skipped(&self, name: &JobName, reason: &str) {
-        self.with_job(name, |job| self.add(&core::JOB_SKIPS, labels(job, &[reason]), 1.0));
+        self.with_job(name, |job| self.add(&core::JOB_SKIPS, [&job.name, &job.kind, &reason], 1.0));
     }
 
     /// When the schedule will start the job next.
     pub fn next_run(&self, name: &JobName, at: Option<Timestamp>) {
         self.with_job(name, |job| {
-            self.set(&core::JOB_NEXT_RUN, labels(job, &[]), at.map_or(0.0, seconds));
+            self.set(&core::JOB_NEXT_RUN, [&job.name, &job.kind], at.map_or(0.0, seconds));
         });
     }
 
@@ -144,10 +144,10 @@ impl Metrics {
     /// completion, and brings no samples.
     pub fn run_ended(&self, name: &JobName, run: &EndedRun) {
         self.with_job(name, |job| {
-            self.set(&core::JOB_RUNNING_SINCE, labels(job, &[]), 0.0);
-            self.add(&core::JOB_RUNS, labels(job, &[run.verdict.as_str()]), 1.0);
+            self.set(&core::JOB_RUNNING_SINCE, [&job.name, &job.kind], 0.0);
+            self.add(&core::JOB_RUNS, [&job.name, &job.kind, &run.verdict], 1.0);
             for failure in run.report.failures() {
-                self.add(&core::JOB_FAILURES, labels(job, &[failure.class.as_str()]), 1.0);
+                self.add(&core::JOB_FAILURES, [&job.name, &job.kind, &failure.class], 1.0);
             }
             if run.verdict.completes() {
                 self.completed(job, run);
@@ -156,11 +156,11 @@ impl Metrics {
     }
 
     fn completed(&self, job: &JobSeries, run: &EndedRun) {
-        self.set(&core::JOB_LAST_COMPLETION, labels(job, &[]), seconds(run.ended));
+        self.set(&core::JOB_LAST_COMPLETION, [&job.name, &job.kind], seconds(run.ended));
         if run.verdict == Verdict::Succeeded {
-            self.set(&core::JOB_LAST_SUCCESS, labels(job, &[]), seconds(run.ended));
+            self.set(&core::JOB_LAST_SUCCESS, [&job.name, &job.kind], seconds(run.ended));
         }
-        self.set(&core::JOB_LAST_DURATION, labels(job, &[]), run.took.as_secs_f64());
+        self.set(&core::JOB_LAST_DURATION, [&job.name, &job.kind], run.took.as_secs_f64());
         self.ended_in(job, &run.report.target_counts());
         let looked = run.verdict.did_something();
         self.found(job, &run.report.findings, looked);
@@ -169,7 +169,7 @@ impl Metrics {
 
     fn ended_in(&self, job: &JobSeries, targets: &BTreeMap<String, u64>) {
         for (state, count) in targets {
-            self.set(&core::JOB_LAST_TARGETS, labels(job, &[state]), *count as f64);
+            self.set(&core::JOB_LAST_TARGETS, [&job.name, &job.kind, &state], *count as f64);
         }
     }
 
@@ -181,10 +181,10 @@ impl Metrics {
             *counts.entry((&finding.check, finding.severity.as_str())).or_default() += 1;
         }
         if looked {
-            self.retain(core::FINDINGS.name, |labels| labels[0] != job.name.as_str());
+            self.retain(core::FINDINGS.0.name, |labels| labels[0] != job.name.as_str());
         }
         for ((check, severity), count) in counts {
-            self.set(&core::FINDINGS, labels(job, &[check, severity]), f64::from(count));
+            self.set(&core::FINDINGS, [&job.name, &job.kind, &check, &severity], f64::from(count));
         }
     }
 
@@ -214,16 +214,11 @@ impl Metrics {
             tracing::error!(metric = sample.metric, "no job kind declares it: please report this");
             return;
         };
-        let mut labels = labels(job, &[]);
+        let mut labels = super::values([&job.name, &job.kind]);
         labels.extend(sample.labels.iter().cloned());
         self.take(&sample.metric, |family| match kind {
             MetricKind::Counter => family.add(labels, sample.value),
             _ => family.set(labels, sample.value),
         });
     }
-}
-
-fn labels(job: &JobSeries, more: &[&str]) -> Vec<String> {
-    let own = [job.name.as_str(), job.kind.as_str()];
-    own.iter().chain(more).map(|value| (*value).to_owned()).collect()
 }

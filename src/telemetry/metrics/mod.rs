@@ -17,6 +17,7 @@ mod servers;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    fmt::Display,
     sync::{PoisonError, RwLock},
 };
 
@@ -34,7 +35,7 @@ use self::{
     family::{Family, Labels, NotTaken},
 };
 use crate::domain::{
-    metric::{MetricDesc, MetricKind},
+    metric::{Metric, MetricDesc, MetricKind},
     name::{JobName, NotifyName},
 };
 
@@ -115,29 +116,29 @@ impl Metrics {
         let skip_reasons = setup.skip_reasons;
         let (jobs, notifiers) = (RwLock::default(), RwLock::default());
         let metrics = Self { process, families, declared, skip_reasons, jobs, notifiers };
-        metrics.set(&core::BUILD_INFO, vec![setup.version.to_owned()], 1.0);
+        metrics.set(&core::BUILD_INFO, [&setup.version], 1.0);
         for desc in CORE.iter().filter(|desc| desc.labels.is_empty()) {
-            metrics.ensure(desc, Vec::new());
+            metrics.take(desc.name, |family| family.ensure(Vec::new()));
         }
         Ok(metrics)
     }
 
     /// The planner looked at what is due.
     pub fn planner_ticked(&self, at: Timestamp) {
-        self.set(&core::PLANNER_LAST_TICK, Vec::new(), seconds(at));
+        self.set(&core::PLANNER_LAST_TICK, [], seconds(at));
     }
 
     /// A heartbeat did not come in time.
     pub fn heartbeat_missed(&self) {
-        self.add(&core::HEARTBEAT_MISSED, Vec::new(), 1.0);
+        self.add(&core::HEARTBEAT_MISSED, [], 1.0);
     }
 
     /// The configuration was loaded at `at`, or was refused.
     pub fn config_loaded(&self, at: Timestamp, accepted: bool) {
         let _gate = self.jobs.write().unwrap_or_else(PoisonError::into_inner);
-        self.set(&core::CONFIG_LAST_RELOAD_SUCCESSFUL, Vec::new(), f64::from(u8::from(accepted)));
+        self.set(&core::CONFIG_LAST_RELOAD_SUCCESSFUL, [], f64::from(u8::from(accepted)));
         if accepted {
-            self.set(&core::CONFIG_LAST_RELOAD_SUCCESS, Vec::new(), seconds(at));
+            self.set(&core::CONFIG_LAST_RELOAD_SUCCESS, [], seconds(at));
         }
     }
 
@@ -174,7 +175,7 @@ impl Metrics {
         match change(family) {
             Ok(()) => {}
             Err(NotTaken::Cap) => {
-                self.add(&core::DROPPED_SERIES, Vec::new(), 1.0);
+                self.add(&core::DROPPED_SERIES, [], 1.0);
             }
             Err(why) => {
                 tracing::error!(metric = name, ?why, "sample not taken: please report this");
@@ -182,20 +183,20 @@ impl Metrics {
         }
     }
 
-    fn set(&self, desc: &MetricDesc, labels: Labels, value: f64) {
-        self.take(desc.name, |family| family.set(labels, value));
+    fn set<const N: usize>(&self, metric: &Metric<N>, labels: [&dyn Display; N], value: f64) {
+        self.take(metric.0.name, |family| family.set(values(labels), value));
     }
 
-    fn add(&self, desc: &MetricDesc, labels: Labels, by: f64) {
-        self.take(desc.name, |family| family.add(labels, by));
+    fn add<const N: usize>(&self, metric: &Metric<N>, labels: [&dyn Display; N], by: f64) {
+        self.take(metric.0.name, |family| family.add(values(labels), by));
     }
 
-    fn ensure(&self, desc: &MetricDesc, labels: Labels) {
-        self.take(desc.name, |family| family.ensure(labels));
+    fn ensure<const N: usize>(&self, metric: &Metric<N>, labels: [&dyn Display; N]) {
+        self.take(metric.0.name, |family| family.ensure(values(labels)));
     }
 
-    fn has(&self, desc: &MetricDesc, labels: &[String]) -> bool {
-        self.families.get(desc.name).is_some_and(|family| family.has(labels))
+    fn has<const N: usize>(&self, metric: &Metric<N>, labels: [&dyn Display; N]) -> bool {
+        self.families.get(metric.0.name).is_some_and(|family| family.has(&values(labels)))
     }
 
     fn retain(&self, name: &str, keep: impl Fn(&[String]) -> bool) {
@@ -203,6 +204,19 @@ impl Metrics {
             family.retain(keep);
         }
     }
+
+    /// Removes the series of the core with values of a label that `keep` refuses.
+    fn retain_by(&self, label: &str, keep: impl Fn(&str) -> bool) {
+        for desc in CORE {
+            if let Some(place) = desc.labels.iter().position(|name| *name == label) {
+                self.retain(desc.name, |labels| keep(&labels[place]));
+            }
+        }
+    }
+}
+
+fn values<const N: usize>(labels: [&dyn Display; N]) -> Labels {
+    labels.iter().map(ToString::to_string).collect()
 }
 
 /// Seconds since the epoch, with fractions.

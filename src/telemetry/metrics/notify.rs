@@ -35,15 +35,13 @@ impl Metrics {
     pub fn configure_notifiers<'a>(&self, names: impl Iterator<Item = &'a NotifyName>) {
         let mut known = self.notifiers.write().unwrap_or_else(PoisonError::into_inner);
         *known = names.cloned().collect();
-        for desc in [&core::NOTIFICATIONS, &core::NOTIFY_LAST_SUCCESS, &core::NOTIFY_LAST_FAILURE] {
-            self.retain(desc.name, |labels| known.contains(labels[0].as_str()));
-        }
-        for name in known.iter().map(ToString::to_string) {
+        self.retain_by("notify", |name| known.contains(name));
+        for name in &*known {
             for outcome in Notified::ALL {
-                self.ensure(&core::NOTIFICATIONS, vec![name.clone(), outcome.as_str().to_owned()]);
+                self.ensure(&core::NOTIFICATIONS, [name, &outcome.as_str()]);
             }
-            self.ensure(&core::NOTIFY_LAST_SUCCESS, vec![name.clone()]);
-            self.ensure(&core::NOTIFY_LAST_FAILURE, vec![name]);
+            self.ensure(&core::NOTIFY_LAST_SUCCESS, [name]);
+            self.ensure(&core::NOTIFY_LAST_FAILURE, [name]);
         }
     }
 
@@ -57,7 +55,7 @@ impl Metrics {
             Notified::Sent => &core::NOTIFY_LAST_SUCCESS,
             Notified::Failed | Notified::Dropped => &core::NOTIFY_LAST_FAILURE,
         };
-        self.add(&core::NOTIFICATIONS, vec![name.to_string(), outcome.as_str().to_owned()], 1.0);
-        self.set(last, vec![name.to_string()], seconds(at));
+        self.add(&core::NOTIFICATIONS, [name, &outcome.as_str()], 1.0);
+        self.set(last, [name], seconds(at));
     }
 }

@@ -1,6 +1,6 @@
 //! The series of servers, fed by probes: scraping runs no SQL.
 
-use std::sync::PoisonError;
+use std::{fmt::Display, sync::PoisonError};
 
 use jiff::Timestamp;
 
@@ -12,16 +12,16 @@ impl Metrics {
     pub fn configure_servers(&self, servers: &[ServerName]) {
         let _gate = self.jobs.write().unwrap_or_else(PoisonError::into_inner);
         for desc in [
-            &core::SERVER_LAST_PROBE,
-            &core::SERVER_LAST_PROBE_SUCCESS,
-            &core::DATABASES_UNPROTECTED,
-            &core::DATABASES_IN_PART,
+            core::SERVER_LAST_PROBE.0,
+            core::SERVER_LAST_PROBE_SUCCESS.0,
+            core::DATABASES_UNPROTECTED.0,
+            core::DATABASES_IN_PART.0,
         ] {
             self.retain(desc.name, |labels| servers.iter().any(|name| name.as_str() == labels[0]));
         }
         for name in servers {
-            self.ensure(&core::SERVER_LAST_PROBE, vec![name.to_string()]);
-            self.ensure(&core::SERVER_LAST_PROBE_SUCCESS, vec![name.to_string()]);
+            self.ensure(&core::SERVER_LAST_PROBE, [name]);
+            self.ensure(&core::SERVER_LAST_PROBE_SUCCESS, [name]);
         }
     }
 
@@ -29,22 +29,22 @@ impl Metrics {
     /// longer configured is not taken.
     pub fn server_probed(&self, server: &ServerName, at: Timestamp, found: Option<&Protection>) {
         let _gate = self.jobs.write().unwrap_or_else(PoisonError::into_inner);
-        let own = || vec![server.to_string()];
-        if !self.has(&core::SERVER_LAST_PROBE, &own()) {
+        let own: [&dyn Display; 1] = [server];
+        if !self.has(&core::SERVER_LAST_PROBE, own) {
             return;
         }
-        self.set(&core::SERVER_LAST_PROBE, own(), seconds(at));
+        self.set(&core::SERVER_LAST_PROBE, own, seconds(at));
         let Some(found) = found else {
-            for desc in [&core::DATABASES_UNPROTECTED, &core::DATABASES_IN_PART] {
+            for desc in [core::DATABASES_UNPROTECTED.0, core::DATABASES_IN_PART.0] {
                 self.retain(desc.name, |labels| labels[0] != server.as_str());
             }
             return;
         };
-        self.set(&core::SERVER_LAST_PROBE_SUCCESS, own(), seconds(at));
-        self.set(&core::DATABASES_UNPROTECTED, own(), found.none.len() as f64);
+        self.set(&core::SERVER_LAST_PROBE_SUCCESS, own, seconds(at));
+        self.set(&core::DATABASES_UNPROTECTED, own, found.none.len() as f64);
         for coverage in [Coverage::Only, Coverage::AllBut] {
-            let labels = vec![server.to_string(), coverage.as_str().to_owned()];
-            self.set(&core::DATABASES_IN_PART, labels, found.count(coverage) as f64);
+            let count = found.count(coverage) as f64;
+            self.set(&core::DATABASES_IN_PART, [server, &coverage.as_str()], count);
         }
     }
 }
