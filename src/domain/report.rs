@@ -60,6 +60,13 @@ pub struct Figures {
     pub counts: BTreeMap<String, u64>,
 }
 
+impl<'a> FromIterator<(&'a str, u64)> for Figures {
+    fn from_iter<T: IntoIterator<Item = (&'a str, u64)>>(counts: T) -> Self {
+        let counts = counts.into_iter().map(|(name, count)| (name.to_owned(), count));
+        Self { backup: None, counts: counts.collect() }
+    }
+}
+
 /// One target with its outcome.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TargetReport {

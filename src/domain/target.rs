@@ -58,6 +58,12 @@ impl Target {
         Self { object: Some(name.into()), ..Self::default() }
     }
 
+    /// The same of a server.
+    #[must_use]
+    pub fn on(self, server: &ServerName) -> Self {
+        Self { server: Some(server.clone()), ..self }
+    }
+
     /// The same in a repository.
     #[must_use]
     pub fn in_repository(self, name: &RepositoryName) -> Self {

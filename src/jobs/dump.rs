@@ -202,9 +202,7 @@ impl Dump {
     }
 
     fn target(&self, subject: &Subject, repository: &RepositoryName) -> Target {
-        let target =
-            Target { server: Some(self.server.name().clone()), ..Target::subject(subject) };
-        target.in_repository(repository)
+        Target::subject(subject).on(self.server.name()).in_repository(repository)
     }
 
     /// The same failure in every repository of the job that is still wanted.

@@ -170,7 +170,7 @@ struct Work<'a> {
 impl Work<'_> {
     /// The repository as a whole: a target where it could not be looked at.
     fn whole(&self) -> Target {
-        Target { repository: Some(self.name.clone()), ..Target::default() }
+        Target::repository(&self.name)
     }
 
     /// The targets of this repository that failed before; none: all are wanted.
@@ -243,13 +243,9 @@ impl Work<'_> {
     }
 
     fn target(&self, series: &Series) -> Target {
-        Target {
-            server: Some(series.server.clone()),
-            subject: Some(series.subject.clone()),
-            repository: Some(self.name.clone()),
-            // A server that was made anew under its name has series of its own.
-            object: Some(format!("{}/{}", series.system_id, series.contents)),
-        }
+        // A server that was made anew under its name has series of its own.
+        let object = format!("{}/{}", series.system_id, series.contents);
+        Target::series(series).in_repository(&self.name).with_object(object)
     }
 
     /// Nothing of the series goes.
@@ -270,7 +266,7 @@ impl Work<'_> {
             Held::Stranger(_) | Held::NoneWhole if self.cx.dry_run => return,
             Held::Stranger(_) | Held::NoneWhole => Outcome::Skipped(held.to_string()),
         };
-        let figures = figures([("kept", plan.kept)]);
+        let figures = Figures::from_iter([("kept", plan.kept)]);
         self.report.targets.push(TargetReport { figures, ..TargetReport::new(target, outcome) });
     }
 
@@ -298,7 +294,11 @@ impl Work<'_> {
         }
         let result = done.failure.map_or_else(|| Ok(Figures::default()), Err);
         let ended = self.cx.ended(target, result);
-        self.report.targets.push(TargetReport { figures: figures(counts), output, ..ended });
+        self.report.targets.push(TargetReport {
+            figures: Figures::from_iter(counts),
+            output,
+            ..ended
+        });
     }
 
     /// What failed before and was not found again is done: there is nothing of it left to prune.
@@ -323,10 +323,4 @@ impl Work<'_> {
 /// Whether the repository as a whole does not answer, so that the next series would only wait.
 const fn is_lost(class: Class) -> bool {
     matches!(class, Class::RepositoryUnavailable | Class::RepositorySlow | Class::Interrupted)
-}
-
-fn figures<const N: usize>(counts: [(&str, u64); N]) -> Figures {
-    let counts: BTreeMap<String, u64> =
-        counts.into_iter().map(|(name, count)| (name.to_owned(), count)).collect();
-    Figures { backup: None, counts }
 }

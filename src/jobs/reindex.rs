@@ -193,12 +193,7 @@ impl Reindex {
     }
 
     fn target(&self, name: &DatabaseName) -> Target {
-        Target {
-            server: Some(self.server.name().clone()),
-            subject: Some(Subject::Database(name.clone())),
-            repository: None,
-            object: None,
-        }
+        Target::database(name).on(self.server.name())
     }
 
     /// What came of one database.
@@ -245,11 +240,7 @@ impl Reindex {
         let literal = self.wishes.named.iter().filter_map(Glob::literal);
         for name in literal.filter(|name| !seen.labels.contains(name)) {
             let what = "no database that the job works on has such an index";
-            let target = Target {
-                server: Some(self.server.name().clone()),
-                object: Some(name.clone()),
-                ..Target::default()
-            };
+            let target = Target::server(self.server.name()).with_object(name);
             if cx.dry_run {
                 let (action, reason) = ("refuse".to_owned(), what.to_owned());
                 report.plan.push(Step { target, action, reason });

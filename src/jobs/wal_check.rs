@@ -7,8 +7,8 @@
 //! read is a finding, and brings no numbers.
 
 mod archive;
-mod options;
 mod metrics;
+mod options;
 pub mod state;
 
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
@@ -143,11 +143,7 @@ impl WalCheck {
     }
 
     fn target(&self, part: &str) -> Target {
-        Target {
-            server: Some(self.server.name().clone()),
-            object: Some(part.to_owned()),
-            ..Target::default()
-        }
+        Target::server(self.server.name()).with_object(part)
     }
 }
 
@@ -190,7 +186,7 @@ impl Work<'_> {
         self.report.samples.extend(fresh);
         let ready = self.facts.ready.as_ref().map(|ready| ("ready_segments", ready.segments));
         let bytes = self.facts.directory.map(|directory| ("pg_wal_bytes", directory.bytes));
-        self.ended(ARCHIVING, Ok(figures(ready.into_iter().chain(bytes))));
+        self.ended(ARCHIVING, Ok(ready.into_iter().chain(bytes).collect()));
     }
 
     fn view(&self, session: &Session) -> ServerView {
@@ -271,12 +267,6 @@ impl Work<'_> {
         }
         self.ended(PROBE, result);
     }
-}
-
-fn figures(counts: impl IntoIterator<Item = (&'static str, u64)>) -> Figures {
-    let counts: BTreeMap<String, u64> =
-        counts.into_iter().map(|(name, count)| (name.to_owned(), count)).collect();
-    Figures { backup: None, counts }
 }
 
 /// Every name that a finding of this kind may have: docs/ERRORS.md has a section for each.

@@ -93,8 +93,7 @@ impl Tally {
         if self.more_output > 0 {
             self.output.push(format!("and {} lines more", self.more_output));
         }
-        let counts = self.counts.into_iter().map(|(name, count)| (name.to_owned(), count));
-        let figures = Figures { backup: self.newest_copied, counts: counts.collect() };
+        let figures = Figures { backup: self.newest_copied, ..self.counts.into_iter().collect() };
         TargetReport { figures, output: self.output, ..TargetReport::new(target, outcome) }
     }
 }

@@ -152,16 +152,13 @@ pub(super) fn newer_tools(tools: &Installed, facts: &ServerFacts) -> Option<Find
 /// What is counted of a backup that was made.
 pub(super) fn figures(manifest: &Manifest) -> Figures {
     let taken = manifest.finished_at.duration_since(manifest.started_at).as_millis();
-    let counts = [
+    let counts = Figures::from_iter([
         ("plain_bytes", manifest.plain.bytes),
         ("stored_bytes", manifest.stored_bytes()),
         ("rows", manifest.totals.rows),
         ("tables", manifest.totals.tables),
         ("large_objects", manifest.totals.large_objects),
         ("milliseconds", u64::try_from(taken).unwrap_or(0)),
-    ];
-    Figures {
-        backup: Some(manifest.id.clone()),
-        counts: counts.into_iter().map(|(name, count)| (name.to_owned(), count)).collect(),
-    }
+    ]);
+    Figures { backup: Some(manifest.id.clone()), ..counts }
 }

@@ -66,11 +66,7 @@ impl Vacuum {
         for literal in literals.iter().filter(|literal| !totals.named.contains(literal)) {
             let what = format!("no database of the job has a table {literal}");
             let failure = Failure::new(Class::Configuration, doing.clone(), what).hint(hint);
-            let target = Target {
-                server: Some(self.server.name().clone()),
-                object: Some(literal.to_string()),
-                ..Target::default()
-            };
+            let target = Target::server(self.server.name()).with_object(literal.to_string());
             report.targets.push(TargetReport::new(target, Outcome::Failed(failure)));
         }
         if totals.selected == 0 && literals.is_empty() && report.failure.is_none() {

@@ -248,7 +248,7 @@ const STATES: [(&str, &str); 4] = [
 ];
 
 fn figures(done: &Done, counts: &Counts) -> Figures {
-    let numbers = [
+    let counts = [
         ("tables", done.selected),
         ("tables_due", done.due),
         ("tables_vacuumed", counts.vacuumed),
@@ -256,8 +256,7 @@ fn figures(done: &Done, counts: &Counts) -> Figures {
         ("tables_failed", counts.failed),
         ("tables_not_reached", done.not_reached),
     ];
-    let counts = numbers.into_iter().map(|(name, count)| (name.to_owned(), count as u64));
-    Figures { backup: None, counts: counts.collect() }
+    counts.map(|(name, count)| (name, count as u64)).into_iter().collect()
 }
 
 /// The counts of a whole database after some of its tables were tried again.
@@ -297,12 +296,7 @@ fn hint(counts: &Counts, job: &Vacuum) -> &'static str {
 
 impl Vacuum {
     pub(super) fn target(&self, name: &DatabaseName, object: Option<String>) -> Target {
-        Target {
-            server: Some(self.server.name().clone()),
-            subject: Some(Subject::Database(name.clone())),
-            repository: None,
-            object,
-        }
+        Target { object, ..Target::database(name).on(self.server.name()) }
     }
 
     /// Databases that a wildcard matches and that are left out all the same.

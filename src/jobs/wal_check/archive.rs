@@ -17,9 +17,7 @@ use crate::{
     wal::archive::ListError,
 };
 
-use super::{
-    ARCHIVE_TARGET, ArchiveOptions, FULL_LISTING, Work, figures, is_due, samples, state::Listing,
-};
+use super::{ARCHIVE_TARGET, ArchiveOptions, FULL_LISTING, Work, is_due, metrics, state::Listing};
 
 impl Work<'_> {
     /// Remembers what the server says of its WAL now: the archive is held against it once
@@ -113,7 +111,7 @@ impl Work<'_> {
             ("misnamed_files", listing.seen.misnamed),
         ];
         self.state.listed = Some(listing);
-        Ok(figures(counts))
+        Ok(counts.into_iter().collect())
     }
 
     /// What has to be in the archive by now: what the server takes for archived, where archiving is its
