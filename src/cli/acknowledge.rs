@@ -12,15 +12,11 @@ use crate::{
         control::{Reply, Request},
         table::Table,
     },
-    domain::{
-        failure::{Class, Failure},
-        name::RepositoryName,
-        text,
-    },
+    domain::{name::RepositoryName, text},
     sys::{clock::Clock as _, task::Progress},
 };
 
-use super::{Cli, Outcome, Running, Stop, daemon, exit::Exit, list, output, run, runtime};
+use super::{Cli, Outcome, Running, Stop, call, daemon, exit::Exit, list, output, runtime};
 
 const DOING: &str = "acknowledge backups";
 /// The daemon has a limit for each repository; this is for one that hangs itself.
@@ -44,19 +40,17 @@ pub(super) fn acknowledge(cli: &Cli, arguments: &Arguments) -> Outcome {
     }
     let (words, repository) = (arguments.words.clone(), arguments.repository.clone());
     let runtime = runtime()?;
-    let daemon = runtime.block_on(run::connect(&table.daemon.runtime_dir))?;
+    let daemon = runtime.block_on(call::connect(&table.daemon.runtime_dir))?;
     let reply = match daemon {
         Some(client) => {
             let call = Request::Acknowledge { words, repository };
-            runtime.block_on(patiently(run::ask(client, &call, DOING, LIMIT)))?
+            runtime.block_on(patiently(call::ask(client, &call, DOING, LIMIT)))?
         }
         None => in_place(cli, &runtime, &table, words, repository)?,
     };
     match reply {
         Reply::Acknowledged(done) => finish(cli, &done),
-        Reply::Refused { reason } => Err(run::refused(DOING, &reason)),
-        Reply::Failed(failure) => Err(failure.into()),
-        _ => Err(Failure::new(Class::State, DOING, "the daemon gave no answer").into()),
+        other => Err(call::not_done(DOING, Some(other))),
     }
 }
 

@@ -6,13 +6,10 @@ use serde::Serialize;
 
 use crate::{
     daemon::control::{Reply, Request},
-    domain::{
-        failure::{Class, Failure},
-        name::JobName,
-    },
+    domain::name::JobName,
 };
 
-use super::{Cli, Outcome, Stop, exit::Exit, output, run, runtime};
+use super::{Cli, Outcome, call, exit::Exit, output, run};
 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
@@ -30,30 +27,16 @@ pub(super) fn cancel(cli: &Cli, arguments: &Arguments) -> Outcome {
     let job = &arguments.job;
     let doing = format!("cancel {job}");
     let loaded = cli.load();
-    if let Some(table) = &loaded.table
-        && !table.jobs.contains_key(job)
-    {
-        let what = format!("there is no job {job}");
-        let failure = Failure::new(Class::Configuration, "look up the job", what);
-        return Err(Stop::Failed(Exit::NotFound, failure));
+    if let Some(table) = &loaded.table {
+        run::known(table, job)?;
     }
-    let Some(runtime_dir) = loaded.runtime_dir.clone() else {
-        return Err(Stop::Configuration(loaded.render()));
-    };
-    let reply = runtime()?.block_on(async {
-        let Some(client) = run::connect(&runtime_dir).await? else {
-            let failure = Failure::new(Class::State, &doing, "no daemon is running")
-                .hint("a run without a daemon is stopped with Ctrl-C");
-            return Err(Stop::failed(failure));
-        };
-        run::ask(client, &Request::Cancel { job: job.clone() }, &doing, run::answer_limit()).await
-    })?;
+    let hint = "a run without a daemon is stopped with Ctrl-C";
+    let request = Request::Cancel { job: job.clone() };
+    let reply = call::ask_running(&loaded, &request, &doing, call::answer_limit(), hint)?;
     match reply {
         Reply::Done(text) if cli.json => output::json(&Cancelled { job, text: &text })?,
         Reply::Done(text) => output::line(&text)?,
-        Reply::Refused { reason } => return Err(run::refused(&doing, &reason)),
-        Reply::Failed(failure) => return Err(failure.into()),
-        _ => return Err(Failure::new(Class::State, doing, "the daemon gave no answer").into()),
+        other => return Err(call::not_done(&doing, Some(other))),
     }
     Ok(Exit::Done)
 }

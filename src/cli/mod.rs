@@ -1,6 +1,7 @@
 //! The command line: one file per subcommand.
 
 mod acknowledge;
+mod call;
 mod cancel;
 mod check_config;
 mod daemon;

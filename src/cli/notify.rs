@@ -18,7 +18,7 @@ use crate::{
     sys::clock::Clock as _,
 };
 
-use super::{Cli, Outcome, Stop, exit::Exit, output, run, runtime};
+use super::{Cli, Outcome, Stop, call, exit::Exit, output, runtime};
 
 const DOING: &str = "send a test";
 /// The receiver has a limit of its own, which the daemon keeps.
@@ -48,7 +48,7 @@ pub(super) fn notify(cli: &Cli, arguments: &Arguments) -> Outcome {
         return Err(Stop::Failed(Exit::NotFound, failure));
     }
     let runtime = runtime()?;
-    let daemon = runtime.block_on(run::connect(&table.daemon.runtime_dir))?;
+    let daemon = runtime.block_on(call::connect(&table.daemon.runtime_dir))?;
     let by_daemon = daemon.is_some();
     let sent = if let Some(client) = daemon {
         runtime.block_on(by(client, name))?
@@ -73,10 +73,9 @@ pub(super) fn notify(cli: &Cli, arguments: &Arguments) -> Outcome {
 /// The daemon's answer; the outer error is that there was none.
 async fn by(client: ControlClient, name: &NotifyName) -> Result<Result<(), Failure>, Stop> {
     let call = Request::Notify { name: name.clone() };
-    match run::ask(client, &call, DOING, LIMIT).await? {
+    match call::ask(client, &call, DOING, LIMIT).await? {
         Reply::Done(_) => Ok(Ok(())),
         Reply::Failed(failure) => Ok(Err(failure)),
-        Reply::Refused { reason } => Err(run::refused(DOING, &reason)),
-        _ => Err(Failure::new(Class::State, DOING, "the daemon gave no answer").into()),
+        other => Err(call::not_done(DOING, Some(other))),
     }
 }

@@ -6,11 +6,11 @@ use serde::Serialize;
 
 use crate::{
     daemon::control::{Reply, Request},
-    domain::failure::{Class, Failure},
+    domain::failure::Class,
     sys::fixed,
 };
 
-use super::{Cli, Outcome, Stop, exit::Exit, output, run, runtime};
+use super::{Cli, Outcome, Stop, call, exit::Exit, output};
 
 #[derive(Serialize)]
 struct Verdict<'a> {
@@ -26,22 +26,12 @@ pub(super) fn reload(cli: &Cli) -> Outcome {
     // Only where the daemon is has to be known here: it reads the files itself, and its verdict
     // counts, also on a configuration with errors.
     let loaded = cli.load();
-    let Some(runtime_dir) = loaded.runtime_dir.clone() else {
-        return Err(Stop::Configuration(loaded.render()));
-    };
-    let reply = runtime()?.block_on(async {
-        let Some(client) = run::connect(&runtime_dir).await? else {
-            let failure = Failure::new(Class::State, DOING, "no daemon is running");
-            return Err(Stop::failed(failure.hint("systemctl start pgkeep")));
-        };
-        run::ask(client, &Request::Reload, DOING, fixed::limit(LIMIT)).await
-    })?;
+    let hint = "systemctl start pgkeep";
+    let reply = call::ask_running(&loaded, &Request::Reload, DOING, fixed::limit(LIMIT), hint)?;
     let (accepted, text) = match &reply {
         Reply::Done(text) => (true, text),
         Reply::Failed(failure) if failure.class == Class::Configuration => (false, &failure.what),
-        Reply::Failed(failure) => return Err(failure.clone().into()),
-        Reply::Refused { reason } => return Err(run::refused(DOING, reason)),
-        _ => return Err(Failure::new(Class::State, DOING, "the daemon gave no verdict").into()),
+        _ => return Err(call::not_done(DOING, Some(reply))),
     };
     if cli.json {
         output::json(&Verdict { accepted, text })?;

@@ -3,7 +3,7 @@
 
 use std::{
     io::{IsTerminal as _, Write as _},
-    path::Path,
+    sync::Arc,
     time::Duration,
 };
 
@@ -12,10 +12,10 @@ use serde::Serialize;
 
 use crate::{
     daemon::{
-        control::{CallError, ConnectError, ControlClient, Reply, Request, SOCKET_NAME},
+        control::{CallError, ControlClient, Reply, Request},
         oneshot, rehearsal,
         signals::{Signal, SignalStream},
-        table::Table,
+        table::{Configured, Table},
     },
     domain::{
         failure::{Class, Failure},
@@ -27,7 +27,7 @@ use crate::{
     sys::fixed,
 };
 
-use super::{Cli, Outcome, Running, Stop, daemon, exit::Exit, output, runtime};
+use super::{Cli, Outcome, Running, Stop, call, daemon, exit::Exit, output, runtime};
 
 /// Without a terminal, progress is a line each so many replies (one comes a second) …
 const PLAIN_EVERY: u32 = 10;
@@ -69,17 +69,13 @@ struct Brought<'a> {
 pub(super) fn run(cli: &Cli, arguments: &Arguments) -> Outcome {
     let table = cli.table()?;
     let job = &arguments.job;
-    if !table.jobs.contains_key(job) {
-        let failure =
-            Failure::new(Class::Configuration, "look up the job", format!("there is no job {job}"));
-        return Err(Stop::Failed(Exit::NotFound, failure));
-    }
+    known(&table, job)?;
     if arguments.dry_run {
         return dry_run(cli, &table, arguments);
     }
     let mut show = Show::default();
     let runtime = runtime()?;
-    let daemon = runtime.block_on(connect(&table.daemon.runtime_dir))?;
+    let daemon = runtime.block_on(call::connect(&table.daemon.runtime_dir))?;
     let (last, stopped_by) = match daemon {
         Some(client) => {
             let followed = runtime.block_on(through_daemon(client, job, &mut show))?;
@@ -108,8 +104,9 @@ pub(super) fn run(cli: &Cli, arguments: &Arguments) -> Outcome {
                 _ => Exit::of(verdict),
             })
         }
-        Some(Reply::Refused { reason }) => Err(refused(&format!("run {job}"), &reason)),
-        Some(Reply::Failed(failure)) => Err(failure.into()),
+        Some(reply @ (Reply::Refused { .. } | Reply::Failed(_))) => {
+            Err(call::not_done(&format!("run {job}"), Some(reply)))
+        }
         _ => {
             let what = "the daemon went away before the run ended";
             let failure = Failure::new(Class::Interrupted, format!("run {job}"), what);
@@ -118,15 +115,27 @@ pub(super) fn run(cli: &Cli, arguments: &Arguments) -> Outcome {
     }
 }
 
+/// A job that the configuration has.
+///
+/// # Errors
+/// Exit code 5 where it has none of that name.
+pub(super) fn known<'a>(table: &'a Table, job: &JobName) -> Result<&'a Arc<Configured>, Stop> {
+    table.jobs.get(job).ok_or_else(|| {
+        let what = format!("there is no job {job}");
+        let failure = Failure::new(Class::Configuration, "look up the job", what);
+        Stop::Failed(Exit::NotFound, failure)
+    })
+}
+
 /// What the job would do, by the job itself.
 fn dry_run(cli: &Cli, table: &Table, arguments: &Arguments) -> Outcome {
     let name = &arguments.job;
-    let Some(job) = table.jobs.get(name).filter(|job| job.job.has_dry_run()) else {
-        let kind = table.jobs.get(name).map_or("", |job| job.kind.name);
-        let what = format!("jobs of kind {kind} have no dry run");
+    let job = known(table, name)?;
+    if !job.job.has_dry_run() {
+        let what = format!("jobs of kind {} have no dry run", job.kind.name);
         let failure = Failure::new(Class::Configuration, format!("plan job {name}"), what);
         return Err(Stop::Failed(Exit::Usage, failure));
-    };
+    }
     let rehearsed = runtime()?.block_on(rehearsal::rehearse(job.clone(), cli.clock.clone()));
     let (report, stopped_by) = rehearsed?;
     let verdict = report.verdict();
@@ -140,62 +149,6 @@ fn dry_run(cli: &Cli, table: &Table, arguments: &Arguments) -> Outcome {
         (Verdict::Succeeded, _) if arguments.found_too_much(&report) => Exit::Findings,
         _ => Exit::of(verdict),
     })
-}
-
-/// The daemon of this configuration; none where none is up.
-///
-/// # Errors
-/// Exit code 6 where one is up and does not let us in: never a second runner.
-pub(super) async fn connect(runtime_dir: &Path) -> Result<Option<ControlClient>, Stop> {
-    match ControlClient::connect(&runtime_dir.join(SOCKET_NAME)).await {
-        Ok(client) => Ok(Some(client)),
-        Err(ConnectError::NotRunning(_)) => Ok(None),
-        Err(error @ ConnectError::Denied(_)) => {
-            let failure = Failure::from_error(Class::State, "reach the daemon", &error)
-                .hint("run this as the daemon's user, or as root");
-            Err(Stop::Failed(Exit::Refused, failure))
-        }
-        Err(error) => Err(Failure::from_error(Class::State, "reach the daemon", &error).into()),
-    }
-}
-
-/// How long the daemon's loop may take over what it answers by itself.
-const ANSWER_LIMIT: Duration = Duration::from_secs(10);
-
-/// [`ANSWER_LIMIT`], as it holds here.
-pub(super) fn answer_limit() -> Duration {
-    fixed::limit(ANSWER_LIMIT)
-}
-
-/// Asks for something that has one answer.
-///
-/// # Errors
-/// When none comes within `limit`.
-pub(super) async fn ask(
-    client: ControlClient,
-    request: &Request,
-    doing: &str,
-    limit: Duration,
-) -> Result<Reply, Stop> {
-    let fail = |error| call_failed(doing, &error);
-    let call = async { client.call(request).await?.last(limit).await };
-    tokio::time::timeout(limit, call).await.unwrap_or(Err(CallError::Silent(limit))).map_err(fail)
-}
-
-fn call_failed(doing: &str, error: &CallError) -> Stop {
-    let failure = Failure::from_error(Class::State, doing, error);
-    Stop::failed(match error {
-        CallError::Silent(_) => failure.hint(
-            "it is there and hangs: was it stopped (`ps` shows T), or does a disk not answer (D)? \
-             Look at `journalctl -u pgkeep`; `systemctl restart pgkeep` ends it",
-        ),
-        _ => failure,
-    })
-}
-
-/// The daemon does not do what it was asked for: exit code 6.
-pub(super) fn refused(doing: &str, reason: &str) -> Stop {
-    Stop::Failed(Exit::Refused, Failure::new(Class::State, doing, reason))
 }
 
 /// How following a run in the daemon ended.
@@ -222,7 +175,7 @@ async fn through_daemon(
 ) -> Result<Followed, Stop> {
     let doing = format!("run {job} through the daemon");
     let fail = |error: CallError| match error {
-        CallError::Silent(_) => call_failed(&doing, &error),
+        CallError::Silent(_) => call::failed(&doing, &error),
         error => Stop::failed(
             Failure::from_error(Class::State, &*doing, &error)
                 .hint("`pgkeep status` shows how the run ended"),
@@ -233,7 +186,7 @@ async fn through_daemon(
     let mut replies = client.call(&Request::Run { job: job.clone() }).await.map_err(fail)?;
     let follow = async {
         let mut last = None;
-        let mut limit = answer_limit();
+        let mut limit = call::answer_limit();
         while let Some(reply) = replies.next_within(limit).await.map_err(fail)? {
             show.reply(&reply);
             last = Some(reply);

@@ -9,14 +9,13 @@ use serde::Serialize;
 use crate::{
     daemon::table::{Configured, Table},
     domain::{
-        failure::{Class, Failure},
         name::JobName,
-        schedule::Schedule,
+        schedule::{Schedule, jitter_offset},
     },
     sys::clock::Clock as _,
 };
 
-use super::{Cli, Outcome, Stop, exit::Exit, output};
+use super::{Cli, Outcome, Stop, exit::Exit, output, run};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
@@ -31,7 +30,7 @@ pub(super) enum Command {
 }
 
 /// One future run. `at` holds the jitter already, and the end of the blackout where that is later.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Clone, Serialize)]
 pub(super) struct NextRun {
     job: JobName,
     at: Option<Timestamp>,
@@ -49,10 +48,8 @@ pub(super) struct NextRun {
 pub(super) fn schedule(cli: &Cli, command: &Command) -> Outcome {
     let Command::Next { job, count } = command;
     let table = cli.table()?;
-    if let Some(job) = job.as_ref().filter(|job| !table.jobs.contains_key(*job)) {
-        let failure =
-            Failure::new(Class::Configuration, "look up the job", format!("there is no job {job}"));
-        return Err(Stop::Failed(Exit::NotFound, failure));
+    if let Some(job) = job {
+        run::known(&table, job)?;
     }
     let runs = next_runs(cli, &table, job.as_ref(), usize::from(*count));
     if cli.json {
@@ -79,29 +76,28 @@ pub(super) fn next_runs(
         }
         let paused = !common.enabled;
         let after: Vec<_> = common.after.iter().map(|after| after.value.clone()).collect();
+        let run = NextRun {
+            job: common.name.clone(),
+            at: None,
+            zone: None,
+            local: None,
+            after,
+            blackout: false,
+            paused,
+        };
         let Some(schedule) = job.schedule.as_ref().filter(|_| !paused) else {
-            runs.push(NextRun {
-                job: common.name.clone(),
-                at: None,
-                zone: None,
-                local: None,
-                after,
-                blackout: false,
-                paused,
-            });
+            runs.push(run);
             continue;
         };
-        let offset = crate::domain::schedule::jitter_offset(&common.name, common.jitter);
+        let offset = jitter_offset(&common.name, common.jitter);
         for (at, blackout) in starts(job, schedule, offset, count, now) {
             let local = at.to_zoned(schedule.zone().clone());
             runs.push(NextRun {
-                job: common.name.clone(),
                 at: Some(at),
                 zone: schedule.zone().iana_name().map(str::to_owned),
                 local: Some(local.strftime("%a %Y-%m-%d %H:%M:%S %Z").to_string()),
-                after: after.clone(),
                 blackout,
-                paused,
+                ..run.clone()
             });
         }
     }

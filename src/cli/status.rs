@@ -17,28 +17,17 @@ use crate::{
     },
 };
 
-use super::{Cli, Outcome, Stop, exit::Exit, output, run, runtime};
+use super::{Cli, Outcome, Stop, call, exit::Exit, output};
 
 pub(super) fn status(cli: &Cli) -> Outcome {
     const DOING: &str = "ask the daemon for its status";
     let loaded = cli.load();
-    let Some(runtime_dir) = loaded.runtime_dir.clone() else {
-        return Err(Stop::Configuration(loaded.render()));
-    };
-    let reply = runtime()?.block_on(async {
-        let Some(client) = run::connect(&runtime_dir).await? else {
-            let failure = Failure::new(Class::State, DOING, "no daemon is running")
-                .hint("start it (systemctl start pgkeep), or look at its log");
-            return Err(Stop::failed(failure));
+    let hint = "start it (systemctl start pgkeep), or look at its log";
+    let status =
+        match call::ask_running(&loaded, &Request::Status, DOING, call::answer_limit(), hint)? {
+            Reply::Status(status) => status,
+            other => return Err(call::not_done(DOING, Some(other))),
         };
-        run::ask(client, &Request::Status, DOING, run::answer_limit()).await
-    })?;
-    let status = match reply {
-        Reply::Status(status) => status,
-        Reply::Refused { reason } => return Err(run::refused(DOING, &reason)),
-        Reply::Failed(failure) => return Err(failure.into()),
-        _ => return Err(Failure::new(Class::State, DOING, "the daemon gave no answer").into()),
-    };
     if cli.json {
         output::json(&status)?;
         return Ok(Exit::Done);

@@ -19,11 +19,11 @@ const SCHEDULE: &str = "*/5 * * * * *";
 
 /// The heartbeat could not be started or stopped.
 #[derive(Debug, thiserror::Error)]
-#[error("the heartbeat cannot be {doing}")]
-pub struct HeartbeatError {
-    doing: &'static str,
-    #[source]
-    source: JobSchedulerError,
+pub enum HeartbeatError {
+    #[error("the heartbeat cannot be started")]
+    Start(#[source] JobSchedulerError),
+    #[error("the heartbeat cannot be stopped")]
+    Stop(#[source] JobSchedulerError),
 }
 
 /// A heart that beats until [`Heartbeat::stop`].
@@ -40,9 +40,8 @@ impl std::fmt::Debug for Heartbeat {
 impl Heartbeat {
     /// Starts it; each beat puts one unit into the channel, unless the last is still there.
     pub async fn start() -> Result<(Self, mpsc::Receiver<()>), HeartbeatError> {
-        let error = |source| HeartbeatError { doing: "started", source };
         let (poke, beats) = mpsc::channel(1);
-        let scheduler = JobScheduler::new().await.map_err(error)?;
+        let scheduler = JobScheduler::new().await.map_err(HeartbeatError::Start)?;
         // Async on purpose: a panic in a job of the synchronous sort silences it for good.
         let job = Job::new_async(SCHEDULE, move |_id, _scheduler| {
             let poke = poke.clone();
@@ -51,16 +50,15 @@ impl Heartbeat {
                 poke.try_send(()).unwrap_or_default();
             })
         })
-        .map_err(error)?;
-        scheduler.add(job).await.map_err(error)?;
-        scheduler.start().await.map_err(error)?;
+        .map_err(HeartbeatError::Start)?;
+        scheduler.add(job).await.map_err(HeartbeatError::Start)?;
+        scheduler.start().await.map_err(HeartbeatError::Start)?;
         Ok((Self { scheduler }, beats))
     }
 
     /// Stops it. It waits for nothing: a beat may still come.
     pub async fn stop(mut self) -> Result<(), HeartbeatError> {
-        let error = |source| HeartbeatError { doing: "stopped", source };
-        self.scheduler.shutdown().await.map_err(error)
+        self.scheduler.shutdown().await.map_err(HeartbeatError::Stop)
     }
 }
 

@@ -81,9 +81,10 @@ use crate::{
 pub use event::{Action, EndCause, Event, Refusal};
 pub use job::{CLOCK_SLACK, GRACE};
 use job::{Due, Job};
+pub use permits::Wait;
 use runs::{Phase, Run};
 pub use spec::{JobSpec, Limits, Remembered};
-pub use status::{JobState, JobStatus, Wait};
+pub use status::{JobState, JobStatus};
 
 /// Longest time between two looks at the wall clock, which may step while the monotonic one does
 /// not.

@@ -5,8 +5,41 @@
 //! that have overtaken it, once what was ahead of it has ended. So a small job does not wait for a
 //! large one without need, and a stream of small jobs never keeps a large one out.
 
-use super::{spec::Limits, status::Wait};
+use std::fmt;
+
+use jiff::Timestamp;
+
+use super::spec::Limits;
 use crate::domain::name::ServerName;
+
+/// What a queued run waits for.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Wait {
+    /// As many runs as are allowed are under way.
+    Running,
+    /// As many runs as are allowed use this server.
+    Server(ServerName),
+    /// The memory budget is taken.
+    Memory,
+    /// It would delay a run that was queued earlier.
+    Turn,
+    /// Its blackout, which ends then.
+    Blackout(Timestamp),
+}
+
+impl fmt::Display for Wait {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Running => f.write_str("as many runs as are allowed are under way"),
+            Self::Server(server) => {
+                write!(f, "as many runs as are allowed use the server {server}")
+            }
+            Self::Memory => f.write_str("the memory budget is taken"),
+            Self::Turn => f.write_str("it would delay a run that was queued earlier"),
+            Self::Blackout(until) => write!(f, "its blackout lasts until {until}"),
+        }
+    }
+}
 
 /// What an attempt takes while it is under way.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

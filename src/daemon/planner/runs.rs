@@ -8,9 +8,8 @@ use super::{
     Life, Planner,
     event::{Action, EndCause, Refusal},
     job::plus,
-    permits::{Claim, Placed},
+    permits::{Claim, Placed, Wait},
     spec::JobSpec,
-    status::Wait,
 };
 use crate::{
     domain::{

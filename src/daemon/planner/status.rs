@@ -1,46 +1,13 @@
 //! What the planner shows of itself.
 
-use std::fmt;
-
 use jiff::Timestamp;
 
 use super::{
     Planner,
+    permits::Wait,
     runs::{Phase, Run},
 };
-use crate::domain::{
-    name::{JobName, ServerName},
-    run::RunId,
-};
-
-/// What a queued run waits for.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Wait {
-    /// As many runs as are allowed are under way.
-    Running,
-    /// As many runs as are allowed use this server.
-    Server(ServerName),
-    /// The memory budget is taken.
-    Memory,
-    /// It would delay a run that was queued earlier.
-    Turn,
-    /// Its blackout, which ends then.
-    Blackout(Timestamp),
-}
-
-impl fmt::Display for Wait {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Running => f.write_str("as many runs as are allowed are under way"),
-            Self::Server(server) => {
-                write!(f, "as many runs as are allowed use the server {server}")
-            }
-            Self::Memory => f.write_str("the memory budget is taken"),
-            Self::Turn => f.write_str("it would delay a run that was queued earlier"),
-            Self::Blackout(until) => write!(f, "its blackout lasts until {until}"),
-        }
-    }
-}
+use crate::domain::{name::JobName, run::RunId};
 
 /// What a job is doing.
 #[derive(Debug, Clone, PartialEq, Eq)]
