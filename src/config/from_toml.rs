@@ -252,10 +252,9 @@ impl FromToml for TimeZone {
         if zone.is_none() {
             let known: Vec<String> =
                 jiff::tz::db().available().map(|name| name.to_string()).collect();
-            let hint = match suggest::nearest(name, known.iter().map(String::as_str)) {
-                Some(near) => format!("did you mean {near:?}?"),
-                None => "write a name of the IANA database: \"Europe/Zurich\", \"UTC\"".to_owned(),
-            };
+            let iana = "write a name of the IANA database: \"Europe/Zurich\", \"UTC\"";
+            let hint = suggest::did_you_mean(name, known.iter().map(String::as_str))
+                .unwrap_or_else(|| iana.to_owned());
             d.error(&item.span, format!("`{key}` is not a time zone")).hint(hint);
         }
         zone

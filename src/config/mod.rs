@@ -40,7 +40,7 @@ pub use self::{
     secret::read_again,
     section::{Options, Section},
     server::{ServerConfig, SslMode},
-    suggest::{listed, nearest},
+    suggest::{did_you_mean, listed},
     value::{Entry, Item, Table, Value},
 };
 use crate::domain::name::{JobName, NotifyName, RepositoryName, RetentionName, ServerName};

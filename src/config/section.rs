@@ -203,10 +203,8 @@ impl<'a> Options<'a> {
             return Some(Located { value: *value, span: written.span });
         }
         let names = || choices.iter().map(|(name, _)| *name);
-        let hint = match suggest::nearest(&written.value, names()) {
-            Some(near) => format!("did you mean {near:?}?"),
-            None => format!("write {}", suggest::listed(names())),
-        };
+        let hint = suggest::did_you_mean(&written.value, names())
+            .unwrap_or_else(|| format!("write {}", suggest::listed(names())));
         d.error(&written.span, format!("`{key}` does not know this value")).hint(hint);
         None
     }
@@ -244,9 +242,7 @@ impl<'a> Options<'a> {
                 continue;
             }
             let free = known.iter().copied().filter(|k| !self.section.table.contains_key(*k));
-            let hint = suggest::nearest(key, free)
-                .map(|near| format!("did you mean {near:?}?"))
-                .or_else(|| suggest::hint(key, &known));
+            let hint = suggest::did_you_mean(key, free).or_else(|| suggest::hint(key, &known));
             d.error(&entry.key, format!("[{}] has no option `{key}`", self.section.path))
                 .class(class::UNKNOWN)
                 .maybe_hint(hint);

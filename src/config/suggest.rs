@@ -22,6 +22,14 @@ pub fn nearest<'a>(
         .map(|(_, candidate)| candidate)
 }
 
+/// The hint that names the nearest candidate, where one is near.
+pub fn did_you_mean<'a>(
+    written: &str,
+    candidates: impl IntoIterator<Item = &'a str>,
+) -> Option<String> {
+    nearest(written, candidates).map(|near| format!("did you mean {near:?}?"))
+}
+
 /// Words as a sentence lists them: `a, b or c`, each in quotation marks.
 pub fn listed<'a>(words: impl IntoIterator<Item = &'a str>) -> String {
     let quoted: Vec<String> = words.into_iter().map(|word| format!("{word:?}")).collect();
@@ -36,12 +44,9 @@ pub fn listed<'a>(words: impl IntoIterator<Item = &'a str>) -> String {
 pub(super) fn hint(written: &str, candidates: &[&str]) -> Option<String> {
     /// More than these help nobody.
     const LISTED: usize = 12;
-    if let Some(near) = nearest(written, candidates.iter().copied()) {
-        return Some(format!("did you mean {near:?}?"));
-    }
-    (1..=LISTED)
-        .contains(&candidates.len())
-        .then(|| format!("known here: {}", listed(candidates.iter().copied())))
+    let few = (1..=LISTED).contains(&candidates.len());
+    let list = || few.then(|| format!("known here: {}", listed(candidates.iter().copied())));
+    did_you_mean(written, candidates.iter().copied()).or_else(list)
 }
 
 #[cfg(test)]

@@ -252,11 +252,9 @@ fn build_job(
 ) -> Option<Configured> {
     let asked = &common.kind;
     let Some(kind) = jobs::kind(&asked.value) else {
-        let known: Vec<&str> = jobs::KINDS.iter().map(|kind| kind.name).collect();
-        let hint = config::nearest(&asked.value, known.iter().copied()).map_or_else(
-            || format!("the kinds are {}", config::listed(known.iter().copied())),
-            |nearest| format!("did you mean \"{nearest}\"?"),
-        );
+        let known = || jobs::KINDS.iter().map(|kind| kind.name);
+        let hint = config::did_you_mean(&asked.value, known())
+            .unwrap_or_else(|| format!("the kinds are {}", config::listed(known())));
         d.error(&asked.span, format!("there is no kind of job {:?}", asked.value))
             .class(class::REFERENCE)
             .hint(hint);

@@ -11,7 +11,7 @@ use super::{
     store::Limits,
 };
 use crate::{
-    config::{Diagnostics, Options, Section, class, listed, nearest},
+    config::{Diagnostics, Options, Section, class, did_you_mean, listed},
     domain::{
         name::RepositoryName,
         units::{ByteRate, ByteSize},
@@ -61,11 +61,9 @@ pub fn build(
     let mut o = section.options();
     let asked = o.require::<String>("kind", d)?;
     let Some(kind) = KINDS.iter().find(|kind| kind.name == asked.value) else {
-        let known: Vec<&str> = KINDS.iter().map(|kind| kind.name).collect();
-        let hint = nearest(&asked.value, known.iter().copied()).map_or_else(
-            || format!("the kinds are {}", listed(known.iter().copied())),
-            |nearest| format!("did you mean {nearest:?}?"),
-        );
+        let known = || KINDS.iter().map(|kind| kind.name);
+        let hint = did_you_mean(&asked.value, known())
+            .unwrap_or_else(|| format!("the kinds are {}", listed(known())));
         d.error(&asked.span, format!("there is no kind of repository {:?}", asked.value))
             .class(class::REFERENCE)
             .hint(hint);

@@ -129,10 +129,8 @@ fn accepted(o: &mut Options<'_>, d: &mut Diagnostics) -> Option<Accepted> {
             continue;
         }
         whole = false;
-        let hint = config::nearest(&name.value, known.iter().copied()).map_or_else(
-            || format!("what can be accepted: {}", config::listed(known.iter().copied())),
-            |nearest| format!("did you mean {nearest:?}?"),
-        );
+        let all = || format!("what can be accepted: {}", config::listed(known.iter().copied()));
+        let hint = config::did_you_mean(&name.value, known.iter().copied()).unwrap_or_else(all);
         d.error(&name.span, format!("{:?} cannot be accepted", name.value)).hint(hint);
     }
     whole.then_some(Accepted { names, by })

@@ -113,11 +113,8 @@ fn is_dumped(
             (false, "`exclude` leaves it out".to_owned())
         }
         Some(literal) => {
-            let near = config::nearest(&literal, named.iter().map(String::as_str));
-            let hint = near.map_or_else(
-                || "add it to `databases`, or remove the table".to_owned(),
-                |near| format!("did you mean {near:?}?"),
-            );
+            let hint = config::did_you_mean(&literal, named.iter().map(String::as_str))
+                .unwrap_or_else(|| "add it to `databases`, or remove the table".to_owned());
             (any(&patterns.include, &literal), hint)
         }
         None => {
@@ -145,15 +142,12 @@ pub(super) fn unused(scopes: &Scopes, chosen: &Chosen, job: &str) -> Vec<Finding
     let unused = scopes.own().iter().filter(|own| !names.iter().any(|it| own.pattern.matches(it)));
     let finding = |own: &Own| {
         let pattern = own.pattern.as_str();
-        let near = config::nearest(pattern, names.iter().copied());
+        let near = config::did_you_mean(pattern, names.iter().copied());
         let what =
             format!("{job} has options for database {pattern:?}, and dumps none of that name");
-        let hint = near.map_or_else(
-            || "look at `psql -l`, case and all; remove the table where it is gone".to_owned(),
-            |near| format!("did you mean {near:?}?"),
-        );
+        let look = "look at `psql -l`, case and all; remove the table where it is gone";
         Finding::new("selection-unused", Severity::Warning, what)
-            .hint(hint)
+            .hint(near.unwrap_or_else(|| look.to_owned()))
             .about(Target::object(pattern))
     };
     unused.map(finding).collect()

@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 use self::outbox::Queue;
 pub use self::outbox::{Letter, Post, Sent, Told};
 use crate::{
-    config::{Config, Diagnostics, Located, Options, Section, class, listed, nearest},
+    config::{Config, Diagnostics, Located, Options, Section, class, did_you_mean, listed},
     domain::{
         failure::{Class, Failure},
         finding::Severity,
@@ -199,10 +199,8 @@ pub fn build(
     let asked = o.require::<String>("kind", d)?;
     let Some(kind) = KINDS.iter().find(|kind| kind.name == asked.value) else {
         let known = || KINDS.iter().map(|kind| kind.name);
-        let hint = nearest(&asked.value, known()).map_or_else(
-            || format!("the kinds are {}", listed(known())),
-            |nearest| format!("did you mean {nearest:?}?"),
-        );
+        let hint = did_you_mean(&asked.value, known())
+            .unwrap_or_else(|| format!("the kinds are {}", listed(known())));
         d.error(&asked.span, format!("there is no kind of notification {:?}", asked.value))
             .class(class::REFERENCE)
             .hint(hint);
@@ -245,10 +243,8 @@ fn events(kind: &NotifyKind, o: &mut Options<'_>, d: &mut Diagnostics) -> BTreeS
             events.insert(*event);
             continue;
         }
-        let hint = nearest(&text.value, known()).map_or_else(
-            || format!("write {}", listed(known())),
-            |near| format!("did you mean {near:?}?"),
-        );
+        let hint = did_you_mean(&text.value, known())
+            .unwrap_or_else(|| format!("write {}", listed(known())));
         let what = format!("kind {:?} is not told of {:?}", kind.name, text.value);
         d.error(&text.span, what).hint(hint);
     }
