@@ -7,13 +7,10 @@ use crate::{daemon::signals::Signal, domain::report::Verdict};
 /// The exit codes of pgkeep.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Exit {
-    /// Done.
     Done,
     /// The run failed, or the command did.
     Failed,
-    /// Wrong usage.
     Usage,
-    /// The configuration is invalid.
     Configuration,
     /// Done for some targets, failed for others.
     Partial,
@@ -23,9 +20,7 @@ pub enum Exit {
     Refused,
     /// Findings at or above the severity that was asked for.
     Findings,
-    /// Interrupted by SIGINT.
     Interrupted,
-    /// Ended by SIGTERM.
     Terminated,
 }
 

@@ -130,7 +130,6 @@ struct Cli {
 /// Why a command stopped early, with its exit code.
 #[derive(Debug)]
 enum Stop {
-    /// Something failed.
     Failed(Exit, Failure),
     /// The configuration has errors; the text shows them all.
     Configuration(String),

@@ -92,13 +92,9 @@ pub struct Engine {
 /// What an engine is made of.
 #[derive(Debug)]
 pub struct Parts {
-    /// What runs.
     pub table: Arc<Table>,
-    /// Where outcomes are kept.
     pub journal: Journal,
-    /// What is exported.
     pub metrics: Arc<Metrics>,
-    /// The time.
     pub clock: Arc<dyn Clock>,
     /// Makes run ids differ between processes.
     pub seed: u64,

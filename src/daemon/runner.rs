@@ -28,7 +28,6 @@ const WATCH_INTERVAL: Duration = Duration::from_millis(500);
 /// One attempt.
 #[derive(Debug)]
 pub struct Attempt {
-    /// The run that it belongs to.
     pub run: RunId,
     /// The job as it was when the run started.
     pub job: Arc<Configured>,
@@ -36,11 +35,8 @@ pub struct Attempt {
     pub number: u32,
     /// The targets to do; none: all.
     pub only: Option<BTreeSet<Target>>,
-    /// What earlier attempts brought.
     pub earlier: Report,
-    /// Decide, and change nothing.
     pub dry_run: bool,
-    /// Cancellation, clock, progress.
     pub task: Task,
     /// The folder in which the attempt gets its private folder.
     pub scratch_root: PathBuf,

@@ -53,15 +53,11 @@ const REQUESTS: usize = 64;
 pub struct Start {
     /// The configuration's path, read again at each reload.
     pub config: PathBuf,
-    /// What was built from it.
     pub table: Table,
-    /// The state directory.
     pub state: StateDir,
     /// What tables are built on.
     pub ground: Ground,
-    /// The time.
     pub clock: Arc<dyn Clock>,
-    /// Changes the level of the log.
     pub log: LogHandle,
 }
 

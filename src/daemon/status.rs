@@ -22,15 +22,11 @@ use super::{
 /// The state of the daemon. Stable; fields are only added.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Status {
-    /// The version that runs.
     pub version: String,
-    /// Its process.
     pub pid: u32,
-    /// Whether it is being stopped.
     pub stopping: bool,
     /// Why the last reload was refused, one line; none where it was accepted.
     pub reload_refused: Option<String>,
-    /// The runs under way.
     pub running: Vec<RunningRun>,
     /// Databases that no job backs up, by server; no entry for a server that could not be asked.
     #[serde(default)]
@@ -42,16 +38,13 @@ pub struct Status {
     /// has acknowledged them.
     #[serde(default)]
     pub suspicious: BTreeMap<RepositoryName, Vec<String>>,
-    /// Every configured job.
     pub jobs: Vec<JobLine>,
 }
 
 /// One job.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct JobLine {
-    /// Its name.
     pub job: JobName,
-    /// Its kind.
     pub kind: String,
     /// `idle`, `paused`, `queued`, `running`, `waiting-retry`.
     pub state: String,
@@ -59,9 +52,7 @@ pub struct JobLine {
     pub detail: Option<String>,
     /// When it is due next, with jitter and blackout.
     pub next: Option<Timestamp>,
-    /// When it last succeeded.
     pub last_success: Option<Timestamp>,
-    /// Its last run that ended.
     pub last: Option<EndedRun>,
     /// What its last run found that did something: what the metrics show and alerts fire for.
     #[serde(default)]

@@ -30,9 +30,7 @@ const DAYS: [&str; 7] = ["mon", "tue", "wed", "thu", "fri", "sat", "sun"];
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{what}")]
 pub struct BlackoutError {
-    /// What is wrong with it.
     pub what: String,
-    /// What to write instead.
     pub hint: String,
 }
 

@@ -37,14 +37,11 @@ impl Severity {
 pub struct Finding {
     /// The check's stable name: `backup-owner`, `pg-dump-warning`.
     pub check: String,
-    /// How bad it is.
     pub severity: Severity,
     /// What it is about; nothing is named where it is the whole job.
     #[serde(default, skip_serializing_if = "Target::is_empty")]
     pub target: Target,
-    /// What was found, one line.
     pub what: String,
-    /// What to do about it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hint: Option<String>,
 }
@@ -100,9 +97,7 @@ pub struct Found {
     pub severity: Severity,
     /// What tells it from other things that the same check finds: a slot, a timeline.
     pub object: Option<String>,
-    /// What was found, one line.
     pub what: String,
-    /// What to do about it.
     pub hint: String,
 }
 

@@ -35,7 +35,6 @@ fn lenient<'de, D: Deserializer<'de>, T: DeserializeOwned + Default>(
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct JobMemory {
-    /// The version of the format.
     pub version: u32,
     /// Since when the job has been configured.
     #[serde(deserialize_with = "lenient")]
@@ -50,7 +49,6 @@ pub struct JobMemory {
     pub last_duration_ms: Option<u64>,
     /// The run that ended last, in whatever way.
     pub last_run: Option<String>,
-    /// How it ended.
     #[serde(deserialize_with = "lenient")]
     pub last_verdict: Option<Verdict>,
     /// One more than the `seq` of the last record that was added up here; 0: none was.

@@ -56,11 +56,8 @@ impl MetricKind {
 pub struct MetricDesc {
     /// The name without the `pgkeep_` prefix, in base units; a counter's ends in `_total`.
     pub name: &'static str,
-    /// What it says, in one sentence.
     pub help: &'static str,
-    /// What sort of number it is.
     pub kind: MetricKind,
-    /// Names of its labels.
     pub labels: &'static [&'static str],
 }
 

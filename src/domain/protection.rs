@@ -11,9 +11,7 @@ use super::{
 /// What one job backs up.
 #[derive(Debug, Clone)]
 pub struct Backed {
-    /// Which databases.
     pub patterns: DatabasePatterns,
-    /// What of each.
     pub scopes: Scopes,
 }
 
@@ -33,9 +31,7 @@ impl Backed {
 /// A database of which no job backs up everything.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct InPart {
-    /// The database.
     pub database: DatabaseName,
-    /// How much of it is backed up.
     pub coverage: Coverage,
 }
 

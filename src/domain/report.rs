@@ -25,7 +25,6 @@ const ABRIDGED_TEXT: usize = 1000;
 pub enum Outcome {
     /// Done and proven.
     Succeeded,
-    /// Not done.
     Failed(Failure),
     /// Left out on purpose, and why.
     Skipped(String),
@@ -52,10 +51,8 @@ impl Outcome {
 /// `plain_bytes`, `stored_bytes`, `rows`, `tables`, `milliseconds`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Figures {
-    /// The backup that was made.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub backup: Option<BackupId>,
-    /// Numbers by name.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub counts: BTreeMap<String, u64>,
 }
@@ -70,11 +67,8 @@ impl<'a> FromIterator<(&'a str, u64)> for Figures {
 /// One target with its outcome.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TargetReport {
-    /// What it was about.
     pub target: Target,
-    /// How it ended.
     pub outcome: Outcome,
-    /// What was counted.
     #[serde(default)]
     pub figures: Figures,
     /// What the server or the tool said, line by line; bounded by whoever writes it.
@@ -92,7 +86,6 @@ impl TargetReport {
 /// One line of a plan: what is to be done (or was) with one thing, and why.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Step {
-    /// What it is about.
     pub target: Target,
     /// What is done: `keep`, `remove`, `copy`, `vacuum`, …
     pub action: String,
@@ -107,7 +100,6 @@ pub struct Sample {
     pub metric: String,
     /// Values of its labels, in the order in which the kind declares them.
     pub labels: Vec<String>,
-    /// The value, in base units.
     pub value: f64,
 }
 
@@ -121,7 +113,6 @@ impl Sample {
 /// All that a run brought.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Report {
-    /// One entry per target.
     pub targets: Vec<TargetReport>,
     /// What ended the run before, between or beside its targets.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -132,10 +123,8 @@ pub struct Report {
     /// What was decided before anything was done. A dry run brings this alone.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub plan: Vec<Step>,
-    /// What was found on the way.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub findings: Vec<Finding>,
-    /// Values for metrics.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub samples: Vec<Sample>,
 }

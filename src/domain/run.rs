@@ -127,22 +127,17 @@ impl Trigger {
 /// command line read. It goes beside its job. The serialized form is that of `status --json`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct EndedRun {
-    /// Its id.
     pub run: String,
     /// What set it off: `schedule`, `manual`, …
     pub trigger: String,
-    /// When it started.
     pub started: Timestamp,
-    /// When it ended.
     pub ended: Timestamp,
     /// How long it took by the monotonic clock, with its retries, in whole milliseconds.
     #[serde(skip)]
     pub took: Duration,
     /// How it ended. A run that failed before any target has an empty report.
     pub verdict: Verdict,
-    /// Attempts that were made.
     pub attempts: u32,
-    /// What they brought together.
     pub report: Report,
 }
 

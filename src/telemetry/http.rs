@@ -65,9 +65,7 @@ const TEXT_FORMAT: &str = "text/plain; version=0.0.4; charset=utf-8";
 #[derive(Debug, thiserror::Error)]
 #[error("cannot listen on {address}")]
 pub struct BindError {
-    /// The address.
     pub address: SocketAddr,
-    /// Why.
     #[source]
     pub source: io::Error,
 }
@@ -121,7 +119,6 @@ impl Health {
 /// What the endpoint serves.
 #[derive(Debug, Clone)]
 pub struct Served {
-    /// For `/metrics`.
     pub metrics: Arc<Metrics>,
     /// For `/healthz` and `/readyz`.
     pub health: Arc<Health>,

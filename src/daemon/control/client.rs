@@ -26,12 +26,9 @@ pub enum ConnectError {
     /// The socket, or its folder, is closed to this user.
     #[error("the daemon at {} does not let this user in", .0.display())]
     Denied(PathBuf),
-    /// Anything else.
     #[error("cannot connect to {}", path.display())]
     Io {
-        /// The socket.
         path: PathBuf,
-        /// Why.
         #[source]
         source: io::Error,
     },
@@ -46,10 +43,8 @@ pub enum CallError {
     /// What came is no reply.
     #[error("the daemon's reply cannot be read")]
     Unreadable(#[source] serde_json::Error),
-    /// It did not answer in time.
     #[error("the daemon has not answered for {0:?}")]
     Silent(Duration),
-    /// The call or the reply is too long.
     #[error("the message is longer than {0} bytes")]
     TooLong(usize),
 }

@@ -52,12 +52,10 @@ struct Call {
 pub enum Request {
     /// Run a job now, and follow it.
     Run {
-        /// The job.
         job: JobName,
     },
     /// Stop the run of a job that is under way.
     Cancel {
-        /// The job.
         job: JobName,
     },
     /// Write down that suspicious backups are as they should be.
@@ -70,12 +68,9 @@ pub enum Request {
     },
     /// Send a test to a receiver of notifications, from where the daemon runs.
     Notify {
-        /// The receiver.
         name: NotifyName,
     },
-    /// How everything is.
     Status,
-    /// Load the configuration again.
     Reload,
 }
 
@@ -83,30 +78,20 @@ pub enum Request {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Reply {
-    /// The run was accepted.
     Accepted {
-        /// Its id.
         run: RunKey,
     },
-    /// How far the run is.
     Progress {
-        /// What is being done.
         stage: String,
-        /// Bytes that went by.
         bytes: u64,
     },
-    /// The run ended.
     Ended {
-        /// Its id.
         run: RunKey,
-        /// How.
         verdict: Verdict,
-        /// What it brought.
         report: Box<Report>,
     },
     /// How everything is; its shape is that of `daemon::status`.
     Status(Value),
-    /// What was acknowledged.
     Acknowledged(Acknowledged),
     /// Done; the text says what.
     Done(String),
@@ -115,7 +100,6 @@ pub enum Reply {
         /// Why, one line.
         reason: String,
     },
-    /// It could not be done.
     Failed(Failure),
 }
 
@@ -129,11 +113,8 @@ impl Reply {
 /// A request, as it reaches the daemon's loop.
 #[derive(Debug)]
 pub struct ControlRequest {
-    /// What is asked for.
     pub request: Request,
-    /// The user who asks.
     pub uid: u32,
-    /// Where the answer goes.
     pub reply: ReplySender,
 }
 

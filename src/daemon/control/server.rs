@@ -66,12 +66,9 @@ pub enum ServeError {
     /// The folder can be written by others, or is another user's.
     #[error("the folder {} belongs to another user or can be written by others", .0.display())]
     Folder(PathBuf),
-    /// The machine refused.
     #[error("cannot listen on {}", path.display())]
     Io {
-        /// The socket.
         path: PathBuf,
-        /// Why.
         #[source]
         source: io::Error,
     },

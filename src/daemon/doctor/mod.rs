@@ -34,9 +34,7 @@ use crate::{
 pub struct Asked {
     /// The file that the configuration was read from.
     pub config: PathBuf,
-    /// Only this server.
     pub server: Option<ServerName>,
-    /// Only what this job works with.
     pub job: Option<JobName>,
     /// Secret keys to try on what is encrypted.
     pub identities: Option<Identities>,
@@ -53,7 +51,6 @@ pub struct Item {
     pub state: &'static str,
     /// What is so, in words.
     pub text: String,
-    /// What was found.
     pub findings: Vec<Finding>,
 }
 

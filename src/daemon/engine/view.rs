@@ -19,17 +19,12 @@ use super::{
 /// A run under way, for `status`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct RunningRun {
-    /// The run.
     pub run: RunId,
-    /// The job.
     pub job: JobName,
     /// Which attempt; 1 is the first.
     pub attempt: u32,
-    /// When the run started.
     pub since: Timestamp,
-    /// What is being done.
     pub stage: String,
-    /// Bytes that went by.
     pub bytes: u64,
 }
 

@@ -24,7 +24,6 @@ pub(super) const FILE_MAX: usize = 4 << 20;
 /// The process that started a run.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProcessMark {
-    /// Its id.
     pub pid: u32,
     /// `/proc/sys/kernel/random/boot_id`; empty where that cannot be read.
     #[serde(default)]
@@ -48,15 +47,10 @@ pub enum RunState {
     Running,
     /// It has ended: what [`EndedRun`] has beside its start.
     Ended {
-        /// When.
         ended: Timestamp,
-        /// How long it took.
         duration_ms: u64,
-        /// How it ended.
         verdict: Verdict,
-        /// Attempts that were made.
         attempts: u32,
-        /// What they brought together.
         #[serde(default)]
         report: Box<Report>,
         /// The report was too long, and parts of it were left out.
@@ -68,26 +62,18 @@ pub enum RunState {
 /// The file of one run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct RunRecord {
-    /// The version of the format.
     pub version: u32,
-    /// The run's id.
     pub run: RunKey,
     /// Counts the runs of the job; the order of the records, whatever the clock did.
     pub seq: u64,
-    /// The job.
     pub job: JobName,
-    /// The job's kind.
     #[serde(default)]
     pub kind: String,
-    /// What started it.
     #[serde(default)]
     pub trigger: String,
-    /// When it was started.
     pub started: Timestamp,
-    /// By which process.
     #[serde(default)]
     pub process: ProcessMark,
-    /// Whether it has ended, and how.
     pub state: RunState,
 }
 

@@ -15,63 +15,47 @@ use crate::domain::{
 /// Something that happened.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Event {
-    /// Time went by.
     Tick,
     /// A person asks for a run. Answered by [`Action::Refuse`], or by [`Action::Accepted`] and at
     /// the run's end by [`Action::Ended`] or [`Action::Refuse`].
     Trigger {
-        /// Of this job.
         job: JobName,
-        /// Names the request in answers.
         request: RequestId,
     },
     /// An attempt ended. Exactly once per [`Action::Start`], also when it was cancelled.
     Finished {
-        /// The run.
         run: RunId,
         /// How the attempt ended (or the run with all attempts so far: both read the same).
         verdict: Verdict,
         /// The targets that failed. Empty where the attempt failed before it tried any.
         failed: BTreeSet<Target>,
-        /// Whether trying again may help.
         retry_worth: bool,
     },
     /// The configuration was replaced. Ignored when the daemon is being stopped.
     Reloaded(Vec<JobSpec>, Limits),
     /// A person wants a run to stop. Unknown runs are ignored: it may just have ended.
     CancelRun(RunId),
-    /// The daemon is to stop.
     Drain,
 }
 
 /// Something to do.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Action {
-    /// Start one attempt.
     Start {
-        /// The run that it belongs to.
         run: RunId,
-        /// The job.
         job: JobName,
         /// 1 for the first attempt.
         attempt: u32,
-        /// What set the run off.
         trigger: Trigger,
         /// Only these targets; `None`: all.
         only: Option<BTreeSet<Target>>,
     },
     /// Cancel the attempt under way of this run; [`Event::Finished`] is still to come.
-    Cancel {
-        /// The run.
-        run: RunId,
-    },
+    Cancel { run: RunId },
     /// The run will be tried again.
     WillRetry {
-        /// The run.
         run: RunId,
-        /// The job.
         job: JobName,
-        /// The number of the next attempt.
         attempt: u32,
         /// When, by the wall clock as it stands now.
         at: Timestamp,
@@ -79,11 +63,8 @@ pub enum Action {
     /// The run is over: no further attempt. Said once for each run, also for one that never
     /// started.
     Ended {
-        /// The run.
         run: RunId,
-        /// The job.
         job: JobName,
-        /// What set it off.
         trigger: Trigger,
         /// How all attempts together ended; [`Verdict::Cancelled`] where there was none.
         verdict: Verdict,
@@ -95,40 +76,20 @@ pub enum Action {
         requests: Vec<RequestId>,
     },
     /// The request became a run; its answer follows at the run's end.
-    Accepted {
-        /// The request.
-        request: RequestId,
-        /// The run.
-        run: RunId,
-    },
+    Accepted { request: RequestId, run: RunId },
     /// The request is answered: no.
-    Refuse {
-        /// The request.
-        request: RequestId,
-        /// Why.
-        reason: Refusal,
-    },
+    Refuse { request: RequestId, reason: Refusal },
     /// A slot brought no run. To be counted.
     Skip {
-        /// The job.
         job: JobName,
-        /// Why.
         reason: SkipReason,
         /// The slot, without jitter.
         slot: Timestamp,
     },
     /// Store this before any later action is carried out.
-    Remember {
-        /// The job.
-        job: JobName,
-        /// What to store in place of what was.
-        memory: Remembered,
-    },
+    Remember { job: JobName, memory: Remembered },
     /// The job is gone: what was remembered about it can go.
-    Forget {
-        /// The job.
-        job: JobName,
-    },
+    Forget { job: JobName },
     /// Cancel all attempts under way. Said once.
     CancelAll,
     /// Send [`Event::Tick`] at this monotonic time at the latest. Replaces the one before.
@@ -140,7 +101,6 @@ pub enum Action {
 /// Why a run ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum EndCause {
-    /// Its last attempt ended.
     Finished,
     /// A person cancelled it while it waited.
     Cancelled,
@@ -153,13 +113,9 @@ pub enum EndCause {
 /// Why a request was refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Refusal {
-    /// There is no such job.
     UnknownJob,
-    /// The job is running.
     AlreadyRunning,
-    /// The job is queued.
     AlreadyQueued,
-    /// The daemon is being stopped.
     ShuttingDown,
 }
 

@@ -48,7 +48,6 @@ pub(super) struct Job {
     /// Slots up to this moment have been acted on in this life. It runs ahead of what is
     /// remembered while a run is queued.
     taken: Timestamp,
-    /// The first slot after `taken`.
     next: Option<Timestamp>,
     /// When jitter or blackout were changed by a reload: a slot whose time so moved into the past is not
     /// late.

@@ -15,13 +15,9 @@ use crate::domain::name::ServerName;
 /// What a queued run waits for.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Wait {
-    /// As many runs as are allowed are under way.
     Running,
-    /// As many runs as are allowed use this server.
     Server(ServerName),
-    /// The memory budget is taken.
     Memory,
-    /// It would delay a run that was queued earlier.
     Turn,
     /// Its blackout, which ends then.
     Blackout(Timestamp),

@@ -50,9 +50,7 @@ pub(super) struct Run {
     joined: Vec<RequestId>,
     /// There will be no retry: it was cancelled, or its job withdrawn.
     pub(super) last_attempt: bool,
-    /// Its place in the queue.
     place: u64,
-    /// The targets of the next attempt.
     only: Option<BTreeSet<Target>>,
     /// How the attempts that ended went together.
     verdict: Option<Verdict>,

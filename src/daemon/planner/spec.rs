@@ -14,11 +14,8 @@ use crate::domain::{
 /// What the planner has to know about a job. It knows neither its kind nor its options.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct JobSpec {
-    /// Its name.
     pub name: JobName,
-    /// When it is due by the clock.
     pub schedule: Option<Schedule>,
-    /// When it does not start by itself.
     pub blackout: Option<Blackout>,
     /// Upper bound of the time by which its slots are moved (see
     /// [`crate::domain::schedule::jitter_offset`]).
@@ -35,7 +32,6 @@ pub struct JobSpec {
     pub attempts: u32,
     /// Pause after the first attempt; it doubles with each further one.
     pub backoff: Duration,
-    /// The longest pause.
     pub backoff_max: Duration,
     /// Whether it does anything by itself.
     pub enabled: bool,

@@ -12,33 +12,25 @@ use crate::domain::{name::JobName, run::RunId};
 /// What a job is doing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum JobState {
-    /// Nothing.
     Idle,
     /// It waits for permits.
     Queued {
-        /// The run.
         run: RunId,
         /// The attempt that waits; 1 for a run that has not started yet.
         attempt: u32,
         /// Since when, by the wall clock then.
         since: Timestamp,
-        /// What for.
         why: Wait,
     },
-    /// An attempt is under way.
     Running {
-        /// The run.
         run: RunId,
-        /// Which attempt.
         attempt: u32,
         /// Since when, by the wall clock then.
         since: Timestamp,
     },
     /// It failed and waits to be tried again.
     WaitingRetry {
-        /// The run.
         run: RunId,
-        /// The next attempt.
         attempt: u32,
         /// When, by the wall clock when the wait began.
         at: Timestamp,
@@ -48,9 +40,7 @@ pub enum JobState {
 /// A job, what it is doing and what comes next.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct JobStatus {
-    /// The job's name.
     pub name: JobName,
-    /// What it is doing.
     pub state: JobState,
     /// When its next slot is due, with jitter and blackout.
     pub next: Option<Timestamp>,

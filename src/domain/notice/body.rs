@@ -28,13 +28,9 @@ const TEXT_MAX: usize = 1000;
 /// How many targets ended in which way.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct TargetCounts {
-    /// Done.
     pub succeeded: usize,
-    /// Not done.
     pub failed: usize,
-    /// Left out on purpose.
     pub skipped: usize,
-    /// Stopped before they were done.
     pub cancelled: usize,
 }
 
@@ -43,7 +39,6 @@ pub struct TargetCounts {
 pub struct Cause {
     /// What failed; none: the run itself.
     pub target: Option<String>,
-    /// The failure.
     #[serde(flatten)]
     pub failure: Failure,
 }
@@ -51,57 +46,38 @@ pub struct Cause {
 /// What was left out since it was too much.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Left {
-    /// Failures.
     pub failures: usize,
-    /// Findings.
     pub findings: usize,
 }
 
 /// Where a notice comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Origin {
-    /// The host that pgkeep runs on.
     pub host: String,
-    /// The job.
     pub job: JobName,
-    /// Its kind.
     pub kind: String,
-    /// The servers that it works on.
     pub servers: Vec<ServerName>,
 }
 
 /// What is told.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct Notice {
-    /// Why it is told.
     pub event: Event,
-    /// One line for people.
     pub text: String,
-    /// The host that pgkeep runs on.
     pub host: String,
-    /// The job; none for a test.
     pub job: Option<JobName>,
-    /// The job's kind.
     pub kind: Option<String>,
-    /// The servers that the job works on.
     pub servers: Vec<ServerName>,
-    /// The run's id.
     pub run: Option<String>,
     /// A UUID made from it, for receivers that want one.
     pub run_uuid: Option<String>,
     /// How the run ended; none while it runs.
     pub verdict: Option<Verdict>,
-    /// How the run before ended.
     pub previous_verdict: Option<Verdict>,
-    /// Attempts that were made.
     pub attempts: u32,
-    /// When the run was started.
     pub started: Option<Timestamp>,
-    /// When it ended.
     pub ended: Option<Timestamp>,
-    /// How long it took, in seconds.
     pub duration_seconds: Option<f64>,
-    /// How many targets ended in which way.
     pub targets: TargetCounts,
     /// What failed, bounded.
     pub failures: Vec<Cause>,
@@ -109,7 +85,6 @@ pub struct Notice {
     pub findings: Vec<Finding>,
     /// What the bounds left out.
     pub left_out: Left,
-    /// The version of pgkeep.
     pub pgkeep_version: &'static str,
 }
 

@@ -41,9 +41,7 @@ const REPEAT_SHARE: u32 = 9;
 )]
 #[serde(rename_all = "lowercase")]
 pub enum Event {
-    /// A run was started.
     Start,
-    /// A run succeeded.
     Success,
     /// A run failed, wholly or in part, or was interrupted.
     Failure,
@@ -83,7 +81,6 @@ impl fmt::Display for Event {
 /// What one receiver wants to hear.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rules {
-    /// The events.
     pub on: BTreeSet<Event>,
     /// Findings below this are not told.
     pub min_severity: Severity,
@@ -96,7 +93,6 @@ pub struct Rules {
 /// Something that was told and is still so.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Known {
-    /// When it was last told.
     pub at: Timestamp,
     /// What it consists of: the start of a hash for each thing.
     pub prints: BTreeSet<u64>,
@@ -109,7 +105,6 @@ pub struct Memory {
     /// The failure that has not ended.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub failing: Option<Known>,
-    /// What is found.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub found: Option<Known>,
 }

@@ -45,9 +45,7 @@ pub enum Format {
 /// What the log is made from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LogSettings {
-    /// How lines are written.
     pub format: Format,
-    /// From which level on.
     pub level: Level,
 }
 
@@ -63,16 +61,12 @@ pub enum LogError {
     /// `PGKEEP_LOG` cannot be read.
     #[error("{VARIABLE}={text:?} is neither a level nor a list of directives")]
     Directives {
-        /// What it says.
         text: String,
-        /// What is wrong with it.
         #[source]
         source: tracing_subscriber::filter::ParseError,
     },
-    /// A log was set up before.
     #[error("the log is set up already")]
     Twice,
-    /// The log has gone.
     #[error("the level of the log cannot be changed")]
     Gone(#[source] reload::Error),
 }

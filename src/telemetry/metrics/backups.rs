@@ -18,15 +18,11 @@ use crate::domain::{
 /// something out.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StoredBackups {
-    /// The server.
     pub server: ServerName,
-    /// The database or the globals.
     pub subject: Subject,
     /// Snapshot time of the newest.
     pub newest: Timestamp,
-    /// How many there are.
     pub stored: u64,
-    /// Bytes that they take.
     pub bytes: u64,
     /// How many of the newest, in a row, are suspicious and not acknowledged.
     pub suspicious: u64,
@@ -37,7 +33,6 @@ pub struct StoredBackups {
 pub struct RepositoryFacts {
     /// One entry for each database, and for the globals. Several for one are added up.
     pub backups: Vec<StoredBackups>,
-    /// Backups without a manifest.
     pub incomplete: u64,
 }
 

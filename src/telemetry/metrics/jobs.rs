@@ -22,9 +22,7 @@ use crate::domain::{
 /// A job that is configured.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct JobSeries {
-    /// Its name.
     pub name: JobName,
-    /// Its kind.
     pub kind: String,
     /// How old its last success may become.
     pub max_age: Option<Duration>,

@@ -52,9 +52,7 @@ pub type KindMetrics = (&'static str, &'static [MetricDesc]);
 /// What the metrics are made from.
 #[derive(Debug, Clone, Copy)]
 pub struct Setup<'a> {
-    /// The version that runs.
     pub version: &'a str,
-    /// The job kinds' metrics.
     pub kinds: &'a [KindMetrics],
     /// Every reason for which a due run may be skipped.
     pub skip_reasons: &'static [&'static str],
@@ -71,7 +69,6 @@ pub enum MetricsError {
     /// Two declarations of one name differ, or a kind took a name of the core.
     #[error("metric {0} is declared twice")]
     Conflict(&'static str),
-    /// The prometheus crate refused.
     #[error("cannot register or render metrics")]
     Prometheus(#[from] prometheus::Error),
 }

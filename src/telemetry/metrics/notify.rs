@@ -10,9 +10,7 @@ use crate::domain::name::NotifyName;
 /// What became of a notification.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Notified {
-    /// It arrived.
     Sent,
-    /// It was given up.
     Failed,
     /// It had to make room.
     Dropped,

@@ -66,7 +66,6 @@ pub struct NotifyKind {
 /// What building needs beside the options.
 #[derive(Debug, Clone)]
 pub struct Context {
-    /// How programs run.
     pub children: ChildSettings,
 }
 
@@ -91,7 +90,6 @@ pub trait Channel: Send + Sync + fmt::Debug {
 pub struct Undelivered {
     /// What went wrong; without secrets.
     pub what: String,
-    /// What to do about it.
     pub hint: Option<String>,
     /// Whether the same may succeed later.
     pub again: Again,
@@ -100,7 +98,6 @@ pub struct Undelivered {
 /// Whether trying again is worth it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Again {
-    /// It is.
     Yes,
     /// It is, and the receiver said when.
     After(Duration),

@@ -31,9 +31,7 @@ const ABANDON: Duration = Duration::from_secs(3);
 /// A notice on its way.
 #[derive(Debug)]
 pub struct Letter {
-    /// What is told.
     pub notice: Notice,
-    /// The job that it is about.
     pub job: JobName,
     /// What is to be remembered of it; none: nothing.
     pub told: Option<Told>,
@@ -51,11 +49,8 @@ pub struct Told {
 /// What became of a letter.
 #[derive(Debug)]
 pub struct Sent {
-    /// The receiver.
     pub notify: NotifyName,
-    /// What was sent.
     pub letter: Letter,
-    /// Whether it arrived.
     pub delivered: bool,
 }
 
