@@ -88,7 +88,7 @@ pub(super) fn check(
             jobs.contains_key(&job.value) && !told.contains(&&job.value)
         }) {
             let what = format!("[job.{}] has a `notify` of its own, without {name}", named.value);
-            d.warning(&named.span, what).hint("what stands in the job counts");
+            d.warning(&named.span, what).hint("the job's own `notify` wins");
         }
         if let (true, Some(section)) =
             (notifier.kind().counts_runs && told.len() > 1, config.notify.get(name))

@@ -8,25 +8,17 @@ use std::{error::Error, fmt};
 
 use serde::{Deserialize, Serialize};
 
-use super::text::shorten;
+use super::{named::named, text::shorten};
 
 macro_rules! classes {
     ($($(#[doc = $doc:literal])+ $variant:ident = $text:literal),+ $(,)?) => {
-        /// What sort of thing went wrong. Stable: alerts and runbooks name it.
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-        pub enum Class {
-            $($(#[doc = $doc])+ #[serde(rename = $text)] $variant),+
+        named! {
+            /// What sort of thing went wrong, in the order of docs/ERRORS.md. Stable: alerts and runbooks
+            /// name it.
+            pub enum Class { $($(#[doc = $doc])+ $variant = $text),+ }
         }
 
         impl Class {
-            /// Every class, in the order of docs/ERRORS.md.
-            pub const ALL: &[Self] = &[$(Self::$variant),+];
-
-            /// The class as it stands in logs, metrics and docs/ERRORS.md.
-            pub const fn as_str(self) -> &'static str {
-                match self { $(Self::$variant => $text),+ }
-            }
-
             /// What the class means, in one sentence.
             pub const fn meaning(self) -> &'static str {
                 match self { $(Self::$variant => concat!($($doc),+).trim_ascii()),+ }
@@ -108,12 +100,6 @@ impl Class {
                 | Self::Configuration
                 | Self::Internal
         )
-    }
-}
-
-impl fmt::Display for Class {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.as_str())
     }
 }
 

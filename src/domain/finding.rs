@@ -3,31 +3,17 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{target::Target, text::shorten};
+use super::{named::named, target::Target, text::shorten};
 
-/// How bad a finding is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Severity {
-    /// Good to know.
-    Info,
-    /// Will become trouble, or weakens a promise.
-    Warning,
-    /// Somebody has to act now.
-    Critical,
-}
-
-impl Severity {
-    /// Every severity, the least first.
-    pub const ALL: &[Self] = &[Self::Info, Self::Warning, Self::Critical];
-
-    /// The severity as it stands in logs and metrics.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Info => "info",
-            Self::Warning => "warning",
-            Self::Critical => "critical",
-        }
+named! {
+    /// How bad a finding is; the least first.
+    pub enum Severity {
+        /// Good to know.
+        Info = "info",
+        /// Will become trouble, or weakens a promise.
+        Warning = "warning",
+        /// Somebody has to act now.
+        Critical = "critical",
     }
 }
 

@@ -5,12 +5,11 @@
 use std::{
     cmp::Reverse,
     collections::{BTreeMap, BTreeSet},
-    fmt,
 };
 
 use serde::{Deserialize, Serialize};
 
-use super::{backup::BackupId, failure::Failure, finding::Finding, target::Target};
+use super::{backup::BackupId, failure::Failure, finding::Finding, named::named, target::Target};
 
 /// Failed targets that an abridged report keeps.
 const ABRIDGED_TARGETS: usize = 500;
@@ -129,48 +128,26 @@ pub struct Report {
     pub samples: Vec<Sample>,
 }
 
-/// How a whole run ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Verdict {
-    /// Every target was done (or left out on purpose), and at least one was done or there was
-    /// nothing to do.
-    Succeeded,
-    /// Some were done, others failed.
-    Partial,
-    /// None was done and at least one failed, or the run failed before any target.
-    Failed,
-    /// Stopped by a person or by the daemon's end.
-    Cancelled,
-    /// The process ended in the middle; found at the next start.
-    Interrupted,
-    /// Left out on purpose as a whole, with nothing done: neither a success nor a failure.
-    Skipped,
+named! {
+    /// How a whole run ended.
+    pub enum Verdict {
+        /// Every target was done (or left out on purpose), and at least one was done or there was
+        /// nothing to do.
+        Succeeded = "succeeded",
+        /// Some were done, others failed.
+        Partial = "partial",
+        /// None was done and at least one failed, or the run failed before any target.
+        Failed = "failed",
+        /// Stopped by a person or by the daemon's end.
+        Cancelled = "cancelled",
+        /// The process ended in the middle; found at the next start.
+        Interrupted = "interrupted",
+        /// Left out on purpose as a whole, with nothing done: neither a success nor a failure.
+        Skipped = "skipped",
+    }
 }
 
 impl Verdict {
-    /// Every verdict.
-    pub const ALL: &[Self] = &[
-        Self::Succeeded,
-        Self::Partial,
-        Self::Failed,
-        Self::Cancelled,
-        Self::Interrupted,
-        Self::Skipped,
-    ];
-
-    /// The verdict's name in logs and metrics.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Succeeded => "succeeded",
-            Self::Partial => "partial",
-            Self::Failed => "failed",
-            Self::Cancelled => "cancelled",
-            Self::Interrupted => "interrupted",
-            Self::Skipped => "skipped",
-        }
-    }
-
     /// Whether the run came to an end that counts: it sets the time of the last completion. What is skipped
     /// for ever so becomes stale, and pages.
     pub const fn completes(self) -> bool {
@@ -180,12 +157,6 @@ impl Verdict {
     /// Whether something was done: jobs that run `after` this one have work.
     pub const fn did_something(self) -> bool {
         matches!(self, Self::Succeeded | Self::Partial)
-    }
-}
-
-impl fmt::Display for Verdict {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.as_str())
     }
 }
 

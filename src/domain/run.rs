@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     backup::BackupId,
     name::JobName,
+    named::named,
     report::{Report, Verdict},
 };
 
@@ -141,39 +142,15 @@ pub struct EndedRun {
     pub report: Report,
 }
 
-/// Why a slot of a schedule brought no run.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum SkipReason {
-    /// The job was still running, queued, or waiting to be tried again.
-    Overlap,
-    /// It was noticed later than the job's catch-up window allows.
-    Missed,
-    /// The daemon was stopped while the run was queued. It is still open after the restart.
-    ShuttingDown,
-}
-
-impl SkipReason {
-    /// Every reason: metrics have a series for each from the start.
-    pub const ALL: &[Self] = &[Self::Overlap, Self::Missed, Self::ShuttingDown];
-
-    /// The names of all reasons.
-    pub const NAMES: &[&str] =
-        &[Self::Overlap.as_str(), Self::Missed.as_str(), Self::ShuttingDown.as_str()];
-
-    /// The reason's name in logs and metrics.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Overlap => "overlap",
-            Self::Missed => "missed",
-            Self::ShuttingDown => "shutting-down",
-        }
-    }
-}
-
-impl fmt::Display for SkipReason {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.as_str())
+named! {
+    /// Why a slot of a schedule brought no run: metrics have a series for each from the start.
+    pub enum SkipReason {
+        /// The job was still running, queued, or waiting to be tried again.
+        Overlap = "overlap",
+        /// It was noticed later than the job's catch-up window allows.
+        Missed = "missed",
+        /// The daemon was stopped while the run was queued. It is still open after the restart.
+        ShuttingDown = "shutting-down",
     }
 }
 

@@ -34,7 +34,7 @@ metrics! {
     METRICS:
     LAST_TABLES = Covered "vacuum_last_tables" ["server", "datname", "state"]
         "Tables of the last run by what became of them: vacuumed (or analyzed), skipped, failed, \
-         not_reached (the window was over).";
+         not_reached (the maintenance window had ended).";
     OLDEST_XID_AGE = Gauge "vacuum_oldest_xid_age" ["server", "datname"]
         "Age of the oldest row that is not frozen, in transactions, at the end of the last run; of \
          every database of the server, also of those that allow no connections, but not of one that \
@@ -303,7 +303,7 @@ impl Vacuum {
                 // What was done before stays done, and what failed has failed.
                 return;
             }
-            let why = "the window was over before it began".to_owned();
+            let why = "the maintenance window had ended before it began".to_owned();
             return report.targets.push(TargetReport::new(target, Outcome::Skipped(why)));
         }
         cx.task.progress.set_stage(format!("{} {name}", self.action()));

@@ -31,7 +31,7 @@ use std::{
 use serde_json::Value;
 
 pub use self::{
-    open::{Opened, read_runs},
+    open::Opened,
     record::{ProcessMark, RunKey, RunRecord, RunState},
 };
 use crate::domain::{

@@ -1,11 +1,6 @@
 //! Reading the journal at the start: what a crash left is put in order, and said.
 
-use std::{
-    collections::BTreeMap,
-    io,
-    path::{Path, PathBuf},
-    sync::Mutex,
-};
+use std::{collections::BTreeMap, io, path::Path, sync::Mutex};
 
 use jiff::Timestamp;
 use serde::de::DeserializeOwned;
@@ -182,16 +177,4 @@ fn finding(check: &str, what: String, hint: &str) -> Finding {
 fn named(path: &Path) -> Option<JobName> {
     path.extension().filter(|ending| *ending == ENDING)?;
     path.file_stem()?.to_str()?.parse().ok()
-}
-
-/// The runs of a job that can be read, the newest first, at most `limit`; changes nothing, so that
-/// it may be called beside a daemon.
-pub fn read_runs(state_dir: &Path, job: &JobName, limit: usize) -> io::Result<Vec<RunRecord>> {
-    let folder = disk::runs_folder(state_dir).join(job.as_str());
-    let is_record = |path: &PathBuf| path.extension().is_some_and(|ending| ending == ENDING);
-    let paths = disk::entries(&folder)?.into_iter().filter(is_record);
-    let mut records: Vec<RunRecord> = paths.filter_map(|path| disk::read(&path).ok()).collect();
-    records.sort_by_key(|record| std::cmp::Reverse(record.seq));
-    records.truncate(limit);
-    Ok(records)
 }

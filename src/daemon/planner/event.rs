@@ -1,6 +1,6 @@
 //! What happens to the planner, and what it wants done.
 
-use std::{collections::BTreeSet, fmt, time::Duration};
+use std::{collections::BTreeSet, time::Duration};
 
 use jiff::Timestamp;
 
@@ -111,28 +111,14 @@ pub enum EndCause {
 }
 
 /// Why a request was refused.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, thiserror::Error)]
 pub enum Refusal {
+    #[error("there is no such job")]
     UnknownJob,
+    #[error("the job is already running")]
     AlreadyRunning,
+    #[error("the job is already queued")]
     AlreadyQueued,
+    #[error("the daemon is being stopped")]
     ShuttingDown,
-}
-
-impl Refusal {
-    /// The reason in a few words.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::UnknownJob => "there is no such job",
-            Self::AlreadyRunning => "the job is already running",
-            Self::AlreadyQueued => "the job is already queued",
-            Self::ShuttingDown => "the daemon is being stopped",
-        }
-    }
-}
-
-impl fmt::Display for Refusal {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.as_str())
-    }
 }

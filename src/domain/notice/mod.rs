@@ -13,7 +13,6 @@ mod tests;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fmt,
     time::Duration,
 };
 
@@ -23,6 +22,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::{
     finding::{Finding, Severity},
+    named::named,
     report::{Report, Verdict},
     run::EndedRun,
 };
@@ -35,47 +35,30 @@ const PRINTS_MAX: usize = 1000;
 /// by a run that ends when these tenths of it have passed.
 const REPEAT_SHARE: u32 = 9;
 
-/// What a person can be told of.
-#[derive(
-    Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
-)]
-#[serde(rename_all = "lowercase")]
-pub enum Event {
-    Start,
-    Success,
-    /// A run failed, wholly or in part, or was interrupted.
-    Failure,
-    /// The first success after a failure.
-    Recovery,
-    /// What is found has changed.
-    Findings,
-    /// A person tries whether it arrives.
-    #[default]
-    Test,
+named! {
+    /// What a person can be told of.
+    #[derive(Default)]
+    pub enum Event {
+        /// A run was started.
+        Start = "start",
+        /// A run succeeded.
+        Success = "success",
+        /// A run failed, wholly or in part, or was interrupted.
+        Failure = "failure",
+        /// The first success after a failure.
+        Recovery = "recovery",
+        /// The findings have changed.
+        Findings = "findings",
+        /// A person tries whether it arrives.
+        #[default]
+        Test = "test",
+    }
 }
 
 impl Event {
     /// The events that `on` can name, in the order in which they are listed.
     pub const CHOICES: &[Self] =
         &[Self::Failure, Self::Recovery, Self::Findings, Self::Success, Self::Start];
-
-    /// The event's name in the configuration, in bodies and in logs.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Start => "start",
-            Self::Success => "success",
-            Self::Failure => "failure",
-            Self::Recovery => "recovery",
-            Self::Findings => "findings",
-            Self::Test => "test",
-        }
-    }
-}
-
-impl fmt::Display for Event {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.as_str())
-    }
 }
 
 /// What one receiver wants to hear.

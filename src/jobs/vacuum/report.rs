@@ -150,7 +150,9 @@ impl Part<'_> {
             );
         }
         if done.not_reached > 0 {
-            return Outcome::Skipped("the window was over before a table was begun".to_owned());
+            return Outcome::Skipped(
+                "the maintenance window had ended before a table was begun".to_owned(),
+            );
         }
         Outcome::Succeeded
     }
@@ -195,7 +197,7 @@ impl Part<'_> {
             if matches!(outcome, Outcome::Failed(_)) && !seen.contains(name) {
                 let why = match done.not_reached {
                     0 => "it is not due any more, or gone",
-                    _ => "the window was over",
+                    _ => "the maintenance window had ended",
                 };
                 let target = self.job.target(self.name, Some(name.to_owned()));
                 report.targets.push(TargetReport::new(target, Outcome::Skipped(why.to_owned())));

@@ -75,7 +75,7 @@ pub struct Done {
     pub named: Vec<RelationName>,
     /// How each ended that was begun, or could not be.
     pub ended: Vec<(RelationName, Ended)>,
-    /// Tables that are due and were not begun, since the window was over.
+    /// Tables that are due and were not begun, since the maintenance window had ended.
     pub not_reached: usize,
     /// What the server said, within bounds.
     pub output: Vec<String>,
