@@ -55,7 +55,6 @@ pub struct Start {
     pub config: PathBuf,
     pub table: Table,
     pub state: StateDir,
-    /// What tables are built on.
     pub ground: Ground,
     pub clock: Arc<dyn Clock>,
     pub log: LogHandle,

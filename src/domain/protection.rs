@@ -40,7 +40,6 @@ pub struct InPart {
 pub struct Protection {
     /// Those that no job thinks of: none backs up anything of them, or excludes them.
     pub none: Vec<DatabaseName>,
-    /// Those that jobs back up in part.
     pub in_part: Vec<InPart>,
 }
 

@@ -22,12 +22,9 @@ const ABRIDGED_TEXT: usize = 1000;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase", tag = "state", content = "detail")]
 pub enum Outcome {
-    /// Done and proven.
     Succeeded,
     Failed(Failure),
-    /// Left out on purpose, and why.
     Skipped(String),
-    /// Stopped before it was done.
     Cancelled,
 }
 
@@ -88,7 +85,6 @@ pub struct Step {
     pub target: Target,
     /// What is done: `keep`, `remove`, `copy`, `vacuum`, …
     pub action: String,
-    /// Why, one line.
     pub reason: String,
 }
 

@@ -80,7 +80,6 @@ pub struct RequestId(pub u64);
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Trigger {
-    /// A slot of the schedule, on time.
     Schedule {
         /// The slot, without the job's jitter.
         slot: Timestamp,
@@ -92,7 +91,6 @@ pub enum Trigger {
     },
     /// Each of these jobs had ended with something done.
     After(Vec<JobName>),
-    /// A person asked for it.
     Manual(RequestId),
 }
 

@@ -43,7 +43,6 @@ const GAP_SLOTS: usize = 24 * 60 + 1;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{what}")]
 pub struct ScheduleError {
-    /// What is wrong, naming the text.
     pub what: String,
     /// What to write instead, as a sentence in the imperative.
     pub hint: Option<String>,

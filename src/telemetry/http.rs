@@ -74,7 +74,6 @@ pub struct BindError {
 #[derive(Debug)]
 pub struct Health {
     clock: Arc<dyn Clock>,
-    /// How long the planner may be silent.
     silence_max: Duration,
     /// Monotonic milliseconds of the planner's last tick, plus one; 0: none yet.
     last_tick: AtomicU64,
@@ -120,7 +119,6 @@ impl Health {
 #[derive(Debug, Clone)]
 pub struct Served {
     pub metrics: Arc<Metrics>,
-    /// For `/healthz` and `/readyz`.
     pub health: Arc<Health>,
 }
 

@@ -40,7 +40,6 @@ pub enum CallError {
     /// The daemon ended, or broke off. A run that it accepted may have ended or not.
     #[error("the daemon broke off")]
     Lost(#[source] Option<io::Error>),
-    /// What came is no reply.
     #[error("the daemon's reply cannot be read")]
     Unreadable(#[source] serde_json::Error),
     #[error("the daemon has not answered for {0:?}")]

@@ -97,7 +97,6 @@ pub enum Reply {
     Done(String),
     /// Refused: already running, locked, draining, no such job, not allowed.
     Refused {
-        /// Why, one line.
         reason: String,
     },
     Failed(Failure),

@@ -32,7 +32,6 @@ use crate::{
 /// What is to be looked at.
 #[derive(Debug, Default)]
 pub struct Asked {
-    /// The file that the configuration was read from.
     pub config: PathBuf,
     pub server: Option<ServerName>,
     pub job: Option<JobName>,
@@ -49,7 +48,6 @@ pub struct Item {
     pub label: String,
     /// `ok`, or the severity of the worst finding.
     pub state: &'static str,
-    /// What is so, in words.
     pub text: String,
     pub findings: Vec<Finding>,
 }

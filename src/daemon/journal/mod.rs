@@ -43,8 +43,6 @@ use crate::domain::{
     run::EndedRun,
 };
 
-/// Runs kept per job, unless the configuration says otherwise.
-pub const KEEP_RUNS_DEFAULT: usize = 100;
 /// Ends of runs that are kept in memory while the disk does not take them. Far more than can be
 /// under way at once; beyond it the oldest is given up, and counts as interrupted.
 const PENDING_MAX: usize = 1000;
@@ -62,11 +60,9 @@ pub struct JournalSettings {
 #[derive(Debug, Default)]
 struct Job {
     state: JobMemory,
-    /// The sequence number that the next run gets.
     next_seq: u64,
     /// The runs on disk by their sequence number.
     runs: BTreeMap<u64, RunKey>,
-    /// The runs that were started and not ended.
     running: BTreeMap<RunKey, RunRecord>,
 }
 

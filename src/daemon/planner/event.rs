@@ -52,7 +52,6 @@ pub enum Action {
     },
     /// Cancel the attempt under way of this run; [`Event::Finished`] is still to come.
     Cancel { run: RunId },
-    /// The run will be tried again.
     WillRetry {
         run: RunId,
         job: JobName,
@@ -65,12 +64,10 @@ pub enum Action {
     Ended {
         run: RunId,
         job: JobName,
-        trigger: Trigger,
         /// How all attempts together ended; [`Verdict::Cancelled`] where there was none.
         verdict: Verdict,
         /// Attempts made. 0: it never started.
         attempts: u32,
-        /// Why there is no further one.
         cause: EndCause,
         /// Requests that waited for it and are answered by this.
         requests: Vec<RequestId>,

@@ -104,7 +104,6 @@ pub struct Planner {
     jobs: BTreeMap<JobName, Job>,
     /// Runs that have not ended. The job of one may have been removed since.
     runs: BTreeMap<RunId, Run>,
-    /// The run that each job has.
     active: BTreeMap<JobName, RunId>,
     limits: Limits,
     life: Life,

@@ -314,7 +314,6 @@ impl Planner {
         out.push(Action::Ended {
             run: id.clone(),
             job: run.job,
-            trigger: run.trigger,
             verdict,
             attempts: run.attempts,
             cause,

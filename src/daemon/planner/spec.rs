@@ -52,7 +52,6 @@ pub struct Limits {
 /// What the planner has to remember about a job from one life of the daemon to the next.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Remembered {
-    /// When the job was first seen in the configuration.
     pub first_seen: Timestamp,
     /// Slots up to this moment are dealt with.
     pub handled: Timestamp,

@@ -79,11 +79,9 @@ pub struct Notice {
     pub ended: Option<Timestamp>,
     pub duration_seconds: Option<f64>,
     pub targets: TargetCounts,
-    /// What failed, bounded.
     pub failures: Vec<Cause>,
     /// What was found, from the receiver's severity on, bounded.
     pub findings: Vec<Finding>,
-    /// What the bounds left out.
     pub left_out: Left,
     pub pgkeep_version: &'static str,
 }

@@ -29,7 +29,6 @@ pub(super) enum NotTaken {
     Labels,
     /// The value is no finite number, or would make a counter go back.
     Value,
-    /// The metric has as many series as it may.
     Cap,
 }
 

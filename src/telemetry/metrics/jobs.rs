@@ -24,7 +24,6 @@ use crate::domain::{
 pub struct JobSeries {
     pub name: JobName,
     pub kind: String,
-    /// How old its last success may become.
     pub max_age: Option<Duration>,
     /// Whether it runs only when it is asked to.
     pub paused: bool,
@@ -184,12 +183,6 @@ impl Metrics {
         for ((check, severity), count) in counts {
             self.set(&core::FINDINGS, [&job.name, &job.kind, &check, &severity], f64::from(count));
         }
-    }
-
-    /// Takes the samples of a run that did something, without the rest of its end. A gauge of the
-    /// job's that is not among them is removed.
-    pub fn apply(&self, name: &JobName, samples: &[Sample]) {
-        self.with_job(name, |job| self.sampled(job, samples, true));
     }
 
     fn sampled(&self, job: &JobSeries, samples: &[Sample], looked: bool) {

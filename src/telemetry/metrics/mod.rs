@@ -78,12 +78,10 @@ pub enum MetricsError {
 pub struct Metrics {
     process: Registry,
     families: BTreeMap<&'static str, Family>,
-    /// Names of the metrics that job kinds declared.
     declared: Vec<&'static str>,
     skip_reasons: &'static [&'static str],
     /// Written by whoever changes several series at once, read by the scrape.
     jobs: RwLock<BTreeMap<JobName, JobSeries>>,
-    /// The receivers of notifications that have series.
     notifiers: RwLock<BTreeSet<NotifyName>>,
 }
 

@@ -91,7 +91,6 @@ pub struct Undelivered {
     /// What went wrong; without secrets.
     pub what: String,
     pub hint: Option<String>,
-    /// Whether the same may succeed later.
     pub again: Again,
 }
 

@@ -40,7 +40,6 @@ pub struct Letter {
 /// What a notice changes in what a receiver knows.
 #[derive(Debug)]
 pub struct Told {
-    /// What it had been told before.
     pub before: Memory,
     /// What it has been told once this arrived.
     pub after: Memory,

@@ -145,7 +145,8 @@ fn what_a_run_could_not_measure_has_no_sample() {
     assert_eq!(value(&page, ready), None, "nobody measured it");
     let size = format!("pgkeep_dump_last_size_bytes{labels}");
     assert_eq!(value(&page, &size), Some(5.0), "the last dump is what it was");
-    metrics.apply(&job("a"), &[sample("dump_last_size_bytes", &["main", "app"], f64::NAN)]);
+    let broken = vec![sample("dump_last_size_bytes", &["main", "app"], f64::NAN)];
+    end(&metrics, "a", Verdict::Succeeded, &report(broken));
     assert_eq!(value(&metrics.render().unwrap(), &size), Some(5.0));
 }
 
@@ -201,7 +202,7 @@ fn databases_beyond_the_cap_are_counted_and_left_out() {
     metrics.configure(&[series("a", "dump")], &["local".parse().unwrap()]);
     let samples: Vec<_> =
         (0..5).map(|n| sample("dump_last_size_bytes", &["main", &format!("db{n}")], 1.0)).collect();
-    metrics.apply(&job("a"), &samples);
+    end(&metrics, "a", Verdict::Succeeded, &Report { samples, ..Report::default() });
     let page = metrics.render().unwrap();
     assert_eq!(page.matches("pgkeep_dump_last_size_bytes{").count(), 2);
     assert_eq!(value(&page, "pgkeep_databases_dropped_series_total"), Some(3.0));
