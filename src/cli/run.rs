@@ -56,9 +56,9 @@ impl Arguments {
     }
 }
 
-/// What came of a run, or of a rehearsal: that has no id.
+/// What came of a run, or of a dry run: that has no id.
 #[derive(Serialize)]
-struct Brought<'a> {
+struct Finished<'a> {
     job: &'a JobName,
     #[serde(skip_serializing_if = "Option::is_none")]
     run: Option<&'a str>,
@@ -93,16 +93,7 @@ pub(super) fn run(cli: &Cli, arguments: &Arguments) -> Outcome {
     show.end_line();
     match last {
         Some(Reply::Ended { run, verdict, report }) => {
-            if cli.json {
-                output::json(&Brought { job, run: Some(&run), verdict, report: &report })?;
-            } else {
-                print(job, &run, verdict, &report)?;
-            }
-            Ok(match (verdict, stopped_by) {
-                (Verdict::Cancelled, Some(Signal::Terminate)) => Exit::Terminated,
-                (Verdict::Succeeded, _) if arguments.found_too_much(&report) => Exit::Findings,
-                _ => Exit::of(verdict),
-            })
+            finish(cli, arguments, Some(&run), verdict, &report, stopped_by)
         }
         Some(reply @ (Reply::Refused { .. } | Reply::Failed(_))) => {
             Err(call::not_done(&format!("run {job}"), Some(reply)))
@@ -113,6 +104,31 @@ pub(super) fn run(cli: &Cli, arguments: &Arguments) -> Outcome {
             Err(Stop::failed(failure.hint("`pgkeep status` shows how the run ended")))
         }
     }
+}
+
+/// Prints what came of it; the exit code says it too.
+fn finish(
+    cli: &Cli,
+    arguments: &Arguments,
+    run: Option<&str>,
+    verdict: Verdict,
+    report: &Report,
+    stopped_by: Option<Signal>,
+) -> Outcome {
+    let job = &arguments.job;
+    if cli.json {
+        output::json(&Finished { job, run, verdict, report })?;
+    } else if let Some(run) = run {
+        print_report(job, report)?;
+        output::line(&format!("job {job}: {verdict} (run {run})"))?;
+    } else {
+        print_plan(job, report)?;
+    }
+    Ok(match (verdict, stopped_by) {
+        (Verdict::Cancelled, Some(Signal::Terminate)) => Exit::Terminated,
+        (Verdict::Succeeded, _) if arguments.found_too_much(report) => Exit::Findings,
+        _ => Exit::of(verdict),
+    })
 }
 
 /// A job that the configuration has.
@@ -138,25 +154,7 @@ fn dry_run(cli: &Cli, table: &Table, arguments: &Arguments) -> Outcome {
     }
     let rehearsed = runtime()?.block_on(rehearsal::rehearse(job.clone(), cli.clock.clone()));
     let (report, stopped_by) = rehearsed?;
-    let verdict = report.verdict();
-    if cli.json {
-        output::json(&Brought { job: name, run: None, verdict, report: &report })?;
-    } else {
-        print_plan(name, &report)?;
-    }
-    Ok(match (verdict, stopped_by) {
-        (Verdict::Cancelled, Some(Signal::Terminate)) => Exit::Terminated,
-        (Verdict::Succeeded, _) if arguments.found_too_much(&report) => Exit::Findings,
-        _ => Exit::of(verdict),
-    })
-}
-
-/// How following a run in the daemon ended.
-enum Followed {
-    /// With the daemon's last reply.
-    Ended(Option<Reply>),
-    /// A signal told us to go; the run goes on.
-    Left(Signal),
+    finish(cli, arguments, None, report.verdict(), &report, stopped_by)
 }
 
 impl Followed {
@@ -279,11 +277,6 @@ fn print_plan(job: &JobName, report: &Report) -> Result<(), Stop> {
     print_report(job, report)
 }
 
-fn print(job: &JobName, run: &str, verdict: Verdict, report: &Report) -> Result<(), Stop> {
-    print_report(job, report)?;
-    output::line(&format!("job {job}: {verdict} (run {run})"))
-}
-
 fn print_report(job: &JobName, report: &Report) -> Result<(), Stop> {
     if let Some(failure) = &report.failure {
         output::say_failure(&format!("job {job} failed"), failure);
@@ -303,9 +296,7 @@ fn print_report(job: &JobName, report: &Report) -> Result<(), Stop> {
                 }
                 causes.push((failure, name.clone()));
                 output::line(&format!("  failed     {name} [{}]: {failure}", failure.class))?;
-                if let Some(hint) = &failure.hint {
-                    output::line(&format!("             hint: {hint}"))?;
-                }
+                hint(failure.hint.as_ref())?;
             }
             TargetOutcome::Skipped(why) => {
                 output::line(&format!("  skipped    {name}: {why}"))?;
@@ -319,11 +310,13 @@ fn print_report(job: &JobName, report: &Report) -> Result<(), Stop> {
     }
     for finding in &report.findings {
         output::line(&format!("  {:<9}  {}", finding.severity.as_str(), finding.what))?;
-        if let Some(hint) = &finding.hint {
-            output::line(&format!("             hint: {hint}"))?;
-        }
+        hint(finding.hint.as_ref())?;
     }
     Ok(())
+}
+
+fn hint(hint: Option<&String>) -> Result<(), Stop> {
+    hint.map_or(Ok(()), |hint| output::line(&format!("             hint: {hint}")))
 }
 
 /// Of a backup its id and what it takes; of anything else all that was counted.

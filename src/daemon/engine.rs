@@ -183,7 +183,7 @@ impl Engine {
             }
             // Who waits for the run is known from its acceptance.
             Action::Ended { run, job, verdict, cause, .. } => {
-                self.end(&run, &job, verdict, cause, now);
+                self.end(&run, &job, verdict, cause, now)
             }
             Action::Accepted { request, run } => {
                 self.reply(request, Reply::Accepted { run: run.to_string() });
@@ -198,12 +198,8 @@ impl Engine {
                 self.metrics.run_skipped(&job, reason.as_str());
             }
             Action::Remember { .. } if self.alone => {}
-            Action::Remember { job, memory } => self.remember(&job, &memory),
-            Action::Forget { job } => {
-                if let Err(failure) = self.journal.remember(&job, serde_json::Value::Null) {
-                    account::failure(&failure, "cannot keep the schedule's state");
-                }
-            }
+            Action::Remember { job, memory } => self.remember(&job, Some(&memory)),
+            Action::Forget { job } => self.remember(&job, None),
             Action::CancelAll => self.all.cancel(),
             Action::Cancel { run } => {
                 if let Some(open) = self.runs.get(&run) {
@@ -219,7 +215,7 @@ impl Engine {
         self.changed = true;
     }
 
-    fn remember(&self, job: &JobName, memory: &Remembered) {
+    fn remember(&self, job: &JobName, memory: Option<&Remembered>) {
         let stored = serde_json::to_value(memory)
             .map_err(|error| Failure::from_error(Class::Internal, "remember a schedule", &error))
             .and_then(|memory| self.journal.remember(job, memory));
