@@ -123,8 +123,7 @@ async fn look(
     asked: &Asked,
     show: impl FnMut(Item),
 ) -> Result<Option<Signal>, Failure> {
-    let mut signals = SignalStream::new()
-        .map_err(|error| Failure::from_error(Class::State, "take signals", &error))?;
+    let mut signals = SignalStream::new()?;
     let all = CancellationToken::new();
     let task = runner::task_of(&all, cli.clock.clone());
     let mut looking = Box::pin(doctor::look(table, asked, &task, show));

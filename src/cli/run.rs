@@ -3,6 +3,7 @@
 
 use std::{
     io::{IsTerminal as _, Write as _},
+    ops::ControlFlow,
     sync::Arc,
     time::Duration,
 };
@@ -13,7 +14,7 @@ use serde::Serialize;
 use crate::{
     daemon::{
         control::{CallError, ControlClient, Reply, Request},
-        oneshot, rehearsal,
+        dry_run, oneshot,
         signals::{Signal, SignalStream},
         table::{Configured, Table},
     },
@@ -71,23 +72,21 @@ pub(super) fn run(cli: &Cli, arguments: &Arguments) -> Outcome {
     let job = &arguments.job;
     known(&table, job)?;
     if arguments.dry_run {
-        return dry_run(cli, &table, arguments);
+        return plan(cli, &table, arguments);
     }
     let mut show = Show::default();
     let runtime = runtime()?;
     let daemon = runtime.block_on(call::connect(&table.daemon.runtime_dir))?;
     let (last, stopped_by) = match daemon {
-        Some(client) => {
-            let followed = runtime.block_on(through_daemon(client, job, &mut show))?;
-            if let Followed::Left(signal) = followed {
+        Some(client) => match runtime.block_on(through_daemon(client, job, &mut show))? {
+            Followed::Continue(last) => (last, None),
+            Followed::Break(signal) => {
                 show.end_line();
-                output::say(&format!(
-                    "the run goes on in the daemon: `pgkeep cancel {job}` stops it\n"
-                ));
+                let goes_on = "the run goes on in the daemon";
+                output::say(&format!("{goes_on}: `pgkeep cancel {job}` stops it\n"));
                 return Ok(Exit::of_signal(signal));
             }
-            (followed.reply(), None)
-        }
+        },
         None => in_place(cli, &runtime, table, job, &mut show)?,
     };
     show.end_line();
@@ -144,7 +143,7 @@ pub(super) fn known<'a>(table: &'a Table, job: &JobName) -> Result<&'a Arc<Confi
 }
 
 /// What the job would do, by the job itself.
-fn dry_run(cli: &Cli, table: &Table, arguments: &Arguments) -> Outcome {
+fn plan(cli: &Cli, table: &Table, arguments: &Arguments) -> Outcome {
     let name = &arguments.job;
     let job = known(table, name)?;
     if !job.job.has_dry_run() {
@@ -152,19 +151,13 @@ fn dry_run(cli: &Cli, table: &Table, arguments: &Arguments) -> Outcome {
         let failure = Failure::new(Class::Configuration, format!("plan job {name}"), what);
         return Err(Stop::Failed(Exit::Usage, failure));
     }
-    let rehearsed = runtime()?.block_on(rehearsal::rehearse(job.clone(), cli.clock.clone()));
-    let (report, stopped_by) = rehearsed?;
+    let run = dry_run::run(job.clone(), cli.clock.clone());
+    let (report, stopped_by) = runtime()?.block_on(run)?;
     finish(cli, arguments, None, report.verdict(), &report, stopped_by)
 }
 
-impl Followed {
-    fn reply(self) -> Option<Reply> {
-        match self {
-            Self::Ended(reply) => reply,
-            Self::Left(_) => None,
-        }
-    }
-}
+/// The daemon's last reply; or the signal that told us to go, while the run goes on.
+type Followed = ControlFlow<Signal, Option<Reply>>;
 
 async fn through_daemon(
     client: ControlClient,
@@ -179,8 +172,7 @@ async fn through_daemon(
                 .hint("`pgkeep status` shows how the run ended"),
         ),
     };
-    let mut signals = SignalStream::new()
-        .map_err(|error| Failure::from_error(Class::State, "take signals", &error))?;
+    let mut signals = SignalStream::new()?;
     let mut replies = client.call(&Request::Run { job: job.clone() }).await.map_err(fail)?;
     let follow = async {
         let mut last = None;
@@ -190,7 +182,7 @@ async fn through_daemon(
             last = Some(reply);
             limit = fixed::limit(SILENCE_MAX);
         }
-        Ok::<_, Stop>(Followed::Ended(last))
+        Ok::<_, Stop>(Followed::Continue(last))
     };
     tokio::pin!(follow);
     loop {
@@ -198,7 +190,7 @@ async fn through_daemon(
             ended = &mut follow => return ended,
             signal = signals.next() => {
                 if let Some(signal) = signal.filter(|signal| signal.exit_status().is_some()) {
-                    return Ok(Followed::Left(signal));
+                    return Ok(Followed::Break(signal));
                 }
             }
         }

@@ -54,6 +54,18 @@ fn print(status: &Status) -> Result<(), Stop> {
             output::bytes(run.bytes)
         ))?;
     }
+    warnings(status)?;
+    output::line("")?;
+    let rows: Vec<[String; 6]> = status.jobs.iter().map(row).collect();
+    output::table(["JOB", "KIND", "STATE", "LAST RUN", "LAST SUCCESS", "NEXT RUN"], &rows)?;
+    status.jobs.iter().try_for_each(|job| {
+        job.last.iter().try_for_each(|last| failures(job, &last.report))?;
+        findings(job)
+    })
+}
+
+/// What is wrong beside the jobs.
+fn warnings(status: &Status) -> Result<(), Stop> {
     for (server, databases) in status.unprotected.iter().filter(|(_, names)| !names.is_empty()) {
         let names: Vec<&str> = databases.iter().map(DatabaseName::as_str).collect();
         let names = names.join(", ");
@@ -72,13 +84,7 @@ fn print(status: &Status) -> Result<(), Stop> {
         output::line(&format!("SUSPICIOUS, in {repository}: {names}"))?;
         hint(Some("`pgkeep show` says why, `pgkeep acknowledge` that they are as they should be"))?;
     }
-    output::line("")?;
-    let rows: Vec<[String; 6]> = status.jobs.iter().map(row).collect();
-    output::table(["JOB", "KIND", "STATE", "LAST RUN", "LAST SUCCESS", "NEXT RUN"], &rows)?;
-    status.jobs.iter().try_for_each(|job| {
-        job.last.iter().try_for_each(|last| failures(job, &last.report))?;
-        findings(job)
-    })
+    Ok(())
 }
 
 fn failures(job: &JobLine, report: &Report) -> Result<(), Stop> {

@@ -2,7 +2,7 @@
 
 /// The candidate that `written` most likely was meant to be: the same but for case or the kind of
 /// dash, a longer word that it starts, or one within a third of its length in edits.
-pub fn nearest<'a>(
+pub(super) fn nearest<'a>(
     written: &str,
     candidates: impl IntoIterator<Item = &'a str>,
 ) -> Option<&'a str> {

@@ -33,11 +33,11 @@ use crate::{
 };
 
 use super::{
-    account,
     control::{Reply, ReplySender},
     journal::{Journal, RunRecord},
     notices::Notices,
     planner::{Action, EndCause, Event, JobSpec, Planner, Remembered},
+    run_log,
     runner::{self, Attempt},
     table::{Configured, Table},
 };
@@ -58,7 +58,7 @@ impl AttemptEnded {
 
 /// A run that was started and has not ended.
 #[derive(Debug)]
-struct Open {
+struct ActiveRun {
     job: Arc<Configured>,
     trigger: &'static str,
     attempts: u32,
@@ -77,7 +77,7 @@ pub struct Engine {
     notices: Notices,
     clock: Arc<dyn Clock>,
     all: CancellationToken,
-    runs: BTreeMap<RunId, Open>,
+    runs: BTreeMap<RunId, ActiveRun>,
     ends: mpsc::UnboundedSender<AttemptEnded>,
     waiting: HashMap<RequestId, ReplySender>,
     by_run: HashMap<RunId, Vec<RequestId>>,
@@ -160,7 +160,7 @@ impl Engine {
     /// Takes the end of an attempt.
     pub fn ended(&mut self, ended: AttemptEnded) {
         let Some(open) = self.runs.get_mut(&ended.run) else { return };
-        account::attempt(&open.job, open.attempts, &ended.report);
+        run_log::attempt(&open.job, open.attempts, &ended.report);
         open.report.merge(ended.report);
         let retry_worth = open.report.failures().any(|failure| failure.class.is_worth_a_retry());
         let failed: BTreeSet<Target> = if open.report.failure.is_some() {
@@ -183,7 +183,7 @@ impl Engine {
             }
             // Who waits for the run is known from its acceptance.
             Action::Ended { run, job, verdict, cause, .. } => {
-                self.end(&run, &job, verdict, cause, now)
+                self.end(&run, &job, verdict, cause, now);
             }
             Action::Accepted { request, run } => {
                 self.reply(request, Reply::Accepted { run: run.to_string() });
@@ -220,7 +220,7 @@ impl Engine {
             .map_err(|error| Failure::from_error(Class::Internal, "remember a schedule", &error))
             .and_then(|memory| self.journal.remember(job, memory));
         if let Err(failure) = stored {
-            account::failure(&failure, "cannot keep the schedule's state");
+            run_log::failure(&failure, "cannot keep the schedule's state");
         }
     }
 
@@ -242,7 +242,7 @@ impl Engine {
         if attempt == 1 {
             self.record_start(&run, &job, trigger, now);
         }
-        let open = self.runs.entry(run.clone()).or_insert_with(|| Open {
+        let open = self.runs.entry(run.clone()).or_insert_with(|| ActiveRun {
             job,
             trigger: trigger.as_str(),
             attempts: attempt,
@@ -276,7 +276,7 @@ impl Engine {
         let record = RunRecord::started(name, kind, run.to_string(), trigger, now.wall);
         // A backup is worth more than its line in the journal: the run goes on.
         if let Err(failure) = self.journal.start(record) {
-            account::failure(&failure, "cannot record the start of a run");
+            run_log::failure(&failure, "cannot record the start of a run");
         }
         self.metrics.run_started(name, now.wall);
         self.notices.started(&self.table, job, run.as_str(), now.wall);
@@ -300,7 +300,7 @@ impl Engine {
         }
     }
 
-    fn close(&mut self, run: &RunId, open: Open, verdict: Verdict, now: Now) -> Report {
+    fn close(&mut self, run: &RunId, open: ActiveRun, verdict: Verdict, now: Now) -> Report {
         let job = &open.job.common.name;
         let took = now.mono.saturating_sub(open.started.mono).as_millis();
         let ended = EndedRun {
@@ -313,12 +313,12 @@ impl Engine {
             attempts: open.attempts,
             report: open.report,
         };
-        account::end(job, &ended);
+        run_log::end(job, &ended);
         self.metrics.run_ended(job, &ended);
         let previous = self.journal.job(job).last_verdict;
         self.notices.ended(&self.table, &self.journal, &open.job, &ended, previous);
         if let Err(failure) = self.journal.end(job, &ended) {
-            account::failure(&failure, "cannot record the end of a run");
+            run_log::failure(&failure, "cannot record the end of a run");
         }
         ended.report
     }
@@ -360,7 +360,7 @@ impl Engine {
     /// Tries again to write what the disk did not take.
     pub fn flush(&self) {
         if let Err(failure) = self.journal.flush() {
-            account::failure(&failure, "cannot write the journal");
+            run_log::failure(&failure, "cannot write the journal");
         }
         self.notices.settle(&self.journal);
     }

@@ -1,10 +1,10 @@
 //! The daemon: wiring, the pure planner, the engine that carries out its decisions, and the one
 //! select loop.
 
-mod account;
 pub mod acknowledge;
 pub mod control;
 pub mod doctor;
+pub mod dry_run;
 pub mod engine;
 pub mod ground;
 pub mod heartbeat;
@@ -15,8 +15,8 @@ pub mod planner;
 pub mod probe;
 pub mod protection;
 pub mod receivers;
-pub mod rehearsal;
 mod reload;
+mod run_log;
 pub mod runner;
 pub mod serve;
 pub mod signals;

@@ -38,8 +38,7 @@ pub async fn run(
     clock: Arc<dyn Clock>,
     mut show: impl FnMut(&Reply),
 ) -> Result<Ran, Failure> {
-    let mut signals = SignalStream::new()
-        .map_err(|error| Failure::from_error(Class::State, "take signals", &error))?;
+    let mut signals = SignalStream::new()?;
     let setup = Setup { version: "", kinds: &jobs::metrics(), skip_reasons: &[], datname_cap: 1 };
     let metrics = Metrics::new(&setup)
         .map_err(|error| Failure::from_error(Class::Internal, "set up metrics", &error))?;

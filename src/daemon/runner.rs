@@ -5,13 +5,14 @@
 
 use std::{collections::BTreeSet, path::PathBuf, sync::Arc, time::Duration};
 
+use tokio::task::JoinError;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     domain::{
         failure::{Class, Failure},
         finding::Finding,
-        name::{JobName, ServerName},
+        name::ServerName,
         report::{Outcome, Report, TargetReport},
         run::RunId,
         target::Target,
@@ -59,7 +60,6 @@ impl Attempt {
     }
 
     async fn watched(self, scratch: PathBuf) -> Report {
-        let common = &self.job.common;
         let cx = RunContext {
             task: self.task.child(),
             run: self.run.clone(),
@@ -74,15 +74,13 @@ impl Attempt {
         let job = self.job.job.clone();
         let mut running = tokio::spawn(async move { job.run(&cx).await });
         let started = task.clock.now().mono;
-        let time_limit = common.time_limit.unwrap_or(self.job.kind.time_limit);
         let mut limit: Option<Failure> = None;
         let result = loop {
             tokio::select! {
                 result = &mut running => break result,
                 // What is being cancelled, for whatever reason, has no limits left to exceed.
                 () = tokio::time::sleep(WATCH_INTERVAL), if !task.cancel.is_cancelled() => {
-                    limit = exceeded(&common.name, common.stall_timeout, time_limit, started, &task)
-                        .filter(|_| !task.cancel.is_cancelled());
+                    limit = self.exceeded(started, &task).filter(|_| !task.cancel.is_cancelled());
                     if limit.is_some() {
                         task.cancel.cancel();
                     }
@@ -92,15 +90,38 @@ impl Attempt {
         let report = match result {
             Ok(Ok(report)) => of_its_server(report, &self.job.job.servers()),
             Ok(Err(failure)) => self.before_any_target(failure),
-            Err(error) => {
-                let doing = format!("run job {}", common.name);
-                Report::from_failure(Failure::from_error(Class::Internal, doing, &error))
-            }
+            Err(error) => Report::from_failure(self.panicked(&error)),
         };
         match limit {
             Some(limit) => because_of(report, &limit),
             None => report,
         }
+    }
+
+    fn panicked(&self, error: &JoinError) -> Failure {
+        let doing = format!("run job {}", self.job.common.name);
+        Failure::from_error(Class::Internal, doing, error)
+    }
+
+    /// The limit that it has exceeded; `started` in monotonic time.
+    fn exceeded(&self, started: Duration, task: &Task) -> Option<Failure> {
+        let common = &self.job.common;
+        let (stall, now) = (common.stall_timeout, task.clock.now().mono);
+        let time_limit = common.time_limit.unwrap_or(self.job.kind.time_limit);
+        let doing = || format!("run job {}: {}", common.name, task.progress.stage());
+        if task.progress.silence(now) >= stall {
+            let what = format!("nothing came for {} seconds", stall.as_secs());
+            let hint = "what does it wait for? Look at pg_stat_activity on the server, or at the folder that it reads; \
+                        stall_timeout sets the limit";
+            return Some(Failure::new(Class::Stalled, doing(), what).hint(hint));
+        }
+        if now.saturating_sub(started) < time_limit {
+            return None;
+        }
+        let what =
+            format!("it took longer than its time limit of {} seconds", time_limit.as_secs());
+        let hint = "what does it wait for? Look at pg_stat_activity on the server; time_limit sets the limit";
+        Some(Failure::new(Class::TimeLimit, doing(), what).hint(hint))
     }
 
     fn before_any_target(&self, failure: Failure) -> Report {
@@ -127,30 +148,6 @@ fn of_its_server(mut report: Report, servers: &[ServerName]) -> Report {
 pub fn cancelled() -> Report {
     let target = TargetReport::new(Target::default(), Outcome::Cancelled);
     Report { targets: vec![target], ..Report::default() }
-}
-
-fn exceeded(
-    name: &JobName,
-    stall: Duration,
-    time_limit: Duration,
-    started: Duration,
-    task: &Task,
-) -> Option<Failure> {
-    let now = task.clock.now().mono;
-    let doing = || format!("run job {name}: {}", task.progress.stage());
-    if task.progress.silence(now) >= stall {
-        let what = format!("nothing came for {} seconds", stall.as_secs());
-        let hint = "what does it wait for? Look at pg_stat_activity on the server, or at the folder that it reads; \
-                    stall_timeout sets the limit";
-        return Some(Failure::new(Class::Stalled, doing(), what).hint(hint));
-    }
-    if now.saturating_sub(started) < time_limit {
-        return None;
-    }
-    let what = format!("it took longer than its time limit of {} seconds", time_limit.as_secs());
-    let hint =
-        "what does it wait for? Look at pg_stat_activity on the server; time_limit sets the limit";
-    Some(Failure::new(Class::TimeLimit, doing(), what).hint(hint))
 }
 
 /// What was cancelled because a limit was exceeded has failed for that reason.

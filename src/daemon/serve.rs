@@ -3,8 +3,8 @@
 //! Everything long-lived is started here and waited for here; any of it ending early is fatal, and
 //! named. READY is said only when signals are taken and both sockets listen.
 
+mod metrics;
 mod running;
-mod series;
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
@@ -72,9 +72,8 @@ pub fn end_within(grace: Duration) -> Duration {
 /// When a socket cannot be had, something long-lived ended early, or a run did not end.
 pub async fn serve(start: Start) -> Result<(), Failure> {
     let Start { config, table, state, ground, clock, log } = start;
-    let mut signals = SignalStream::new()
-        .map_err(|error| Failure::from_error(Class::State, "take signals", &error))?;
-    let metrics = Arc::new(series::metrics(&table, &state.journal, &clock)?);
+    let mut signals = SignalStream::new()?;
+    let metrics = Arc::new(metrics::new(&table, &state.journal, &clock)?);
     let health = Health::new(clock.clone(), PLANNER_SILENCE_MAX);
     let stop = CancellationToken::new();
     let mut servers = Servers::new();
@@ -112,9 +111,20 @@ pub async fn serve(start: Start) -> Result<(), Failure> {
     tracing::info!(version = env!("CARGO_PKG_VERSION"), "ready");
     let result =
         daemon.run(&mut signals, &mut requests, &mut beats, &mut ended, &mut servers).await;
+    end(&mut daemon, heartbeat, &stop, &mut servers).await;
+    result
+}
+
+/// Ends everything beside the runs, in a limited time.
+async fn end(
+    daemon: &mut Daemon,
+    heartbeat: Heartbeat,
+    stop: &CancellationToken,
+    servers: &mut Servers,
+) {
     daemon.health.set_ready(false);
     daemon.notifier.stopping("stopping");
-    let end = async {
+    let all = async {
         if let Err(error) = heartbeat.stop().await {
             tracing::debug!(%error, "the heartbeat did not stop");
         }
@@ -124,12 +134,11 @@ pub async fn serve(start: Start) -> Result<(), Failure> {
         daemon.engine.close_notices().await;
     };
     let end_limit = fixed::limit(END_LIMIT);
-    if tokio::time::timeout(end_limit, end).await.is_err() {
+    if tokio::time::timeout(end_limit, all).await.is_err() {
         tracing::warn!("not everything ended within {end_limit:?}: it is left");
     }
     daemon.engine.flush();
     tracing::info!("stopped");
-    result
 }
 
 /// The long-lived servers, each with its name.

@@ -24,6 +24,8 @@ use signal_hook::{
 };
 use signal_hook_tokio::Signals;
 
+use crate::domain::failure::{Class, Failure};
+
 /// How long the log has to take that the process is ended.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 /// Exit status after INT: 128 + 2, as shells write it.
@@ -105,7 +107,11 @@ impl fmt::Debug for SignalStream {
 
 impl SignalStream {
     /// Takes over the signals. Needs a runtime with I/O.
-    pub fn new() -> io::Result<Self> {
+    pub fn new() -> Result<Self, Failure> {
+        Self::take().map_err(|error| Failure::from_error(Class::State, "take signals", &error))
+    }
+
+    fn take() -> io::Result<Self> {
         let ending = Arc::new(AtomicBool::new(false));
         for (signal, status) in [(SIGTERM, EXIT_TERM), (SIGINT, EXIT_INT)] {
             // In this order: the first signal finds the flag down, and raises it for the second.

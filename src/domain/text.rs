@@ -46,6 +46,25 @@ pub fn and_more(count: usize) -> String {
     if count > 1 { format!(" (and {} more)", count - 1) } else { String::new() }
 }
 
+/// The first of some names, and how many there are beyond: `a, b and 3 more`.
+pub fn some(names: impl IntoIterator<Item = String>, max: usize) -> String {
+    let mut names = names.into_iter();
+    let first: Vec<String> = names.by_ref().take(max).collect();
+    match names.count() {
+        0 => first.join(", "),
+        more => format!("{} and {more} more", first.join(", ")),
+    }
+}
+
+/// A size in a message: `17 MiB`, cut down to the unit.
+pub fn size(bytes: u64) -> String {
+    match bytes {
+        0..0x10_0000 => format!("{bytes} B"),
+        0x10_0000..0x2_8000_0000 => format!("{} MiB", bytes >> 20),
+        _ => format!("{} GiB", bytes >> 30),
+    }
+}
+
 /// JSON with the same value that is safe on a terminal. Whatever is not safe stands inside of strings,
 /// but for the ends of lines between values.
 pub fn json(text: &str) -> String {

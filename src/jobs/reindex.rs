@@ -240,7 +240,7 @@ impl Reindex {
         let literal = self.wishes.named.iter().filter_map(Glob::literal);
         for name in literal.filter(|name| !seen.labels.contains(name)) {
             let what = "no database that the job works on has such an index";
-            let target = Target::server(self.server.name()).with_object(name);
+            let target = Target::server(self.server.name()).with_object(name.clone());
             if cx.dry_run {
                 let (action, reason) = ("refuse".to_owned(), what.to_owned());
                 report.plan.push(Step { target, action, reason });

@@ -71,12 +71,3 @@ fn skew(ahead: SignedDuration) -> String {
         _ => format!("{by} behind this host"),
     }
 }
-
-/// A size in a message.
-fn size(bytes: u64) -> String {
-    match bytes {
-        0..0x10_0000 => format!("{bytes} B"),
-        0x10_0000..0x2_8000_0000 => format!("{} MiB", bytes >> 20),
-        _ => format!("{} GiB", bytes >> 30),
-    }
-}

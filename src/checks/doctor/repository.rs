@@ -1,9 +1,12 @@
 //! A repository that answers: whether its store keeps what it promises.
 
-use super::{Line, SKEW_MAX, size, skew};
+use super::{Line, SKEW_MAX, skew};
 use crate::{
     checks::Check,
-    domain::finding::{Found, Severity},
+    domain::{
+        finding::{Found, Severity},
+        text::size,
+    },
     repository::probe::{Kept, Probed},
 };
 

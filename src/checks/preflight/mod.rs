@@ -159,12 +159,7 @@ pub fn judge_globals(facts: &GlobalsFacts, doing: &str) -> Result<(), Failure> {
 /// The first of some names, and how many there are beyond: `a, b and 3 more`. The names of the objects
 /// of a hostile database may be long, and may hold line ends. Not for statements: see [`whole`].
 pub(super) fn some<T: AsRef<str>>(names: impl IntoIterator<Item = T>) -> String {
-    let mut names = names.into_iter();
-    let first: Vec<String> = names.by_ref().take(LISTED_MAX).map(|it| short(it.as_ref())).collect();
-    match names.count() {
-        0 => first.join(", "),
-        more => format!("{} and {more} more", first.join(", ")),
-    }
+    text::some(names.into_iter().map(|it| short(it.as_ref())), LISTED_MAX)
 }
 
 fn short(name: &str) -> String {

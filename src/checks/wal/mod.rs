@@ -140,12 +140,3 @@ fn about(duration: Duration) -> String {
     let rounded = if seconds >= 3600 { seconds / 60 * 60 } else { seconds };
     format_duration(Duration::from_secs(rounded))
 }
-
-/// A size in a message.
-fn size(bytes: u64) -> String {
-    match bytes {
-        0..0x10_0000 => format!("{bytes} B"),
-        0x10_0000..0x2_8000_0000 => format!("{} MiB", bytes >> 20),
-        _ => format!("{} GiB", bytes >> 30),
-    }
-}

@@ -4,9 +4,10 @@
 //! command that is killed by a signal or not found nor one that is not set, and keep old failures
 //! for ever.
 
-use super::{Check, ServerView, about, size};
+use super::{Check, ServerView, about};
 use crate::domain::{
     finding::{Found, Severity},
+    text::size,
     wal::WalFile,
 };
 

@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
-use super::{Check, ServerView, about, size};
+use super::{Check, ServerView, about};
 use crate::{
     domain::{
         finding::{Found, Severity},
+        text::size,
         wal::Lsn,
     },
     postgres::wal::ArchiveMode,

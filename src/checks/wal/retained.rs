@@ -1,9 +1,10 @@
 //! What keeps WAL from being removed: the archiver, slots, `wal_keep_size`, checkpoints.
 
-use super::{Check, ServerView, size};
+use super::{Check, ServerView};
 use crate::{
     domain::{
         finding::{Found, Severity},
+        text::size,
         wal::{Lsn, SegmentName},
     },
     postgres::wal::Slot,

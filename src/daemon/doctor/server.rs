@@ -54,18 +54,9 @@ pub(super) async fn look(
     show: &mut impl FnMut(Item),
 ) {
     let group = format!("server {}", server.name());
-    let at_server = task.doing(format!("look at {group}"));
-    let session = match server.connect(server.maintenance_database(), &at_server).await {
-        Ok(session) => session,
+    let (session, told) = match open(server, task).await {
+        Ok(open) => open,
         Err(failure) => return show(Item::failed(&group, "connection", failure)),
-    };
-    let told = ask(&session, task).await;
-    let told = match told {
-        Ok(told) => told,
-        Err(error) => {
-            session.close().await;
-            return show(Item::failed(&group, "connection", error.into_failure(&at_server)));
-        }
     };
     let role = if told.facts.in_recovery { "a standby" } else { "a primary" };
     let at = format!(
@@ -96,15 +87,24 @@ pub(super) async fn look(
         passwords(&group, backing, &session, task, show).await;
     }
     session.close().await;
-    for database in &told.databases {
-        let jobs: Vec<&Backing> = own
-            .iter()
-            .zip(&chosen)
-            .filter(|(_, selection)| selection.chosen.contains(&database.name))
-            .map(|(backing, _)| *backing)
-            .collect();
+    for Database { name, .. } in &told.databases {
+        let chosen = own.iter().zip(&chosen).filter(|(_, it)| it.chosen.contains(name));
+        let jobs: Vec<&Backing> = chosen.map(|(backing, _)| *backing).collect();
         if !jobs.is_empty() && !task.cancel.is_cancelled() {
-            self::database(server, &group, &database.name, &jobs, task, show).await;
+            database(server, &group, name, &jobs, task, show).await;
+        }
+    }
+}
+
+/// A session at the server, and what it told.
+async fn open(server: &Server, task: &Task) -> Result<(Session, Told), Failure> {
+    let task = &task.doing(format!("look at server {}", server.name()));
+    let session = server.connect(server.maintenance_database(), task).await?;
+    match ask(&session, task).await {
+        Ok(told) => Ok((session, told)),
+        Err(error) => {
+            session.close().await;
+            Err(error.into_failure(task))
         }
     }
 }

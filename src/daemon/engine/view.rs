@@ -68,10 +68,10 @@ impl Engine {
     }
 
     /// How far a run is: what is being done, or what it waits for, and bytes that went by.
-    pub(super) fn progress<'a>(&self, state: &'a JobState) -> Option<(&'a RunId, String, u64)> {
+    pub(super) fn progress<'a>(&self, at: &'a JobState) -> Option<(&'a RunId, String, u64)> {
         let of = |run: &RunId| self.runs.get(run);
         let bytes = |run: &RunId| of(run).map_or(0, |open| open.task.progress.bytes());
-        Some(match state {
+        Some(match at {
             JobState::Idle => return None,
             JobState::Queued { run, why, .. } => (run, format!("waits: {why}"), bytes(run)),
             JobState::Running { run, .. } => (run, of(run)?.task.progress.stage(), bytes(run)),

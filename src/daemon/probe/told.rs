@@ -1,7 +1,7 @@
 //! What a sweep did, in lines that people read: how much, and the names of the first.
 
 use crate::{
-    domain::name::RepositoryName,
+    domain::{name::RepositoryName, text},
     repository::{garbage::SweepReport, listing::Listed},
 };
 
@@ -36,12 +36,6 @@ pub(super) fn swept(repository: &RepositoryName, report: &SweepReport) {
     }
 }
 
-fn names<'a>(folders: impl ExactSizeIterator<Item = &'a Listed>) -> String {
-    let more = folders.len().saturating_sub(NAMED_MAX);
-    let named: Vec<String> = folders
-        .take(NAMED_MAX)
-        .map(|listed| format!("{}/{}", listed.series.path(), listed.id))
-        .collect();
-    let named = named.join(", ");
-    if more == 0 { named } else { format!("{named} and {more} more") }
+fn names<'a>(folders: impl Iterator<Item = &'a Listed>) -> String {
+    text::some(folders.map(|listed| format!("{}/{}", listed.series.path(), listed.id)), NAMED_MAX)
 }

@@ -11,7 +11,7 @@ use crate::domain::{
     failure::Failure,
     finding::{Finding, Severity},
     name::{JobName, NotifyName, ServerName},
-    report::Verdict,
+    report::{Outcome, Report, Verdict},
     run::EndedRun,
     text::{self, and_more, shorten},
 };
@@ -34,6 +34,14 @@ pub struct TargetCounts {
     pub cancelled: usize,
 }
 
+impl TargetCounts {
+    fn of(report: &Report) -> Self {
+        let [succeeded, failed, skipped, cancelled] =
+            Outcome::STATES.map(|state| report.count(state));
+        Self { succeeded, failed, skipped, cancelled }
+    }
+}
+
 /// One failure: of a target, or of the run.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Cause {
@@ -45,7 +53,7 @@ pub struct Cause {
 
 /// What was left out since it was too much.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
-pub struct Left {
+pub struct LeftOut {
     pub failures: usize,
     pub findings: usize,
 }
@@ -82,7 +90,7 @@ pub struct Notice {
     pub failures: Vec<Cause>,
     /// What was found, from the receiver's severity on, bounded.
     pub findings: Vec<Finding>,
-    pub left_out: Left,
+    pub left_out: LeftOut,
     pub pgkeep_version: &'static str,
 }
 
@@ -135,7 +143,7 @@ impl Notice {
             failure: failure.shortened(TEXT_MAX),
         });
         let failures: Vec<Cause> = failures.collect();
-        let left_out = Left {
+        let left_out = LeftOut {
             failures: report.failures().count() - failures.len(),
             findings: found.len().saturating_sub(FINDINGS_MAX),
         };
@@ -147,12 +155,7 @@ impl Notice {
             attempts: run.attempts,
             ended: Some(run.ended),
             duration_seconds: Some(run.took.as_secs_f64()),
-            targets: TargetCounts {
-                succeeded: report.count("succeeded"),
-                failed: report.count("failed"),
-                skipped: report.count("skipped"),
-                cancelled: report.count("cancelled"),
-            },
+            targets: TargetCounts::of(report),
             failures,
             findings: findings.map(|finding| finding.shortened(TEXT_MAX)).collect(),
             left_out,

@@ -27,7 +27,7 @@ use super::{
     run::EndedRun,
 };
 
-pub use body::{Cause, Left, Notice, Origin, TargetCounts, run_uuid};
+pub use body::{Cause, LeftOut, Notice, Origin, TargetCounts, run_uuid};
 
 /// Things that one job is remembered to have told of at most; more count as told.
 const PRINTS_MAX: usize = 1000;
@@ -75,7 +75,7 @@ pub struct Rules {
 
 /// Something that was told and is still so.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Known {
+pub struct Ongoing {
     pub at: Timestamp,
     /// What it consists of: the start of a hash for each thing.
     pub prints: BTreeSet<u64>,
@@ -87,9 +87,9 @@ pub struct Known {
 pub struct Memory {
     /// The failure that has not ended.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub failing: Option<Known>,
+    pub failing: Option<Ongoing>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub found: Option<Known>,
+    pub found: Option<Ongoing>,
 }
 
 /// What follows from the end of a run.
@@ -131,7 +131,7 @@ pub fn decide(memory: &Memory, run: &EndedRun, rules: &Rules) -> Decision {
         } else {
             // Of what comes and goes, each return is news.
             let (news, known) = still(memory.found.as_ref(), found.clone(), rules, now);
-            next.found = Some(Known { prints: found, ..known });
+            next.found = Some(Ongoing { prints: found, ..known });
             news
         };
         if news && wants(Event::Findings) && matches!(event, None | Some(Event::Success)) {
@@ -144,12 +144,12 @@ pub fn decide(memory: &Memory, run: &EndedRun, rules: &Rules) -> Decision {
 /// Whether there is news in what holds now (something new, or it has lasted), and what is then
 /// known: all that was so since it began.
 fn still(
-    known: Option<&Known>,
+    known: Option<&Ongoing>,
     prints: BTreeSet<u64>,
     rules: &Rules,
     now: Timestamp,
-) -> (bool, Known) {
-    let Some(known) = known else { return (true, Known { at: now, prints }) };
+) -> (bool, Ongoing) {
+    let Some(known) = known else { return (true, Ongoing { at: now, prints }) };
     // A time from the future was told by a clock that has since been set right.
     let at = known.at.min(now);
     let age = now.duration_since(at);
@@ -160,7 +160,7 @@ fn still(
     let mut all = prints.clone();
     all.extend(&known.prints);
     let prints = if all.len() > PRINTS_MAX { prints } else { all };
-    (news, Known { at: if news { now } else { at }, prints })
+    (news, Ongoing { at: if news { now } else { at }, prints })
 }
 
 /// The targets that failed; the run itself where it failed beside them.

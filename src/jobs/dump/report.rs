@@ -18,9 +18,9 @@ use crate::{
     postgres::{catalog::ServerFacts, tools::Installed},
 };
 
-use super::{Attempt, 
-    super::RunContext, BLOCKED_SECONDS, BLOCKED_SESSIONS, Dump, LAST_PLAIN, LAST_ROWS, LAST_SIZE,
-    LAST_SUCCESS, MAX_AGE, SELECTION_LAST_SUCCESS, SNAPSHOT_SECONDS, XMIN_AGE,
+use super::{
+    super::RunContext, Attempt, BLOCKED_SECONDS, BLOCKED_SESSIONS, Dump, LAST_PLAIN, LAST_ROWS,
+    LAST_SIZE, LAST_SUCCESS, MAX_AGE, SELECTION_LAST_SUCCESS, SNAPSHOT_SECONDS, XMIN_AGE,
 };
 
 /// Databases that a finding names; more are counted.
@@ -131,12 +131,8 @@ pub(super) fn closed(chosen: &Selection) -> impl Iterator<Item = Finding> {
 /// The first database that is left out for that reason, and the names of all of them.
 fn unconnectable(chosen: &Selection, why: Reason) -> Option<(String, String)> {
     let closed = chosen.left_out.iter().filter(|(_, reason)| *reason == why);
-    let mut names: Vec<String> = closed.map(|(name, _)| name.to_string()).collect();
-    let more = names.len().saturating_sub(CLOSED_MAX);
-    names.truncate(CLOSED_MAX);
-    let first = names.first()?.clone();
-    let rest = if more > 0 { format!(" and {more} more") } else { String::new() };
-    Some((first, format!("{}{rest}", names.join(", "))))
+    let names: Vec<String> = closed.map(|(name, _)| name.to_string()).collect();
+    Some((names.first()?.clone(), text::some(names, CLOSED_MAX)))
 }
 
 /// pg_dump of a newer major version can read the server; what it writes may not restore into one

@@ -17,7 +17,7 @@ use crate::{
 use super::super::{journal::Journal, protection, table::Table};
 
 /// The metrics with every series that the configuration and the journal know of.
-pub(super) fn metrics(
+pub(super) fn new(
     table: &Table,
     journal: &Journal,
     clock: &Arc<dyn Clock>,

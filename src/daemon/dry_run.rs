@@ -23,16 +23,15 @@ use super::{
     table::Configured,
 };
 
-/// What came of it, and the signal that stopped it, if one did.
-pub type Rehearsed = (Report, Option<Signal>);
-
-/// Has the job decide. The first signal cancels it.
+/// Has the job decide: its report, and the signal that stopped it, if one did. The first signal cancels it.
 ///
 /// # Errors
 /// When signals cannot be taken, or there is no place for temporary files.
-pub async fn rehearse(job: Arc<Configured>, clock: Arc<dyn Clock>) -> Result<Rehearsed, Failure> {
-    let mut signals = SignalStream::new()
-        .map_err(|error| Failure::from_error(Class::State, "take signals", &error))?;
+pub async fn run(
+    job: Arc<Configured>,
+    clock: Arc<dyn Clock>,
+) -> Result<(Report, Option<Signal>), Failure> {
+    let mut signals = SignalStream::new()?;
     let seed = host::random_u64().unwrap_or_default();
     let scratch = Scratch::new(seed)?;
     let all = CancellationToken::new();
