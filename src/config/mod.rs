@@ -19,7 +19,6 @@ mod program;
 mod retention;
 mod secret;
 mod section;
-mod server;
 mod share;
 mod suggest;
 pub mod trust;
@@ -37,9 +36,8 @@ pub use self::{
     job::{JobCommon, RETRY_BACKOFF_MAX, check_order},
     load::{load, runtime_dir_of},
     retention::read_policy,
-    secret::read_again,
+    secret::Secret,
     section::{Options, Section},
-    server::{ServerConfig, SslMode},
     suggest::{did_you_mean, listed},
     value::{Entry, Item, Table, Value},
 };

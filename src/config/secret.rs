@@ -6,12 +6,13 @@
 
 use std::path::{Path, PathBuf};
 
-use secrecy::SecretString;
+use secrecy::{ExposeSecret as _, SecretString};
 
 use crate::domain::{failure::chain, text::shell_word};
 
 use super::{
-    diagnostic::{Diagnostics, Span, class},
+    diagnostic::{Diagnostics, Located, Span, class},
+    expand::Text,
     from_toml::text,
     section::{Options, check_absolute},
     trust::{self, Untrusted},
@@ -21,19 +22,43 @@ use super::{
 /// Secrets are passwords and keys, in bytes.
 const SECRET_MAX: u64 = 64 << 10;
 
+/// A secret, with the file that it was read from: that may hold another one by now.
+#[derive(Debug, Clone)]
+pub struct Secret {
+    /// As it was when the configuration was read.
+    pub value: SecretString,
+    file: Option<PathBuf>,
+}
+
+impl From<SecretString> for Secret {
+    fn from(value: SecretString) -> Self {
+        Self { value, file: None }
+    }
+}
+
+impl Secret {
+    /// The secret as its file has it now. While that cannot be read (it may be about to be replaced), or
+    /// others may read it, it is the known one.
+    pub fn now(&self) -> SecretString {
+        let Some(file) = &self.file else { return self.value.clone() };
+        let read = read_private(file).map_err(|error| chain(&error)).and_then(|text| {
+            let secret = cut_newline(&text);
+            why_unusable(secret).map_or_else(
+                || Ok(SecretString::from(secret)),
+                |why| Err(format!("{}: {why}", file.display())),
+            )
+        });
+        read.unwrap_or_else(|error| {
+            tracing::warn!(error, "a password file cannot be read again");
+            self.value.clone()
+        })
+    }
+}
+
 impl Options<'_> {
     /// A secret from `key`, `key_file` or `key_credential`; `None` if none is set, or if it cannot
     /// be had, which is reported. A newline at its end is cut off. It is read anew at each load.
-    pub fn secret(&mut self, key: &'static str, d: &mut Diagnostics) -> Option<SecretString> {
-        self.secret_and_file(key, d).map(|(secret, _)| secret)
-    }
-
-    /// The same with the file that it was read from, where that is so: see [`read_again`].
-    pub(super) fn secret_and_file(
-        &mut self,
-        key: &'static str,
-        d: &mut Diagnostics,
-    ) -> Option<(SecretString, Option<PathBuf>)> {
+    pub fn secret(&mut self, key: &'static str, d: &mut Diagnostics) -> Option<Secret> {
         let (file_key, credential_key) = (format!("{key}_file"), format!("{key}_credential"));
         let inline = self.entry(key);
         let file = self.entry(&file_key);
@@ -42,19 +67,42 @@ impl Options<'_> {
         if !only_one(&all, d) {
             return None;
         }
-        if let Some(entry) = inline {
-            inline_secret(key, entry, d).map(|secret| (secret, None))
-        } else if let Some(entry) = file {
-            let path = PathBuf::from(text(&entry.item, &file_key, "a path", d)?);
-            check_absolute(&file_key, &path, &entry.item.span, d)
-                .then(|| secret_file(&path, &entry.item.span, d))?
-                .map(|secret| (secret, Some(path)))
-        } else {
-            let entry = credential?;
-            let name = text(&entry.item, &credential_key, "the name of a credential", d)?;
-            let folder = self.context().credentials.as_deref();
-            credential_secret(folder, name, &entry.item.span, d)
+        if inline.is_some() {
+            let text = self.text_with_secret(key, key, |_| true, d)?;
+            return usable(text.value.expose_secret(), &text.span, d).map(Secret::from);
         }
+        let (path, span) = if let Some(Entry { item, .. }) = file {
+            let path = PathBuf::from(text(item, &file_key, "a path", d)?);
+            (check_absolute(&file_key, &path, &item.span, d).then_some(path)?, &item.span)
+        } else {
+            let item = &credential?.item;
+            let name = text(item, &credential_key, "the name of a credential", d)?;
+            let folder = self.context().credentials.as_deref();
+            (credential_file(folder, name, &item.span, d)?, &item.span)
+        };
+        let text = read_private(&path).map_err(|error| report_untrusted(&error, span, d)).ok()?;
+        let value = usable(cut_newline(&text), span, d)?;
+        Some(Secret { value, file: Some(path) })
+    }
+
+    /// Text that is a secret, or may hold one (`what`) among other things. It is refused where others may
+    /// read the secret.
+    pub fn text_with_secret(
+        &mut self,
+        key: &'static str,
+        what: &str,
+        holds_secret: fn(&str) -> bool,
+        d: &mut Diagnostics,
+    ) -> Option<Located<SecretString>> {
+        let item = &self.entry(key)?.item;
+        let value = text(item, key, "a string", d)?;
+        if let Value::String(Text { exposed: Some(file), .. }) = &item.value
+            && holds_secret(value)
+        {
+            report_exposed(what, *file, &item.span, d);
+            return None;
+        }
+        Some(Located { value: SecretString::from(value), span: item.span.clone() })
     }
 }
 
@@ -72,19 +120,8 @@ fn only_one(all: &[(&str, Option<&Entry>)], d: &mut Diagnostics) -> bool {
     only
 }
 
-fn inline_secret(key: &str, entry: &Entry, d: &mut Diagnostics) -> Option<SecretString> {
-    let secret = text(&entry.item, key, "a string", d)?;
-    if let Value::String(text) = &entry.item.value
-        && let Some(file) = text.exposed
-    {
-        report_exposed(key, file, &entry.item.span, d);
-        return None;
-    }
-    usable(secret, &entry.item.span, d)
-}
-
 /// Reports a secret that stands in a file which others may read.
-pub(super) fn report_exposed(key: &str, file: usize, span: &Span, d: &mut Diagnostics) {
+fn report_exposed(key: &str, file: usize, span: &Span, d: &mut Diagnostics) {
     let path = d.sources().get(file).map(|s| s.path.display().to_string()).unwrap_or_default();
     let path = shell_word(&path);
     d.error(span, format!("`{key}` is a secret in a file that others may read"))
@@ -95,24 +132,13 @@ pub(super) fn report_exposed(key: &str, file: usize, span: &Span, d: &mut Diagno
         ));
 }
 
-fn secret_file(path: &Path, span: &Span, d: &mut Diagnostics) -> Option<SecretString> {
-    let contents = trust::read(path, SECRET_MAX)
-        .and_then(|contents| trust::check_secret(path, &contents.metadata).map(|()| contents));
-    match contents {
-        Ok(contents) => usable(cut_newline(&contents.text), span, d),
-        Err(error) => {
-            report_untrusted(&error, span, d);
-            None
-        }
-    }
-}
-
-fn credential_secret(
+/// Where systemd put the credential.
+fn credential_file(
     folder: Option<&Path>,
     name: &str,
     span: &Span,
     d: &mut Diagnostics,
-) -> Option<(SecretString, Option<PathBuf>)> {
+) -> Option<PathBuf> {
     if name.is_empty() || name.contains('/') || name.starts_with('.') {
         d.error(span, "this is not the name of a credential").hint("a name without slashes");
         return None;
@@ -123,23 +149,14 @@ fn credential_secret(
             .hint(format!("add to the unit: LoadCredential={name}:/path/to/the/file"));
         return None;
     };
-    let path = folder.join(name);
-    secret_file(&path, span, d).map(|secret| (secret, Some(path)))
+    Some(folder.join(name))
 }
 
-/// Reads the file of a secret once more: it may have been replaced since the configuration was read.
-///
-/// # Errors
-/// Where it cannot be read now, or holds no secret, or others may read it by now.
-pub fn read_again(path: &Path) -> Result<SecretString, String> {
-    let contents = trust::read(path, SECRET_MAX)
-        .and_then(|contents| trust::check_secret(path, &contents.metadata).map(|()| contents))
-        .map_err(|error| chain(&error))?;
-    let secret = cut_newline(&contents.text);
-    match why_unusable(secret) {
-        None => Ok(SecretString::from(secret)),
-        Some(why) => Err(format!("{}: {why}", path.display())),
-    }
+/// The text of a file that only its owner and a group may read.
+fn read_private(path: &Path) -> Result<String, Untrusted> {
+    let contents = trust::read(path, SECRET_MAX)?;
+    trust::check_secret(path, &contents.metadata)?;
+    Ok(contents.text)
 }
 
 fn cut_newline(text: &str) -> &str {

@@ -13,10 +13,7 @@ use std::{
 use jiff::{Timestamp, tz::TimeZone};
 
 use crate::{
-    config::{
-        self, Config, Diagnostics, JobCommon, Located, Options, RETRY_BACKOFF_MAX, ServerConfig,
-        class,
-    },
+    config::{self, Config, Diagnostics, JobCommon, Located, Options, RETRY_BACKOFF_MAX, class},
     domain::{
         blackout::Blackout,
         name::{JobName, NotifyName, RepositoryName, ServerName},
@@ -156,14 +153,9 @@ fn build_servers(
 ) -> BTreeMap<ServerName, Arc<Server>> {
     let mut servers = BTreeMap::new();
     for (name, section) in &config.servers {
-        let Some(parts) = ServerConfig::read(name, section, d) else { continue };
-        match Server::new(&parts, &ground.environment, ground.toolbox.clone()) {
-            Ok(server) => {
-                servers.insert(name.clone(), Arc::new(server));
-            }
-            Err(error) => {
-                d.error(section.span(), error.to_string()).maybe_hint(error.hint);
-            }
+        let toolbox = ground.toolbox.clone();
+        if let Some(server) = Server::read(name, section, &ground.environment, toolbox, d) {
+            servers.insert(name.clone(), Arc::new(server));
         }
     }
     servers

@@ -37,4 +37,4 @@ pub use error::{FOREIGN_HINT, PgError};
 pub use notice::Notice;
 pub use server::Server;
 pub use session::Session;
-pub use spec::{ConnParts, ConnSpec, Endpoint};
+pub use spec::{ConnSpec, Endpoint};

@@ -24,7 +24,7 @@ const KEYWORDS: &[(&str, Option<&str>, Support)] = &[
     ("application_name", Some("PGAPPNAME"), Ignored),
     ("channel_binding", Some("PGCHANNELBINDING"), Used),
     ("client_encoding", Some("PGCLIENTENCODING"), Ignored),
-    ("connect_timeout", Some("PGCONNECT_TIMEOUT"), Used),
+    ("connect_timeout", Some("PGCONNECT_TIMEOUT"), Ignored),
     ("dbname", Some("PGDATABASE"), Used),
     ("fallback_application_name", None, Ignored),
     ("gssdelegation", Some("PGGSSDELEGATION"), Ignored),

@@ -3,7 +3,6 @@
 use std::{path::PathBuf, sync::Arc};
 
 use crate::{
-    config::ServerConfig,
     domain::{
         backup::BackupId,
         failure::{Class, During, Failure},
@@ -13,12 +12,12 @@ use crate::{
 };
 
 use super::{
-    ConnParts, ConnSpec, Session,
-    params::SpecError,
-    service::Environment,
+    ConnSpec, Session,
     spec::ChildEnv,
     tools::{Installed, Toolbox, choose},
 };
+
+mod read;
 
 /// `application_name` of our own sessions.
 const APPLICATION: &str = "pgkeep";
@@ -35,55 +34,11 @@ pub struct Server {
     name: ServerName,
     spec: ConnSpec,
     maintenance: Option<ConnSpec>,
-    maintenance_database: String,
     bin_dir: Option<PathBuf>,
     toolbox: Arc<Toolbox>,
 }
 
 impl Server {
-    /// Resolves the configuration as libpq would. Looks at files, never at the network.
-    ///
-    /// # Errors
-    /// When a connection string, a service or a certificate cannot be used.
-    pub fn new(
-        config: &ServerConfig,
-        environment: &Environment,
-        toolbox: Arc<Toolbox>,
-    ) -> Result<Self, SpecError> {
-        let parts = ConnParts {
-            conninfo: config.conninfo.as_ref().map(|conninfo| conninfo.value.clone()),
-            service: config.service.clone(),
-            // What stands in the table is all that counts, unless libpq's own means are named.
-            environment: config.conninfo.is_some() || config.service.is_some(),
-            host: config.host.clone(),
-            port: config.port,
-            user: config.user.clone(),
-            dbname: config.database.clone(),
-            password: config.password.clone(),
-            password_file: config.password_file.clone(),
-            passfile: config.passfile.clone(),
-            sslmode: config.sslmode.map(|mode| mode.as_str().to_owned()),
-            sslrootcert: config.sslrootcert.as_ref().map(|path| path.display().to_string()),
-            sslcert: config.sslcert.clone(),
-            sslkey: config.sslkey.clone(),
-            connect_timeout: Some(config.connect_timeout),
-            answer_timeout: Some(config.answer_timeout),
-            options: config.options.clone(),
-        };
-        let spec = ConnSpec::resolve(&parts, environment)?;
-        Ok(Self {
-            name: config.name.clone(),
-            maintenance_database: spec.dbname.clone(),
-            maintenance: config.maintenance_user.as_ref().map(|user| {
-                spec.as_role(user, config.maintenance_password.clone())
-                    .with_password_file(config.maintenance_password_file.clone())
-            }),
-            spec,
-            bin_dir: config.bin_dir.clone(),
-            toolbox,
-        })
-    }
-
     /// Its name in the configuration.
     pub fn name(&self) -> &ServerName {
         &self.name
@@ -96,7 +51,7 @@ impl Server {
 
     /// The database for what concerns the whole cluster.
     pub fn maintenance_database(&self) -> &str {
-        &self.maintenance_database
+        &self.spec.dbname
     }
 
     /// Opens a session.
@@ -116,13 +71,17 @@ impl Server {
         database: &str,
         task: &Task,
     ) -> Result<Session, Failure> {
-        let spec = self.maintenance.as_ref().unwrap_or(&self.spec);
-        Session::connect(spec, database, APPLICATION, task).await.during(task)
+        Session::connect(self.maintenance_spec(), database, APPLICATION, task).await.during(task)
+    }
+
+    /// How to connect as the role for maintenance.
+    pub fn maintenance_spec(&self) -> &ConnSpec {
+        self.maintenance.as_ref().unwrap_or(&self.spec)
     }
 
     /// The role for maintenance: `maintenance_user`, else `user`.
     pub fn maintenance_role(&self) -> &str {
-        &self.maintenance.as_ref().unwrap_or(&self.spec).user
+        &self.maintenance_spec().user
     }
 
     /// The installed client programs for a server of that major version.

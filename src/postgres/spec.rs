@@ -24,54 +24,14 @@ use super::{
     target::Target,
     tls::{Roots, SslMode, TlsSpec},
 };
-use crate::{config::read_again, sys::process::Spec};
+use crate::{config::Secret, sys::process::Spec};
 
 /// Folders where packages put the socket: Debian and Red Hat, then PostgreSQL's own default.
 const SOCKET_FOLDERS: [&str; 2] = ["/var/run/postgresql", "/tmp"];
-/// How long one attempt to connect takes at most, unless configured. libpq's own default is for
-/// ever.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
+/// How long one attempt to connect takes at most, unless configured. libpq's own has no limit.
+pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a question to the catalogue may take, unless configured.
-const ANSWER_TIMEOUT: Duration = Duration::from_mins(5);
-/// How to connect, as the configuration says it. Whatever is not given comes from `conninfo`, then
-/// from the service, then (see `environment`) from `PG*` variables, then from libpq's defaults.
-#[derive(Clone, Default)]
-pub struct ConnParts {
-    /// A libpq connection string or URI; may hold a password.
-    pub conninfo: Option<SecretString>,
-    /// A section of `pg_service.conf`.
-    pub service: Option<String>,
-    /// Whether `PG*` variables count. They do in any case where `conninfo` is given.
-    pub environment: bool,
-    /// A host, or the folder of a Unix socket; several separated by commas.
-    pub host: Option<String>,
-    /// The port.
-    pub port: Option<u16>,
-    /// The role.
-    pub user: Option<String>,
-    /// The database for what concerns the whole server.
-    pub dbname: Option<String>,
-    /// The role's password.
-    pub password: Option<SecretString>,
-    /// The file that it was read from: it is read again at each connection.
-    pub password_file: Option<PathBuf>,
-    /// A password file instead of `~/.pgpass`.
-    pub passfile: Option<PathBuf>,
-    /// libpq's `sslmode`.
-    pub sslmode: Option<String>,
-    /// A PEM file, or `system`.
-    pub sslrootcert: Option<String>,
-    /// The client's certificate.
-    pub sslcert: Option<PathBuf>,
-    /// Its key.
-    pub sslkey: Option<PathBuf>,
-    /// Limit of one attempt to connect.
-    pub connect_timeout: Option<Duration>,
-    /// Limit of one question to the catalogue.
-    pub answer_timeout: Option<Duration>,
-    /// Options for the server's command line: `-c statement_timeout=0`.
-    pub options: Option<String>,
-}
+pub(super) const ANSWER_TIMEOUT: Duration = Duration::from_mins(5);
 
 /// When a silent connection counts as broken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -140,9 +100,9 @@ pub struct ConnSpec {
     negotiation: SslNegotiation,
     /// Which of the endpoints is the right one.
     pub(super) target: Target,
-    password: Option<SecretString>,
-    /// Where the password was read from, and may be another by now: a file of its own, or a service.
-    password_file: Option<PathBuf>,
+    pub(super) password: Option<Secret>,
+    /// The service that the password was read from, where it may be another by now. What cannot be read in
+    /// this moment may be about to be replaced: the known one is tried then.
     password_service: Option<(Environment, String)>,
     passfile: Option<PathBuf>,
     passfile_is_default: bool,
@@ -162,50 +122,19 @@ impl fmt::Debug for ConnSpec {
     }
 }
 
-impl ConnParts {
-    /// All that is known, and the service that the password came from, where it did.
-    fn params(&self, env: &Environment) -> Result<(Params, Option<String>), SpecError> {
-        let mut params = Params::default();
-        let mut set = |keyword: &str, value: Option<String>| {
-            value.map_or(Ok(()), |value| params.set(keyword, value))
-        };
-        let path = |path: &Option<PathBuf>| path.as_ref().map(|p| p.display().to_string());
-        set("host", self.host.clone())?;
-        set("port", self.port.map(|port| port.to_string()))?;
-        set("user", self.user.clone())?;
-        set("dbname", self.dbname.clone())?;
-        set("service", self.service.clone())?;
-        set("passfile", path(&self.passfile))?;
-        set("sslmode", self.sslmode.clone())?;
-        set("sslrootcert", self.sslrootcert.clone())?;
-        set("sslcert", path(&self.sslcert))?;
-        set("sslkey", path(&self.sslkey))?;
-        set("options", self.options.clone())?;
-        set("password", self.password.as_ref().map(|p| p.expose_secret().to_owned()))?;
-        if let Some(conninfo) = &self.conninfo {
-            params.fill_from(Params::parse(conninfo.expose_secret())?);
-        }
-        let from_env = if self.environment || self.conninfo.is_some() {
-            Params::from_env(env)?
-        } else {
-            Params::default()
-        };
-        let service = params.get("service").or(from_env.get("service")).map(str::to_owned);
-        let mut named = None;
-        if let Some(service) = service {
-            let without = params.get("password").is_none();
-            params.fill_from(env.service(&service)?);
-            named = (without && params.get("password").is_some()).then_some(service);
-        }
-        params.fill_from(from_env);
-        Ok((params, named))
-    }
-}
-
 impl ConnSpec {
-    /// Works out how to connect. Looks for files (certificates, sockets), never at the network.
-    pub fn resolve(parts: &ConnParts, env: &Environment) -> Result<Self, SpecError> {
-        let (params, password_service) = parts.params(env)?;
+    /// Works out how to connect. Looks for files (certificates, sockets), never at the network. Whatever
+    /// `params` leaves out comes from the service that they name, then (`with_variables`) from `PG*`
+    /// variables, then from libpq's defaults.
+    ///
+    /// # Errors
+    /// Where libpq would refuse the parameters, or pgkeep cannot obey them.
+    pub fn resolve(
+        params: Params,
+        with_variables: bool,
+        env: &Environment,
+    ) -> Result<Self, SpecError> {
+        let (params, password_service) = resolve::fill(params, with_variables, env)?;
         let user = params.get("user").or(env.user()).ok_or_else(|| {
             SpecError::new("there is no role to connect as").hint("set `user` for the server")
         })?;
@@ -223,19 +152,15 @@ impl ConnSpec {
             user: user.to_owned(),
             dbname: params.get("dbname").unwrap_or(user).to_owned(),
             tls: resolve::tls(&params, env)?,
-            connect_timeout: match parts.connect_timeout {
-                Some(limit) => limit,
-                None => resolve::seconds(&params, "connect_timeout", CONNECT_TIMEOUT)?,
-            },
-            answer_timeout: parts.answer_timeout.unwrap_or(ANSWER_TIMEOUT),
+            connect_timeout: CONNECT_TIMEOUT,
+            answer_timeout: ANSWER_TIMEOUT,
             keepalives: resolve::keepalives(&params)?,
             options: params.get("options").map(str::to_owned),
             startup: Arc::default(),
             channel_binding: resolve::channel_binding(&params)?,
             negotiation: resolve::negotiation(&params)?,
             target: resolve::target(&params)?,
-            password: params.get("password").map(SecretString::from),
-            password_file: parts.password_file.clone(),
+            password: params.get("password").map(|text| Secret::from(SecretString::from(text))),
             password_service: password_service.map(|service| (env.clone(), service)),
             passfile: passfile.or_else(|| env.in_home(".pgpass")),
             passfile_is_default,
@@ -246,22 +171,15 @@ impl ConnSpec {
     /// The same server as another role. The password of this one is not the other's: without one
     /// given, password files are asked, by the other's name.
     #[must_use]
-    pub fn as_role(&self, user: &str, password: Option<SecretString>) -> Self {
+    pub fn as_role(&self, user: &str, password: Option<Secret>) -> Self {
         // What one role may set at the start of a session, the other may not.
         Self {
             user: user.to_owned(),
             password,
-            password_file: None,
             password_service: None,
             startup: Arc::default(),
             ..self.clone()
         }
-    }
-
-    /// The same with the file that its password was read from.
-    #[must_use]
-    pub fn with_password_file(self, password_file: Option<PathBuf>) -> Self {
-        Self { password_file, ..self }
     }
 
     /// The password for a database at an endpoint, from the configuration or a password file.
@@ -271,7 +189,10 @@ impl ConnSpec {
     /// over, with a warning in the log, as libpq does.
     pub fn password(&self, at: &Endpoint, dbname: &str) -> Result<Option<SecretString>, SpecError> {
         if let Some(known) = &self.password {
-            return Ok(Some(self.rotated().unwrap_or_else(|| known.clone())));
+            let rotated = self.password_service.as_ref().and_then(|(env, service)| {
+                env.service(service).ok()?.get("password").map(SecretString::from)
+            });
+            return Ok(Some(rotated.unwrap_or_else(|| known.now())));
         }
         let Some(file) = &self.passfile else { return Ok(None) };
         if self.passfile_is_default && !file.exists() {
@@ -293,19 +214,6 @@ impl ConnSpec {
             }
         }
         Ok(None)
-    }
-
-    /// The password as it stands now where the one that is known was read from. What cannot be read in
-    /// this moment may be about to be replaced: the known one is tried then.
-    fn rotated(&self) -> Option<SecretString> {
-        if let Some(file) = &self.password_file {
-            let read = read_again(file);
-            return read
-                .inspect_err(|error| tracing::warn!(error, "a password file cannot be read again"))
-                .ok();
-        }
-        let (env, service) = self.password_service.as_ref()?;
-        env.service(service).ok()?.get("password").map(SecretString::from)
     }
 
     /// What tokio-postgres needs to begin a session on a connection to an endpoint.

@@ -67,6 +67,9 @@ pub enum SslMode {
 }
 
 impl SslMode {
+    pub(super) const ALL: [Self; 6] =
+        [Self::Disable, Self::Allow, Self::Prefer, Self::Require, Self::VerifyCa, Self::VerifyFull];
+
     /// libpq's name for it.
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -81,15 +84,7 @@ impl SslMode {
 
     /// Reads libpq's name.
     pub fn parse(text: &str) -> Result<Self, SpecError> {
-        let all = [
-            Self::Disable,
-            Self::Allow,
-            Self::Prefer,
-            Self::Require,
-            Self::VerifyCa,
-            Self::VerifyFull,
-        ];
-        all.into_iter().find(|mode| mode.as_str() == text).ok_or_else(|| {
+        Self::ALL.into_iter().find(|mode| mode.as_str() == text).ok_or_else(|| {
             SpecError::new(format!("sslmode {text:?} does not exist"))
                 .hint("use disable, allow, prefer, require, verify-ca or verify-full")
         })

@@ -11,10 +11,10 @@ use std::{
 };
 
 use pgkeep::{
-    config::{self, Config, Diagnostics, JobCommon, Located, LogFormat, LogLevel, ServerConfig},
+    config::{self, Config, Diagnostics, JobCommon, Located, LogFormat, LogLevel},
     daemon::table::{self, Ground, Loaded},
     domain::{name::RepositoryName, units::ByteSize},
-    postgres::service::Environment,
+    postgres::{ConnSpec, Server, service::Environment},
     sys::clock::SystemClock,
 };
 use proptest::prelude::*;
@@ -228,12 +228,23 @@ fn loaded(text: &str, env: &dyn Fn(&str) -> Option<String>) -> Config {
     config.unwrap()
 }
 
-fn server(config: &Config, name: &str) -> ServerConfig {
+/// What is made of a section, and what is said of it.
+fn read_server(config: &Config, name: &str, env: &Environment) -> (Option<Server>, Diagnostics) {
     let (name, section) = config.servers.get_key_value(name).unwrap();
     let mut d = Diagnostics::new();
-    let server = ServerConfig::read(name, section, &mut d);
+    let server = Server::read(name, section, env, Arc::default(), &mut d);
+    (server, d)
+}
+
+fn server(config: &Config, name: &str) -> Server {
+    let (server, d) = read_server(config, name, &Environment::default());
     assert!(d.is_empty(), "{}", d.render(false));
     server.unwrap()
+}
+
+fn password(spec: &ConnSpec) -> String {
+    let password = spec.password(&spec.endpoints[0], &spec.dbname).unwrap();
+    password.unwrap().expose_secret().to_owned()
 }
 
 fn job(config: &Config, name: &str) -> JobCommon {
@@ -328,11 +339,12 @@ fn an_applications_own_variables_make_a_server() {
     };
     let config = loaded(text, &env);
     let server = server(&config, "a");
-    assert_eq!(server.host.as_deref(), Some("/run/postgresql"));
-    assert_eq!((server.port, server.user.as_deref()), (Some(5433), Some("shop")));
-    assert_eq!(server.password.as_ref().unwrap().expose_secret(), "hunter2");
-    assert_eq!(server.database.as_deref(), Some("postgres"));
-    assert_eq!(server.connect_timeout, Duration::from_secs(10));
+    let spec = server.spec();
+    assert_eq!(spec.endpoints[0].host, "/run/postgresql");
+    assert_eq!((spec.endpoints[0].port, spec.user.as_str()), (5433, "shop"));
+    assert_eq!(password(spec), "hunter2");
+    assert_eq!(spec.dbname, "postgres");
+    assert_eq!(spec.connect_timeout, Duration::from_secs(10));
     for debug in [format!("{server:?}"), format!("{config:?}")] {
         assert!(!debug.contains("hunter2"), "{debug}");
     }
@@ -341,9 +353,15 @@ fn an_applications_own_variables_make_a_server() {
 #[test]
 fn a_connection_string_leaves_the_database_to_libpq() {
     let config = loaded("[server.a]\nconninfo = \"service=main\"\n", &|_| None);
-    let server = server(&config, "a");
-    assert_eq!(server.conninfo.unwrap().value.expose_secret(), "service=main");
-    assert_eq!(server.database, None);
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("services");
+    fs::write(&file, "[main]\nhost=theirs\nuser=u\ndbname=shop\n").unwrap();
+    let file = ("PGSERVICEFILE".to_owned(), file.to_str().unwrap().to_owned());
+    let (server, d) = read_server(&config, "a", &Environment::new([file], None));
+    assert!(d.is_empty(), "{}", d.render(false));
+    let server = server.unwrap();
+    assert_eq!(server.spec().endpoints[0].host, "theirs");
+    assert_eq!(server.maintenance_database(), "shop");
 }
 
 #[test]
@@ -354,19 +372,18 @@ fn secrets_come_from_files_and_credentials() {
     chmod(&path, 0o600);
     let here = folder.path().to_str().unwrap();
     let text = format!(
-        "[server.a]\npassword_file = \"{here}/main\"\n[server.b]\npassword_credential = \"main\"\n"
+        "[server.a]\nuser = \"u\"\npassword_file = \"{here}/main\"\n[server.b]\nuser = \"u\"\npassword_credential = \"main\"\n"
     );
     let env = |name: &str| (name == "CREDENTIALS_DIRECTORY").then(|| here.to_owned());
     let config = loaded(&text, &env);
     for name in ["a", "b"] {
-        assert_eq!(server(&config, name).password.unwrap().expose_secret(), "hunter2");
+        assert_eq!(password(server(&config, name).spec()), "hunter2");
     }
     for (mode, contents) in [(0o604, "hunter2\n"), (0o600, "\n"), (0o600, "a\nb\n")] {
         fs::write(&path, contents).unwrap();
         chmod(&path, mode);
-        let (name, section) = config.servers.get_key_value("a").unwrap();
-        let mut d = Diagnostics::new();
-        assert!(ServerConfig::read(name, section, &mut d).is_none(), "{mode:o} {contents:?}");
+        let (server, d) = read_server(&config, "a", &Environment::default());
+        assert!(server.is_none(), "{mode:o} {contents:?}");
         assert!(d.has_errors() && !d.render(true).contains("hunter2"));
     }
 }
@@ -377,13 +394,13 @@ fn a_role_for_maintenance_has_its_own_password() {
                 maintenance_password = \"${KEEPER}\"\n";
     let config = loaded(text, &|name| (name == "KEEPER").then(|| "theirs".to_owned()));
     let server = server(&config, "a");
-    assert_eq!(server.maintenance_user.as_deref(), Some("keeper"));
-    assert_eq!(server.maintenance_password.unwrap().expose_secret(), "theirs");
+    assert_eq!(server.maintenance_role(), "keeper");
+    assert_eq!(password(server.maintenance_spec()), "theirs");
+    assert_eq!((server.spec().user.as_str(), password(server.spec()).as_str()), ("u", "hunter2"));
 
     let config = loaded("[server.a]\nmaintenance_password_file = \"/x\"\n", &|_| None);
-    let (name, section) = config.servers.get_key_value("a").unwrap();
-    let mut d = Diagnostics::new();
-    assert!(ServerConfig::read(name, section, &mut d).is_none());
+    let (server, d) = read_server(&config, "a", &Environment::default());
+    assert!(server.is_none());
     assert!(d.render(false).contains("needs `maintenance_user` beside it"), "{}", d.render(false));
 }
 
@@ -399,7 +416,8 @@ fn the_environment_file_yields_to_the_process() {
     );
     let config = loaded(&text, &|name| (name == "A").then(|| "process".to_owned()));
     let server = server(&config, "a");
-    assert_eq!((server.user.as_deref(), server.host.as_deref()), (Some("process"), Some("file")));
+    let spec = server.spec();
+    assert_eq!((spec.user.as_str(), spec.endpoints[0].host.as_str()), ("process", "file"));
 }
 
 #[test]

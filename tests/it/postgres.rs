@@ -18,9 +18,10 @@ use pgkeep::{
         scope::{Contents, Scope},
     },
     postgres::{
-        ConnParts, ConnSpec, PgError, Session, catalog,
+        ConnSpec, PgError, Session, catalog,
         command::{Dump, Globals},
         notice::Level,
+        params::{Params, quote},
         scope::Form,
         service::Environment,
         session::Limits,
@@ -128,19 +129,14 @@ impl Cluster {
         self.dir.path()
     }
 
-    fn spec_with(&self, parts: ConnParts) -> ConnSpec {
-        let parts = ConnParts { port: Some(self.port), ..parts };
-        ConnSpec::resolve(&parts, &Environment::default()).unwrap()
+    fn spec_with(&self, conninfo: &str) -> ConnSpec {
+        let mut params = Params::parse(conninfo).unwrap();
+        params.set("port", self.port.to_string()).unwrap();
+        ConnSpec::resolve(params, false, &Environment::default()).unwrap()
     }
 
     fn spec(&self) -> ConnSpec {
-        let host = self.path().to_str().unwrap().to_owned();
-        self.spec_with(ConnParts {
-            host: Some(host),
-            user: Some("admin".into()),
-            dbname: Some("postgres".into()),
-            ..ConnParts::default()
-        })
+        self.spec_with(&format!("host={} user=admin dbname=postgres", self.path().display()))
     }
 
     async fn session(&self, dbname: &str) -> Session {
@@ -345,14 +341,10 @@ async fn what_the_server_says_is_heard_whatever_the_role_sets() {
 async fn a_silent_host_is_given_up_and_cancelled() {
     // Accepts, and never says a word.
     let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let parts = ConnParts {
-        host: Some("127.0.0.1".into()),
-        port: Some(silent.local_addr().unwrap().port()),
-        user: Some("x".into()),
-        connect_timeout: Some(Duration::from_millis(200)),
-        ..ConnParts::default()
-    };
-    let mut spec = ConnSpec::resolve(&parts, &Environment::default()).unwrap();
+    let port = silent.local_addr().unwrap().port();
+    let params = Params::parse(&format!("host=127.0.0.1 port={port} user=x")).unwrap();
+    let mut spec = ConnSpec::resolve(params, false, &Environment::default()).unwrap();
+    spec.connect_timeout = Duration::from_millis(200);
     let error = Session::connect(&spec, "x", "x", &task()).await.unwrap_err();
     assert_eq!(error.class(), Class::Connection);
     spec.connect_timeout = SOON;
@@ -413,7 +405,7 @@ async fn sslmodes_mean_what_they_mean_to_libpq() {
         all.extend(settings);
         cluster.boot(&all).await;
         for (_, host, mode, root, connects) in cases.iter().filter(|case| case.0 == certificate) {
-            let spec = cluster.spec_with(tls_parts(host, mode, *root));
+            let spec = cluster.spec_with(&tls_params(host, mode, *root));
             let result = Session::connect(&spec, "postgres", "x", &task()).await;
             let what = format!("{certificate} {host} {mode} {root:?}: {result:?}");
             assert_eq!(result.is_ok(), *connects, "{what}");
@@ -432,21 +424,16 @@ async fn sslmodes_mean_what_they_mean_to_libpq() {
     }
 }
 
-fn tls_parts(host: &str, mode: &str, root: Option<&str>) -> ConnParts {
-    ConnParts {
-        host: Some(host.to_owned()),
-        user: Some("admin".into()),
-        sslmode: Some(mode.to_owned()),
-        sslrootcert: root.map(str::to_owned),
-        ..ConnParts::default()
-    }
+fn tls_params(host: &str, mode: &str, root: Option<&str>) -> String {
+    let root = root.map_or_else(String::new, |root| format!("sslrootcert={}", quote(root)));
+    format!("host={host} user=admin sslmode={mode} {root}")
 }
 
 async fn roles_and_cancelling_over_tls(cluster: &Cluster, at: &impl Fn(&str) -> String) {
     let ca = at("ca.crt");
     let (client, client_key) = (at("client.crt"), at("client.key"));
     // A cancel request goes over TLS, too.
-    let spec = cluster.spec_with(tls_parts("localhost", "verify-full", Some(&ca)));
+    let spec = cluster.spec_with(&tls_params("localhost", "verify-full", Some(&ca)));
     let session = Session::connect(&spec, "postgres", "x", &task()).await.unwrap();
     let cancel = CancellationToken::new();
     let stop = async {
@@ -459,12 +446,11 @@ async fn roles_and_cancelling_over_tls(cluster: &Cluster, at: &impl Fn(&str) -> 
     assert!(ended.unwrap_err().is_cancelled());
     // The role logs in by certificate, and only with it.
     let carol = |cert: Option<(&str, &str)>| {
-        cluster.spec_with(ConnParts {
-            user: Some("carol".into()),
-            sslcert: cert.map(|(cert, _)| cert.into()),
-            sslkey: cert.map(|(_, key)| key.into()),
-            ..tls_parts("localhost", "require", Some(&ca))
-        })
+        let cert = cert.map_or_else(String::new, |(cert, key)| {
+            format!("sslcert={} sslkey={}", quote(cert), quote(key))
+        });
+        let params = tls_params("localhost", "require", Some(&ca));
+        cluster.spec_with(&format!("{params} user=carol {cert}"))
     };
     let with = carol(Some((&client, &client_key)));
     let session = Session::connect(&with, "postgres", "x", &task()).await.unwrap();
@@ -484,15 +470,13 @@ async fn roles_and_cancelling_over_tls(cluster: &Cluster, at: &impl Fn(&str) -> 
     let error = Session::connect(&carol(None), "postgres", "x", &task()).await.unwrap_err();
     assert_eq!(error.class(), Class::Authentication, "{error}");
     // Refused with TLS, let in without: prefer finds it, require does not.
-    let plain = |mode| {
-        let user = Some("plain".into());
-        cluster.spec_with(ConnParts { user, ..tls_parts("127.0.0.1", mode, None) })
-    };
+    let plain =
+        |mode| cluster.spec_with(&format!("{} user=plain", tls_params("127.0.0.1", mode, None)));
     assert!(Session::connect(&plain("prefer"), "postgres", "x", &task()).await.is_ok());
     assert!(Session::connect(&plain("require"), "postgres", "x", &task()).await.is_err());
     // Sockets have no TLS, and want none.
     let socket = cluster.path().to_str().unwrap().to_owned();
-    let spec = cluster.spec_with(tls_parts(&socket, "verify-full", Some(&ca)));
+    let spec = cluster.spec_with(&tls_params(&socket, "verify-full", Some(&ca)));
     assert!(Session::connect(&spec, "postgres", "x", &task()).await.is_ok());
 }
 
@@ -511,15 +495,8 @@ async fn passwords_come_from_files_and_reach_children_through_files() {
     admin.execute(r"CREATE ROLE bob LOGIN PASSWORD 'p:w\ ''x'", &never()).await.unwrap();
     let passfile = cluster.path().join("pgpass");
     fs::write(&passfile, format!("127.0.0.1:{}:*:bob:p\\:w\\\\ 'x\n", cluster.port)).unwrap();
-    let parts = |password: Option<&str>| ConnParts {
-        host: Some("127.0.0.1".into()),
-        user: Some("bob".into()),
-        dbname: Some("postgres".into()),
-        password: password.map(Into::into),
-        passfile: password.is_none().then(|| passfile.clone()),
-        ..ConnParts::default()
-    };
-    let spec = cluster.spec_with(parts(None));
+    let bob = "host=127.0.0.1 user=bob dbname=postgres";
+    let spec = cluster.spec_with(&format!("{bob} passfile={}", quote(passfile.to_str().unwrap())));
     let connect = async |spec: &ConnSpec| Session::connect(spec, "postgres", "x", &task()).await;
 
     fs::set_permissions(&passfile, fs::Permissions::from_mode(0o644)).unwrap();
@@ -531,11 +508,11 @@ async fn passwords_come_from_files_and_reach_children_through_files() {
         psql(&spec, &session, "SELECT current_user, current_setting('application_name')").await;
     assert_eq!(String::from_utf8_lossy(&exit.stdout), "bob|pgkeep psql\n", "{}", exit.stderr);
 
-    let wrong = cluster.spec_with(parts(Some("wrong hunter2")));
+    let wrong = cluster.spec_with(&format!("{bob} password='wrong hunter2'"));
     let error = connect(&wrong).await.unwrap_err();
     assert_eq!((error.class(), error.sqlstate()), (Class::Authentication, Some("28P01")));
     assert!(!format!("{error:?} {wrong:?}").contains("hunter2"));
-    let none = cluster.spec_with(ConnParts { passfile: None, ..parts(None) });
+    let none = cluster.spec_with(bob);
     let failure = connect(&none).await.unwrap_err().into_failure("connect");
     assert_eq!(failure.class, Class::Authentication);
     assert!(failure.hint.unwrap().contains("asks for a password"), "{}", failure.what);

@@ -26,6 +26,23 @@ const KEEPALIVES: Keepalives = Keepalives {
     user_timeout: Duration::from_mins(1),
 };
 
+/// All that is known, and the service that the password came from, where it did.
+pub(super) fn fill(
+    mut params: Params,
+    with_variables: bool,
+    env: &Environment,
+) -> Result<(Params, Option<String>), SpecError> {
+    let from_env = if with_variables { Params::from_env(env)? } else { Params::default() };
+    let mut password_from = None;
+    if let Some(service) = params.get("service").or(from_env.get("service")).map(str::to_owned) {
+        let without = params.get("password").is_none();
+        params.fill_from(env.service(&service)?);
+        password_from = (without && params.get("password").is_some()).then_some(service);
+    }
+    params.fill_from(from_env);
+    Ok((params, password_from))
+}
+
 pub(super) fn endpoints(params: &Params) -> Result<Vec<Endpoint>, SpecError> {
     let list = |keyword| params.get(keyword).map(|text| text.split(',').collect::<Vec<_>>());
     let addresses = list("hostaddr").unwrap_or_default();
@@ -143,11 +160,7 @@ fn number(params: &Params, keyword: &str) -> Result<Option<u64>, SpecError> {
 }
 
 /// Zero means "the default" here: nothing waits for ever.
-pub(super) fn seconds(
-    params: &Params,
-    keyword: &str,
-    default: Duration,
-) -> Result<Duration, SpecError> {
+fn seconds(params: &Params, keyword: &str, default: Duration) -> Result<Duration, SpecError> {
     let given = number(params, keyword)?.filter(|seconds| *seconds > 0);
     Ok(given.map_or(default, Duration::from_secs))
 }

@@ -1,6 +1,10 @@
 use std::{fs, os::unix::fs::PermissionsExt as _};
 
 use super::*;
+use crate::{
+    config::{self, Diagnostics},
+    postgres::Server,
+};
 
 fn env(pairs: &[(&str, &str)]) -> Environment {
     let pairs = pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
@@ -8,13 +12,12 @@ fn env(pairs: &[(&str, &str)]) -> Environment {
 }
 
 fn conninfo(text: &str, pairs: &[(&str, &str)]) -> Result<ConnSpec, SpecError> {
-    let parts = ConnParts { conninfo: Some(SecretString::from(text)), ..ConnParts::default() };
-    ConnSpec::resolve(&parts, &env(pairs))
+    ConnSpec::resolve(Params::parse(text)?, true, &env(pairs))
 }
 
 #[test]
 fn defaults_are_libpqs() {
-    let spec = ConnSpec::resolve(&ConnParts::default(), &env(&[("PGUSER", "no")])).unwrap();
+    let spec = ConnSpec::resolve(Params::default(), false, &env(&[("PGUSER", "no")])).unwrap();
     assert_eq!((spec.user.as_str(), spec.dbname.as_str()), ("os", "os"));
     assert_eq!(spec.endpoints.len(), 1);
     assert!(spec.endpoints[0].is_socket());
@@ -37,8 +40,7 @@ fn what_is_explicit_goes_before_service_before_environment() {
     assert_eq!((spec.user.as_str(), spec.dbname.as_str()), ("explicit", "env"));
     let spec = conninfo("", &[("PGSERVICE", "main"), vars[0]]).unwrap();
     assert_eq!(spec.user, "svc");
-    let parts = ConnParts { user: Some("part".into()), environment: true, ..ConnParts::default() };
-    let spec = ConnSpec::resolve(&parts, &env(&vars)).unwrap();
+    let spec = conninfo("user=part", &vars).unwrap();
     assert_eq!((spec.user.as_str(), spec.endpoints[0].port), ("part", 9));
     assert!(conninfo("service=none", &vars).is_err());
 }
@@ -131,10 +133,18 @@ fn the_file_of_a_password_is_read_each_time_and_what_is_known_holds_while_it_is_
         fs::write(&file, text).unwrap();
         fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
     };
-    let spec = conninfo("host=h user=u password=known", &[]).unwrap();
-    let spec = spec.with_password_file(Some(file.clone()));
+    write("known\n");
+    let text = format!("[server.a]\nhost = \"h\"\nuser = \"u\"\npassword_file = {file:?}\n");
+    let mut d = Diagnostics::new();
+    let config = config::load_text(&text, &|_| None, &mut d).unwrap();
+    let (name, section) = config.servers.first_key_value().unwrap();
+    let server = Server::read(name, section, &env(&[]), Arc::default(), &mut d);
+    let server = server.unwrap_or_else(|| panic!("{}", d.render(false)));
+    let spec = server.spec();
     let at = spec.endpoints[0].clone();
     let password = || spec.password(&at, "app").unwrap().unwrap().expose_secret().to_owned();
+    assert_eq!(password(), "known");
+    fs::remove_file(&file).unwrap();
     assert_eq!(password(), "known");
     write("fresh\n");
     assert_eq!(password(), "fresh");
@@ -174,7 +184,7 @@ fn another_role_never_gets_the_first_ones_password() {
     assert_eq!(password(&spec).as_deref(), Some("mine"));
     assert_eq!(password(&spec.as_role("keeper", None)).as_deref(), Some("theirs"));
     assert_eq!(password(&spec.as_role("other", None)), None);
-    let given = spec.as_role("keeper", Some(SecretString::from("given")));
+    let given = spec.as_role("keeper", Some(Secret::from(SecretString::from("given"))));
     assert_eq!((given.user.as_str(), password(&given).as_deref()), ("keeper", Some("given")));
     assert_eq!(given.dbname, spec.dbname);
 }

@@ -139,7 +139,7 @@ fn credentials(o: &mut Options<'_>, d: &mut Diagnostics) -> Option<S3Credentials
     let mut forms =
         ["secret_access_key", "secret_access_key_file", "secret_access_key_credential"].into_iter();
     let tried = forms.any(|form| o.given(form).is_some());
-    let secret = o.secret("secret_access_key", d);
+    let secret = o.secret("secret_access_key", d).map(|secret| secret.value);
     let profile = o.take::<String>("profile", d);
     match (key, secret, profile) {
         (Some(key), Some(secret), None) => {

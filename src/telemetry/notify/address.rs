@@ -39,7 +39,7 @@ impl Address {
                 .hint("or `url_file`, `url_credential`: an address can be a secret");
             return None;
         };
-        let text = o.secret("url", d)?;
+        let text = o.secret("url", d)?.value;
         let address = Self::parse(text.expose_secret());
         address
             .map_err(|(what, hint)| {

@@ -38,7 +38,7 @@ struct Webhook {
 
 fn build(o: &mut Options<'_>, _context: &Context, d: &mut Diagnostics) -> Option<Arc<dyn Channel>> {
     let span = ["token", "token_file", "token_credential"].map(|key| o.given(key));
-    let token = o.secret("token", d);
+    let token = o.secret("token", d).map(|token| token.value);
     if let Some(text) = &token
         && bearer(text).is_none()
     {

@@ -2,10 +2,9 @@
 
 use pgkeep::{
     domain::failure::Class,
-    postgres::{ConnParts, ConnSpec, Session, service::Environment},
+    postgres::{ConnSpec, Session, params::Params, service::Environment},
     sys::{clock::SystemClock, task::Task},
 };
-use secrecy::SecretString;
 use tokio_util::sync::CancellationToken;
 
 use crate::harness::{
@@ -37,9 +36,8 @@ fn by_psql(cluster: &Cluster, conninfo: &str) -> Option<bool> {
 }
 
 async fn by_pgkeep(conninfo: &str) -> Result<bool, (Class, String)> {
-    let text = Some(SecretString::from(conninfo));
-    let parts = ConnParts { conninfo: text, ..ConnParts::default() };
-    let spec = ConnSpec::resolve(&parts, &Environment::default()).unwrap();
+    let params = Params::parse(conninfo).unwrap();
+    let spec = ConnSpec::resolve(params, true, &Environment::default()).unwrap();
     let (cancel, task) = (CancellationToken::new(), Task::new(SystemClock::new()));
     let session = Session::connect(&spec, "postgres", "hosts", &task)
         .await

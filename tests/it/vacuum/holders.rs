@@ -3,7 +3,7 @@
 use pgkeep::{
     domain::vacuum::{self as rules, HolderSort, Horizon},
     maintenance::vacuum,
-    postgres::{ConnParts, ConnSpec, Session, service::Environment},
+    postgres::{ConnSpec, Session, params::Params, service::Environment},
     sys::{clock::SystemClock, task::Task},
 };
 use tokio_util::sync::CancellationToken;
@@ -15,15 +15,9 @@ use crate::harness::{
 };
 
 fn horizon(cluster: &Cluster) -> Horizon {
-    let spec = ConnSpec::resolve(
-        &ConnParts {
-            host: Some(cluster.socket_dir().to_str().unwrap().to_owned()),
-            port: Some(cluster.port()),
-            user: Some(SUPERUSER.to_owned()),
-            ..ConnParts::default()
-        },
-        &Environment::default(),
-    );
+    let (host, port) = (cluster.socket_dir().display(), cluster.port());
+    let params = Params::parse(&format!("host={host} port={port} user={SUPERUSER}")).unwrap();
+    let spec = ConnSpec::resolve(params, false, &Environment::default());
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         let (spec, task) = (spec.unwrap(), Task::new(SystemClock::new()));
