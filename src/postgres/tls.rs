@@ -25,6 +25,7 @@ use std::{
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 
 use rustls::{
@@ -41,10 +42,14 @@ use rustls::{
     sign::{CertifiedKey, SingleCertAndKey},
 };
 use tokio_postgres_rustls::MakeRustlsConnect;
+use x509_cert::Version;
 
 use crate::{domain::text::shell_word, sys::files::read_limited};
 
-use super::{params::SpecError, x509};
+use super::{
+    params::SpecError,
+    x509::{self, Certificate},
+};
 
 /// More than a bundle of all public roots, in bytes.
 const PEM_MAX: u64 = 4 * 1024 * 1024;
@@ -154,9 +159,8 @@ fn client(provider: &CryptoProvider, cert: &Path, key: &Path) -> Result<Certifie
         SpecError::new(format!("cannot use {cert} with the key {key}: {why}"))
     };
     let key = provider.key_provider.load_private_key(key_der).map_err(|error| unusable(&error))?;
-    let of_cert = x509::read(&chain[0]).map(|fields| (fields.key_algorithm, fields.key));
-    let public = key.public_key();
-    let of_key = public.as_deref().and_then(x509::public_key);
+    let of_cert = x509::read(&chain[0]).map(|cert| cert.body.subject_public_key_info);
+    let of_key = key.public_key().and_then(|public| x509::public_key(&public));
     if of_cert.zip(of_key).is_some_and(|(of_cert, of_key)| of_cert != of_key) {
         return Err(unusable(&"they do not belong together"));
     }
@@ -218,12 +222,12 @@ impl Verifier {
         if !self.check_name {
             return Ok(());
         }
-        let fields = read(cert)?;
-        if fields.has_alt_names {
+        let read = read(cert)?;
+        if read.has_alt_names() {
             return verify_server_name(&ParsedCertificate::try_from(cert)?, name);
         }
         let host = name.to_str();
-        match fields.common_name {
+        match read.common_name() {
             Some(common) if common_name_matches(common, &host) => Ok(()),
             _ => Err(TlsError::InvalidCertificate(CertificateError::NotValidForName)),
         }
@@ -244,13 +248,13 @@ fn chain_verifier(
         .map_err(|error| SpecError::new(format!("TLS: {error}")))
 }
 
-fn read<'a>(cert: &'a CertificateDer<'_>) -> Result<x509::Fields<'a>, TlsError> {
+fn read<'a>(cert: &'a CertificateDer<'_>) -> Result<Certificate<'a>, TlsError> {
     x509::read(cert).ok_or(TlsError::InvalidCertificate(CertificateError::BadEncoding))
 }
 
-fn check_validity(fields: &x509::Fields<'_>, now: UnixTime) -> Result<(), TlsError> {
-    let now = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
-    let error = match fields.valid {
+fn check_validity(cert: &Certificate<'_>, now: UnixTime) -> Result<(), TlsError> {
+    let now = Duration::from_secs(now.as_secs());
+    let error = match cert.valid() {
         (from, _) if now < from => CertificateError::NotValidYet,
         (_, until) if now > until => CertificateError::Expired,
         _ => return Ok(()),
@@ -281,11 +285,11 @@ impl ServerCertVerifier for Verifier {
         now: UnixTime,
     ) -> Result<ServerCertVerified, TlsError> {
         let Some(chain) = &self.chain else { return Ok(ServerCertVerified::assertion()) };
-        let fields = read(end_entity)?;
-        if fields.is_self_issued() && self.trusted.contains(end_entity) {
-            check_validity(&fields, now)?;
-        } else if fields.is_version_1 {
-            self.verify_version_1(&fields, now)?;
+        let cert = read(end_entity)?;
+        if cert.is_self_issued() && self.trusted.contains(end_entity) {
+            check_validity(&cert, now)?;
+        } else if cert.body.version == Version::V1 {
+            self.verify_version_1(&cert, now)?;
         } else {
             let verified = chain.verify_server_cert(
                 end_entity,
@@ -355,20 +359,20 @@ const fn is_pkcs1(scheme: SignatureScheme) -> bool {
 
 impl Verifier {
     /// A version 1 certificate that a root signed. It has no extensions that could forbid anything.
-    fn verify_version_1(&self, fields: &x509::Fields<'_>, now: UnixTime) -> Result<(), TlsError> {
-        check_validity(fields, now)?;
+    fn verify_version_1(&self, cert: &Certificate<'_>, now: UnixTime) -> Result<(), TlsError> {
+        check_validity(cert, now)?;
         let known = self.provider.signature_verification_algorithms.all;
-        let signed_by = |root: &x509::Fields<'_>| {
+        let signed_by = |root: &Certificate<'_>| {
             let mut fitting = known.iter().filter(|algorithm| {
-                algorithm.public_key_alg_id().as_ref() == root.key_algorithm
-                    && algorithm.signature_alg_id().as_ref() == fields.signature_algorithm
+                x509::is_same(algorithm.public_key_alg_id(), root.key_algorithm())
+                    && x509::is_same(algorithm.signature_alg_id(), &cert.signature_algorithm)
             });
             fitting.any(|algorithm| {
-                algorithm.verify_signature(root.key, fields.signed, fields.signature).is_ok()
+                algorithm.verify_signature(root.key(), cert.signed, &cert.signature).is_ok()
             })
         };
         let roots = self.trusted.iter().filter_map(|root| x509::read(root));
-        let mut roots = roots.filter(|root| root.subject == fields.issuer);
+        let mut roots = roots.filter(|root| root.body.subject == cert.body.issuer);
         match roots.find(signed_by) {
             Some(root) => check_validity(&root, now),
             None => Err(TlsError::InvalidCertificate(CertificateError::UnknownIssuer)),
@@ -383,15 +387,15 @@ impl Verifier {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, TlsError> {
-        let fields = read(cert)?;
+        let cert = read(cert)?;
         let mapping = self.provider.signature_verification_algorithms.mapping;
         let fitting = mapping
             .iter()
             .filter(|(scheme, _)| *scheme == dss.scheme)
             .flat_map(|(_, algorithms)| *algorithms)
-            .filter(|algorithm| algorithm.public_key_alg_id().as_ref() == fields.key_algorithm);
+            .filter(|algorithm| x509::is_same(algorithm.public_key_alg_id(), cert.key_algorithm()));
         for algorithm in fitting {
-            if algorithm.verify_signature(fields.key, message, dss.signature()).is_ok() {
+            if algorithm.verify_signature(cert.key(), message, dss.signature()).is_ok() {
                 return Ok(HandshakeSignatureValid::assertion());
             }
         }
