@@ -16,24 +16,17 @@ pub const RUNTIME_DIR: &str = "/run/pgkeep";
 /// How log lines are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LogFormat {
-    /// For people.
     Text,
-    /// One JSON object per line.
     Json,
 }
 
 /// The least severe log lines that are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LogLevel {
-    /// Only what failed.
     Error,
-    /// And what looks wrong.
     Warn,
-    /// And what was done.
     Info,
-    /// And how.
     Debug,
-    /// And every step.
     Trace,
 }
 
@@ -55,21 +48,15 @@ impl LogLevel {
 pub struct Daemon {
     /// Where journals and locks are kept.
     pub state_dir: PathBuf,
-    /// Where the control socket is.
     pub runtime_dir: PathBuf,
     /// Where metrics are served; `None` with `"off"`.
     pub listen: Option<SocketAddr>,
-    /// The time zone of schedules that name none.
     pub timezone: TimeZone,
     /// Memory that all runs together may use for buffers.
     pub memory_budget: ByteSize,
-    /// Runs at one time.
     pub max_running: u32,
-    /// Runs at one time on one server.
     pub max_running_per_server: u32,
-    /// How log lines are written.
     pub log_format: LogFormat,
-    /// Which log lines are written.
     pub log_level: LogLevel,
     /// Time that children have between TERM and KILL.
     pub grace: Duration,

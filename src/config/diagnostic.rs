@@ -63,9 +63,7 @@ impl From<&Span> for Option<Span> {
 /// A value with the place where it was written.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Located<T> {
-    /// The value.
     pub value: T,
-    /// Where it stands.
     pub span: Span,
 }
 
@@ -81,7 +79,6 @@ pub enum Level {
 /// One thing that is wrong.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Diagnostic {
-    /// How bad it is.
     pub level: Level,
     /// One of [`class`].
     pub class: &'static str,
@@ -89,7 +86,6 @@ pub struct Diagnostic {
     pub span: Option<Span>,
     /// What is wrong, in one line without secrets.
     pub what: String,
-    /// What to do about it.
     pub hint: Option<String>,
     /// Another place that has to do with it, and what it is.
     pub related: Option<(Span, String)>,

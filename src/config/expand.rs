@@ -16,9 +16,7 @@ enum Piece<'a> {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{what}")]
 pub(super) struct ExpandError {
-    /// What is wrong.
     pub what: String,
-    /// What to do about it.
     pub hint: String,
     /// The text that is at fault, to be looked for in the file.
     pub at: String,
@@ -27,7 +25,6 @@ pub(super) struct ExpandError {
 /// A string after expansion. `Debug` leaves the text out: it may be a secret.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Text {
-    /// What it says.
     pub text: String,
     /// Whether a variable had a part in it. Such text may stand for a number or a boolean.
     pub expanded: bool,
@@ -43,9 +40,7 @@ impl std::fmt::Debug for Text {
 
 /// Where variables come from: the process first, then the environment file.
 pub(super) struct Environment<'a> {
-    /// The environment of the process.
     pub process: &'a dyn Fn(&str) -> Option<String>,
-    /// What `env_file` sets.
     pub file: BTreeMap<String, String>,
     /// The number of the environment file, if others may read it.
     pub exposed: Option<usize>,

@@ -9,11 +9,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{
-    diagnostic::Diagnostics,
-    secret::report_untrusted,
-    trust::{self, Untrusted},
-};
+use super::{diagnostic::Diagnostics, secret::report_untrusted};
+use crate::sys::trust::{self, Untrusted};
 
 /// The largest configuration file, in bytes. A thousand jobs fit in.
 pub(super) const FILE_MAX: u64 = 1 << 20;
@@ -22,11 +19,9 @@ pub(super) const FILE_MAX: u64 = 1 << 20;
 pub(super) struct Document {
     /// Its number in spans.
     pub number: usize,
-    /// Its path, as it was opened.
     pub path: PathBuf,
     /// Its text, secrets and all.
     pub text: String,
-    /// Whether others may read it.
     pub exposed: bool,
 }
 

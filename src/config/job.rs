@@ -28,9 +28,7 @@ const YEARS_TEN: Duration = Duration::from_hours(24 * 3660);
 /// What every job says.
 #[derive(Debug, Clone)]
 pub struct JobCommon {
-    /// Its name.
     pub name: JobName,
-    /// Where its header stands.
     pub span: Span,
     /// The name of its kind; not checked here.
     pub kind: Located<String>,
@@ -38,7 +36,6 @@ pub struct JobCommon {
     pub schedule: Option<Located<String>>,
     /// The time zone of the schedule: its own, or the daemon's.
     pub timezone: TimeZone,
-    /// When it does not start by itself.
     pub blackout: Option<Blackout>,
     /// Runs when these ended. They exist, and there is no circle.
     pub after: Vec<Located<JobName>>,
@@ -58,7 +55,6 @@ pub struct JobCommon {
     pub time_limit: Option<Duration>,
     /// Who is told of it. `None`: every `[notify.NAME]` that covers it.
     pub notify: Option<Vec<NotifyName>>,
-    /// Whether it runs at all.
     pub enabled: bool,
 }
 

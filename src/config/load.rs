@@ -17,10 +17,10 @@ use super::{
     files::{Document, FILE_MAX, read_all},
     secret::report_untrusted,
     section::{Context, Section},
-    suggest, trust,
+    suggest,
     value::{Item, Reader, Table, Value},
 };
-use crate::domain::name::NameError;
+use crate::{domain::name::NameError, sys::trust};
 
 /// Tables that hold named tables.
 const NAMED: [&str; 5] = ["server", "repository", "retention", "notify", "job"];

@@ -21,7 +21,6 @@ mod secret;
 mod section;
 mod share;
 mod suggest;
-pub mod trust;
 mod value;
 
 use std::collections::BTreeMap;
@@ -46,17 +45,11 @@ use crate::domain::name::{JobName, NotifyName, RepositoryName, RetentionName, Se
 /// What the files say, table by table.
 #[derive(Debug)]
 pub struct Config {
-    /// `[daemon]`.
     pub daemon: Daemon,
-    /// `[server.NAME]`.
     pub servers: BTreeMap<ServerName, Section>,
-    /// `[repository.NAME]`.
     pub repositories: BTreeMap<RepositoryName, Section>,
-    /// `[retention.NAME]`.
     pub retention: BTreeMap<RetentionName, Section>,
-    /// `[notify.NAME]`.
     pub notify: BTreeMap<NotifyName, Section>,
-    /// `[job.NAME]`.
     pub jobs: BTreeMap<JobName, Section>,
     /// The files, in the order in which they were read.
     pub sources: Sources,

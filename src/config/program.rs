@@ -6,8 +6,8 @@ use super::{
     diagnostic::{Diagnostics, Located, class},
     secret::report_untrusted,
     section::{Options, check_absolute},
-    trust,
 };
+use crate::sys::trust;
 
 impl Options<'_> {
     /// A program with its arguments, from a list that has to be there: `["/usr/bin/x", "-a"]`. The

@@ -14,7 +14,7 @@ use super::{
     section::{Options, Section},
     value::{Item, Value},
 };
-use crate::domain::retention::{Limit, Period, Policy, Rule};
+use crate::domain::retention::{Limit, Policy, RULES, Rule};
 
 /// What stands for "all of them", as in restic.
 const UNLIMITED: &str = "unlimited";
@@ -22,23 +22,6 @@ const UNLIMITED: &str = "unlimited";
 const WITHIN_MIN: Duration = Duration::from_secs(1);
 /// Longer ago than any backup.
 const WITHIN_MAX: Duration = Duration::from_hours(24 * 366 * 100);
-
-const COUNTS: [(&str, Period); 6] = [
-    ("keep_last", Period::Each),
-    ("keep_hourly", Period::Hour),
-    ("keep_daily", Period::Day),
-    ("keep_weekly", Period::Week),
-    ("keep_monthly", Period::Month),
-    ("keep_yearly", Period::Year),
-];
-const WITHIN: [(&str, Period); 6] = [
-    ("keep_within", Period::Each),
-    ("keep_within_hourly", Period::Hour),
-    ("keep_within_daily", Period::Day),
-    ("keep_within_weekly", Period::Week),
-    ("keep_within_monthly", Period::Month),
-    ("keep_within_yearly", Period::Year),
-];
 
 /// A number of spans.
 struct Count(Limit);
@@ -65,8 +48,7 @@ impl FromToml for Count {
 /// A policy without a rule, or whose rules keep nothing, is an error.
 pub fn read_policy(section: &Section, daemon: &Daemon, d: &mut Diagnostics) -> Option<Policy> {
     let mut o = section.options();
-    let keys = || COUNTS.iter().chain(&WITHIN).map(|(key, _)| *key);
-    let is_given = keys().filter(|key| o.given(key).is_some()).count() > 0;
+    let is_given = RULES.iter().any(|(key, ..)| o.given(key).is_some());
     let zone = o.take::<TimeZone>("timezone", d).map(|zone| zone.value);
     let rules = rules(&mut o, d);
     let name = section.path();
@@ -84,16 +66,16 @@ pub fn read_policy(section: &Section, daemon: &Daemon, d: &mut Diagnostics) -> O
 /// The rules that are given; none where one of them is wrong.
 fn rules(o: &mut Options<'_>, d: &mut Diagnostics) -> Option<Vec<Rule>> {
     let mut rules = Vec::new();
-    for (key, period) in COUNTS {
-        let limit = o.given(key).map(|_| o.take::<Count>(key, d).map(|count| count.value.0));
-        rules.extend(limit.map(|limit| limit.map(|limit| Rule { period, limit })));
-    }
-    for (key, period) in WITHIN {
-        let limit = o.given(key).map(|_| o.take_in(key, WITHIN_MIN..=WITHIN_MAX, d));
-        rules
-            .extend(limit.map(|limit| {
-                limit.map(|limit| Rule { period, limit: Limit::Within(limit.value) })
-            }));
+    for (key, period, within) in RULES {
+        if o.given(key).is_none() {
+            continue;
+        }
+        let limit = if within {
+            o.take_in(key, WITHIN_MIN..=WITHIN_MAX, d).map(|limit| Limit::Within(limit.value))
+        } else {
+            o.take::<Count>(key, d).map(|count| count.value.0)
+        };
+        rules.push(limit.map(|limit| Rule { period, limit }));
     }
     rules.into_iter().collect()
 }

@@ -8,14 +8,16 @@ use std::path::{Path, PathBuf};
 
 use secrecy::{ExposeSecret as _, SecretString};
 
-use crate::domain::{failure::chain, text::shell_word};
+use crate::{
+    domain::{failure::chain, text::shell_word},
+    sys::trust::{self, Untrusted},
+};
 
 use super::{
     diagnostic::{Diagnostics, Located, Span, class},
     expand::Text,
     from_toml::text,
     section::{Options, check_absolute},
-    trust::{self, Untrusted},
     value::{Entry, Value},
 };
 

@@ -16,19 +16,12 @@ use super::{
 /// A value of a configuration file.
 #[derive(Debug, Clone)]
 pub enum Value {
-    /// A string, expanded.
     String(Text),
-    /// A whole number.
     Integer(i64),
-    /// A number with a point.
     Float(f64),
-    /// `true` or `false`.
     Boolean(bool),
-    /// A date or a time.
     Datetime,
-    /// A list.
     Array(Vec<Item>),
-    /// A table.
     Table(Table),
     /// Something that was reported already.
     Broken,
@@ -53,18 +46,14 @@ impl Value {
 /// A value and its place. A table's place is its header.
 #[derive(Debug, Clone)]
 pub struct Item {
-    /// The value.
     pub value: Value,
-    /// Where it stands.
     pub span: Span,
 }
 
 /// A key's place and its value.
 #[derive(Debug, Clone)]
 pub struct Entry {
-    /// Where the key stands.
     pub key: Span,
-    /// What it was set to.
     pub item: Item,
 }
 
@@ -73,13 +62,10 @@ pub type Table = BTreeMap<String, Entry>;
 
 /// Turns what the TOML parser made of one file into our tree.
 pub(super) struct Reader<'a> {
-    /// The file's number.
     pub file: usize,
     /// The file's text, secrets and all.
     pub text: &'a str,
-    /// Whether others may read the file.
     pub exposed: bool,
-    /// Where variables come from.
     pub environment: &'a Environment<'a>,
 }
 

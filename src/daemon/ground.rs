@@ -6,12 +6,12 @@ use std::{path::Path, time::Duration};
 use jiff::Timestamp;
 
 use crate::{
-    config::trust::{self, Untrusted},
     domain::failure::{Class, Failure},
     sys::{
         files,
         lock::{LockError, StateLock},
         process::reap_leftovers,
+        trust::{self, Untrusted},
     },
 };
 
@@ -20,11 +20,9 @@ use super::journal::{Journal, JournalSettings, RunRecord};
 /// A state directory that is ours until this is dropped.
 #[derive(Debug)]
 pub struct StateDir {
-    /// What outcomes were kept in.
     pub journal: Journal,
     /// Runs that a killed process left behind: they are over.
     pub interrupted: Vec<RunRecord>,
-    /// Held while this lives.
     pub lock: StateLock,
 }
 
@@ -33,7 +31,6 @@ pub struct StateDir {
 pub enum TakeError {
     /// Another pgkeep has it.
     Locked(Failure),
-    /// Anything else.
     Failed(Failure),
 }
 

@@ -2,6 +2,7 @@
 //! select loop.
 
 pub mod acknowledge;
+pub mod configured;
 pub mod control;
 pub mod doctor;
 pub mod dry_run;

@@ -16,8 +16,8 @@ use crate::{
 };
 
 use super::{
+    configured::Configured,
     control::{Reply, ReplySender},
-    table::Configured,
 };
 
 /// Receivers of notifications by name.

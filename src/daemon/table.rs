@@ -13,13 +13,13 @@ use std::{
 use jiff::{Timestamp, tz::TimeZone};
 
 use crate::{
-    config::{self, Config, Diagnostics, JobCommon, Located, Options, RETRY_BACKOFF_MAX, class},
+    config::{self, Config, Diagnostics, JobCommon, Located, Options, class},
     domain::{
         blackout::Blackout,
-        name::{JobName, NotifyName, RepositoryName, ServerName},
+        name::{JobName, RepositoryName, ServerName},
         schedule::Schedule,
     },
-    jobs::{self, Job, JobKind, Policies, Resources},
+    jobs::{self, Policies, Resources},
     postgres::{Server, service::Environment, tools::Toolbox},
     repository::{handle::Handle, kinds},
     sys::{clock::Clock, gate::DatabaseGate, process::ChildSettings},
@@ -31,41 +31,16 @@ use super::{
     receivers::{self, Notifiers},
 };
 
+pub use super::configured::Configured;
+
 /// Everything that the daemon runs on, built from one state of the configuration.
 #[derive(Debug)]
 pub struct Table {
-    /// `[daemon]`
     pub daemon: config::Daemon,
-    /// The jobs by name.
     pub jobs: BTreeMap<JobName, Arc<Configured>>,
-    /// The servers by name.
     pub servers: BTreeMap<ServerName, Arc<Server>>,
-    /// The repositories by name.
     pub repositories: BTreeMap<RepositoryName, Arc<Handle>>,
-    /// Who is told, by name.
     pub notifiers: Notifiers,
-}
-
-/// One job, ready to run.
-pub struct Configured {
-    /// The keys that every job has.
-    pub common: JobCommon,
-    /// Its kind.
-    pub kind: &'static JobKind,
-    /// What runs.
-    pub job: Arc<dyn Job>,
-    /// When it runs, where it has a schedule.
-    pub schedule: Option<Schedule>,
-    /// The age of the last success that is too old; none where nothing tells.
-    pub max_age: Option<Duration>,
-    /// Who is told of its runs.
-    pub notify: Vec<NotifyName>,
-}
-
-impl std::fmt::Debug for Configured {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Configured").field("common", &self.common).finish_non_exhaustive()
-    }
 }
 
 /// What building needs beside the configuration.
@@ -73,13 +48,10 @@ impl std::fmt::Debug for Configured {
 pub struct Ground {
     /// The time now, for schedules that never match.
     pub now: Timestamp,
-    /// The time later.
     pub clock: Arc<dyn Clock>,
     /// Shared by all tables: a job of the old table may still hold a database.
     pub gate: Arc<DatabaseGate>,
-    /// Versions of installed programs, looked up once.
     pub toolbox: Arc<Toolbox>,
-    /// The environment as libpq sees it.
     pub environment: Environment,
 }
 
@@ -88,7 +60,6 @@ pub struct Ground {
 pub struct Loaded {
     /// Everything built; none where there is an error.
     pub table: Option<Table>,
-    /// All errors and warnings, with the text that they point into.
     pub diagnostics: Diagnostics,
     /// Where the daemon of this configuration keeps its socket; known even where the rest has
     /// errors.
@@ -311,26 +282,6 @@ impl Table {
             running: usize::try_from(self.daemon.max_running).unwrap_or(usize::MAX),
             per_server: usize::try_from(self.daemon.max_running_per_server).unwrap_or(usize::MAX),
             memory: self.daemon.memory_budget.bytes(),
-        }
-    }
-}
-
-impl Configured {
-    /// The job as the planner knows it.
-    pub fn spec(&self) -> JobSpec {
-        JobSpec {
-            name: self.common.name.clone(),
-            schedule: self.schedule.clone(),
-            blackout: self.common.blackout.clone(),
-            jitter: self.common.jitter,
-            catch_up: self.common.catch_up,
-            after: self.common.after.iter().map(|after| after.value.clone()).collect(),
-            servers: self.job.servers(),
-            memory: self.job.memory(),
-            attempts: self.common.attempts,
-            backoff: self.common.retry_backoff,
-            backoff_max: RETRY_BACKOFF_MAX,
-            enabled: self.common.enabled,
         }
     }
 }

@@ -67,24 +67,34 @@ pub struct Rule {
     pub limit: Limit,
 }
 
+/// Keeps each backup of a time: it stands beside all other rules.
+const KEEP_WITHIN: &str = "keep_within";
+
+/// Every rule: its key in the configuration, of what the newest stays, and whether it reaches back a time
+/// rather than a number of spans. In the order in which the reasons of a backup are said.
+pub const RULES: [(&str, Period, bool); 12] = [
+    ("keep_last", Period::Each, false),
+    ("keep_hourly", Period::Hour, false),
+    ("keep_daily", Period::Day, false),
+    ("keep_weekly", Period::Week, false),
+    ("keep_monthly", Period::Month, false),
+    ("keep_yearly", Period::Year, false),
+    (KEEP_WITHIN, Period::Each, true),
+    ("keep_within_hourly", Period::Hour, true),
+    ("keep_within_daily", Period::Day, true),
+    ("keep_within_weekly", Period::Week, true),
+    ("keep_within_monthly", Period::Month, true),
+    ("keep_within_yearly", Period::Year, true),
+];
+
 impl Rule {
     /// Its key in the configuration.
-    pub const fn key(self) -> &'static str {
-        let is_within = matches!(self.limit, Limit::Within(_));
-        match (self.period, is_within) {
-            (Period::Each, false) => "keep_last",
-            (Period::Hour, false) => "keep_hourly",
-            (Period::Day, false) => "keep_daily",
-            (Period::Week, false) => "keep_weekly",
-            (Period::Month, false) => "keep_monthly",
-            (Period::Year, false) => "keep_yearly",
-            (Period::Each, true) => "keep_within",
-            (Period::Hour, true) => "keep_within_hourly",
-            (Period::Day, true) => "keep_within_daily",
-            (Period::Week, true) => "keep_within_weekly",
-            (Period::Month, true) => "keep_within_monthly",
-            (Period::Year, true) => "keep_within_yearly",
-        }
+    pub fn key(self) -> &'static str {
+        let own = (self.period, matches!(self.limit, Limit::Within(_)));
+        RULES
+            .iter()
+            .find(|(_, period, within)| (*period, *within) == own)
+            .map_or("", |(key, ..)| key)
     }
 
     /// Whether it keeps anything.

@@ -16,18 +16,13 @@ use crate::domain::scope::{Format, Scope};
 /// A dump of one database, uncompressed, to standard output.
 #[derive(Debug, Clone)]
 pub struct Dump<'a> {
-    /// The database.
     pub database: &'a str,
-    /// An exported snapshot.
     pub snapshot: Option<&'a str>,
     /// How long the dump waits for a table's lock before it fails. Whoever comes after it in the
     /// queue waits as long.
     pub lock_wait: Duration,
-    /// What of it.
     pub scope: &'a Scope,
-    /// How it is written.
     pub form: Form<'a>,
-    /// When a silent connection counts as broken.
     pub keepalives: Keepalives,
 }
 
@@ -57,13 +52,9 @@ impl Dump<'_> {
 /// database itself is what matters. It takes no lock on tables.
 #[derive(Debug, Clone)]
 pub struct Definitions<'a> {
-    /// The database.
     pub database: &'a str,
-    /// How long to wait for a lock.
     pub lock_wait: Duration,
-    /// When a silent connection counts as broken.
     pub keepalives: Keepalives,
-    /// Where the archive goes.
     pub file: &'a Path,
 }
 
@@ -104,13 +95,10 @@ pub fn definitions_to_sql(pg_restore: &Path, archive: &Path, list: &Path) -> Vec
 /// A dump of what belongs to the whole cluster, as SQL, to standard output.
 #[derive(Debug, Clone)]
 pub struct Globals<'a> {
-    /// The database to connect to.
     pub database: &'a str,
     /// Whether to leave passwords out: needs no right on `pg_authid`.
     pub without_passwords: bool,
-    /// How long to wait for a lock.
     pub lock_wait: Duration,
-    /// When a silent connection counts as broken.
     pub keepalives: Keepalives,
 }
 

@@ -19,14 +19,11 @@ pub enum PgError {
     /// It was stopped because its token was cancelled.
     #[error("cancelled")]
     Cancelled,
-    /// It failed.
     #[error("{what}")]
     Failed {
-        /// What sort of failure it is.
         class: Class,
         /// What went wrong, with all causes.
         what: String,
-        /// What to do about it.
         hint: Option<String>,
         /// The server's code, where the server said it.
         sqlstate: Option<String>,

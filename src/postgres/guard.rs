@@ -53,7 +53,6 @@ pub(super) struct Excess {
     what: &'static str,
     /// `65536 bytes`
     limit: String,
-    /// What to do about it.
     pub(super) hint: &'static str,
 }
 

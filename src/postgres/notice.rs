@@ -28,7 +28,6 @@ pub enum Level {
     Debug,
     /// `INFO`: what was asked for by VERBOSE; always sent.
     Info,
-    /// `NOTICE`
     Notice,
     /// `WARNING`, and whatever is worse.
     Warning,
@@ -48,7 +47,6 @@ impl fmt::Display for Level {
 /// One thing that a server said.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Notice {
-    /// How much it matters.
     pub severity: Level,
     /// Its code (Appendix A of the manual): `01000`, `55P03`.
     pub sqlstate: String,

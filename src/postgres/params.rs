@@ -9,7 +9,6 @@ use std::{collections::BTreeMap, fmt};
 /// What pgkeep does with a parameter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Support {
-    /// Obeyed.
     Used,
     /// Without effect on what pgkeep does.
     Ignored,
@@ -75,7 +74,6 @@ const KEYWORDS: &[(&str, Option<&str>, Support)] = &[
 pub struct SpecError {
     /// What is wrong. Never holds a value that may be secret.
     pub what: String,
-    /// What to do about it.
     pub hint: Option<String>,
 }
 

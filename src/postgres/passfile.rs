@@ -22,11 +22,8 @@ const NOT_PRIVATE: u32 = 0o077;
 pub struct Wanted<'a> {
     /// The host as configured, or its address, or `localhost` for the default socket.
     pub host: &'a str,
-    /// The port.
     pub port: u16,
-    /// The database.
     pub dbname: &'a str,
-    /// The role.
     pub user: &'a str,
 }
 

@@ -38,9 +38,7 @@ pub(super) const ANSWER_TIMEOUT: Duration = Duration::from_mins(5);
 pub struct Keepalives {
     /// Silence before the first probe.
     pub idle: Duration,
-    /// Between probes.
     pub interval: Duration,
-    /// Probes without an answer.
     pub count: u32,
     /// How long sent data may stay without acknowledgement (`TCP_USER_TIMEOUT`).
     pub user_timeout: Duration,
@@ -53,7 +51,6 @@ pub struct Endpoint {
     pub host: String,
     /// The address to use for the host, where it is known.
     pub addr: Option<IpAddr>,
-    /// The port.
     pub port: u16,
 }
 
@@ -81,24 +78,20 @@ impl fmt::Display for Endpoint {
 pub struct ConnSpec {
     /// Where the server may be, in the order in which to try.
     pub endpoints: Vec<Endpoint>,
-    /// The role.
     pub user: String,
     /// The database for what concerns the whole server.
     pub dbname: String,
-    /// TLS.
     pub tls: TlsSpec,
     /// Limit of one attempt to connect.
     pub connect_timeout: Duration,
     /// Limit of one question to the catalogue.
     pub answer_timeout: Duration,
-    /// When a silent connection counts as broken.
     pub keepalives: Keepalives,
     options: Option<String>,
     /// What the server takes at the start of a session; known from the first one on.
     pub(super) startup: Arc<Startup>,
     channel_binding: ChannelBinding,
     negotiation: SslNegotiation,
-    /// Which of the endpoints is the right one.
     pub(super) target: Target,
     pub(super) password: Option<Secret>,
     /// The service that the password was read from, where it may be another by now. What cannot be read in

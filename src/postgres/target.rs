@@ -12,11 +12,8 @@ pub(super) enum Target {
     Any,
     /// A server that takes writes by default.
     ReadWrite,
-    /// One that does not.
     ReadOnly,
-    /// One that is not in recovery.
     Primary,
-    /// One that is.
     Standby,
     /// A standby; where there is none among the hosts, whatever answers.
     PreferStandby,

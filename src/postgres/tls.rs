@@ -57,13 +57,11 @@ const PEM_MAX: u64 = 4 * 1024 * 1024;
 /// libpq's `sslmode`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum SslMode {
-    /// Never TLS.
     Disable,
     /// TLS only if the server refuses to do without.
     Allow,
     /// TLS if the server can.
     Prefer,
-    /// TLS.
     Require,
     /// TLS with a certificate that a root signed.
     VerifyCa,
@@ -110,13 +108,10 @@ pub enum Roots {
 /// What TLS is to be like.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TlsSpec {
-    /// `sslmode`
     pub mode: SslMode,
-    /// `sslrootcert`
     pub roots: Roots,
     /// `sslcert` and `sslkey`: PEM files.
     pub client: Option<(PathBuf, PathBuf)>,
-    /// `sslsni`
     pub sni: bool,
     /// Whether TLS 1.2 and 1.3 are allowed.
     pub versions: (bool, bool),

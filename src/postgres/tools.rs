@@ -21,8 +21,8 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     domain::failure::{Class, Failure, chain},
     sys::{
-        files::check_unexposed,
         process::{RunError, Spec, run_captured},
+        trust::check_program,
     },
 };
 
@@ -42,7 +42,6 @@ const VERSION_TIMEOUT: Duration = Duration::from_secs(10);
 /// A version of a program: `15.18`, `18beta1` (minor 0).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Version {
-    /// Major version.
     pub major: u32,
     /// Minor version; none for betas and the like, which sort below all releases.
     pub minor: Option<u32>,
@@ -71,7 +70,6 @@ impl fmt::Display for Version {
 /// A folder with client programs of one version.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Installed {
-    /// The folder.
     pub dir: PathBuf,
     /// The version of its pg_dump.
     pub version: Version,
@@ -87,8 +85,8 @@ impl Installed {
             return Err(Failure::new(Class::ToolMissing, doing, what)
                 .hint(package_hint(self.version.major)));
         }
-        check_unexposed(&path).map_err(|exposed| {
-            Failure::new(Class::ToolMissing, doing, exposed.to_string())
+        check_program(&path).map_err(|error| {
+            Failure::new(Class::ToolMissing, doing, error.to_string())
                 .hint("programs that others can replace are not run: correct owner and mode")
         })?;
         Ok(path)
@@ -98,7 +96,6 @@ impl Installed {
 /// What was found.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Inventory {
-    /// What can be used.
     pub found: Vec<Installed>,
     /// What cannot, and why.
     pub refused: Vec<(PathBuf, String)>,
@@ -196,7 +193,7 @@ impl Toolbox {
     }
 
     async fn version(&self, program: &Path, cancel: &CancellationToken) -> Result<Version, String> {
-        check_unexposed(program).map_err(|exposed| exposed.to_string())?;
+        check_program(program).map_err(|error| error.to_string())?;
         let stamp = Stamp::of(program).map_err(|error| error.to_string())?;
         let known = self.known.lock().unwrap_or_else(PoisonError::into_inner).get(program).cloned();
         if let Some((then, version)) = known
@@ -359,6 +356,6 @@ mod tests {
         fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o777)).unwrap();
         let inventory = look().await;
         assert!(inventory.found.is_empty());
-        assert!(inventory.refused[0].1.contains("writable by others"), "{inventory:?}");
+        assert!(inventory.refused[0].1.contains("may be written by others"), "{inventory:?}");
     }
 }

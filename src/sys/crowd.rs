@@ -16,9 +16,7 @@ use tokio_util::sync::CancellationToken;
 /// What connections there may be.
 #[derive(Debug, Clone, Copy)]
 pub struct Room {
-    /// In all.
     pub all: usize,
-    /// Of one peer.
     pub of_one: usize,
     /// Whether one that is being served may go as well, where nobody dawdles.
     pub served_go: bool,

@@ -1,5 +1,4 @@
-//! Files that survive a crash, folders that nobody else can read, and the question who else may
-//! change a file.
+//! Files that survive a crash, and folders that nobody else can read.
 //!
 //! What can still go wrong: a filesystem that lies about fsync, and another process of the same
 //! user. A temporary file left by a crash is recognised by [`is_temporary`].
@@ -7,9 +6,7 @@
 use std::{
     fs::{self, DirBuilder, File, OpenOptions},
     io::{self, Read as _, Write as _},
-    os::unix::fs::{
-        DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _,
-    },
+    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
 };
 
@@ -17,12 +14,6 @@ use rustix::{fs::OFlags, io::Errno};
 
 /// Ends the name of a file that is being written.
 const TEMPORARY_SUFFIX: &str = ".pgkeep-tmp";
-/// Write permission of the group.
-const GROUP_WRITE: u32 = 0o020;
-/// Write permission of everybody.
-const OTHER_WRITE: u32 = 0o002;
-/// In a sticky folder (`/tmp`) only the owner of an entry can rename or remove it.
-const STICKY: u32 = 0o1000;
 
 /// What could not be done with a file or folder.
 #[derive(Debug, thiserror::Error)]
@@ -30,9 +21,7 @@ const STICKY: u32 = 0o1000;
 pub struct FileError {
     /// What was being done: `write`, `read`, `create`.
     pub doing: &'static str,
-    /// With which file.
     pub path: PathBuf,
-    /// Why not.
     #[source]
     pub source: io::Error,
 }
@@ -207,69 +196,6 @@ pub fn read_limited(path: &Path, max: u64) -> Result<Vec<u8>, FileError> {
     read().map_err(FileError::at("read", path))
 }
 
-/// Why somebody else could change a file.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Exposed {
-    /// It, or a folder above it, belongs to somebody else.
-    #[error("{} belongs to user {uid}, neither root nor the user that pgkeep runs as", path.display())]
-    Owner {
-        /// What belongs to somebody else.
-        path: PathBuf,
-        /// To whom.
-        uid: u32,
-    },
-    /// It, or a folder above it, may be written by others.
-    #[error("{} is writable by others (mode {mode:04o})", path.display())]
-    Writable {
-        /// What is writable.
-        path: PathBuf,
-        /// Its permission bits.
-        mode: u32,
-    },
-    /// It cannot be looked at.
-    #[error("{} cannot be looked at: {why}", path.display())]
-    Unreadable {
-        /// What cannot be looked at.
-        path: PathBuf,
-        /// Why not.
-        why: String,
-    },
-}
-
-/// Checks that only root and our own user can change what is found at `path`: the file, and every
-/// folder on the way to it, both as written and with symbolic links resolved. A sticky folder
-/// (`/tmp`) may be on the way. Write permission of a group counts unless the group is root's or
-/// our own.
-pub fn check_unexposed(path: &Path) -> Result<(), Exposed> {
-    let unreadable = |path: &Path, error: &io::Error| Exposed::Unreadable {
-        path: path.to_owned(),
-        why: error.to_string(),
-    };
-    let given = std::path::absolute(path).map_err(|error| unreadable(path, &error))?;
-    let real = fs::canonicalize(&given).map_err(|error| unreadable(path, &error))?;
-    let on_the_way = given.ancestors().skip(1).chain(real.ancestors());
-    for place in on_the_way {
-        let meta = fs::metadata(place).map_err(|error| unreadable(place, &error))?;
-        check_one(place, &meta, place != real)?;
-    }
-    Ok(())
-}
-
-fn check_one(path: &Path, meta: &fs::Metadata, on_the_way: bool) -> Result<(), Exposed> {
-    let (uid, gid, mode) = (meta.uid(), meta.gid(), meta.mode());
-    let we = rustix::process::geteuid().as_raw();
-    let our_group = rustix::process::getegid().as_raw();
-    if uid != 0 && uid != we {
-        return Err(Exposed::Owner { path: path.to_owned(), uid });
-    }
-    let by_group = mode & GROUP_WRITE != 0 && gid != 0 && gid != our_group;
-    let sticky = on_the_way && meta.is_dir() && mode & STICKY != 0;
-    if (by_group || mode & OTHER_WRITE != 0) && !sticky {
-        return Err(Exposed::Writable { path: path.to_owned(), mode: mode & 0o7777 });
-    }
-    Ok(())
-}
-
 fn parent(path: &Path) -> &Path {
     match path.parent() {
         Some(dir) if !dir.as_os_str().is_empty() => dir,
@@ -280,6 +206,8 @@ fn parent(path: &Path) -> &Path {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::MetadataExt as _;
+
     use super::*;
 
     fn mode(path: &Path) -> u32 {
@@ -369,35 +297,5 @@ mod tests {
     fn temporary_names_are_recognised() {
         assert!(is_temporary(".manifest.json.0123456789abcdef.pgkeep-tmp"));
         assert!(!is_temporary("manifest.json") && !is_temporary(".hidden"));
-    }
-
-    #[test]
-    fn a_program_that_others_may_change_is_exposed() {
-        let dir = tempfile::tempdir().unwrap();
-        let bin = dir.path().join("bin");
-        fs::create_dir(&bin).unwrap();
-        let program = bin.join("pg_dump");
-        fs::write(&program, "").unwrap();
-        let set = |path: &Path, mode| {
-            fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
-        };
-        set(&bin, 0o755);
-        set(&program, 0o755);
-        check_unexposed(&program).unwrap();
-        set(&program, 0o757);
-        assert!(matches!(check_unexposed(&program), Err(Exposed::Writable { .. })));
-        set(&program, 0o755);
-        set(&bin, 0o777);
-        assert!(matches!(check_unexposed(&program), Err(Exposed::Writable { path, .. })
-            if path == fs::canonicalize(&bin).unwrap() || path == bin));
-        set(&bin, 0o1777);
-        check_unexposed(&program).unwrap();
-        assert!(matches!(check_unexposed(&bin), Err(Exposed::Writable { .. })));
-        // A link in a safe folder does not make an exposed program safe.
-        set(&bin, 0o777);
-        let safe = dir.path().join("safe");
-        fs::create_dir(&safe).unwrap();
-        std::os::unix::fs::symlink(&program, safe.join("pg_dump")).unwrap();
-        assert!(check_unexposed(&safe.join("pg_dump")).is_err());
     }
 }

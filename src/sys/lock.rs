@@ -27,12 +27,7 @@ const ATTEMPTS: u32 = 10;
 pub enum LockError {
     /// Another process holds it.
     #[error("{} is in use by another pgkeep{}", dir.display(), holder(*pid))]
-    Held {
-        /// The state directory.
-        dir: PathBuf,
-        /// Who holds it, where it has said so.
-        pid: Option<u32>,
-    },
+    Held { dir: PathBuf, pid: Option<u32> },
     /// The lock file cannot be used.
     #[error(transparent)]
     File(#[from] FileError),
@@ -56,7 +51,6 @@ pub struct StateLock {
 /// What became of a lock while it was held.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Held {
-    /// It is held.
     Still,
     /// Its file was gone, and was made anew.
     Again,

@@ -10,4 +10,5 @@ pub mod host;
 pub mod lock;
 pub mod process;
 pub mod task;
+pub mod trust;
 pub mod unit;

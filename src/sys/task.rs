@@ -25,9 +25,7 @@ use crate::domain::failure::{Class, Failure};
 pub struct Task {
     /// Cancelled when the work is to stop.
     pub cancel: CancellationToken,
-    /// The time.
     pub clock: Arc<dyn Clock>,
-    /// How far it is.
     pub progress: Arc<Progress>,
     doing: Arc<str>,
 }

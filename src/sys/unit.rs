@@ -30,7 +30,6 @@ const PROPERTIES: &str = "LoadState,ExecStart,ProtectSystem,ProtectHome,PrivateT
 /// What a unit does to the file system that its daemon sees.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Unit {
-    /// Its name.
     pub name: String,
     /// `ProtectSystem=strict`: only what is named may be written.
     strict: bool,

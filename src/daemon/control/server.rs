@@ -30,12 +30,11 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{CALL_MAX, Call, ControlRequest, REPLY_MAX, Reply, ReplySender, Request, VERSION};
 use crate::{
-    config::trust,
     domain::failure::{Class, Failure},
     sys::{
         crowd::{Crowd, Place, Room},
         files::open_plain,
-        fixed,
+        fixed, trust,
     },
 };
 

@@ -14,14 +14,13 @@ use crate::{
         self,
         host::{Daemon, HostView, StateTrouble, UnitView},
     },
-    config::trust,
     daemon::{
         control::{ConnectError, ControlClient, SOCKET_NAME},
         serve::ADDRESS_FILE,
         table::Table,
     },
     domain::failure::chain,
-    sys::unit::Unit,
+    sys::{trust, unit::Unit},
 };
 
 /// How long the listener for metrics may take to answer.

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::{Duration, Limit, Period, Rule};
+use super::{KEEP_WITHIN, RULES};
 
 /// One reason for which a backup stays.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -34,7 +34,7 @@ impl Reason {
     /// `keep_within` keeps stands beside all others.
     pub fn pushes_out(self) -> bool {
         match self {
-            Self::Rule(key) | Self::OldestOf(key) => key != RULES[6].key(),
+            Self::Rule(key) | Self::OldestOf(key) => key != KEEP_WITHIN,
             Self::Newest | Self::NewestVerified | Self::NewestDrilled | Self::BeforeSuspicious => {
                 true
             }
@@ -42,29 +42,6 @@ impl Reason {
         }
     }
 }
-
-/// Every rule, in the order in which the reasons of a backup are said.
-const RULES: [Rule; 12] = {
-    const fn rule(period: Period, limit: Limit) -> Rule {
-        Rule { period, limit }
-    }
-    const COUNT: Limit = Limit::Count(1);
-    const WITHIN: Limit = Limit::Within(Duration::from_secs(1));
-    [
-        rule(Period::Each, COUNT),
-        rule(Period::Hour, COUNT),
-        rule(Period::Day, COUNT),
-        rule(Period::Week, COUNT),
-        rule(Period::Month, COUNT),
-        rule(Period::Year, COUNT),
-        rule(Period::Each, WITHIN),
-        rule(Period::Hour, WITHIN),
-        rule(Period::Day, WITHIN),
-        rule(Period::Week, WITHIN),
-        rule(Period::Month, WITHIN),
-        rule(Period::Year, WITHIN),
-    ]
-};
 
 /// Those that come before the rules.
 const APART: [Reason; 8] = [
@@ -80,10 +57,7 @@ const APART: [Reason; 8] = [
 
 /// Every reason, each at its bit.
 fn all() -> impl Iterator<Item = Reason> {
-    let rules = RULES.iter().flat_map(|rule| {
-        let key = rule.key();
-        [Reason::Rule(key), Reason::OldestOf(key)]
-    });
+    let rules = RULES.iter().flat_map(|(key, ..)| [Reason::Rule(key), Reason::OldestOf(key)]);
     APART.into_iter().chain(rules)
 }
 

@@ -24,7 +24,6 @@ const MISSES_MAX: u32 = 3;
 /// What a look from a second session brings.
 #[derive(Debug)]
 enum Look {
-    /// The server answers.
     There,
     /// What failed is on this side: nothing is known of the server.
     NotKnown,

@@ -16,13 +16,15 @@ use tokio::sync::Semaphore;
 
 use super::LocalOptions;
 use crate::{
-    config::trust::{self, Untrusted},
     repository::{
         key,
         kinds::GIVE_UP_AFTER,
         store::{ObjectMeta, StoreError, StoreErrorKind},
     },
-    sys::unit::HOMES,
+    sys::{
+        trust::{self, Untrusted},
+        unit::HOMES,
+    },
 };
 
 /// What the names of unfinished files start with. No key has a segment that starts with a dot.

@@ -58,7 +58,6 @@ const DEFAULT_PATH: &str = "/usr/local/bin:/usr/bin:/bin";
 /// What to run.
 #[derive(Debug, Clone)]
 pub struct Spec {
-    /// The program, as an absolute path.
     pub program: PathBuf,
     /// Its arguments, without its name. Never a secret: everybody can read them.
     pub args: Vec<OsString>,
@@ -141,7 +140,6 @@ impl Spec {
 pub enum Stdout {
     /// To the caller, as a file to read from ([`Child::take_stdout`]).
     Pipe,
-    /// Nowhere.
     Null,
     /// Into [`Exit::stdout`], the first so many bytes; the rest is read and counted.
     Capture(usize),
@@ -150,9 +148,7 @@ pub enum Stdout {
 /// How a process ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum End {
-    /// It exited with this code.
     Code(i32),
-    /// It was killed by the signal of this number.
     Signal(i32),
     /// It is gone, but how cannot be said.
     Unknown,
@@ -181,7 +177,6 @@ impl From<ExitStatus> for End {
 /// A process that has ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Exit {
-    /// How.
     pub end: End,
     /// What it wrote to stderr: beginning and end, at most [`STDERR_LIMIT`] bytes and a line that
     /// says how much is missing.
@@ -205,9 +200,7 @@ impl Exit {
 #[derive(Debug, thiserror::Error)]
 #[error("cannot start {}", program.display())]
 pub struct SpawnError {
-    /// Which program.
     pub program: PathBuf,
-    /// Why not.
     #[source]
     pub source: std::io::Error,
 }
@@ -223,7 +216,6 @@ pub struct Child {
 /// What [`Child::wait_or_cancel`] saw.
 #[derive(Debug, Clone)]
 pub enum Waited {
-    /// It ended by itself.
     Ended(Arc<Exit>),
     /// It was ended because the token was cancelled.
     Cancelled(Arc<Exit>),

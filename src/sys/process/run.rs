@@ -12,17 +12,11 @@ const GRACE: Duration = Duration::from_secs(2);
 /// Why there is no result.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
-    /// It was not started.
     #[error(transparent)]
     Spawn(#[from] SpawnError),
     /// It took too long and was ended.
     #[error("{} did not end within {} s", program.display(), limit.as_secs_f32())]
-    TimedOut {
-        /// Which program.
-        program: PathBuf,
-        /// How long it had.
-        limit: Duration,
-    },
+    TimedOut { program: PathBuf, limit: Duration },
     /// It was ended because we are to stop.
     #[error("cancelled")]
     Cancelled,

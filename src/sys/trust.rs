@@ -27,66 +27,25 @@ const EXECUTE: u32 = 0o111;
 /// Why a file is not to be used.
 #[derive(Debug, thiserror::Error)]
 pub enum Untrusted {
-    /// Others may change it.
     #[error("{} may be written by others (mode {mode:04o})", path.display())]
-    Writable {
-        /// The file or folder.
-        path: PathBuf,
-        /// Its permissions.
-        mode: u32,
-        /// What to run.
-        fix: &'static str,
-    },
-    /// It belongs to somebody else.
+    Writable { path: PathBuf, mode: u32, fix: &'static str },
     #[error("{} belongs to user id {owner}, neither root nor the user that pgkeep runs as", path.display())]
-    Owner {
-        /// The file or folder.
-        path: PathBuf,
-        /// Who owns it.
-        owner: u32,
-    },
+    Owner { path: PathBuf, owner: u32 },
     /// Others may read a secret.
     #[error("{} holds a secret and may be read by others (mode {mode:04o})", path.display())]
-    Readable {
-        /// The file.
-        path: PathBuf,
-        /// Its permissions.
-        mode: u32,
-    },
-    /// It cannot be run.
+    Readable { path: PathBuf, mode: u32 },
     #[error("{} is not executable", path.display())]
-    NotExecutable {
-        /// The file.
-        path: PathBuf,
-    },
+    NotExecutable { path: PathBuf },
     /// It is larger than such a file ever is.
     #[error("{} is larger than {limit} bytes", path.display())]
-    TooLarge {
-        /// The file.
-        path: PathBuf,
-        /// The limit in bytes.
-        limit: u64,
-    },
+    TooLarge { path: PathBuf, limit: u64 },
     /// It is a folder, a pipe or a device.
     #[error("{} is not a regular file", path.display())]
-    NotAFile {
-        /// What was named.
-        path: PathBuf,
-    },
-    /// Its text is not UTF-8.
+    NotAFile { path: PathBuf },
     #[error("{} is not UTF-8 text", path.display())]
-    NotText {
-        /// The file.
-        path: PathBuf,
-    },
-    /// It cannot be read.
+    NotText { path: PathBuf },
     #[error("cannot read {}", path.display())]
-    Unreadable {
-        /// What was named.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
+    Unreadable { path: PathBuf, source: io::Error },
 }
 
 impl Untrusted {
@@ -123,7 +82,6 @@ fn word(path: &Path) -> String {
 /// A file that was read.
 #[derive(Debug)]
 pub struct Contents {
-    /// Its text.
     pub text: String,
     /// What the file system says of the very file that was read.
     pub metadata: Metadata,
@@ -150,11 +108,16 @@ pub fn read(path: &Path, limit: u64) -> Result<Contents, Untrusted> {
 
 /// Whether only root and the current user can change this very file or folder.
 pub fn check_own(path: &Path, metadata: &Metadata) -> Result<(), Untrusted> {
+    check_owner(path, metadata)?;
+    check_mode(path, metadata)
+}
+
+fn check_owner(path: &Path, metadata: &Metadata) -> Result<(), Untrusted> {
     let owner = metadata.uid();
     if owner != 0 && owner != rustix::process::geteuid().as_raw() {
         return Err(Untrusted::Owner { path: path.to_owned(), owner });
     }
-    check_mode(path, metadata)
+    Ok(())
 }
 
 fn check_mode(path: &Path, metadata: &Metadata) -> Result<(), Untrusted> {
@@ -198,17 +161,25 @@ fn check_parents(real: &Path) -> Result<(), Untrusted> {
 }
 
 /// Whether a file can be run, and only root and the current user can change it or put another one in
-/// its place. A link is followed; the folders that both of them lie in count.
+/// its place: by whatever folder leads to it, as it is written and with links resolved.
 pub fn check_program(path: &Path) -> Result<(), Untrusted> {
     let unreadable = |source| Untrusted::Unreadable { path: path.to_owned(), source };
+    let given = std::path::absolute(path).map_err(unreadable)?;
     let real = fs::canonicalize(path).map_err(unreadable)?;
     let metadata = fs::metadata(&real).map_err(unreadable)?;
     if !metadata.is_file() {
         return Err(Untrusted::NotAFile { path: path.to_owned() });
     }
     check_own(&real, &metadata)?;
-    for folder in [path, &real].into_iter().filter_map(Path::parent) {
-        check_folder(folder)?;
+    for (above, folder) in [&given, &real].iter().flat_map(|it| it.ancestors().enumerate().skip(1))
+    {
+        let metadata = fs::metadata(folder).map_err(unreadable)?;
+        // Further up, nobody can put another folder in the place of ours where it is sticky.
+        if above > 1 && metadata.mode() & STICKY != 0 {
+            check_owner(folder, &metadata)?;
+        } else {
+            check_own(folder, &metadata)?;
+        }
     }
     if metadata.mode() & EXECUTE == 0 {
         return Err(Untrusted::NotExecutable { path: path.to_owned() });
@@ -302,6 +273,26 @@ mod tests {
         let link = open.join("link");
         std::os::unix::fs::symlink(&path, &link).unwrap();
         assert!(check_program(&link).is_err(), "others may turn the link elsewhere");
+        let (inner, bin) = (open.join("inner"), open.join("inner/bin"));
+        fs::create_dir_all(&bin).unwrap();
+        let program = bin.join("pg_dump");
+        fs::copy(&path, &program).unwrap();
+        for (folder, mode, trusted) in [
+            (&open, 0o755, true),
+            (&open, 0o777, false),
+            // Not even a group of our own.
+            (&open, 0o775, false),
+            (&open, 0o1777, true),
+            (&bin, 0o1777, false),
+            (&bin, 0o775, false),
+            (&inner, 0o775, false),
+        ] {
+            for closed in [&open, &inner, &bin] {
+                chmod(closed, 0o755);
+            }
+            chmod(folder, mode);
+            assert_eq!(check_program(&program).is_ok(), trusted, "{} {mode:o}", folder.display());
+        }
         assert!(matches!(check_program(root.path()), Err(Untrusted::NotAFile { .. })));
         assert!(matches!(check_program(&root.path().join("x")), Err(Untrusted::Unreadable { .. })));
     }
