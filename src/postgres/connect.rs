@@ -180,7 +180,8 @@ async fn try_modes(
     Err(first.unwrap_or(PgError::Cancelled))
 }
 
-/// Whether the other way, with or without TLS, may be let in.
+/// Whether the other way, with or without TLS, may be let in. A refusal by pg_hba.conf has its code in common
+/// with others, and a handshake that fails has none: the text decides.
 fn refuses_encryption(error: &PgError) -> bool {
     let text = error.to_string();
     text.contains("TLS handshake") || text.contains("pg_hba.conf")

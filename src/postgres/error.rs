@@ -1,4 +1,8 @@
 //! What goes wrong between us and a server, sorted into classes, with a hint.
+//!
+//! The server's codes decide, and rustls's own errors. tokio-postgres keeps the kind of its errors to itself:
+//! where there is neither, its text decides, which [`says`] alone reads. Refusals of a login that have one
+//! code in common are told apart by the server's text.
 
 use std::error::Error as _;
 
@@ -95,14 +99,13 @@ impl PgError {
     pub(super) fn of_statement(error: &tokio_postgres::Error) -> Self {
         let what = describe(error);
         let Some(db) = error.as_db_error() else {
-            if let Some(excess) = excess(error) {
+            if let Some(excess) = inside::<Excess>(error) {
                 return Self::new(Class::Connection, what).with_hint(excess.hint);
             }
-            let text = error.to_string();
             let ours = ["serializing", "deserializing", "invalid column", "parameters but got"];
-            let class = match ours.iter().any(|part| text.contains(part)) {
+            let class = match ours.iter().any(|part| says(error, part)) {
                 true => Class::Internal,
-                false if text.contains("number of rows") => Class::Sql,
+                false if says(error, "number of rows") => Class::Sql,
                 false => Class::Connection,
             };
             return Self::new(class, what);
@@ -137,24 +140,26 @@ impl PgError {
             let sqlstate = Some(db.code().code().to_owned());
             return Self::Failed { class, what, hint, sqlstate };
         }
-        let text = what.as_str();
-        let failed = |class, hint: &str| Self::new(class, text).with_hint(hint);
-        if text.contains("password missing") {
-            return failed(
-                Class::Authentication,
-                "the server asks for a password: give one by password_file, passfile or ~/.pgpass",
-            );
-        }
-        if text.contains("authentication error") || text.contains("invalid configuration") {
-            return Self::new(Class::Authentication, text);
-        }
-        if let Some(excess) = excess(error) {
-            return failed(Class::Connection, excess.hint);
-        }
-        match tls_hint(text, spec.tls.roots == Roots::System) {
-            Some(hint) => failed(Class::Connection, hint),
-            None => Self::new(Class::Connection, text),
-        }
+        let refused = ["authentication error", "invalid configuration"];
+        let is_login = refused.iter().any(|part| says(error, part));
+        let class = if is_login { Class::Authentication } else { Class::Connection };
+        let hint = if says(error, "password missing") {
+            Some("the server asks for a password: give one by password_file, passfile or ~/.pgpass")
+        } else if is_login {
+            None
+        } else if let Some(excess) = inside::<Excess>(error) {
+            Some(excess.hint)
+        } else if says(error, "server does not support TLS") {
+            Some(if spec.tls.roots == Roots::System {
+                "the server has no TLS: set ssl = on there, or leave sslrootcert out and use sslmode=prefer"
+            } else {
+                "the server has no TLS: set ssl = on there, or use sslmode=prefer"
+            })
+        } else {
+            inside(error).and_then(|error| tls_hint(error, spec.tls.roots == Roots::System))
+        };
+        let failed = Self::new(class, what);
+        hint.map_or(failed.clone(), |hint| failed.with_hint(hint))
     }
 
     /// An error of the connection itself, before anything was said on it.
@@ -205,10 +210,15 @@ fn describe(error: &tokio_postgres::Error) -> String {
     }
 }
 
-/// What the server sent too much of.
-fn excess(error: &tokio_postgres::Error) -> Option<&Excess> {
+/// What a layer of ours or of rustls said, which comes wrapped into an error of I/O.
+fn inside<E: std::error::Error + 'static>(error: &tokio_postgres::Error) -> Option<&E> {
     let io = error.source()?.downcast_ref::<std::io::Error>()?;
     io.get_ref()?.downcast_ref()
+}
+
+/// Whether tokio-postgres's own words have this part.
+fn says(error: &tokio_postgres::Error, part: &str) -> bool {
+    crate::domain::failure::chain(error).contains(part)
 }
 
 /// Appendix A of the PostgreSQL manual.
@@ -285,41 +295,37 @@ fn connect_hint(code: &SqlState, message: &str, user: &str) -> Option<String> {
     }
 }
 
+/// Whether the server shows the certificate of an authority. rustls has webpki's error in a box, whose type is
+/// no dependency of ours: its name decides.
+fn is_authority(why: &rustls::CertificateError) -> bool {
+    format!("{why:?}").contains("CaUsedAsEndEntity")
+}
+
 /// `system`: the roots are those of the operating system, with which no weaker mode is taken.
-fn tls_hint(text: &str, system: bool) -> Option<&'static str> {
-    if text.contains("NotValidForName") || text.contains("not valid for name") {
-        if system {
-            return Some("the server's certificate is for another name: connect by that name");
+fn tls_hint(error: &rustls::Error, system: bool) -> Option<&'static str> {
+    use rustls::{AlertDescription as Alert, CertificateError as Bad, Error};
+    Some(match error {
+        Error::InvalidCertificate(Bad::NotValidForName | Bad::NotValidForNameContext { .. }) => {
+            if system {
+                "the server's certificate is for another name: connect by that name"
+            } else {
+                "the server's certificate is for another name: connect by that name, or use \
+                 sslmode=verify-ca"
+            }
         }
-        Some(
-            "the server's certificate is for another name: connect by that name, or use \
-             sslmode=verify-ca",
-        )
-    } else if text.contains("UnknownIssuer") || text.contains("CaUsedAsEndEntity") {
-        Some(
+        Error::InvalidCertificate(why) if *why == Bad::UnknownIssuer || is_authority(why) => {
             "the server's certificate is not signed by sslrootcert: put its CA, or the \
-             certificate itself, there",
-        )
-    } else if text.contains("server does not support TLS") {
-        Some(if system {
-            "the server has no TLS: set ssl = on there, or leave sslrootcert out and use sslmode=prefer"
-        } else {
-            "the server has no TLS: set ssl = on there, or use sslmode=prefer"
-        })
-    } else if ["HandshakeFailure", "UnrecognizedName", "MissingExtension"]
-        .iter()
-        .any(|alert| text.contains(alert))
-    {
-        Some(
+             certificate itself, there"
+        }
+        Error::AlertReceived(
+            Alert::HandshakeFailure | Alert::UnrecognisedName | Alert::MissingExtension,
+        ) => {
             "the server ends the handshake: with ssl_sni (PostgreSQL 19) it chooses its certificate by the \
              name that is connected to, and an address is none: connect by a name that its pg_hosts.conf \
-             has. Else both have no cipher in common",
-        )
-    } else if text.contains("timeout waiting") {
-        Some("the host does not answer: check the address, the network and firewalls")
-    } else {
-        None
-    }
+             has. Else both have no cipher in common"
+        }
+        _ => return None,
+    })
 }
 
 #[cfg(test)]
@@ -349,10 +355,14 @@ mod tests {
 
     #[test]
     fn a_server_that_chooses_its_certificate_by_name_is_told() {
-        // As rustls says it of PostgreSQL 19 with ssl_sni = on and a host that is an address.
-        let text = "error performing TLS handshake: received fatal alert: HandshakeFailure";
-        assert!(tls_hint(text, false).unwrap().contains("pg_hosts.conf"));
-        assert_eq!(tls_hint("error performing TLS handshake: tls handshake eof", false), None);
+        // PostgreSQL 19 with ssl_sni = on and a host that is an address.
+        for alert in
+            [rustls::AlertDescription::HandshakeFailure, rustls::AlertDescription::UnrecognisedName]
+        {
+            let hint = tls_hint(&rustls::Error::AlertReceived(alert), false);
+            assert!(hint.unwrap().contains("pg_hosts.conf"), "{alert:?}");
+        }
+        assert_eq!(tls_hint(&rustls::Error::DecryptError, false), None);
     }
 
     #[test]

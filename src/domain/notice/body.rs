@@ -221,12 +221,7 @@ fn text(event: Event, origin: &Origin, run: &EndedRun, found: &[&Finding]) -> St
 /// hash.
 pub fn run_uuid(job: &JobName, run: &str) -> String {
     let digest = Sha256::digest(format!("pgkeep run {job} {run}").as_bytes());
-    let byte = |(at, byte): (usize, &u8)| match at {
-        6 => byte & 0x0f | 0x80,
-        8 => byte & 0x3f | 0x80,
-        _ => *byte,
-    };
-    let bytes = digest.iter().take(16).enumerate().map(byte);
-    let hex: Vec<String> = bytes.map(|byte| format!("{byte:02x}")).collect();
-    [0..4, 4..6, 6..8, 8..10, 10..16].map(|part| hex[part].concat()).join("-")
+    let mut bytes = [0; 16];
+    bytes.copy_from_slice(&digest[..16]);
+    uuid::Builder::from_custom_bytes(bytes).into_uuid().to_string()
 }
