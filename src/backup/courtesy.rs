@@ -12,7 +12,7 @@ use crate::{
     domain::{
         blocking::{Held, Ledger, Names, WhenBlocking},
         failure::{Class, Failure, IntoFailure},
-        finding::{Finding, Severity},
+        finding::{CheckName, Finding, Severity},
     },
     postgres::{
         Server,
@@ -199,7 +199,10 @@ impl Observations {
             let what = format!(
                 "nobody looked all the time who waited behind the backup of {subject}: {failure}"
             );
-            Finding { hint: failure.hint.clone(), ..Finding::new("not-watched", severity, what) }
+            Finding {
+                hint: failure.hint.clone(),
+                ..Finding::new(CheckName("not-watched"), severity, what)
+            }
         }));
         found
     }

@@ -15,7 +15,7 @@ use crate::{
     domain::{
         backup::Subject,
         failure::{Class, During, Failure},
-        finding::{Finding, Severity},
+        finding::{CheckName, Finding, Severity},
         manifest::LeftOut,
         target::Target,
         units::format_duration,
@@ -204,7 +204,7 @@ fn unread_finding(found: &ServerFiles) -> Option<Finding> {
     };
     let severity = if found.is_cut { Severity::Warning } else { Severity::Info };
     let what = format!("the backup of the globals lacks {}: {}{more}", first.what, first.reason);
-    let finding = Finding::new("globals-unread", severity, what);
+    let finding = Finding::new(CheckName("globals-unread"), severity, what);
     Some(Finding { hint: found.hint.clone(), ..finding }.about(Target::subject(&Subject::Globals)))
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::{
     domain::{
-        finding::{Finding, Severity},
+        finding::{CheckName, Finding, Severity},
         manifest::Manifest,
         target::Target,
     },
@@ -54,7 +54,11 @@ pub async fn look_up(repository: &Repository, manifest: &Manifest, task: &Task) 
     let hint = "what is not listed is not pruned, copied or counted, and `pgkeep list` does not show it: \
                 look at the store, and at a proxy before it";
     let target = Target::series(&manifest.series).in_repository(name);
-    Some(Finding::new("backup-unlisted", Severity::Warning, what).hint(hint).about(target))
+    Some(
+        Finding::new(CheckName("backup-unlisted"), Severity::Warning, what)
+            .hint(hint)
+            .about(target),
+    )
 }
 
 async fn look(repository: &Repository, manifest: &Manifest) -> Result<Option<String>, StoreError> {

@@ -25,7 +25,7 @@ use crate::{
         Timestamp,
         backup::{BackupId, Series},
         failure::{Class, Failure, IntoFailure, chain},
-        finding::{Finding, Severity},
+        finding::{CheckName, Finding, Severity},
         manifest::Owner,
         name::{RepositoryName, ServerName},
         owner::{Adoption, Past, Stranger, Whose, Written, judge},
@@ -260,7 +260,7 @@ pub fn finding(
     };
     let reason = reason(stranger, &newest.owner);
     Finding::new(
-        "backup-owner",
+        CheckName("backup-owner"),
         severity,
         format!("{repository}: {series} {reason}, and {consequence}"),
     )

@@ -27,7 +27,7 @@ use crate::{
     domain::{
         backup::{BackupId, Series, Subject},
         failure::{Failure, chain},
-        finding::{Finding, Severity},
+        finding::{CheckName, Finding, Severity},
         manifest::LeftOut,
         measure::{self, Measure, Share},
         suspicion::{self, Kind, MARK_NAME, Suspicion},
@@ -41,7 +41,7 @@ use crate::{
 };
 
 /// The check's name in findings.
-const CHECK: &str = "suspicious-backup";
+const CHECK: CheckName = CheckName("suspicious-backup");
 /// How long the repositories have to say what the last backup held. pg_dump is not kept waiting for
 /// it; the commit of a dump that took less is.
 const LIMIT: Duration = Duration::from_secs(20);

@@ -4,12 +4,12 @@
 
 use super::Check;
 use crate::{
-    domain::finding::{Found, Severity},
+    domain::finding::{CheckName, Found, Severity},
     postgres::notice::Notice,
 };
 
 /// The role will not get in for ever.
-pub const LOGIN: Check<[Notice]> = Check { name: "role-login", look: login };
+pub const LOGIN: Check<[Notice]> = Check { name: CheckName("role-login"), look: login };
 
 /// A role whose password is kept as MD5 logged in (src/backend/libpq/auth.c).
 pub const MD5: &str = "authenticated with an MD5-encrypted password";

@@ -9,21 +9,24 @@ pub mod login;
 pub mod preflight;
 pub mod wal;
 
-use crate::domain::finding::{Finding, Found};
+use crate::domain::finding::{CheckName, Finding, Found};
 
 /// A check of facts `F`: `F` is whatever the check looks at.
 #[derive(Debug)]
 pub struct Check<F: ?Sized> {
-    /// Its stable name: what `check` of a finding says, and its heading in docs/ERRORS.md.
-    pub name: &'static str,
+    pub name: CheckName,
     /// Looks, and says what it finds.
     pub look: fn(&F) -> Vec<Found>,
 }
 
+impl<F: ?Sized> Check<F> {
+    /// What it finds in facts.
+    pub fn findings(&self, facts: &F) -> Vec<Finding> {
+        (self.look)(facts).into_iter().map(|found| found.named(self.name)).collect()
+    }
+}
+
 /// Looks at facts with every check of a table.
-pub fn look<F: ?Sized>(checks: &[&Check<F>], facts: &F) -> Vec<Finding> {
-    let each = checks
-        .iter()
-        .flat_map(|check| (check.look)(facts).into_iter().map(|found| found.named(check.name)));
-    each.collect()
+pub fn look<F: ?Sized>(checks: &[Check<F>], facts: &F) -> Vec<Finding> {
+    checks.iter().flat_map(|check| check.findings(facts)).collect()
 }

@@ -22,7 +22,6 @@ const SHORTEST: Duration = Duration::from_secs(1);
 /// What is done about sessions that wait behind a backup.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum WhenBlocking {
-    /// It is reported, and the backup goes on.
     #[default]
     Report,
     /// The backup gives way as soon as somebody has waited for so long.
@@ -33,9 +32,7 @@ pub enum WhenBlocking {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{what}")]
 pub struct PolicyError {
-    /// What is wrong with it.
     pub what: String,
-    /// What to write instead.
     pub hint: String,
 }
 
@@ -101,9 +98,7 @@ pub struct Wanted {
 pub struct Party {
     /// Its process on the server; 0: it is a prepared transaction.
     pub pid: i32,
-    /// Its database.
     pub database: Option<String>,
-    /// Its role.
     pub role: Option<String>,
     /// Its `application_name`; the name (`gid`) of a prepared transaction.
     pub application: Option<String>,
@@ -121,7 +116,6 @@ pub struct Party {
 /// What one look at the server showed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Look {
-    /// The server's clock.
     pub at: Timestamp,
     /// The age in transactions of the xmin that the backup holds.
     pub xmin_age: Option<u64>,

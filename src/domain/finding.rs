@@ -17,6 +17,17 @@ named! {
     }
 }
 
+/// The stable name of a check: `backup-owner`. Each stands once, beside its check or what else makes the
+/// finding, and is a heading in docs/ERRORS.md.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CheckName(pub &'static str);
+
+impl From<CheckName> for String {
+    fn from(name: CheckName) -> Self {
+        name.0.to_owned()
+    }
+}
+
 /// One thing that a check found. The same check of the same target is the same finding, run after run,
 /// whatever the text says by then.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -100,7 +111,7 @@ impl Found {
     }
 
     /// The finding of a check of that name.
-    pub fn named(self, check: &str) -> Finding {
+    pub fn named(self, check: CheckName) -> Finding {
         let target = Target { object: self.object, ..Target::default() };
         Finding::new(check, self.severity, self.what).hint(self.hint).about(target)
     }

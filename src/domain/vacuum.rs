@@ -9,7 +9,7 @@ mod horizon;
 use std::{collections::BTreeSet, fmt, time::Duration};
 
 use super::{
-    finding::{Finding, Severity},
+    finding::{CheckName, Finding, Severity},
     relation::{RelationName, RelationPatterns},
     target::Target,
     units::format_duration,
@@ -20,15 +20,10 @@ pub use horizon::{Holder, HolderSort, Horizon, horizon};
 /// What is done to a table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mode {
-    /// VACUUM
     Vacuum,
-    /// VACUUM (ANALYZE)
     VacuumAnalyze,
-    /// ANALYZE
     Analyze,
-    /// VACUUM (FREEZE)
     Freeze,
-    /// VACUUM (FULL)
     Full,
 }
 
@@ -47,7 +42,6 @@ impl Mode {
 /// When a table is due: as soon as one of those that are given says so; always where none is.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Thresholds {
-    /// Dead rows.
     pub min_dead_tuples: Option<u64>,
     /// Dead rows as a share of all, 0 to 1.
     pub min_dead_ratio: Option<f64>,
@@ -55,7 +49,6 @@ pub struct Thresholds {
     pub xid_age: Option<u64>,
     /// Time since the last VACUUM, autovacuum's included.
     pub not_vacuumed_for: Option<Duration>,
-    /// Rows changed since the last ANALYZE.
     pub min_changed_tuples: Option<u64>,
     /// Time since the last ANALYZE, autovacuum's included.
     pub not_analyzed_for: Option<Duration>,
@@ -64,13 +57,11 @@ pub struct Thresholds {
 /// What the role may do with a table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Access {
-    /// It may vacuum it.
     Granted,
     /// It may, and cannot name it: it has no USAGE on the schema.
     SchemaClosed,
     /// Nobody here can name it: its name, or that of its schema, is no UTF-8.
     Unnameable,
-    /// It may not.
     Denied,
 }
 
@@ -79,19 +70,13 @@ pub enum Access {
 pub struct Facts {
     /// Its object id: names may change while others are vacuumed.
     pub oid: u32,
-    /// Its name.
     pub relation: RelationName,
     /// Whether it is a partitioned parent, which has no rows of its own.
     pub partitioned: bool,
-    /// Whether it is a system catalogue.
     pub system: bool,
-    /// Whether the role may vacuum it.
     pub access: Access,
-    /// Live rows, as the statistics have them.
     pub live: u64,
-    /// Dead rows.
     pub dead: u64,
-    /// Rows changed since the last ANALYZE.
     pub changed: u64,
     /// Age in transactions or multixacts, its TOAST table's included; 0 for a partitioned parent.
     pub xid_age: u64,
@@ -106,13 +91,10 @@ pub struct Facts {
 pub enum Skip {
     /// Somebody held a lock for too long.
     Locked,
-    /// The role may not.
     NotPermitted,
-    /// Autovacuum is at it, to prevent wraparound, and does not give way.
+    /// Autovacuum is vacuuming it to prevent wraparound, and does not give way.
     AntiWraparound,
-    /// It was dropped meanwhile.
     Gone,
-    /// Its name is no UTF-8.
     Unnameable,
 }
 
@@ -131,9 +113,7 @@ impl fmt::Display for Skip {
 /// What is to be done with a table.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Decision {
-    /// The patterns do not select it.
     NotSelected,
-    /// It is due, for this reason.
     Due(String),
     /// It is due, and cannot be done.
     Skip(Skip, String),
@@ -143,16 +123,13 @@ pub enum Decision {
 
 /// What is asked for.
 #[derive(Debug, Clone)]
-pub struct Ask {
-    /// What is done.
+pub struct VacuumRules {
     pub mode: Mode,
-    /// Which tables.
     pub tables: RelationPatterns,
-    /// When they are due.
     pub thresholds: Thresholds,
 }
 
-impl Ask {
+impl VacuumRules {
     /// Decides on one table. `only` are those that failed before (`schema.name`): they were due
     /// then, and still are.
     pub fn decide(&self, facts: &Facts, only: Option<&BTreeSet<String>>) -> Decision {
@@ -256,7 +233,6 @@ fn since(done: &str, limit: Option<Duration>, before: Option<Duration>) -> Optio
 /// How old a database's oldest row is that is not frozen.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DatabaseAge {
-    /// `datname`
     pub name: String,
     /// `age(datfrozenxid)`, in transactions.
     pub xids: u64,
@@ -291,7 +267,7 @@ pub fn wraparound(ages: &[DatabaseAge]) -> Vec<Finding> {
         let hint = "run a job with mode = \"freeze\" and xid_age on it; look first at what holds back the \
                     xmin horizon";
         let target = Target::object(age.name.clone());
-        Some(Finding::new("wraparound", severity, what).hint(hint).about(target))
+        Some(Finding::new(CheckName("wraparound"), severity, what).hint(hint).about(target))
     });
     old.collect()
 }

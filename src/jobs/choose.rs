@@ -52,6 +52,26 @@ pub(super) fn refused(
     }
 }
 
+/// The targets of a run for what its patterns ask for and the server does not have.
+///
+/// # Errors
+/// As [`refused`].
+pub(super) fn refused_targets(
+    selection: &Selection,
+    server: &ServerName,
+    cx: &RunContext,
+) -> Result<Vec<TargetReport>, Failure> {
+    let mut targets = Vec::new();
+    for problem in &selection.problems {
+        let (name, failure) = refused(problem, server)?;
+        let target = Target::database(&name).on(server);
+        if cx.wants(&target) {
+            targets.push(cx.ended(target, Err(failure)));
+        }
+    }
+    Ok(targets)
+}
+
 /// Whether a database is asked for by its name, and so has to be there.
 pub(super) fn is_named(patterns: &DatabasePatterns, name: &DatabaseName) -> bool {
     patterns.include.iter().filter_map(Glob::literal).any(|literal| literal == name.as_str())

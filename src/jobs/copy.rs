@@ -31,7 +31,7 @@ use crate::{
     domain::{
         backup::Series,
         failure::Failure,
-        finding::{Finding, Severity},
+        finding::{CheckName, Finding, Severity},
         metric::metrics,
         name::{RepositoryName, ServerName},
         owner::Adoption,
@@ -307,7 +307,7 @@ impl CopyJob {
     fn nothing_of(&self, stock: &Stock) -> Vec<Finding> {
         let from = self.from.name();
         let finding = |what: String| {
-            Finding::new("copy-source-empty", Severity::Warning, what)
+            Finding::new(CheckName("copy-source-empty"), Severity::Warning, what)
                 .hint(format!("does a job dump to {from}? Look at `pgkeep list`"))
                 .about(Target::repository(from))
         };

@@ -155,7 +155,7 @@ impl Job for Dump {
         let tools = self.server.tools(facts.major(), &cx.task).await?;
         let mut report = Report::default();
         report.findings.extend(behind);
-        report.findings.extend(checks::look(&[&checks::login::LOGIN], &said[..]));
+        report.findings.extend(checks::login::LOGIN.findings(&said));
         report.findings.extend(report::newer_tools(&tools, &facts));
         report.findings.extend(report::closed(&chosen));
         report.findings.extend(selection::unused(&self.scopes, &chosen, &self.accepted.by));

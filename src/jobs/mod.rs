@@ -12,7 +12,7 @@ mod prune;
 mod reindex;
 mod vacuum;
 mod visit;
-pub mod wal_check;
+pub(crate) mod wal_check;
 
 use std::{
     cell::RefCell,
@@ -28,7 +28,7 @@ use crate::{
     checks::preflight::Accepted,
     config::{self, Config, Diagnostics, Located, Options, class},
     domain::{
-        failure::{Class, Failure},
+        failure::Failure,
         metric::{MetricDesc, MetricKind},
         name::{RepositoryName, RetentionName, ServerName},
         pattern::DatabasePatterns,
@@ -232,12 +232,7 @@ impl RunContext {
     pub fn ended(&self, target: Target, result: Result<Figures, Failure>) -> TargetReport {
         let (outcome, figures) = match result {
             Ok(figures) => (Outcome::Succeeded, figures),
-            Err(failure)
-                if failure.class == Class::Interrupted && self.task.cancel.is_cancelled() =>
-            {
-                (Outcome::Cancelled, Figures::default())
-            }
-            Err(failure) => (Outcome::Failed(failure), Figures::default()),
+            Err(failure) => (self.task.outcome(failure), Figures::default()),
         };
         TargetReport { figures, ..TargetReport::new(target, outcome) }
     }

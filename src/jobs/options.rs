@@ -61,25 +61,29 @@ pub(super) fn globs(
     if o.given(key).is_none() {
         return default.iter().map(|text| text.parse().ok()).collect();
     }
-    let mut whole = true;
-    let mut globs: Vec<Glob> = Vec::new();
-    for text in o.take::<Vec<Located<String>>>(key, d)?.value {
-        match pattern(&text, d) {
-            Some(glob) => globs.push(glob),
-            None => whole = false,
-        }
-    }
-    whole.then_some(globs)
+    list(o, key, d, pattern).map(|list| list.value)
+}
+
+/// A list that is read item by item, so that each one that is wrong is reported at its place.
+pub(super) fn list<T>(
+    o: &mut Options<'_>,
+    key: &'static str,
+    d: &mut Diagnostics,
+    read: impl Fn(&Located<String>, &mut Diagnostics) -> Option<T>,
+) -> Option<Located<Vec<T>>> {
+    let texts = o.take::<Vec<Located<String>>>(key, d)?;
+    // All of them, before the first that is wrong ends it.
+    let read: Vec<Option<T>> = texts.value.iter().map(|text| read(text, d)).collect();
+    let value = read.into_iter().collect::<Option<_>>()?;
+    Some(Located { value, span: texts.span })
 }
 
 /// A pattern that is a key.
 pub(super) fn pattern(text: &Located<String>, d: &mut Diagnostics) -> Option<Glob> {
-    text.value
-        .parse()
-        .map_err(|error: PatternError| {
-            d.error(&text.span, error.to_string());
-        })
-        .ok()
+    let refused = |error: PatternError| {
+        d.error(&text.span, error.to_string());
+    };
+    text.value.parse().map_err(refused).ok()
 }
 
 /// Patterns of tables; each one that is wrong is reported at its place.
@@ -92,22 +96,17 @@ pub(super) fn relations(
     if o.given(key).is_none() {
         return default.iter().map(|text| text.parse().ok()).collect();
     }
-    let texts = o.take::<Vec<Located<String>>>(key, d)?;
-    if texts.value.is_empty() && !default.is_empty() {
-        d.error(&texts.span, format!("`{key}` names no table")).hint("leave the key out for all");
+    let patterns = list(o, key, d, |text, d| match text.value.parse() {
+        Ok(pattern) => Some(pattern),
+        Err(error) => {
+            d.error(&text.span, format!("`{key}`: {error}"));
+            None
+        }
+    })?;
+    if patterns.value.is_empty() && !default.is_empty() {
+        d.error(&patterns.span, format!("`{key}` names no table"))
+            .hint("leave the key out for all");
         return None;
     }
-    let patterns: Vec<Option<RelationPattern>> = texts
-        .value
-        .iter()
-        .map(|text| {
-            text.value
-                .parse()
-                .map_err(|error| {
-                    d.error(&text.span, format!("`{key}`: {error}"));
-                })
-                .ok()
-        })
-        .collect();
-    patterns.into_iter().collect()
+    Some(patterns.value)
 }

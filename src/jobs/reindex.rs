@@ -8,25 +8,22 @@ use crate::{
     config::{Diagnostics, Options},
     domain::{
         backup::Subject,
-        failure::{Class, Failure, IntoFailure},
-        finding::{Finding, Severity},
+        failure::{Class, Failure},
+        finding::{CheckName, Finding, Severity},
         index::{DropDebris, Wishes, refusal},
         metric::metrics,
         name::{DatabaseName, ServerName},
         pattern::{DatabasePatterns, Glob},
-        report::{Outcome, Report, Step, TargetReport},
+        report::{Report, Step},
         target::Target,
         text,
     },
-    maintenance::reindex::{self, Done, End, Ledger, Looked, Orders},
-    postgres::{
-        PgError, Server,
-        catalog::{self, ServerFacts},
-    },
-    sys::gate::DatabaseGate,
+    maintenance::reindex::{self, DatabaseOutcome, Ledger, Orders},
+    postgres::{Server, catalog::ServerFacts},
+    sys::{gate::DatabaseGate, task::Task},
 };
 
-use super::{Job, JobKind, Resources, RunContext, choose, options};
+use super::{Job, JobKind, Resources, RunContext, choose, options, visit::Visit};
 
 metrics! {
     METRICS:
@@ -113,28 +110,17 @@ impl Job for Reindex {
     }
 
     async fn run(&self, cx: &RunContext) -> Result<Report, Failure> {
-        let doing = format!("look at server {}", self.server.name());
-        let fail = |error: PgError| error.into_failure(&*doing);
-        let cancel = &cx.task.cancel;
         // The window of a retry is that of its run.
         let until = self.window.and_then(|window| cx.run.time().checked_add(window).ok());
-        cx.task.progress.set_stage(&*doing);
-        let maintenance = self.server.maintenance_database();
-        let session =
-            self.server.connect_for_maintenance(maintenance, &cx.task.doing(&*doing)).await?;
-        let facts = catalog::server_facts(session.queries(cancel)).await.map_err(fail)?;
-        let databases = catalog::databases(session.queries(cancel), false).await.map_err(fail)?;
-        session.close().await;
-        self.fits(&facts, doing)?;
-        let chosen = choose::databases(&self.patterns, &databases);
-        let mut report = Report::default();
-        for problem in &chosen.problems {
-            let (name, failure) = choose::refused(problem, self.server.name())?;
-            let target = self.target(&name);
-            if cx.wants(&target) {
-                report.targets.push(cx.ended(target, Err(failure)));
-            }
-        }
+        let look = cx.task.doing(format!("look at server {}", self.server.name()));
+        let visit = Visit::for_maintenance(&self.server, look).await?;
+        let facts = visit.facts().await?;
+        let chosen = visit.databases(&self.patterns).await?;
+        let fits = self.fits(&facts, &visit.task);
+        visit.end().await;
+        fits?;
+        let targets = choose::refused_targets(&chosen, self.server.name(), cx)?;
+        let mut report = Report { targets, ..Report::default() };
         let orders = Orders {
             server: &self.server,
             facts: &facts,
@@ -146,18 +132,18 @@ impl Job for Reindex {
             only: cx.only.as_ref(),
             dry_run: cx.dry_run,
         };
-        let mut seen = Seen { whole: chosen.problems.is_empty(), ..Seen::default() };
+        let mut totals = Totals { whole: chosen.problems.is_empty(), ..Totals::default() };
         for name in &chosen.chosen {
             if has_work(name, cx) {
-                let looked = Box::pin(reindex::database(&orders, name, &cx.task)).await;
-                self.add(name, looked, &mut seen, cx, &mut report);
+                let outcome = Box::pin(reindex::database(&orders, name, &cx.task)).await;
+                self.add(name, outcome, &mut totals, cx, &mut report);
             }
-            if cancel.is_cancelled() {
+            if cx.task.cancel.is_cancelled() {
                 break;
             }
         }
-        self.missing(&seen, cx, &mut report);
-        report.findings.extend(seen.hidden.then(|| self.hidden()));
+        self.missing(&totals, cx, &mut report);
+        report.findings.extend(totals.hidden.then(|| self.hidden()));
         Ok(report)
     }
 }
@@ -168,79 +154,73 @@ fn has_work(name: &DatabaseName, cx: &RunContext) -> bool {
     cx.only.as_ref().is_none_or(|only| only.iter().any(|target| target.subject == subject))
 }
 
-/// What was seen over all databases.
+/// What all databases brought together.
 #[derive(Default)]
-struct Seen {
+struct Totals {
     labels: BTreeSet<String>,
+    /// Whether every database was looked at.
     whole: bool,
+    /// Whether the role does not see in one of them what others do.
     hidden: bool,
 }
 
 impl Reindex {
     /// Whether the server can do what is asked for at all.
-    fn fits(&self, facts: &ServerFacts, doing: String) -> Result<(), Failure> {
+    fn fits(&self, facts: &ServerFacts, task: &Task) -> Result<(), Failure> {
         if facts.in_recovery {
-            let failure = Failure::new(Class::Configuration, doing, "the server is a standby");
-            return Err(failure.hint("REINDEX runs on the primary; the standby follows it"));
+            return Err(task
+                .failure(Class::Configuration, "the server is a standby")
+                .hint("REINDEX runs on the primary; the standby follows it"));
         }
         match refusal(facts.version_num, self.wishes.concurrently) {
             Some((what, hint)) => {
                 let what = format!("the server is PostgreSQL {}: {what}", facts.version);
-                Err(Failure::new(Class::Configuration, doing, what).hint(hint))
+                Err(task.failure(Class::Configuration, what).hint(hint))
             }
             None => Ok(()),
         }
-    }
-
-    fn target(&self, name: &DatabaseName) -> Target {
-        Target::database(name).on(self.server.name())
     }
 
     /// What came of one database.
     fn add(
         &self,
         name: &DatabaseName,
-        looked: Result<Looked, Failure>,
-        seen: &mut Seen,
+        outcome: Result<DatabaseOutcome, Failure>,
+        totals: &mut Totals,
         cx: &RunContext,
         report: &mut Report,
     ) {
-        let looked = match looked {
-            Ok(looked) => looked,
+        let server = self.server.name();
+        let outcome = match outcome {
+            Ok(outcome) => outcome,
             Err(failure) => {
-                seen.whole = false;
-                let failed = (self.target(name), failure);
-                report.targets.push(choose::failed(&self.patterns, name, failed, cx));
-                return;
+                totals.whole = false;
+                let target = Target::database(name).on(server);
+                let failed = choose::failed(&self.patterns, name, (target, failure), cx);
+                return report.targets.push(failed);
             }
         };
-        seen.labels.extend(looked.labels);
-        seen.hidden |= !looked.sees_all;
-        report.plan.extend(looked.plan);
-        report.findings.extend(looked.findings);
-        let (server, datname) = (self.server.name(), Subject::Database(name.clone()).label());
-        let invalid = looked.invalid.map(|count| INVALID.sample([server, &datname], count as f64));
-        let reclaimed = RECLAIMED.sample([server, &datname], looked.reclaimed as f64);
+        totals.labels.extend(outcome.labels);
+        totals.hidden |= !outcome.sees_all;
+        report.plan.extend(outcome.plan);
+        report.findings.extend(outcome.findings);
+        report.targets.extend(outcome.targets);
+        let datname = Subject::Database(name.clone()).label();
+        let invalid = outcome.invalid.map(|count| INVALID.sample([server, &datname], count as f64));
+        let reclaimed = RECLAIMED.sample([server, &datname], outcome.reclaimed as f64);
         report.samples.extend(invalid);
-        report.samples.extend((looked.reclaimed > 0).then_some(reclaimed));
-        for Done { target, end, output } in looked.done {
-            let ended = match end {
-                End::Tried(result) => cx.ended(target, result),
-                End::Skipped(why) => TargetReport::new(target, Outcome::Skipped(why)),
-            };
-            report.targets.push(TargetReport { output, ..ended });
-        }
+        report.samples.extend((outcome.reclaimed > 0).then_some(reclaimed));
     }
 
     /// Indexes that are named and that no database has.
-    fn missing(&self, seen: &Seen, cx: &RunContext, report: &mut Report) {
-        if !seen.whole || cx.only.is_some() || cx.task.cancel.is_cancelled() {
+    fn missing(&self, totals: &Totals, cx: &RunContext, report: &mut Report) {
+        if !totals.whole || cx.only.is_some() || cx.task.cancel.is_cancelled() {
             return;
         }
         let literal = self.wishes.named.iter().filter_map(Glob::literal);
-        for name in literal.filter(|name| !seen.labels.contains(name)) {
+        for name in literal.filter(|name| !totals.labels.contains(name)) {
             let what = "no database that the job works on has such an index";
-            let target = Target::server(self.server.name()).with_object(name.clone());
+            let target = Target::server(self.server.name()).with_object(&name);
             if cx.dry_run {
                 let (action, reason) = ("refuse".to_owned(), what.to_owned());
                 report.plan.push(Step { target, action, reason });
@@ -259,7 +239,7 @@ impl Reindex {
              build",
             self.server.name()
         );
-        Finding::new("hidden-sessions", Severity::Info, what)
+        Finding::new(CheckName("hidden-sessions"), Severity::Info, what)
             .hint(format!("GRANT pg_read_all_stats TO {}", text::sql_ident(role)))
     }
 }

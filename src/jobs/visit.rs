@@ -30,7 +30,6 @@ impl Visit {
     }
 
     /// The same as the role for maintenance.
-    #[expect(dead_code, reason = "vacuum and reindex are to begin with it")]
     pub(super) async fn for_maintenance(server: &Server, task: Task) -> Result<Self, Failure> {
         task.progress.set_stage(task.phrase());
         let database = server.maintenance_database();

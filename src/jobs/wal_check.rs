@@ -9,7 +9,7 @@
 mod archive;
 mod metrics;
 mod options;
-pub mod state;
+pub(crate) mod state;
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
@@ -19,28 +19,28 @@ use jiff::Timestamp;
 use crate::{
     checks::{
         self,
-        wal::{ARCHIVE, SERVER, ServerLimits, ServerView, UNREADABLE},
+        wal::{SERVER, ServerLimits, ServerView},
     },
     domain::{
-        failure::{Class, Failure, IntoFailure},
+        failure::{Class, During, Failure},
         name::ServerName,
         report::{Figures, Outcome, Report, TargetReport},
         target::Target,
         wal::{KnownLoss, Since, Sizes},
     },
     postgres::{
-        PgError, Server, Session, catalog,
+        Server, Session,
         wal::{WalFacts, wal_facts},
     },
     wal::{
         archive::Archive,
-        end_to_end::{self, Destination, END_TO_END, Probed},
+        end_to_end::{self, Destination, Probed},
         space,
     },
 };
 
 use self::state::{Probe, State};
-use super::{Job, JobKind, RunContext};
+use super::{Job, JobKind, RunContext, visit::Visit};
 
 /// The kind's row in the table.
 pub(super) const KIND: JobKind = JobKind {
@@ -103,25 +103,23 @@ impl Job for WalCheck {
     }
 
     async fn run(&self, cx: &RunContext) -> Result<Report, Failure> {
-        let doing = format!("ask server {} about its WAL", self.server.name());
-        let fail = |error: PgError| error.into_failure(&*doing);
-        let cancel = &cx.task.cancel;
-        cx.task.progress.set_stage(&*doing);
-        let maintenance = self.server.maintenance_database();
-        let session = self.server.connect(maintenance, &cx.task.doing(&*doing)).await?;
-        let server = catalog::server_facts(session.queries(cancel)).await.map_err(fail)?;
-        let facts = wal_facts(session.queries(cancel), server.version_num).await.map_err(fail)?;
+        let ask = cx.task.doing(format!("ask server {} about its WAL", self.server.name()));
+        let visit = Visit::start(&self.server, ask).await?;
+        let server = visit.facts().await?;
+        let Visit { session, task } = visit;
+        let facts = wal_facts(session.queries(&task.cancel), server.version_num).await;
+        let facts = facts.during(&task)?;
         let subject = self.subject(server.system_id, &facts);
         let state = State::load(&self.state, &subject).map_err(|error| {
             Failure::from_error(Class::State, "read what is remembered", &error)
         })?;
         let facts = Arc::new(facts);
-        let mut work = Work { job: self, cx, facts, state, report: Report::default() };
+        let mut work = WalCheckRun { job: self, cx, facts, state, report: Report::default() };
         work.archive(&session).await;
         work.server(&session);
         work.probe(&session).await;
         session.close().await;
-        let Work { state, mut report, .. } = work;
+        let WalCheckRun { state, mut report, .. } = work;
         if let Err(error) = state.save(&self.state) {
             let doing = "remember what the WAL archive holds";
             report.failure = Some(Failure::from_error(Class::State, doing, &error));
@@ -157,7 +155,7 @@ fn is_due(last: Option<Timestamp>, now: Timestamp, interval: Duration) -> bool {
     }
 }
 
-struct Work<'a> {
+struct WalCheckRun<'a> {
     job: &'a WalCheck,
     cx: &'a RunContext,
     facts: Arc<WalFacts>,
@@ -165,7 +163,7 @@ struct Work<'a> {
     report: Report,
 }
 
-impl Work<'_> {
+impl WalCheckRun<'_> {
     fn now(&self) -> Timestamp {
         self.cx.task.clock.now().wall
     }
@@ -267,11 +265,4 @@ impl Work<'_> {
         }
         self.ended(PROBE, result);
     }
-}
-
-/// Every name that a finding of this kind may have: docs/ERRORS.md has a section for each.
-pub fn finding_names() -> Vec<&'static str> {
-    let server = SERVER.iter().map(|check| check.name);
-    let archive = ARCHIVE.iter().map(|check| check.name);
-    server.chain(archive).chain([UNREADABLE, END_TO_END]).collect()
 }

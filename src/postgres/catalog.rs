@@ -19,8 +19,6 @@ use super::{
 
 /// The oldest server that is supported, as `server_version_num`.
 pub const OLDEST: u32 = 110_000;
-/// `pg_database.datcollversion` came with PostgreSQL 15.
-const HAS_COLLATION_VERSION: u32 = 150_000;
 
 /// What a server is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,7 +31,6 @@ pub struct ServerFacts {
     pub system_id: u64,
     /// Whether it is a standby (`pg_is_in_recovery()`).
     pub in_recovery: bool,
-    /// The server's clock.
     pub at: Timestamp,
 }
 
@@ -49,18 +46,7 @@ impl ServerFacts {
 pub struct Database {
     /// `datname`; of one that is no UTF-8 ([`Access::Unnameable`]), with escapes in it.
     pub name: DatabaseName,
-    /// Whether it can be connected to.
     pub access: Access,
-    /// The owner's role name.
-    pub owner: String,
-    /// `UTF8`, `SQL_ASCII`, …
-    pub encoding: String,
-    /// `LC_COLLATE`
-    pub collate: String,
-    /// `LC_CTYPE`
-    pub ctype: String,
-    /// Version of the collation when the database was made (15+).
-    pub collation_version: Option<String>,
     /// `pg_database_size()` in bytes, where it was asked for and the role may know it.
     pub size_bytes: Option<u64>,
 }
@@ -69,25 +55,6 @@ impl Database {
     /// What patterns look at.
     pub fn candidate(&self) -> Candidate {
         Candidate { name: self.name.clone(), access: self.access }
-    }
-
-    /// What a manifest says of the database, whose extensions and size were read in it.
-    pub fn into_facts(self, size_bytes: u64, extensions: Vec<Extension>) -> DatabaseFacts {
-        DatabaseFacts {
-            name: self.name.into(),
-            owner: self.owner,
-            encoding: self.encoding,
-            collate: self.collate,
-            ctype: self.ctype,
-            collation_version: self.collation_version,
-            collation_actual_version: None,
-            locale_provider: None,
-            locale: None,
-            icu_rules: None,
-            collations: Vec::new(),
-            size_bytes,
-            extensions,
-        }
     }
 }
 
@@ -110,9 +77,6 @@ pub async fn server_facts(ask: Queries<'_>) -> Result<ServerFacts, PgError> {
 
 /// The system identifier, asked in a session of any database; none where the role may not ask for it
 /// there: rights on functions are each database's own.
-///
-/// # Errors
-/// When the server does not answer.
 pub async fn system_id(ask: Queries<'_>) -> Result<Option<u64>, PgError> {
     let sql = "SELECT system_identifier::text FROM pg_control_system()";
     match ask.value::<String>(sql, &[]).await {
@@ -152,28 +116,13 @@ async fn version(ask: Queries<'_>) -> Result<(u32, String), PgError> {
 /// All databases of a server, by name. Sizes take a look at every file of every database:
 /// `with_sizes` asks for them.
 pub async fn databases(ask: Queries<'_>, with_sizes: bool) -> Result<Vec<Database>, PgError> {
-    let (version_num, _) = version(ask).await?;
+    version(ask).await?;
     // pg_database_size() fails without CONNECT or pg_read_all_stats.
-    let size = if with_sizes {
-        "CASE WHEN has_database_privilege(d.oid, 'CONNECT') \
-             OR pg_has_role('pg_read_all_stats', 'USAGE') THEN pg_database_size(d.oid) END"
-    } else {
-        "NULL::bigint"
-    };
-    let sql = format!("{} ORDER BY d.datname", database_sql(version_num, size));
-    ask.list(&sql, &[], database).await
-}
-
-fn database_sql(version_num: u32, size: &str) -> String {
-    let collation =
-        if version_num >= HAS_COLLATION_VERSION { "d.datcollversion" } else { "NULL::text" };
-    format!(
-        "SELECT d.datname::text AS name, d.datconnlimit = -2 AS half_dropped, \
-         d.datallowconn AS open, pg_get_userbyid(d.datdba)::text AS owner, \
-         pg_encoding_to_char(d.encoding)::text AS encoding, d.datcollate::text AS collate, \
-         d.datctype::text AS ctype, {collation} AS collation_version, {size} AS size_bytes \
-         FROM pg_database d"
-    )
+    let sql = "SELECT datname::text AS name, datconnlimit = -2 AS half_dropped, \
+               datallowconn AS open, CASE WHEN $1 AND (has_database_privilege(oid, 'CONNECT') \
+               OR pg_has_role('pg_read_all_stats', 'USAGE')) THEN pg_database_size(oid) END \
+               AS size_bytes FROM pg_database ORDER BY datname";
+    ask.list(sql, &[&with_sizes], database).await
 }
 
 fn database(row: &Row) -> Result<Database, PgError> {
@@ -185,23 +134,28 @@ fn database(row: &Row) -> Result<Database, PgError> {
         (false, true) => Access::Open,
     };
     let name = name.text.parse().map_err(|_| sent_no("name of a database"))?;
-    Ok(columns!(row, Database {
-        owner, encoding, collate, ctype, collation_version, size_bytes; access: access, name: name
-    }))
+    Ok(columns!(row, Database { size_bytes; access: access, name: name }))
 }
 
 /// What a manifest says of the database of this session.
 pub async fn database_facts(ask: Queries<'_>) -> Result<DatabaseFacts, PgError> {
     let (version_num, _) = version(ask).await?;
     let sql = format!(
-        "{} WHERE d.datname = current_database()",
-        database_sql(version_num, "pg_database_size(d.oid)")
+        "SELECT d.datname::text AS name, pg_get_userbyid(d.datdba)::text AS owner, \
+         pg_encoding_to_char(d.encoding)::text AS encoding, d.datcollate::text AS collate, \
+         d.datctype::text AS ctype, pg_database_size(d.oid) AS size_bytes, {locale} \
+         FROM pg_database d WHERE d.datname = current_database()",
+        locale = locale::columns(version_num)
     );
-    let database = database(&ask.row(&sql, &[]).await?)?;
-    let size = database.size_bytes.ok_or_else(|| sent_no("size of the database"))?;
-    let mut facts = database.into_facts(size, extensions(ask).await?);
-    locale::complete(&mut facts, ask, version_num).await?;
-    Ok(facts)
+    let row = ask.row(&sql, &[]).await?;
+    let collations = locale::collations(ask).await?;
+    let mut extensions = extensions(ask).await?;
+    locale::available(&mut extensions, ask).await?;
+    Ok(columns!(&row, DatabaseFacts {
+        name, owner, encoding, collate, ctype, size_bytes, collation_version,
+        collation_actual_version, locale_provider, locale, icu_rules;
+        collations: collations, extensions: extensions
+    }))
 }
 
 /// The extensions of the session's database, by name.

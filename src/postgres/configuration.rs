@@ -28,7 +28,6 @@ pub const READ_FUNCTION: &str = "pg_read_binary_file(text, bigint, bigint, boole
 /// One row of `pg_settings`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Setting {
-    /// `name`
     pub name: String,
     /// `setting`, in its unit.
     pub value: String,
@@ -49,9 +48,7 @@ pub struct Configuration {
     pub settings: Vec<Setting>,
     /// Whether the role sees all settings (`pg_read_all_settings`).
     pub sees_all: bool,
-    /// Whether the role may have the server read files.
     pub may_read: bool,
-    /// The role.
     pub role: String,
 }
 

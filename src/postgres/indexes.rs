@@ -175,3 +175,17 @@ pub async fn activity(ask: Queries<'_>, version_num: u32) -> Result<Activity, Pg
 pub fn oids(indexes: &[Index]) -> BTreeSet<u32> {
     indexes.iter().map(|index| index.oid).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_version_names_what_depends_on_it() {
+        for version in [110_000, HAS_NULLS_NOT_DISTINCT, HAS_MAINTAIN, 190_000] {
+            let columns = by_version(version);
+            assert!(columns.contains(") AS definition, ("), "{version}: {columns}");
+            assert!(columns.ends_with(") AS permitted"), "{version}: {columns}");
+        }
+    }
+}

@@ -6,7 +6,7 @@
 
 use tokio_postgres::Row;
 
-use crate::domain::manifest::{Collation, DatabaseFacts, Extension};
+use crate::domain::manifest::{Collation, Extension};
 
 use super::{
     PgError,
@@ -23,72 +23,58 @@ const HAS_LOCALE: u32 = 170_000;
 /// Collations that are named; a library that was upgraded changes all of them at once.
 const COLLATIONS_MAX: usize = 100;
 
-/// Completes the facts about the session's database.
-pub async fn complete(
-    facts: &mut DatabaseFacts,
-    ask: Queries<'_>,
-    version_num: u32,
-) -> Result<(), PgError> {
-    if let Some(sql) = database_sql(version_num) {
-        let row = ask.row(&sql, &[]).await?;
-        facts.locale_provider = Some(provider(get(&row, "provider")?));
-        facts.locale = get(&row, "locale")?;
-        facts.icu_rules = get(&row, "rules")?;
-        facts.collation_actual_version = get(&row, "actual_version")?;
-    }
-    facts.collations = collations(ask).await?;
-    available(&mut facts.extensions, ask).await
-}
-
-fn database_sql(version_num: u32) -> Option<String> {
+/// Columns of the table `pg_database d`.
+pub(super) fn columns(version_num: u32) -> String {
     if version_num < HAS_PROVIDER {
-        return None;
+        return "NULL::text AS locale_provider, NULL::text AS locale, NULL::text AS icu_rules, \
+                NULL::text AS collation_version, NULL::text AS collation_actual_version"
+            .to_owned();
     }
+    let provider = provider("d.datlocprovider");
     let locale = if version_num < HAS_LOCALE { "daticulocale" } else { "datlocale" };
     let rules = if version_num < HAS_RULES { "NULL::text" } else { "daticurules::text" };
-    Some(format!(
-        "SELECT datlocprovider::text AS provider, {locale}::text AS locale, {rules} AS rules, \
-         pg_database_collation_actual_version(oid) AS actual_version \
-         FROM pg_database WHERE datname = current_database()"
-    ))
+    format!(
+        "{provider} AS locale_provider, {locale}::text AS locale, {rules} AS icu_rules, \
+         d.datcollversion AS collation_version, \
+         pg_database_collation_actual_version(d.oid) AS collation_actual_version"
+    )
 }
 
-/// As CREATE DATABASE has it (`COLLPROVIDER_…` in `pg_collation.h`).
-fn provider(letter: String) -> String {
-    match letter.as_str() {
-        "c" => "libc".to_owned(),
-        "i" => "icu".to_owned(),
-        "b" => "builtin".to_owned(),
-        _ => letter,
-    }
+/// A column with the letter of a provider, as CREATE DATABASE has it (`COLLPROVIDER_…` in `pg_collation.h`).
+fn provider(column: &str) -> String {
+    format!(
+        "CASE {column} WHEN 'c' THEN 'libc' WHEN 'i' THEN 'icu' WHEN 'b' THEN 'builtin' \
+         ELSE {column}::text END"
+    )
 }
 
 /// The collations that columns or indexes of the database use, and whose recorded version is not
 /// that of the library here.
-async fn collations(ask: Queries<'_>) -> Result<Vec<Collation>, PgError> {
+pub(super) async fn collations(ask: Queries<'_>) -> Result<Vec<Collation>, PgError> {
     // Only of those that are used is the library asked: it takes a millisecond for each.
     let sql = format!(
         "SELECT n.nspname::text AS schema, c.collname::text AS name, \
-         c.collprovider::text AS provider, c.collversion AS recorded_version, \
+         {provider} AS provider, c.collversion AS recorded_version, \
          c.actual AS actual_version \
          FROM (SELECT collnamespace, collname, collprovider, collversion, \
          pg_collation_actual_version(oid) AS actual FROM pg_collation WHERE oid IN \
          (SELECT attcollation FROM pg_attribute WHERE attrelid >= 16384 AND attcollation <> 0) \
          OFFSET 0) AS c JOIN pg_namespace AS n ON n.oid = c.collnamespace \
-         WHERE c.collversion <> c.actual ORDER BY 1, 2 LIMIT {COLLATIONS_MAX}"
+         WHERE c.collversion <> c.actual ORDER BY 1, 2 LIMIT {COLLATIONS_MAX}",
+        provider = provider("c.collprovider")
     );
     let collation = |row: &Row| {
-        let provider = provider(get(row, "provider")?);
-        Ok(columns!(row, Collation {
-            schema, name, recorded_version, actual_version; provider: provider
-        }))
+        Ok(columns!(row, Collation { schema, name, provider, recorded_version, actual_version }))
     };
     ask.list(&sql, &[], collation).await
 }
 
 /// Which version of each extension the server's packages would install. They may be gone, or
 /// damaged: then nothing is said of it, and the backup goes on.
-async fn available(extensions: &mut [Extension], ask: Queries<'_>) -> Result<(), PgError> {
+pub(super) async fn available(
+    extensions: &mut [Extension],
+    ask: Queries<'_>,
+) -> Result<(), PgError> {
     let sql = "SELECT a.name::text AS name, a.default_version FROM pg_available_extensions AS a \
                JOIN pg_extension AS e ON e.extname = a.name";
     let rows = match ask.rows(sql, &[]).await {
@@ -114,15 +100,15 @@ mod tests {
 
     #[test]
     fn each_version_is_asked_for_what_it_has() {
-        assert_eq!(database_sql(140_012), None);
-        for (version, columns) in [
-            (150_018, "daticulocale::text AS locale, NULL::text AS rules,"),
-            (160_004, "daticulocale::text AS locale, daticurules::text AS rules,"),
-            (170_000, "datlocale::text AS locale, daticurules::text AS rules,"),
-            (180_001, "datlocale::text AS locale, daticurules::text AS rules,"),
+        assert!(!columns(140_012).contains("dat"), "{}", columns(140_012));
+        for (version, expected) in [
+            (150_018, "daticulocale::text AS locale, NULL::text AS icu_rules,"),
+            (160_004, "daticulocale::text AS locale, daticurules::text AS icu_rules,"),
+            (170_000, "datlocale::text AS locale, daticurules::text AS icu_rules,"),
+            (180_001, "datlocale::text AS locale, daticurules::text AS icu_rules,"),
         ] {
-            let sql = database_sql(version).unwrap();
-            assert!(sql.contains(columns), "{version}: {sql}");
+            let sql = columns(version);
+            assert!(sql.contains(expected), "{version}: {sql}");
         }
     }
 }

@@ -9,9 +9,6 @@ const NAMED_MAX: i64 = 3;
 
 /// Who holds a lock on the table, a prepared transaction too: it has no process, and is known by the lock on
 /// its own id. The text of statements is left out: it may hold what is nobody's business.
-///
-/// # Errors
-/// When the server does not answer.
 pub async fn holders(ask: Queries<'_>, table: u32) -> Result<Vec<String>, PgError> {
     let sql = "SELECT CASE WHEN l.pid IS NULL
           THEN format('the prepared transaction %L (role %s) has %s', x.gid, x.owner, l.mode)
@@ -31,9 +28,6 @@ pub async fn holders(ask: Queries<'_>, table: u32) -> Result<Vec<String>, PgErro
 
 /// The oldest transactions of the database, of those that have been open for `at_least`: whom a
 /// concurrent build waits for.
-///
-/// # Errors
-/// When the server does not answer.
 pub async fn open_for(ask: Queries<'_>, at_least: Duration) -> Result<Vec<String>, PgError> {
     let sql = "SELECT who FROM (
         SELECT xact_start AS since, format('process %s of role %s, %s%s, its transaction open for %s s',

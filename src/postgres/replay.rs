@@ -24,9 +24,6 @@ const SETTLE: Duration = Duration::from_secs(2);
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
 /// Asks a standby how it stands. Whether it has caught up is seen after `max`, and at most a moment.
-///
-/// # Errors
-/// When the server does not answer.
 pub async fn replay(ask: Queries<'_>, max: Duration) -> Result<Replay, PgError> {
     let row = ask.row(REPLAY, &[]).await?;
     let mut replay = columns!(&row, Replay { receiving, caught_up, last_commit });

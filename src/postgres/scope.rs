@@ -49,7 +49,6 @@ const HAS_LARGE_OBJECTS: u32 = 16;
 /// How a dump is written.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Form<'a> {
-    /// Archive or SQL.
     pub format: Format,
     /// Further options of pg_dump that leave nothing out.
     pub options: &'a [String],

@@ -66,7 +66,6 @@ const NAMED_MAX: usize = 10;
 #[derive(Debug)]
 #[must_use = "the snapshot ends when this is dropped"]
 pub struct ExportedSnapshot {
-    /// For `pg_dump --snapshot`.
     pub id: String,
     /// The moment, for the manifest.
     pub facts: Snapshot,
@@ -147,9 +146,6 @@ async fn place(ask: Queries<'_>) -> Result<(String, Option<Timeline>), PgError> 
 }
 
 /// Where a primary is in its WAL and how it came there; none of a standby.
-///
-/// # Errors
-/// When the server does not answer.
 pub async fn past(ask: Queries<'_>) -> Result<Option<Past>, PgError> {
     let (lsn, timeline) = place(ask).await?;
     let Some(timeline) = timeline else { return Ok(None) };

@@ -18,7 +18,6 @@ pub use self::read::{archiver, history, may_execute, switch_wal, wal_facts};
 /// When WAL is archived.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ArchiveMode {
-    /// Never.
     Off,
     /// By a primary; a standby archives nothing.
     On,
@@ -29,9 +28,7 @@ pub enum ArchiveMode {
 /// Settings that concern WAL.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WalSettings {
-    /// `archive_mode`
     pub archive_mode: ArchiveMode,
-    /// Whether `archive_command` is set.
     pub has_command: bool,
     /// Whether `archive_library` (15+) is set.
     pub has_library: bool,
@@ -39,7 +36,6 @@ pub struct WalSettings {
     pub archive_timeout: Duration,
     /// `wal_keep_size`, or `wal_keep_segments` before 13, in bytes.
     pub keep_bytes: u64,
-    /// `max_wal_size` in bytes.
     pub max_wal_size: u64,
     /// `data_directory`, where the role may know it.
     pub data_directory: Option<PathBuf>,
@@ -50,7 +46,6 @@ pub struct WalSettings {
 pub struct Archiver {
     /// Files that were archived since the statistics were reset.
     pub archived_count: u64,
-    /// The last file that was archived, and when.
     pub last_archived: Option<(String, Timestamp)>,
     /// Attempts that failed since the statistics were reset.
     pub failed_count: u64,
@@ -74,30 +69,23 @@ impl Archiver {
 /// What waits to be archived: the `.ready` files.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ReadyQueue {
-    /// Segments.
     pub segments: u64,
     /// Histories of timelines. They are archived before everything else.
     pub histories: u64,
-    /// Labels of base backups.
     pub backups: u64,
-    /// Partial segments.
     pub partials: u64,
     /// Files of no such name; nobody will archive them.
     pub others: u64,
     /// Since when the oldest has been waiting, to the second; none where nothing waits.
     pub oldest: Option<Timestamp>,
-    /// What is archived next.
     pub next: Option<String>,
-    /// The first segment that waits.
     pub first_segment: Option<String>,
 }
 
 /// A replication slot.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Slot {
-    /// Its name.
     pub name: String,
-    /// Whether somebody reads from it now.
     pub active: bool,
     /// The oldest byte that it keeps; none for a slot that keeps nothing.
     pub restart_lsn: Option<Lsn>,
@@ -121,18 +109,14 @@ impl Slot {
 /// Files of `pg_wal`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct WalDirectory {
-    /// Their bytes.
     pub bytes: u64,
-    /// How many there are.
     pub files: u64,
 }
 
 /// Something that the role may not see.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Unmeasured {
-    /// What is not measured.
     pub what: &'static str,
-    /// What it is read from.
     pub from: &'static str,
     /// The statement that changes that; none where the server has no such thing.
     pub grant: Option<String>,
@@ -141,11 +125,8 @@ pub struct Unmeasured {
 /// What a server says of its WAL.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WalFacts {
-    /// The server's clock.
     pub at: Timestamp,
-    /// Whether it is a standby.
     pub in_recovery: bool,
-    /// `wal_segment_size`
     pub segment_size: SegmentSize,
     /// Its timeline. A standby may learn of a new one late.
     pub timeline: Timeline,
@@ -153,21 +134,15 @@ pub struct WalFacts {
     pub lsn: Lsn,
     /// Where a recovery after a crash would start: what was written when the last checkpoint began.
     pub redo: Lsn,
-    /// The timeline of that checkpoint.
     pub redo_timeline: Timeline,
     /// When the last checkpoint (on a standby: restartpoint) was made.
     pub checkpoint_at: Timestamp,
-    /// Its settings.
     pub settings: WalSettings,
-    /// How archiving goes.
     pub archiver: Archiver,
-    /// What waits to be archived.
     pub ready: Option<ReadyQueue>,
-    /// What `pg_wal` holds.
     pub directory: Option<WalDirectory>,
     /// Replication slots, those that keep most first.
     pub slots: Vec<Slot>,
-    /// What could not be seen.
     pub unmeasured: Vec<Unmeasured>,
 }
 

@@ -182,6 +182,29 @@ pub fn is_damage(error: &FileError) -> bool {
     matches!(error.source.kind(), io::ErrorKind::FileTooLarge | io::ErrorKind::IsADirectory)
 }
 
+/// Reads a JSON file of ours of at most `max` bytes; none where there is none, and where it is damaged: it is
+/// set aside then, and the log has `damaged`.
+pub fn read_json<T>(
+    path: &Path,
+    max: u64,
+    damaged: &'static str,
+    parse: impl FnOnce(&[u8]) -> serde_json::Result<T>,
+) -> Result<Option<T>, FileError> {
+    let why: Box<dyn std::error::Error> = match read_limited(path, max) {
+        Ok(bytes) => match parse(&bytes) {
+            Ok(value) => return Ok(Some(value)),
+            Err(error) => error.into(),
+        },
+        Err(error) if error.source.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) if is_damage(&error) => error.source.into(),
+        Err(error) => return Err(error),
+    };
+    let aside = set_aside(path)?;
+    let (path, aside) = (path.display(), aside.display());
+    tracing::warn!(%path, %aside, error = %why, "{damaged}");
+    Ok(None)
+}
+
 /// Reads a whole file of at most `max` bytes; a larger one is an error, not a cut.
 pub fn read_limited(path: &Path, max: u64) -> Result<Vec<u8>, FileError> {
     let read = || {

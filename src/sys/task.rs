@@ -15,7 +15,10 @@ use std::{
 use tokio_util::sync::CancellationToken;
 
 use super::clock::Clock;
-use crate::domain::failure::{Class, Failure};
+use crate::domain::{
+    failure::{Class, Failure},
+    report::Outcome,
+};
 
 /// Token, clock, progress and phrase of one piece of work.
 ///
@@ -62,6 +65,14 @@ impl Task {
     /// The failure of work that ends because the task was cancelled.
     pub fn cancelled(&self) -> Failure {
         self.failure(Class::Interrupted, "the run was cancelled")
+    }
+
+    /// How something ended that failed: cancelled, where the failure is that the task was.
+    pub fn outcome(&self, failure: Failure) -> Outcome {
+        if failure.class == Class::Interrupted && self.cancel.is_cancelled() {
+            return Outcome::Cancelled;
+        }
+        Outcome::Failed(failure)
     }
 
     /// Fails once the task was cancelled.

@@ -37,7 +37,6 @@ pub enum Archive {
 pub struct Resume {
     /// The key of a segment: everything up to it was seen.
     pub key: String,
-    /// That segment.
     pub segment: SegmentName,
 }
 
@@ -46,12 +45,9 @@ pub struct Resume {
 pub enum ListError {
     /// The user that pgkeep runs as may not read it, or it is not there: a finding.
     Unreadable {
-        /// What cannot be read.
         what: String,
-        /// What to do about it.
         hint: String,
     },
-    /// Anything else.
     Failed(Failure),
 }
 

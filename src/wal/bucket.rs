@@ -94,14 +94,7 @@ pub(super) async fn cancellable<T>(
     answer: impl Future<Output = Result<T, StoreError>>,
     task: &Task,
 ) -> Result<T, ListError> {
-    let answer = tokio::select! {
-        biased;
-        () = task.cancel.cancelled() => {
-            let failure = Failure::new(Class::Interrupted, DOING, "the run was cancelled");
-            return Err(ListError::Failed(failure));
-        }
-        answer = answer => answer,
-    };
+    let answer = task.doing(DOING).unless_cancelled(answer).await.map_err(ListError::Failed)?;
     answer.map_err(|error| match error.kind {
         StoreErrorKind::Refused => ListError::Unreadable {
             what: error.to_string(),

@@ -223,10 +223,11 @@ async fn in_background<T: Send + 'static>(
     task: &Task,
     work: impl FnOnce(&Walk) -> Result<T, Trouble> + Send + 'static,
 ) -> Result<T, ListError> {
-    let doing = format!("list the WAL archive {}", root.display());
+    let task = &task.doing(format!("list the WAL archive {}", root.display()));
     let Some(turn) = Turn::take(root) else {
         let what = format!("{WALKS_MAX} earlier looks at it have not ended: its filesystem hangs");
-        let failure = Failure::new(Class::RepositoryUnavailable, doing, what)
+        let failure = task
+            .failure(Class::RepositoryUnavailable, what)
             .hint("the filesystem has trouble: look at the kernel's log");
         return Err(ListError::Failed(failure));
     };
@@ -236,8 +237,6 @@ async fn in_background<T: Send + 'static>(
         let _turn = turn;
         work(&walk)
     });
-    let cancelled =
-        || ListError::Failed(Failure::new(Class::Interrupted, &*doing, "the run was cancelled"));
     loop {
         task.progress.wait_begins(task.clock.now().mono);
         let ended = tokio::select! {
@@ -248,17 +247,17 @@ async fn in_background<T: Send + 'static>(
         };
         task.progress.wait_ends();
         return match ended {
-            None | Some(Ok(Err(Trouble::Cancelled))) => Err(cancelled()),
+            None | Some(Ok(Err(Trouble::Cancelled))) => Err(ListError::Failed(task.cancelled())),
             Some(Ok(Ok(value))) => Ok(value),
-            Some(Ok(Err(Trouble::Io(path, error)))) => Err(explain(&doing, root, &path, &error)),
+            Some(Ok(Err(Trouble::Io(path, error)))) => Err(explain(task, root, &path, &error)),
             Some(Err(error)) => {
-                Err(ListError::Failed(Failure::from_error(Class::Internal, &*doing, &error)))
+                Err(ListError::Failed(Failure::from_error(Class::Internal, task, &error)))
             }
         };
     }
 }
 
-fn explain(doing: &str, root: &Path, path: &Path, error: &io::Error) -> ListError {
+fn explain(task: &Task, root: &Path, path: &Path, error: &io::Error) -> ListError {
     let what = format!("{}: {error}", path.display());
     let (path, root) = (path.display(), shell_word(&root.display().to_string()));
     let hint = match error.kind() {
@@ -274,7 +273,8 @@ fn explain(doing: &str, root: &Path, path: &Path, error: &io::Error) -> ListErro
         }
         io::ErrorKind::NotADirectory => format!("`archive` names a folder; {root} is none"),
         _ => {
-            let failure = Failure::new(Class::RepositoryUnavailable, doing, what)
+            let failure = task
+                .failure(Class::RepositoryUnavailable, what)
                 .hint("the filesystem has trouble: look at the kernel's log");
             return ListError::Failed(failure);
         }

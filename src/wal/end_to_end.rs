@@ -5,25 +5,27 @@
 
 use std::time::Duration;
 
+use tokio::time::sleep;
+
 use super::archive::{Archive, ListError, Resume};
 use crate::{
     domain::{
-        failure::{Class, Failure, IntoFailure},
-        finding::{Finding, Severity},
+        failure::{Class, During, Failure},
+        finding::{CheckName, Finding, Severity},
         units::format_duration,
         wal::{SegmentName, WalFile},
     },
     postgres::{
-        PgError, Session,
+        Session,
+        queries::Queries,
         wal::{self, WalFacts},
     },
     sys::task::Task,
 };
 
 /// The finding that a segment did not arrive, or that this cannot be tried.
-pub const END_TO_END: &str = "wal-end-to-end";
+const END_TO_END: CheckName = CheckName("wal-end-to-end");
 
-const DOING: &str = "try WAL archiving from end to end";
 /// Between two questions to the server.
 const POLL: Duration = Duration::from_millis(250);
 /// Between two looks into the archive, which may be large.
@@ -41,7 +43,6 @@ pub struct Destination<'a> {
 /// How a probe ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Probed {
-    /// The segment arrived.
     Arrived(SegmentName),
     /// It did not, within the time limit.
     Late(SegmentName, Finding),
@@ -60,9 +61,9 @@ pub async fn probe(
     limit: Duration,
     task: &Task,
 ) -> Result<Probed, Failure> {
-    let fail = |error: PgError| error.into_failure(DOING);
-    let cancel = &task.cancel;
-    if !wal::may_execute(session.queries(cancel), "pg_switch_wal()").await.map_err(fail)? {
+    let task = &task.doing("try WAL archiving from end to end");
+    let ask = session.queries(&task.cancel);
+    if !wal::may_execute(ask, "pg_switch_wal()").await.during(task)? {
         let what = "the role may not end a WAL segment: archiving is not tried from end to end";
         let hint =
             "as a superuser: GRANT EXECUTE ON FUNCTION pg_switch_wal() TO the role of pgkeep";
@@ -71,35 +72,18 @@ pub async fn probe(
     }
     let start = task.clock.now().mono;
     let left = || limit.saturating_sub(task.clock.now().mono.saturating_sub(start));
-    let end = wal::switch_wal(session.queries(cancel)).await.map_err(fail)?;
+    let end = wal::switch_wal(ask).await.during(task)?;
     let size = facts.segment_size;
     let segment = SegmentName::new(facts.timeline, size.segment_before(end), size);
-    let mut said = !to.by_archiver;
-    while !said {
-        let archiver = wal::archiver(session.queries(cancel)).await.map_err(fail)?;
-        said = archiver.last_archived.is_some_and(|(name, _)| covers(&name, segment));
-        if !said {
-            if left().is_zero() {
-                let what = format!("{segment} was not archived within {}", format_duration(limit));
-                return Ok(late(segment, what));
-            }
-            wait(POLL.min(left()), task).await?;
+    while to.by_archiver && !is_archived(segment, ask, task).await? {
+        if left().is_zero() {
+            let what = format!("{segment} was not archived within {}", format_duration(limit));
+            return Ok(late(segment, what));
         }
+        task.unless_cancelled(sleep(POLL.min(left()))).await?;
     }
     let Some((archive, resume)) = to.archive else { return Ok(Probed::Arrived(segment)) };
-    loop {
-        match archive.holds(segment, resume, task).await {
-            Ok(true) => return Ok(Probed::Arrived(segment)),
-            Ok(false) => {}
-            // A finding of its own says so; the server's word is what is left.
-            Err(ListError::Unreadable { .. }) if to.by_archiver => {
-                return Ok(Probed::Arrived(segment));
-            }
-            Err(ListError::Unreadable { what, hint }) => {
-                return Err(Failure::new(Class::RepositoryRefused, DOING, what).hint(hint));
-            }
-            Err(ListError::Failed(failure)) => return Err(failure),
-        }
+    while !arrived(archive.holds(segment, resume, task).await, to.by_archiver, task)? {
         if left().is_zero() {
             let by =
                 if to.by_archiver { "the server takes it for archived" } else { "it was ended" };
@@ -107,7 +91,27 @@ pub async fn probe(
             let what = format!("{segment} is not in {place} {limit} later, although {by}");
             return Ok(late(segment, what));
         }
-        wait(LOOK.min(left()).max(POLL), task).await?;
+        task.unless_cancelled(sleep(LOOK.min(left()).max(POLL))).await?;
+    }
+    Ok(Probed::Arrived(segment))
+}
+
+/// Whether a segment is archived, by the server's word.
+async fn is_archived(segment: SegmentName, ask: Queries<'_>, task: &Task) -> Result<bool, Failure> {
+    let archiver = wal::archiver(ask).await.during(task)?;
+    Ok(archiver.last_archived.is_some_and(|(name, _)| covers(&name, segment)))
+}
+
+/// Whether a segment has arrived, by what a look into the archive brought.
+fn arrived(held: Result<bool, ListError>, by_archiver: bool, task: &Task) -> Result<bool, Failure> {
+    match held {
+        Ok(held) => Ok(held),
+        // A finding of its own says so; the server's word is what is left.
+        Err(ListError::Unreadable { .. }) if by_archiver => Ok(true),
+        Err(ListError::Unreadable { what, hint }) => {
+            Err(task.failure(Class::RepositoryRefused, what).hint(hint))
+        }
+        Err(ListError::Failed(failure)) => Err(failure),
     }
 }
 
@@ -125,14 +129,4 @@ fn late(segment: SegmentName, what: String) -> Probed {
     let hint = "the server's log has what the archive command said; run it by hand as the server's user. \
                 If it is only slow, raise end_to_end_timeout";
     Probed::Late(segment, Finding::new(END_TO_END, Severity::Critical, what).hint(hint))
-}
-
-async fn wait(time: Duration, task: &Task) -> Result<(), Failure> {
-    tokio::select! {
-        biased;
-        () = task.cancel.cancelled() => {
-            Err(Failure::new(Class::Interrupted, DOING, "the run was cancelled"))
-        }
-        () = tokio::time::sleep(time) => Ok(()),
-    }
 }

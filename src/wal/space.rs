@@ -5,7 +5,6 @@ use std::path::Path;
 /// Room on a filesystem, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Space {
-    /// All of it.
     pub total: u64,
     /// What the server may still take.
     pub free: u64,

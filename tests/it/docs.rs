@@ -67,6 +67,32 @@ fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
     }
 }
 
+#[test]
+fn every_finding_has_its_section_and_a_name_that_stands_once() {
+    let page = page("docs/ERRORS.md");
+    let (_, findings) = page.split_once("\n# Findings, by check\n").unwrap();
+    let (findings, _) = findings.split_once("\n# Alerts\n").unwrap();
+    let headings = findings.lines().filter_map(|line| line.strip_prefix("### "));
+    let mut documented: Vec<String> = headings.map(str::to_owned).collect();
+    documented.sort();
+    let mut files = Vec::new();
+    sources(&Path::new(ROOT).join("src"), &mut files);
+    let mut made = Vec::new();
+    for file in files.iter().filter(|file| !file.display().to_string().contains("tests")) {
+        let text = fs::read_to_string(file).unwrap();
+        let code = text.split("\n#[cfg(test)]\nmod tests {").next().unwrap();
+        let bare = code.split("Finding::new(").skip(1).find(|rest| rest.trim().starts_with('"'));
+        assert_eq!(bare, None, "{}: its check is no CheckName", file.display());
+        let names = code.split("CheckName(\"").skip(1);
+        made.extend(names.map(|rest| rest.split('"').next().unwrap().to_owned()));
+    }
+    made.sort();
+    assert!(made.len() > 60, "where are the checks?");
+    let twice = made.windows(2).find(|two| two[0] == two[1]);
+    assert_eq!(twice, None, "a check's name stands once");
+    assert_eq!(made, documented, "docs/ERRORS.md and the checks differ");
+}
+
 /// Lines of code that name the kind in a string of its own: not comments, not tests.
 fn named(kind: &str, text: &str) -> Vec<usize> {
     let literal = format!("\"{kind}\"");

@@ -13,7 +13,7 @@ use crate::{
     checks::login,
     domain::{
         failure::{Class, Failure},
-        finding::{Finding, Severity},
+        finding::{CheckName, Finding, Severity},
         manifest::LeftOut,
         target::Target,
     },
@@ -21,7 +21,7 @@ use crate::{
 };
 
 /// The check's name in findings.
-const CHECK: &str = "tool-output";
+const CHECK: CheckName = CheckName("tool-output");
 /// Unknown messages that a report keeps, and the longest of them in bytes.
 const KEPT_MAX: usize = 20;
 const LINE_MAX: usize = 300;

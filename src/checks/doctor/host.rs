@@ -6,7 +6,7 @@ use super::Line;
 use crate::{
     checks::Check,
     domain::{
-        finding::{Found, Severity},
+        finding::{CheckName, Found, Severity},
         name::JobName,
         text::shell_word,
     },
@@ -18,14 +18,12 @@ use crate::{
 pub struct HostView {
     /// The state directory, and what is wrong with it.
     pub state_dir: (PathBuf, Result<(), StateTrouble>),
-    /// Whether a daemon answers.
     pub daemon: Daemon,
     /// Where metrics are served, and whether that works: for a daemon that is up whether it can be
     /// reached, else whether it could listen. None where metrics are off.
     pub metrics: Option<(SocketAddr, Result<(), String>)>,
     /// The systemd unit of this configuration, where there is one.
     pub unit: Option<UnitView>,
-    /// How many jobs are enabled.
     pub jobs: usize,
     /// Enabled jobs that nothing starts.
     pub untriggered: Vec<JobName>,
@@ -34,7 +32,6 @@ pub struct HostView {
 /// What a unit keeps its daemon from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UnitView {
-    /// The unit's name.
     pub name: String,
     /// What the daemon writes to and cannot: what it is (`repository local`), where it lies, and why.
     pub closed: Vec<(String, PathBuf, Barrier)>,
@@ -53,18 +50,13 @@ pub enum StateTrouble {
     /// It cannot be looked at, or written to.
     Unusable(String),
     /// Others than the owner may write to it.
-    Exposed {
-        /// Permission bits.
-        mode: u32,
-    },
+    Exposed { mode: u32 },
 }
 
 /// Whether a daemon answers at the control socket.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Daemon {
-    /// It does.
     Up,
-    /// None is up.
     Down,
     /// One is up, and does not let us in; or something is wrong with the socket.
     Closed(String),
@@ -76,7 +68,7 @@ pub const LINES: &[&Line<HostView>] = &[&STATE, &UNIT, &DAEMON, &METRICS, &TRIGG
 const STATE: Line<HostView> = Line {
     label: "state",
     state: |view| Some(view.state_dir.0.display().to_string()),
-    check: Check { name: "state-directory", look: state },
+    check: Check { name: CheckName("state-directory"), look: state },
 };
 
 const UNIT: Line<HostView> = Line {
@@ -85,7 +77,7 @@ const UNIT: Line<HostView> = Line {
         let unit = view.unit.as_ref()?;
         Some(format!("{} lets the daemon write where it has to", unit.name))
     },
-    check: Check { name: "unit-paths", look: unit },
+    check: Check { name: CheckName("unit-paths"), look: unit },
 };
 
 const DAEMON: Line<HostView> = Line {
@@ -98,13 +90,13 @@ const DAEMON: Line<HostView> = Line {
         };
         Some(state.to_owned())
     },
-    check: Check { name: "daemon-socket", look: daemon },
+    check: Check { name: CheckName("daemon-socket"), look: daemon },
 };
 
 const METRICS: Line<HostView> = Line {
     label: "metrics",
     state: |view| view.metrics.as_ref().map(|(address, _)| address.to_string()),
-    check: Check { name: "metrics-address", look: metrics },
+    check: Check { name: CheckName("metrics-address"), look: metrics },
 };
 
 const TRIGGERS: Line<HostView> = Line {
@@ -113,7 +105,7 @@ const TRIGGERS: Line<HostView> = Line {
         let started = view.jobs - view.untriggered.len().min(view.jobs);
         Some(format!("{started} of {} jobs start by themselves", view.jobs))
     },
-    check: Check { name: "job-untriggered", look: triggers },
+    check: Check { name: CheckName("job-untriggered"), look: triggers },
 };
 
 fn state(view: &HostView) -> Vec<Found> {

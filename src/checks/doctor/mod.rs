@@ -10,7 +10,10 @@ mod tests;
 use jiff::SignedDuration;
 
 use super::Check;
-use crate::domain::{finding::Finding, units::format_duration};
+use crate::domain::{
+    finding::{CheckName, Finding},
+    units::format_duration,
+};
 
 /// One thing that is looked at.
 #[derive(Debug)]
@@ -19,45 +22,29 @@ pub struct Line<F: 'static> {
     pub label: &'static str,
     /// What is so, in words, beside whatever is found. None: this does not apply here.
     pub state: fn(&F) -> Option<String>,
-    /// What looks.
     pub check: Check<F>,
 }
 
 /// A line as it came out.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Looked {
-    /// What was looked at.
+pub struct LineReport {
     pub label: &'static str,
-    /// What is so.
     pub state: String,
-    /// What was found.
     pub findings: Vec<Finding>,
 }
 
 /// Looks at everything in a table that applies.
-pub fn look<F>(lines: &[&Line<F>], facts: &F) -> Vec<Looked> {
+pub fn look<F>(lines: &[&Line<F>], facts: &F) -> Vec<LineReport> {
     let each = lines.iter().filter_map(|line| {
         let state = (line.state)(facts)?;
-        let found = (line.check.look)(facts);
-        let findings = found.into_iter().map(|found| found.named(line.check.name)).collect();
-        Some(Looked { label: line.label, state, findings })
+        let findings = line.check.findings(facts);
+        Some(LineReport { label: line.label, state, findings })
     });
     each.collect()
 }
 
 /// What findings about the keys of a repository are called.
-pub const KEYS: &str = "repository-keys";
-
-/// Every name that a finding of a line may have: docs/ERRORS.md has a section for each.
-pub fn names() -> Vec<&'static str> {
-    let mut names: Vec<_> = server::LINES.iter().map(|line| line.check.name).collect();
-    names.extend(repository::LINES.iter().map(|line| line.check.name));
-    names.extend(host::LINES.iter().map(|line| line.check.name));
-    names.extend(super::preflight::DATABASE.iter().map(|row| row.check.name));
-    names.extend(super::preflight::GLOBALS.iter().map(|check| check.name));
-    names.push(KEYS);
-    names
-}
+pub const KEYS: CheckName = CheckName("repository-keys");
 
 /// A clock that differs by more is set wrong, and not only read late.
 const SKEW_MAX: SignedDuration = SignedDuration::from_mins(1);

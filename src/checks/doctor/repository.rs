@@ -4,7 +4,7 @@ use super::{Line, SKEW_MAX, skew};
 use crate::{
     checks::Check,
     domain::{
-        finding::{Found, Severity},
+        finding::{CheckName, Found, Severity},
         text::size,
     },
     repository::probe::{Kept, Probed},
@@ -13,7 +13,6 @@ use crate::{
 /// What a repository is looked at with.
 #[derive(Debug)]
 pub struct RepositoryView {
-    /// What a probe of its store saw.
     pub probed: Probed,
     /// Bytes of the databases that jobs dump to it, where servers told.
     pub databases: u64,
@@ -38,7 +37,7 @@ const INTEGRITY: Line<RepositoryView> = Line {
         let fine = "an object was written, read back, in part as well, and listed";
         Some(unless_found(view, integrity, fine))
     },
-    check: Check { name: "repository-integrity", look: integrity },
+    check: Check { name: CheckName("repository-integrity"), look: integrity },
 };
 
 const PARTS: Line<RepositoryView> = Line {
@@ -48,13 +47,13 @@ const PARTS: Line<RepositoryView> = Line {
         let fine = "an object was written in two parts, as a dump is, and read back";
         Some(unless_found(view, parts, fine))
     },
-    check: Check { name: "repository-parts", look: parts },
+    check: Check { name: CheckName("repository-parts"), look: parts },
 };
 
 const OVERWRITE: Line<RepositoryView> = Line {
     label: "overwriting",
     state: |view| Some(unless_found(view, overwrite, "what is there is not replaced")),
-    check: Check { name: "repository-overwrite", look: overwrite },
+    check: Check { name: CheckName("repository-overwrite"), look: overwrite },
 };
 
 const DIGEST: Line<RepositoryView> = Line {
@@ -63,13 +62,13 @@ const DIGEST: Line<RepositoryView> = Line {
         view.probed.survey.digest?;
         Some(unless_found(view, digest, "bytes with a wrong digest are refused, parts as well"))
     },
-    check: Check { name: "repository-digest", look: digest },
+    check: Check { name: CheckName("repository-digest"), look: digest },
 };
 
 const DELETE: Line<RepositoryView> = Line {
     label: "removing",
     state: |view| Some(unless_found(view, delete, "the object was removed again")),
-    check: Check { name: "repository-delete", look: delete },
+    check: Check { name: CheckName("repository-delete"), look: delete },
 };
 
 const VERSIONS: Line<RepositoryView> = Line {
@@ -83,7 +82,7 @@ const VERSIONS: Line<RepositoryView> = Line {
         };
         Some(kept)
     },
-    check: Check { name: "repository-versions", look: versions },
+    check: Check { name: CheckName("repository-versions"), look: versions },
 };
 
 const EXPIRY: Line<RepositoryView> = Line {
@@ -92,7 +91,7 @@ const EXPIRY: Line<RepositoryView> = Line {
         view.probed.survey.expiry.as_ref()?;
         Some(unless_found(view, expiry, "no rule of the bucket removes backups"))
     },
-    check: Check { name: "repository-expiry", look: expiry },
+    check: Check { name: CheckName("repository-expiry"), look: expiry },
 };
 
 const SPACE: Line<RepositoryView> = Line {
@@ -105,13 +104,13 @@ const SPACE: Line<RepositoryView> = Line {
         };
         Some(format!("{} are free, {} stay so{databases}", size(free), size(min_free)))
     },
-    check: Check { name: "repository-space", look: space },
+    check: Check { name: CheckName("repository-space"), look: space },
 };
 
 const CLOCK: Line<RepositoryView> = Line {
     label: "clock",
     state: |view| view.probed.clock_ahead.map(skew),
-    check: Check { name: "repository-clock", look: clock },
+    check: Check { name: CheckName("repository-clock"), look: clock },
 };
 
 fn integrity(view: &RepositoryView) -> Vec<Found> {

@@ -6,7 +6,7 @@ use super::{Line, SKEW_MAX, skew};
 use crate::{
     checks::{Check, login, preflight::some},
     domain::{
-        finding::{Found, Severity},
+        finding::{CheckName, Found, Severity},
         name::DatabaseName,
         protection::Protection,
         scope::Coverage,
@@ -17,9 +17,7 @@ use crate::{
 /// What a server is looked at with.
 #[derive(Debug)]
 pub struct ServerView {
-    /// What it is.
     pub facts: ServerFacts,
-    /// How far its clock is ahead of ours.
     pub clock_ahead: SignedDuration,
     /// The major version and the folder of the client programs that fit; none where none do, which is
     /// said elsewhere.
@@ -28,7 +26,6 @@ pub struct ServerView {
     pub protection: Option<Protection>,
     /// Databases that jobs choose and the service keeps to itself.
     pub kept_by_service: Vec<DatabaseName>,
-    /// The service.
     pub service: Option<Service>,
     /// What it said when the role logged in.
     pub said: Vec<Notice>,
@@ -40,11 +37,14 @@ pub const LINES: &[&Line<ServerView>] = &[&LOGIN, &PROGRAMS, &CLOCK, &UNPROTECTE
 const LOGIN: Line<ServerView> = Line {
     label: "login",
     state: |view| {
-        (!login::login(&view.said).is_empty())
-            .then(|| "the role is let in, with a warning".to_owned())
+        let is_warned = !login::login(&view.said).is_empty();
+        is_warned.then(|| "the role is let in, with a warning".to_owned())
     },
     check: Check { name: login::LOGIN.name, look: |view| login::login(&view.said) },
 };
+
+/// A pg_dump is newer than the server.
+pub const TOOL_VERSION: CheckName = CheckName("tool-version");
 
 const PROGRAMS: Line<ServerView> = Line {
     label: "programs",
@@ -52,13 +52,13 @@ const PROGRAMS: Line<ServerView> = Line {
         let (major, dir) = view.programs.as_ref()?;
         Some(format!("pg_dump {major} in {dir}"))
     },
-    check: Check { name: "tool-version", look: programs },
+    check: Check { name: TOOL_VERSION, look: programs },
 };
 
 const CLOCK: Line<ServerView> = Line {
     label: "clock",
     state: |view| Some(skew(view.clock_ahead)),
-    check: Check { name: "server-clock", look: clock },
+    check: Check { name: CheckName("server-clock"), look: clock },
 };
 
 const UNPROTECTED: Line<ServerView> = Line {
@@ -72,13 +72,13 @@ const UNPROTECTED: Line<ServerView> = Line {
         let in_part = some(found.in_part.iter().map(|it| it.database.as_str()));
         Some(if in_part.is_empty() { all } else { format!("{all}; only in part: {in_part}") })
     },
-    check: Check { name: "databases-unprotected", look: unprotected },
+    check: Check { name: CheckName("databases-unprotected"), look: unprotected },
 };
 
 const SERVICE: Line<ServerView> = Line {
     label: "service",
     state: |view| Some(view.service?.name.to_owned()),
-    check: Check { name: "managed-database", look: kept_by_service },
+    check: Check { name: CheckName("managed-database"), look: kept_by_service },
 };
 
 fn programs(view: &ServerView) -> Vec<Found> {

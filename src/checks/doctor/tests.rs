@@ -246,10 +246,3 @@ fn servers_tell_of_clocks_programs_and_databases_without_a_job() {
     let few = protection(&[], &[("shop", Coverage::Only)]);
     assert_eq!(found(LINES, &few), ["protection warning databases-unprotected"]);
 }
-
-#[test]
-fn every_check_has_a_name_of_its_own_in_its_table() {
-    let names = names();
-    let unique: std::collections::BTreeSet<_> = names.iter().collect();
-    assert_eq!(unique.len(), names.len());
-}

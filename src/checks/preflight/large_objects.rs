@@ -1,10 +1,8 @@
 //! Large objects that the role may not read.
 
-use super::{Row, by_a_superuser, counted, readable::read_all};
+use super::{by_a_superuser, counted, readable::read_all};
 use crate::{
-    checks::Check,
     domain::{
-        failure::Class,
         finding::{Found, Severity},
         text,
     },
@@ -12,13 +10,7 @@ use crate::{
 };
 
 /// pg_dump fails at the first of them.
-pub(super) const LARGE_OBJECTS: Row = Row {
-    check: Check { name: "large-objects", look: large_objects },
-    class: Class::Privilege,
-    accept: None,
-};
-
-fn large_objects(facts: &Facts) -> Vec<Found> {
+pub(super) fn large_objects(facts: &Facts) -> Vec<Found> {
     let objects = &facts.large_objects;
     if objects.count == 0 {
         return Vec::new();

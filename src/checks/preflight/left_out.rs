@@ -1,41 +1,12 @@
 //! What pg_dump leaves out, and succeeds.
 
-use super::{Acceptance, Row, counted, some};
+use super::{counted, some};
 use crate::{
-    checks::Check,
     domain::{
-        failure::Class,
         finding::{Found, Severity},
         manifest::LeftOut,
     },
     postgres::preflight::{Facts, UserMapping},
-};
-
-/// The user mapping is dumped without its options, and nothing says so.
-pub(super) const USER_MAPPINGS: Row = Row {
-    check: Check { name: "user-mapping-options", look: user_mappings },
-    class: Class::Privilege,
-    accept: Some(Acceptance {
-        name: "user-mapping-options",
-        missing: |facts| {
-            let names = some(facts.user_mappings.iter().map(named));
-            format!("options of {}: {names}", mappings(facts))
-        },
-    }),
-};
-
-/// pg_dump warns, and goes on.
-pub(super) const SUBSCRIPTIONS: Row = Row {
-    check: Check { name: "subscriptions", look: subscriptions },
-    class: Class::Privilege,
-    accept: Some(Acceptance {
-        name: "subscriptions",
-        missing: |facts| {
-            let count = facts.subscriptions.len() as u64;
-            let names = some(&facts.subscriptions);
-            format!("{}: {names}", counted(count, "subscription", "subscriptions"))
-        },
-    }),
 };
 
 fn mappings(facts: &Facts) -> String {
@@ -46,7 +17,14 @@ fn named(mapping: &UserMapping) -> String {
     format!("{} on server {}", mapping.user, mapping.server)
 }
 
-fn user_mappings(facts: &Facts) -> Vec<Found> {
+/// What is missing where the options of user mappings are.
+pub(super) fn missing_mappings(facts: &Facts) -> String {
+    let names = some(facts.user_mappings.iter().map(named));
+    format!("options of {}: {names}", mappings(facts))
+}
+
+/// The user mapping is dumped without its options, and nothing says so.
+pub(super) fn user_mappings(facts: &Facts) -> Vec<Found> {
     if facts.user_mappings.is_empty() {
         return Vec::new();
     }
@@ -64,7 +42,15 @@ fn user_mappings(facts: &Facts) -> Vec<Found> {
     vec![Found::new(Severity::Critical, what, hint)]
 }
 
-fn subscriptions(facts: &Facts) -> Vec<Found> {
+/// What is missing where subscriptions are.
+pub(super) fn missing_subscriptions(facts: &Facts) -> String {
+    let count = facts.subscriptions.len() as u64;
+    let names = some(&facts.subscriptions);
+    format!("{}: {names}", counted(count, "subscription", "subscriptions"))
+}
+
+/// pg_dump warns, and goes on.
+pub(super) fn subscriptions(facts: &Facts) -> Vec<Found> {
     if facts.subscriptions.is_empty() {
         return Vec::new();
     }

@@ -5,7 +5,6 @@
 //! before anything is dumped. The second sort can be accepted by name; what was accepted stands in the
 //! manifest of every backup made so.
 
-mod export;
 mod large_objects;
 mod left_out;
 mod passwords;
@@ -21,14 +20,12 @@ use super::Check;
 use crate::{
     domain::{
         failure::{Class, Failure},
-        finding::{Finding, Severity},
+        finding::{CheckName, Finding, Found, Severity},
         manifest::LeftOut,
         text,
     },
     postgres::preflight::{Facts, GlobalsFacts},
 };
-
-pub use self::passwords::PASSWORDS;
 
 /// Names that a message lists.
 const LISTED_MAX: usize = 20;
@@ -41,11 +38,10 @@ const IDENT_CHARS: usize = 2 * (2 * 63 + 2) + 1;
 /// A check of what a dump of a database would meet.
 #[derive(Debug)]
 pub struct Row {
-    /// Its name and its function. What it finds at or above `warning` refuses the dump.
+    /// What it finds at or above `warning` refuses the dump.
     pub check: Check<Facts>,
     /// The class of a dump that is refused for it.
     pub class: Class,
-    /// How it can be accepted, where it can.
     pub accept: Option<Acceptance>,
 }
 
@@ -58,27 +54,49 @@ pub struct Acceptance {
     pub missing: fn(&Facts) -> String,
 }
 
+const fn row(name: CheckName, class: Class, look: fn(&Facts) -> Vec<Found>) -> Row {
+    Row { check: Check { name, look }, class, accept: None }
+}
+
+/// The same for what can be accepted by the name of its check.
+const fn acceptable_row(
+    name: CheckName,
+    look: fn(&Facts) -> Vec<Found>,
+    missing: fn(&Facts) -> String,
+) -> Row {
+    let accept = Some(Acceptance { name: name.0, missing });
+    Row { check: Check { name, look }, class: Class::Privilege, accept }
+}
+
 /// Every check of a database.
-pub const DATABASE: &[&Row] = &[
-    &export::EXPORT,
-    &readable::UNREADABLE,
-    &row_security::ROW_SECURITY,
-    &large_objects::LARGE_OBJECTS,
-    &left_out::USER_MAPPINGS,
-    &left_out::SUBSCRIPTIONS,
-    &session::CONNECTION_LIMIT,
-    &session::LANGUAGE,
+pub const DATABASE: &[Row] = &[
+    row(CheckName("snapshot-export"), Class::Privilege, session::export),
+    row(CheckName("unreadable-tables"), Class::Privilege, readable::unreadable),
+    row(CheckName("row-security"), Class::Privilege, row_security::row_security),
+    row(CheckName("large-objects"), Class::Privilege, large_objects::large_objects),
+    acceptable_row(
+        CheckName("user-mapping-options"),
+        left_out::user_mappings,
+        left_out::missing_mappings,
+    ),
+    acceptable_row(
+        CheckName("subscriptions"),
+        left_out::subscriptions,
+        left_out::missing_subscriptions,
+    ),
+    row(CheckName("connection-limit"), Class::Configuration, session::connection_limit),
+    row(CheckName("server-language"), Class::Configuration, session::language),
 ];
 
 /// Every check of the globals.
-pub const GLOBALS: &[&Check<GlobalsFacts>] = &[&PASSWORDS];
+pub const GLOBALS: &[Check<GlobalsFacts>] =
+    &[Check { name: CheckName("role-passwords"), look: passwords::passwords }];
 
 /// What a job accepts to be left out of its backups.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Accepted {
     /// Names of [`acceptable`] things.
     pub names: BTreeSet<&'static str>,
-    /// Where they are accepted, for the manifest: `[job.nightly]`.
     pub by: String,
 }
 
@@ -92,9 +110,7 @@ pub fn acceptable() -> impl Iterator<Item = &'static str> {
 pub struct Judged {
     /// What refuses the dump, each with its class.
     pub refused: Vec<(Class, Finding)>,
-    /// What is good to know.
     pub told: Vec<Finding>,
-    /// What the backup will not hold.
     pub left_out: Vec<LeftOut>,
     /// The names of what is left out because it was accepted.
     pub accepted: BTreeSet<&'static str>,
@@ -104,8 +120,7 @@ pub struct Judged {
 pub fn judge(facts: &Facts, accepted: &Accepted) -> Judged {
     let mut judged = Judged::default();
     for row in DATABASE {
-        for found in (row.check.look)(facts) {
-            let finding = found.named(row.check.name);
+        for finding in row.check.findings(facts) {
             if finding.severity < Severity::Warning {
                 judged.told.push(finding);
                 continue;

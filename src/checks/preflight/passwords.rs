@@ -1,7 +1,6 @@
 //! The hashes of passwords, for the globals.
 
 use crate::{
-    checks::Check,
     domain::{
         finding::{Found, Severity},
         text,
@@ -10,9 +9,7 @@ use crate::{
 };
 
 /// pg_dumpall fails at `pg_authid`.
-pub const PASSWORDS: Check<GlobalsFacts> = Check { name: "role-passwords", look: passwords };
-
-fn passwords(facts: &GlobalsFacts) -> Vec<Found> {
+pub(super) fn passwords(facts: &GlobalsFacts) -> Vec<Found> {
     let Some(why) = facts.passwords_refused.as_ref().filter(|_| facts.passwords_wanted) else {
         return Vec::new();
     };

@@ -2,11 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use super::{Row, by_a_superuser, counted, for_each, in_turn, listed, some};
+use super::{by_a_superuser, counted, for_each, in_turn, listed, some};
 use crate::{
-    checks::Check,
     domain::{
-        failure::Class,
         finding::{Found, Severity},
         text,
     },
@@ -20,13 +18,7 @@ const HAS_READ_ALL: u32 = 140_000;
 const GRANTS_INHERIT: u32 = 160_000;
 
 /// pg_dump fails at the first of them.
-pub(super) const UNREADABLE: Row = Row {
-    check: Check { name: "unreadable-tables", look: unreadable },
-    class: Class::Privilege,
-    accept: None,
-};
-
-fn unreadable(facts: &Facts) -> Vec<Found> {
+pub(super) fn unreadable(facts: &Facts) -> Vec<Found> {
     if facts.unreadable.is_empty() {
         return Vec::new();
     }

@@ -1,10 +1,8 @@
 //! Row-level security that holds for the role.
 
-use super::{Row, counted, for_each, some, whole};
+use super::{counted, for_each, some, whole};
 use crate::{
-    checks::Check,
     domain::{
-        failure::Class,
         finding::{Found, Severity},
         text,
     },
@@ -12,13 +10,7 @@ use crate::{
 };
 
 /// pg_dump sets `row_security = off` and fails at the first table whose policies hold for it.
-pub(super) const ROW_SECURITY: Row = Row {
-    check: Check { name: "row-security", look: row_security },
-    class: Class::Privilege,
-    accept: None,
-};
-
-fn row_security(facts: &Facts) -> Vec<Found> {
+pub(super) fn row_security(facts: &Facts) -> Vec<Found> {
     let tables = &facts.row_security;
     if tables.is_empty() {
         return Vec::new();

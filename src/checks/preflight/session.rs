@@ -1,12 +1,11 @@
-//! What the role's sessions are like: how many it may have, and in which language the server speaks to it.
+//! What the role's sessions are like: how many it may have, in which language the server speaks to it, and whether
+//! it may export the snapshot that pg_dump reads in.
 
 use std::cmp::Ordering;
 
-use super::Row;
+use super::by_a_superuser;
 use crate::{
-    checks::Check,
     domain::{
-        failure::Class,
         finding::{Found, Severity},
         text,
     },
@@ -19,20 +18,7 @@ const BETTER: i32 = 9;
 
 /// pg_dump would be refused while our own session is there, each time anew. Where there is room for these two alone,
 /// nobody watches.
-pub(super) const CONNECTION_LIMIT: Row = Row {
-    check: Check { name: "connection-limit", look: connection_limit },
-    class: Class::Configuration,
-    accept: None,
-};
-
-/// What pg_dump repeats of the server's messages is then not understood.
-pub(super) const LANGUAGE: Row = Row {
-    check: Check { name: "server-language", look: language },
-    class: Class::Configuration,
-    accept: None,
-};
-
-fn connection_limit(facts: &Facts) -> Vec<Found> {
+pub(super) fn connection_limit(facts: &Facts) -> Vec<Found> {
     let role = text::pasted(&facts.role);
     let database = text::pasted(&facts.database);
     let limits = [
@@ -62,7 +48,8 @@ fn connection_limit(facts: &Facts) -> Vec<Found> {
     found.collect()
 }
 
-fn language(facts: &Facts) -> Vec<Found> {
+/// What pg_dump repeats of the server's messages is then not understood.
+pub(super) fn language(facts: &Facts) -> Vec<Found> {
     let Some(language) = &facts.language else { return Vec::new() };
     let what = format!(
         "the server's messages come in another language (lc_messages is {language}): what pg_dump repeats of \
@@ -71,4 +58,16 @@ fn language(facts: &Facts) -> Vec<Found> {
     let role = text::pasted(&facts.role);
     let hint = format!("as a superuser: ALTER ROLE {role} SET lc_messages = 'C'");
     vec![Found::new(Severity::Info, what, hint)]
+}
+
+/// Everybody may call it, unless somebody took it from PUBLIC.
+pub(super) fn export(facts: &Facts) -> Vec<Found> {
+    if !facts.lacks_export {
+        return Vec::new();
+    }
+    let what =
+        format!("role {} may not export a snapshot in database {}", facts.role, facts.database);
+    let role = text::pasted(&facts.role);
+    let grant = format!("GRANT EXECUTE ON FUNCTION pg_catalog.pg_export_snapshot() TO {role};");
+    vec![Found::new(Severity::Critical, what, by_a_superuser(facts, &grant))]
 }

@@ -1,39 +1,21 @@
 //! What an archive lacks, and what it should not have.
 
-use super::{ArchiveView, Check};
+use super::ArchiveView;
 use crate::{
     domain::{
-        finding::{Found, Severity},
+        finding::{CheckName, Found, Severity},
         wal::{SegmentName, SegmentSet, Span, Timeline},
     },
     postgres::configuration::READ_FUNCTION,
 };
 
-/// The archive holds no WAL.
-pub(super) const EMPTY: Check<ArchiveView> = Check { name: "wal-archive-empty", look: empty };
-/// Segments are missing.
-pub(super) const GAP: Check<ArchiveView> = Check { name: "wal-archive-gap", look: gap };
-/// Segments that the server takes for archived are not there.
-pub(super) const LOST: Check<ArchiveView> = Check { name: "wal-archive-lost", look: lost };
-/// Segments that the server wrote long enough ago are not there.
-pub(super) const BEHIND: Check<ArchiveView> = Check { name: "wal-archive-behind", look: behind };
-/// Segments have a length that none can have.
-pub(super) const SIZE: Check<ArchiveView> = Check { name: "wal-archive-size", look: wrong_size };
-/// Segments are there twice.
-pub(super) const DUPLICATES: Check<ArchiveView> =
-    Check { name: "wal-archive-duplicates", look: duplicates };
-/// A history file is missing.
-pub(super) const HISTORY: Check<ArchiveView> = Check { name: "wal-archive-history", look: history };
 /// A history file cannot be read, and the server does not tell what it says.
-pub const HISTORY_UNREAD: Check<ArchiveView> =
-    Check { name: "wal-archive-history-unread", look: history_unread };
+pub const HISTORY_UNREAD: CheckName = CheckName("wal-archive-history-unread");
 /// Timelines do not hang together.
-pub const TIMELINE: Check<ArchiveView> = Check { name: "wal-archive-timeline", look: timeline };
-/// Base backups start before the archive does.
-pub(super) const START: Check<ArchiveView> = Check { name: "wal-archive-start", look: start };
+pub const TIMELINE: CheckName = CheckName("wal-archive-timeline");
 
 /// The finding that the archive cannot be read: there is no inventory then to look at.
-pub const UNREADABLE: &str = "wal-archive-unreadable";
+pub const UNREADABLE: CheckName = CheckName("wal-archive-unreadable");
 
 /// Ranges or timelines that a message names.
 const EXAMPLES: usize = 5;
@@ -60,7 +42,7 @@ fn total(spans: &[Span]) -> u64 {
     spans.iter().map(Span::count).sum()
 }
 
-fn empty(view: &ArchiveView) -> Vec<Found> {
+pub(super) fn empty(view: &ArchiveView) -> Vec<Found> {
     if !view.seen.is_empty() {
         return Vec::new();
     }
@@ -75,29 +57,12 @@ fn empty(view: &ArchiveView) -> Vec<Found> {
     )]
 }
 
-fn gap(view: &ArchiveView) -> Vec<Found> {
+pub(super) fn gap(view: &ArchiveView) -> Vec<Found> {
     let found = &view.continuity;
     // What is missing at the end is told by checks of its own.
     let mut recent = found.missing_recent.clone();
     recent.retain(|span| !found.never_arrived.contains(span) && !found.behind.contains(span));
-    let mut gaps = Vec::new();
-    if !recent.is_empty() {
-        let (since, hint) = match found.newest_backup {
-            Some(_) => (
-                "since the newest base backup",
-                "no recovery gets past it: make a base backup now. What is still in pg_wal of a \
-                 server or standby can be copied into the archive",
-            ),
-            None => (
-                "and no base backup is known that starts after it",
-                "no recovery gets past it: make a base backup now. If there is one whose .backup \
-                 file was not archived, set since to where it starts",
-            ),
-        };
-        let what =
-            format!("{} segments are missing {since}: {}", total(&recent), ranges(view, &recent));
-        gaps.push(Found::new(Severity::Critical, what, hint).of("recent"));
-    }
+    let mut gaps = Vec::from_iter((!recent.is_empty()).then(|| recent_gap(view, &recent)));
     if !found.missing_old.is_empty() {
         gaps.push(Found::new(
             Severity::Warning,
@@ -127,7 +92,25 @@ fn gap(view: &ArchiveView) -> Vec<Found> {
     gaps
 }
 
-fn lost(view: &ArchiveView) -> Vec<Found> {
+/// What is missing since the newest base backup.
+fn recent_gap(view: &ArchiveView, recent: &[Span]) -> Found {
+    let (since, hint) = match view.continuity.newest_backup {
+        Some(_) => (
+            "since the newest base backup",
+            "no recovery gets past it: make a base backup now. What is still in pg_wal of a \
+             server or standby can be copied into the archive",
+        ),
+        None => (
+            "and no base backup is known that starts after it",
+            "no recovery gets past it: make a base backup now. If there is one whose .backup \
+             file was not archived, set since to where it starts",
+        ),
+    };
+    let what = format!("{} segments are missing {since}: {}", total(recent), ranges(view, recent));
+    Found::new(Severity::Critical, what, hint).of("recent")
+}
+
+pub(super) fn lost(view: &ArchiveView) -> Vec<Found> {
     let lost = &view.continuity.never_arrived;
     if lost.is_empty() {
         return Vec::new();
@@ -145,7 +128,7 @@ fn lost(view: &ArchiveView) -> Vec<Found> {
     )]
 }
 
-fn behind(view: &ArchiveView) -> Vec<Found> {
+pub(super) fn behind(view: &ArchiveView) -> Vec<Found> {
     let behind = &view.continuity.behind;
     if behind.is_empty() {
         return Vec::new();
@@ -170,7 +153,7 @@ fn first_of(view: &ArchiveView, set: &SegmentSet) -> String {
     more(named.collect(), set.all().count())
 }
 
-fn wrong_size(view: &ArchiveView) -> Vec<Found> {
+pub(super) fn wrong_size(view: &ArchiveView) -> Vec<Found> {
     let wrong = &view.seen.wrong_size;
     if wrong.is_empty() {
         return Vec::new();
@@ -191,7 +174,7 @@ fn wrong_size(view: &ArchiveView) -> Vec<Found> {
     )]
 }
 
-fn duplicates(view: &ArchiveView) -> Vec<Found> {
+pub(super) fn duplicates(view: &ArchiveView) -> Vec<Found> {
     let twice = &view.seen.duplicates;
     if twice.is_empty() {
         return Vec::new();
@@ -204,7 +187,7 @@ fn duplicates(view: &ArchiveView) -> Vec<Found> {
     )]
 }
 
-fn history(view: &ArchiveView) -> Vec<Found> {
+pub(super) fn history(view: &ArchiveView) -> Vec<Found> {
     let found = &view.continuity;
     let mut missing = Vec::new();
     if !found.no_history.is_empty() {
@@ -222,7 +205,7 @@ fn history(view: &ArchiveView) -> Vec<Found> {
     missing
 }
 
-fn history_unread(view: &ArchiveView) -> Vec<Found> {
+pub(super) fn history_unread(view: &ArchiveView) -> Vec<Found> {
     let each = view.continuity.unread_history.iter().map(|timeline| {
         Found::new(
             Severity::Warning,
@@ -242,7 +225,7 @@ fn history_unread(view: &ArchiveView) -> Vec<Found> {
     each.collect()
 }
 
-fn timeline(view: &ArchiveView) -> Vec<Found> {
+pub(super) fn timeline(view: &ArchiveView) -> Vec<Found> {
     let found = &view.continuity;
     let mut trouble = Vec::new();
     if !found.newer.is_empty() {
@@ -276,7 +259,7 @@ fn timeline(view: &ArchiveView) -> Vec<Found> {
     trouble
 }
 
-fn start(view: &ArchiveView) -> Vec<Found> {
+pub(super) fn start(view: &ArchiveView) -> Vec<Found> {
     let found = &view.continuity;
     let count = found.backups_without_start;
     if count == 0 {

@@ -2,26 +2,17 @@
 
 use std::time::Duration;
 
-use super::{Check, ServerView, about};
+use super::{ServerView, about};
 use crate::{
     domain::finding::{Found, Severity},
     postgres::wal::ArchiveMode,
 };
 
-/// `archive_mode` is off.
-pub(super) const OFF: Check<ServerView> = Check { name: "wal-archiving-off", look: off };
-/// There is no command that would archive.
-pub(super) const COMMAND_UNSET: Check<ServerView> =
-    Check { name: "wal-archive-command-unset", look: command_unset };
-/// Nothing was ever archived.
-pub(super) const NEVER_ARCHIVED: Check<ServerView> =
-    Check { name: "wal-never-archived", look: never_archived };
-
 /// Statistics that are younger say nothing about "never": a crash resets them, and a quiet server
 /// may archive nothing for hours.
 const YOUNG: Duration = Duration::from_hours(24);
 
-fn off(view: &ServerView) -> Vec<Found> {
+pub(super) fn off(view: &ServerView) -> Vec<Found> {
     let settings = &view.facts.settings;
     if !view.limits.expect_archiving || settings.archive_mode != ArchiveMode::Off {
         return Vec::new();
@@ -45,7 +36,7 @@ fn off(view: &ServerView) -> Vec<Found> {
     )]
 }
 
-fn command_unset(view: &ServerView) -> Vec<Found> {
+pub(super) fn command_unset(view: &ServerView) -> Vec<Found> {
     let settings = &view.facts.settings;
     let set = settings.has_command || settings.has_library;
     if settings.archive_mode == ArchiveMode::Off || set || !view.limits.expect_archiving {
@@ -60,7 +51,7 @@ fn command_unset(view: &ServerView) -> Vec<Found> {
     )]
 }
 
-fn never_archived(view: &ServerView) -> Vec<Found> {
+pub(super) fn never_archived(view: &ServerView) -> Vec<Found> {
     let archiver = &view.facts.archiver;
     let settings = &view.facts.settings;
     let set = settings.has_command || settings.has_library;

@@ -19,6 +19,7 @@ use jiff::Timestamp;
 use super::Check;
 use crate::{
     domain::{
+        finding::CheckName,
         units::format_duration,
         wal::{Continuity, Inventory, SegmentName, WalFile},
     },
@@ -31,13 +32,10 @@ pub use self::archive::{HISTORY_UNREAD, TIMELINE, UNREADABLE};
 /// What the server's side is looked at with.
 #[derive(Debug)]
 pub struct ServerView {
-    /// What the server says.
     pub facts: Arc<WalFacts>,
     /// The filesystem of `pg_wal`, where it can be seen from here.
     pub space: Option<Space>,
-    /// What is asked of it.
     pub limits: ServerLimits,
-    /// Whether an archive was seen to hold segments.
     pub archive_has_segments: bool,
 }
 
@@ -46,7 +44,6 @@ pub struct ServerView {
 pub struct ServerLimits {
     /// Whether the server is to archive at all. WAL that is streamed (pg_receivewal) is not.
     pub expect_archiving: bool,
-    /// How long a file may wait to be archived.
     pub max_ready_age: Duration,
     /// How much may wait, in bytes; none: `max_wal_size`.
     pub max_backlog: Option<u64>,
@@ -57,38 +54,36 @@ pub struct ServerLimits {
 pub struct ArchiveView {
     /// Where it lies, for messages.
     pub place: String,
-    /// What was seen.
     pub seen: Inventory,
-    /// What that means.
     pub continuity: Continuity,
 }
 
 /// The checks of what a server says.
-pub const SERVER: &[&Check<ServerView>] = &[
-    &archiving::OFF,
-    &archiving::COMMAND_UNSET,
-    &archiving::NEVER_ARCHIVED,
-    &queue::FAILING,
-    &queue::STALLED,
-    &queue::BACKLOG,
-    &retained::RETAINED,
-    &retained::SLOT_LOST,
-    &recovery_point::RECOVERY_POINT,
-    &privilege::PRIVILEGE,
+pub const SERVER: &[Check<ServerView>] = &[
+    Check { name: CheckName("wal-archiving-off"), look: archiving::off },
+    Check { name: CheckName("wal-archive-command-unset"), look: archiving::command_unset },
+    Check { name: CheckName("wal-never-archived"), look: archiving::never_archived },
+    Check { name: CheckName("wal-archiving-failing"), look: queue::failing },
+    Check { name: CheckName("wal-archiving-stalled"), look: queue::stalled },
+    Check { name: CheckName("wal-backlog"), look: queue::backlog },
+    Check { name: CheckName("wal-retained"), look: retained::retained },
+    Check { name: CheckName("wal-slot-lost"), look: retained::slot_lost },
+    Check { name: CheckName("wal-recovery-point"), look: recovery_point::recovery_point },
+    Check { name: CheckName("wal-unmeasured"), look: privilege::privilege },
 ];
 
 /// The checks of what lies in an archive.
-pub const ARCHIVE: &[&Check<ArchiveView>] = &[
-    &archive::EMPTY,
-    &archive::GAP,
-    &archive::LOST,
-    &archive::BEHIND,
-    &archive::SIZE,
-    &archive::DUPLICATES,
-    &archive::HISTORY,
-    &archive::HISTORY_UNREAD,
-    &archive::TIMELINE,
-    &archive::START,
+pub const ARCHIVE: &[Check<ArchiveView>] = &[
+    Check { name: CheckName("wal-archive-empty"), look: archive::empty },
+    Check { name: CheckName("wal-archive-gap"), look: archive::gap },
+    Check { name: CheckName("wal-archive-lost"), look: archive::lost },
+    Check { name: CheckName("wal-archive-behind"), look: archive::behind },
+    Check { name: CheckName("wal-archive-size"), look: archive::wrong_size },
+    Check { name: CheckName("wal-archive-duplicates"), look: archive::duplicates },
+    Check { name: CheckName("wal-archive-history"), look: archive::history },
+    Check { name: archive::HISTORY_UNREAD, look: archive::history_unread },
+    Check { name: archive::TIMELINE, look: archive::timeline },
+    Check { name: CheckName("wal-archive-start"), look: archive::start },
 ];
 
 impl ServerView {

@@ -4,27 +4,18 @@
 //! command that is killed by a signal or not found nor one that is not set, and keep old failures
 //! for ever.
 
-use super::{Check, ServerView, about};
+use super::{ServerView, about};
 use crate::domain::{
     finding::{Found, Severity},
     text::size,
     wal::WalFile,
 };
 
-/// The last attempt failed.
-pub(super) const FAILING: Check<ServerView> =
-    Check { name: "wal-archiving-failing", look: failing };
-/// The oldest file waits for too long.
-pub(super) const STALLED: Check<ServerView> =
-    Check { name: "wal-archiving-stalled", look: stalled };
-/// Too much waits.
-pub(super) const BACKLOG: Check<ServerView> = Check { name: "wal-backlog", look: backlog };
-
 /// Where the command says why it fails.
 const SEE_LOG: &str = "the server's log has what the archive command said; run it by hand as the \
                        server's user, with a file of pg_wal";
 
-fn failing(view: &ServerView) -> Vec<Found> {
+pub(super) fn failing(view: &ServerView) -> Vec<Found> {
     let archiver = &view.facts.archiver;
     let Some((name, at)) = archiver.last_failed.as_ref().filter(|_| archiver.is_failing()) else {
         return Vec::new();
@@ -40,7 +31,7 @@ fn failing(view: &ServerView) -> Vec<Found> {
     vec![Found::new(severity, format!("archiving {name} failed, last {ago} ago"), SEE_LOG)]
 }
 
-fn stalled(view: &ServerView) -> Vec<Found> {
+pub(super) fn stalled(view: &ServerView) -> Vec<Found> {
     let late = view.oldest_ready().filter(|age| *age > view.limits.max_ready_age);
     let Some((age, ready)) = late.zip(view.facts.ready.as_ref()) else { return Vec::new() };
     if !view.archives() {
@@ -66,13 +57,15 @@ fn stalled(view: &ServerView) -> Vec<Found> {
     vec![Found::new(Severity::Critical, what, hint)]
 }
 
-fn backlog(view: &ServerView) -> Vec<Found> {
+pub(super) fn backlog(view: &ServerView) -> Vec<Found> {
     let (backlog, limit) = (view.backlog(), view.backlog_limit());
     if !view.archives() || backlog <= limit {
         return Vec::new();
     }
     let room = match view.space {
-        Some(space) => format!("; {} of {} are free there", size(space.free), size(space.total)),
+        Some(space) => {
+            format!("; {} of {} are free there", size(space.free), size(space.total))
+        }
         None => String::new(),
     };
     let filling = view.space.is_some_and(|space| space.free < backlog.max(space.total / 10));

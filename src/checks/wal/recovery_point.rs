@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Check, ServerView, about};
+use super::{ServerView, about};
 use crate::{
     domain::{
         finding::{Found, Severity},
@@ -12,17 +12,13 @@ use crate::{
     postgres::wal::ArchiveMode,
 };
 
-/// Nothing bounds what is not archived yet.
-pub(super) const RECOVERY_POINT: Check<ServerView> =
-    Check { name: "wal-recovery-point", look: recovery_point };
-
 /// A server that archived nothing for so long is quiet.
 const QUIET: Duration = Duration::from_hours(1);
 /// What a server without clients writes by itself (checkpoints, running transactions) stays below;
 /// nobody would miss it.
 const HOUSEKEEPING: u64 = 64 << 10;
 
-fn recovery_point(view: &ServerView) -> Vec<Found> {
+pub(super) fn recovery_point(view: &ServerView) -> Vec<Found> {
     let facts = &view.facts;
     let settings = &facts.settings;
     // The timeout is the primary's to keep, whoever archives.

@@ -1,6 +1,6 @@
 //! What keeps WAL from being removed: the archiver, slots, `wal_keep_size`, checkpoints.
 
-use super::{Check, ServerView};
+use super::ServerView;
 use crate::{
     domain::{
         finding::{Found, Severity},
@@ -9,11 +9,6 @@ use crate::{
     },
     postgres::wal::Slot,
 };
-
-/// `pg_wal` is larger than the settings make it.
-pub(super) const RETAINED: Check<ServerView> = Check { name: "wal-retained", look: retained };
-/// A slot has lost what it needs, or is about to.
-pub(super) const SLOT_LOST: Check<ServerView> = Check { name: "wal-slot-lost", look: slot_lost };
 
 /// Segments above what the settings allow that are nothing to speak of.
 const SLACK_SEGMENTS: u64 = 4;
@@ -27,7 +22,7 @@ struct Holder {
     hint: String,
 }
 
-fn retained(view: &ServerView) -> Vec<Found> {
+pub(super) fn retained(view: &ServerView) -> Vec<Found> {
     let facts = &view.facts;
     let Some(directory) = facts.directory else { return Vec::new() };
     let usual = facts.settings.max_wal_size.saturating_add(facts.settings.keep_bytes);
@@ -105,7 +100,7 @@ fn slot_holder(slot: &Slot, lsn: Lsn) -> Option<Holder> {
     })
 }
 
-fn slot_lost(view: &ServerView) -> Vec<Found> {
+pub(super) fn slot_lost(view: &ServerView) -> Vec<Found> {
     let lost =
         view.facts.slots.iter().filter_map(|slot| {
             let (what, hint) = match slot.wal_status.as_deref()? {

@@ -18,7 +18,7 @@ use serde::Serialize;
 
 use super::table::{Configured, Table};
 use crate::{
-    checks::doctor::Looked,
+    checks::doctor::LineReport,
     codec::identity::Identities,
     domain::{
         failure::Failure,
@@ -77,7 +77,7 @@ impl Item {
         Self::new(group, label, doing).with(vec![Finding { hint, ..finding }])
     }
 
-    fn of(group: &str, looked: Looked) -> Self {
+    fn of(group: &str, looked: LineReport) -> Self {
         Self::new(group, looked.label, looked.state).with(looked.findings)
     }
 

@@ -13,7 +13,7 @@ use super::{
 use crate::{
     domain::{
         failure::{Class, Failure, chain},
-        finding::{Finding, Severity},
+        finding::{CheckName, Finding, Severity},
         job_memory::JobMemory,
         name::JobName,
     },
@@ -56,7 +56,11 @@ impl Journal {
         for (name, job) in &mut jobs {
             if job.state.clamp(now) {
                 let what = format!("times of job {name} lay in the future and were set to now");
-                opened.findings.push(finding("journal-clock", what, "check the clock of the host"));
+                opened.findings.push(finding(
+                    CheckName("journal-clock"),
+                    what,
+                    "check the clock of the host",
+                ));
             }
         }
         // The interrupted runs are written like any end: what the disk does not take stays pending.
@@ -64,7 +68,11 @@ impl Journal {
         let journal = Self { root: state_dir.to_owned(), settings, inner: Mutex::new(inner) };
         if let Err(failure) = journal.settle() {
             let hint = failure.hint.clone().unwrap_or_default();
-            opened.findings.push(finding("journal-unwritable", failure.to_string(), &hint));
+            opened.findings.push(finding(
+                CheckName("journal-unwritable"),
+                failure.to_string(),
+                &hint,
+            ));
         }
         Ok((journal, opened))
     }
@@ -165,11 +173,11 @@ impl Reader<'_> {
         };
         let what = format!("{} cannot be read and was {done}: {why}", path.display());
         let hint = "look for trouble with the disk; the file can be removed";
-        self.opened.findings.push(finding("journal-damaged", what, hint));
+        self.opened.findings.push(finding(CheckName("journal-damaged"), what, hint));
     }
 }
 
-fn finding(check: &str, what: String, hint: &str) -> Finding {
+fn finding(check: CheckName, what: String, hint: &str) -> Finding {
     Finding::new(check, Severity::Warning, what).hint(hint)
 }
 

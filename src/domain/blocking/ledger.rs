@@ -6,7 +6,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::{Look, Party, WhenBlocking};
 use crate::domain::{
-    finding::{Finding, Severity},
+    finding::{CheckName, Finding, Severity},
     units::format_duration,
 };
 
@@ -50,11 +50,9 @@ pub struct Ledger {
     /// How many wait now, and the longest wait of one of them.
     count: usize,
     current: Duration,
-    /// Who waited longest.
     worst: Vec<Waiter>,
     /// Who was in the way when the backup last waited.
     ahead: Vec<Party>,
-    /// Whether it waits now.
     stuck: bool,
 }
 
@@ -194,7 +192,7 @@ impl Ledger {
             let is_long = self.longest >= NOTABLE;
             let severity = if is_long { Severity::Warning } else { Severity::Info };
             let what = format!("behind the locks of the backup of {subject}: {waited}");
-            Finding::new("sessions-blocked", severity, what).hint(
+            Finding::new(CheckName("sessions-blocked"), severity, what).hint(
                 "run the job when nobody changes tables, or give such statements a lock_timeout; \
                  `when_blocking` of the job says when the backup gives way",
             )
@@ -206,7 +204,7 @@ impl Ledger {
                  and its snapshot for {}: dead rows stayed for so long",
                 seconds(snapshot)
             );
-            Finding::new("xmin-age", Severity::Warning, what)
+            Finding::new(CheckName("xmin-age"), Severity::Warning, what)
                 .hint("let it run when less is written, or from a standby without hot_standby_feedback")
         });
         waited.into_iter().chain(old).collect()

@@ -26,7 +26,6 @@ enum Half {
 /// Which debris may be dropped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum DropDebris {
-    /// None.
     None,
     /// What builds left behind that this host has started.
     #[default]
@@ -38,7 +37,6 @@ pub enum DropDebris {
 /// An invalid index that looks as if an interrupted rebuild had left it behind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Debris<'a> {
-    /// The index itself.
     pub index: &'a Index,
     /// The index that was being rebuilt: of the same table and schema, of the same definition, and
     /// of the name that the debris' own comes from.

@@ -20,13 +20,9 @@ pub use plan::{Action, DEBRIS, Planned, Wishes, plan, refusal};
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[expect(clippy::struct_excessive_bools, reason = "these are columns of pg_index")]
 pub struct Index {
-    /// `pg_class.oid`
     pub oid: u32,
-    /// Its schema's name.
     pub schema: String,
-    /// Its name.
     pub name: String,
-    /// Its table.
     pub table: u32,
     /// The table's name with its schema, for people.
     pub table_name: String,
@@ -40,19 +36,12 @@ pub struct Index {
     pub ready: bool,
     /// `indislive`: it is not being dropped.
     pub live: bool,
-    /// `indisprimary`
     pub primary: bool,
-    /// `indisexclusion`
     pub exclusion: bool,
-    /// `indisreplident`
     pub replica_identity: bool,
-    /// Whether its table is temporary.
     pub temporary: bool,
-    /// Whether its table is a TOAST table.
     pub toast: bool,
-    /// Whether its table is part of the system catalogue.
     pub system: bool,
-    /// Whether our role may rebuild it.
     pub permitted: bool,
     /// Its size by the last VACUUM or ANALYZE, in bytes: reading the real one takes a lock.
     pub bytes: u64,
@@ -82,21 +71,16 @@ impl Index {
 /// is left: whoever finds debris can say whose it is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Build {
-    /// The cluster's system identifier.
     pub system_id: u64,
     /// The database's oid: names come again.
     pub database: u32,
-    /// The table's oid.
     pub table: u32,
     /// The oid of the index before the build; `_ccold` keeps it.
     pub index: u32,
-    /// The schema's name.
     pub schema: String,
-    /// The index's name.
     pub name: String,
     /// The oids of all indexes that the table had before: none of these is the build's `_ccnew`.
     pub known: BTreeSet<u32>,
-    /// When it was written down.
     pub started_at: Timestamp,
 }
 
@@ -107,7 +91,6 @@ pub struct Activity {
     pub building: Vec<(u32, i32)>,
     /// Tables that are being vacuumed against wraparound, each with the process.
     pub wraparound: Vec<(u32, i32)>,
-    /// Who dumps the database.
     pub dumps: Vec<String>,
     /// Whether our role sees what the sessions of other roles do.
     pub sees_all: bool,

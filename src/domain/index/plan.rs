@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::domain::{failure::Class, pattern::Glob};
+use crate::domain::{failure::Class, finding::CheckName, pattern::Glob};
 
 use super::{
     Activity, Build, Debris, DropDebris, Index, debris,
@@ -11,7 +11,7 @@ use super::{
 };
 
 /// The finding about what a build has left behind.
-pub const DEBRIS: &str = "index-debris";
+pub const DEBRIS: CheckName = CheckName("index-debris");
 /// REINDEX CONCURRENTLY came with PostgreSQL 12.
 const CONCURRENTLY: u32 = 120_000;
 /// 14.0 to 14.3 could corrupt an index while building it CONCURRENTLY (release notes of 14.4).
@@ -22,27 +22,22 @@ const CORRUPTING: std::ops::Range<u32> = 140_000..140_004;
 pub struct Wishes {
     /// Patterns of `schema.index`.
     pub named: Vec<Glob>,
-    /// Whether all invalid indexes are to be rebuilt.
     pub invalid: bool,
-    /// Whether writes go on meanwhile.
     pub concurrently: bool,
-    /// Which debris may be dropped.
     pub debris: DropDebris,
 }
 
 /// What is to be done with an index.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Action {
-    /// Drop it: it is debris.
     Drop,
-    /// Rebuild it.
     Rebuild,
     /// Leave it out, although a pattern matches it.
     Skip,
     /// It was asked for and cannot be done: a failure of that class.
     Refuse(Class),
     /// Tell of it, in a finding of that name.
-    Report(&'static str),
+    Report(CheckName),
 }
 
 impl Action {
@@ -61,13 +56,9 @@ impl Action {
 /// One index with what is to be done.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Planned<'a> {
-    /// The index.
     pub index: &'a Index,
-    /// What is to be done.
     pub action: Action,
-    /// Why.
     pub reason: String,
-    /// What a person can do about it.
     pub hint: Option<String>,
     /// Debris of it, to be dropped before it is rebuilt.
     pub debris: Vec<&'a Index>,

@@ -1,18 +1,16 @@
 //! What a person can do about an index that is not whole and that nobody asked to have rebuilt.
 
-use crate::domain::failure::Class;
+use crate::domain::{failure::Class, finding::CheckName};
 
 use super::{Index, obstacle::obstacle, refusal};
 
 /// The finding about such an index.
-pub(super) const INVALID: &str = "invalid-index";
+pub(super) const INVALID: CheckName = CheckName("invalid-index");
 
 /// What is wrong with an index.
 #[derive(Debug)]
 pub(super) struct Trouble {
-    /// What it is.
     pub(super) what: &'static str,
-    /// What can be done.
     pub(super) hint: String,
 }
 

@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use crate::domain::{
-    finding::{Finding, Severity},
+    finding::{CheckName, Finding, Severity},
     target::Target,
     units::format_duration,
 };
@@ -41,7 +41,6 @@ pub enum HolderSort {
     Session,
     /// A standby with hot_standby_feedback: its walsender, or the physical slot that it reads.
     Standby,
-    /// A prepared transaction.
     Prepared,
     /// A replication slot that nobody reads.
     Slot,
@@ -82,7 +81,7 @@ fn finding((holder, rows, hint): (&Holder, &str, &str), limit: Duration) -> Opti
         _ => &holder.who,
     };
     let target = Target::object(format!("{rows}: {whose}"));
-    Some(Finding::new("xmin-horizon", Severity::Warning, what).hint(hint).about(target))
+    Some(Finding::new(CheckName("xmin-horizon"), Severity::Warning, what).hint(hint).about(target))
 }
 
 const NOBODY_READS: &str =

@@ -18,10 +18,10 @@ fn facts() -> Facts {
     }
 }
 
-fn ask(mode: Mode, thresholds: Thresholds) -> Ask {
+fn ask(mode: Mode, thresholds: Thresholds) -> VacuumRules {
     let include = vec!["public.*".parse().unwrap(), "*.pg_class".parse().unwrap()];
     let tables = RelationPatterns { include, exclude: vec!["*.not".parse().unwrap()] };
-    Ask { mode, tables, thresholds }
+    VacuumRules { mode, tables, thresholds }
 }
 
 fn is_due(decision: &Decision) -> bool {

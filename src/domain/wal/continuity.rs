@@ -25,11 +25,8 @@ use super::{
 pub enum Since {
     /// From the oldest base backup on whose first segment is there.
     OldestBackup,
-    /// From the newest base backup on.
     NewestBackup,
-    /// From a byte of the log on.
     Lsn(Lsn),
-    /// From a segment on.
     Segment(SegmentName),
 }
 
@@ -38,7 +35,6 @@ pub enum Since {
 pub struct Expectation<'a> {
     /// From where on it has to be whole.
     pub since: Since,
-    /// The server's timeline.
     pub head: Timeline,
     /// Whether the server may lag behind the archive: a standby learns of a new timeline later.
     pub may_lag: bool,
@@ -49,7 +45,6 @@ pub struct Expectation<'a> {
     pub written: Option<(Timeline, Lsn)>,
     /// The history of a timeline, by the server's word.
     pub told: Option<(Timeline, &'a History)>,
-    /// Losses that somebody knows of.
     pub known_losses: &'a [Span],
 }
 

@@ -14,17 +14,9 @@ const REASON_MAX: usize = 200;
 pub enum HistoryError {
     /// A line does not say a timeline and an LSN.
     #[error("line {line} is no entry of a history file")]
-    Line {
-        /// Which one, counted from 1.
-        line: usize,
-    },
-    /// Timelines and positions must grow.
+    Line { line: usize },
     #[error("line {line} goes back: timelines and positions must grow")]
-    Order {
-        /// Which one, counted from 1.
-        line: usize,
-    },
-    /// It has no end.
+    Order { line: usize },
     #[error("it has more than {ENTRIES_MAX} entries")]
     Length,
     /// It has no entry: every timeline but the first comes from another.
@@ -35,11 +27,9 @@ pub enum HistoryError {
 /// Where one timeline was left.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Switch {
-    /// The timeline that was left.
     pub timeline: Timeline,
     /// The first byte that is no longer on it.
     pub at: Lsn,
-    /// Why, as the server wrote it.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub reason: String,
 }

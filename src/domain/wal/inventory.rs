@@ -41,7 +41,6 @@ pub struct Inventory {
     pub duplicates: SegmentSet,
     /// Names of segments that no segment of this size has.
     pub misnamed: u64,
-    /// Files that are not WAL.
     pub foreign: u64,
     /// Whether segments have digests in their names: pgBackRest keeps the archive.
     #[serde(default)]
@@ -57,13 +56,11 @@ pub struct Inventory {
 /// What became of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Noted {
-    /// A whole segment of that name.
     Segment(SegmentName),
     /// Some other file of an archive.
     Other,
     /// A history: its content is wanted, see [`Inventory::add_history`].
     History(Timeline),
-    /// It is not WAL.
     Foreign,
 }
 

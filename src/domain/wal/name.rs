@@ -71,7 +71,6 @@ const PARTIAL: &str = "partial";
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct SegmentName {
-    /// The timeline.
     pub timeline: Timeline,
     log: u32,
     part: u32,
@@ -171,7 +170,6 @@ impl FromStr for KnownLoss {
 /// A file of `pg_wal`, by its name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum WalFile {
-    /// A whole segment.
     Segment(SegmentName),
     /// What of a segment was there when the server was promoted. It never stands for the whole.
     Partial(SegmentName),
@@ -202,7 +200,6 @@ impl WalFile {
 /// A file of an archive, by its name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct ArchivedFile {
-    /// What was archived.
     pub file: WalFile,
     /// Whether its name has endings of a compressor or a cipher: its length then tells nothing.
     pub changed: bool,

@@ -20,11 +20,8 @@ const READ_MAX: u64 = 1 << 26;
 /// Segments of one timeline from `first` to `last`, both of them included.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Span {
-    /// The timeline.
     pub timeline: Timeline,
-    /// Number of the first segment.
     pub first: u64,
-    /// Number of the last segment.
     pub last: u64,
 }
 

@@ -15,7 +15,7 @@ use crate::{
     domain::{
         backup::Series,
         failure::{Class, Failure},
-        finding::{Finding, Severity},
+        finding::{CheckName, Finding, Severity},
         name::RepositoryName,
         target::Target,
         transfer::{Holdings, Stocked},
@@ -160,6 +160,6 @@ pub(super) fn remember(
     let what = format!("what was seen in repository {name} is not known: {failure}");
     let hint = "what was removed there may be copied again; the state directory must be writable for \
                 pgkeep's user";
-    let finding = Finding::new("copy-state", Severity::Warning, what).hint(hint);
+    let finding = Finding::new(CheckName("copy-state"), Severity::Warning, what).hint(hint);
     Some(finding.about(Target::repository(name)))
 }

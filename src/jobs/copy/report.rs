@@ -13,7 +13,7 @@ use crate::{
     domain::{
         backup::{BackupId, Series},
         failure::{Class, Failure},
-        finding::{Finding, Severity},
+        finding::{CheckName, Finding, Severity},
         name::RepositoryName,
         report::{Figures, Outcome, Report, Sample, TargetReport},
         target::Target,
@@ -270,7 +270,7 @@ impl Tallies {
 
     /// The newest of each series first.
     fn damaged_in_source(&self) -> Vec<Finding> {
-        let check = "copy-source-damaged";
+        let check = CheckName("copy-source-damaged");
         let one = |((rank, series, id), failure): (&Damaged, &Failure)| {
             let what = format!(
                 "backup {id} of {}/{} in {} is damaged{} and cannot be copied: {}",
@@ -304,7 +304,7 @@ impl Tallies {
 
     /// The newest of each series first.
     fn damaged_in_targets(&self) -> Vec<Finding> {
-        let check = "copy-target-damaged";
+        let check = CheckName("copy-target-damaged");
         let one = |(rank, repository, series, id): &ManifestAlone| {
             let what = format!(
                 "backup {id} of {}/{} in {repository} is damaged: nothing but its manifest is there",

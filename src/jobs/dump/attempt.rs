@@ -15,7 +15,7 @@ use crate::{
     domain::{
         backup::{Series, Subject},
         failure::{Class, Failure},
-        finding::{Finding, Severity},
+        finding::{CheckName, Finding, Severity},
         name::RepositoryName,
         report::{Report, TargetReport},
         target::Target,
@@ -222,7 +222,7 @@ fn renamed(was: &str) -> Finding {
     let what = format!(
         "this host was called {was} when it wrote its last backups; it is {own} now, and goes on"
     );
-    Finding::new("host-renamed", Severity::Warning, what).hint(format!(
+    Finding::new(CheckName("host-renamed"), Severity::Warning, what).hint(format!(
         "nothing has to be done, unless {was} still runs and this host is a copy of it: then give this \
          one a repository, a prefix or a server name of its own"
     ))

@@ -3,10 +3,11 @@
 use std::fmt::Display;
 
 use crate::{
+    checks::doctor::server::TOOL_VERSION,
     domain::{
         backup::Subject,
         blocking::Held,
-        finding::{Finding, Severity},
+        finding::{CheckName, Finding, Severity},
         manifest::Manifest,
         name::RepositoryName,
         pattern::{Reason, Selection},
@@ -106,7 +107,7 @@ impl Attempt<'_> {
 pub(super) fn closed(chosen: &Selection) -> impl Iterator<Item = Finding> {
     let closed = unconnectable(chosen, Reason::NoConnections).map(|(first, names)| {
         let what = format!("not dumped, since they allow no connections (datallowconn): {names}");
-        Finding::new("database-closed", Severity::Warning, what)
+        Finding::new(CheckName("database-closed"), Severity::Warning, what)
             .hint(format!(
                 "ALTER DATABASE {} ALLOW_CONNECTIONS true, or name them in `exclude`",
                 text::sql_ident(&first)
@@ -118,7 +119,7 @@ pub(super) fn closed(chosen: &Selection) -> impl Iterator<Item = Finding> {
             "not dumped, since DROP DATABASE was interrupted in them, and nobody can connect \
              (datconnlimit = -2): {names}"
         );
-        Finding::new("database-half-dropped", Severity::Warning, what)
+        Finding::new(CheckName("database-half-dropped"), Severity::Warning, what)
             .hint(format!(
                 "what is left of them cannot be used: DROP DATABASE {} ends it",
                 text::sql_ident(&first)
@@ -142,7 +143,7 @@ pub(super) fn newer_tools(tools: &Installed, facts: &ServerFacts) -> Option<Find
     let what =
         format!("PostgreSQL {server} is dumped with the pg_dump of {tool}: restoring needs {tool}");
     let hint = format!("install the client programs of PostgreSQL {server}, or set bin_dir");
-    (tool > server).then(|| Finding::new("tool-version", Severity::Warning, what).hint(hint))
+    (tool > server).then(|| Finding::new(TOOL_VERSION, Severity::Warning, what).hint(hint))
 }
 
 /// What is counted of a backup that was made.

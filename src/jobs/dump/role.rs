@@ -7,7 +7,7 @@ use crate::{
     config::{Diagnostics, Options},
     domain::{
         failure::{Class, During, Failure},
-        finding::{Finding, Severity},
+        finding::{CheckName, Finding, Severity},
         standby::OnlyOn,
     },
     postgres::{Session, catalog::ServerFacts, replay::replay},
@@ -78,7 +78,7 @@ impl Role {
             Some(what) if self.max_replay_lag.is_none() => {
                 let what = format!("the backup is older than its time says: {what}");
                 Ok(Some(
-                    Finding::new("replay-lag", Severity::Warning, what)
+                    Finding::new(CheckName("replay-lag"), Severity::Warning, what)
                         .hint("set max_replay_lag in the job to refuse such a backup"),
                 ))
             }

@@ -3,7 +3,7 @@
 use crate::{
     config::{self, Diagnostics, Located, Options, class},
     domain::{
-        finding::{Finding, Severity},
+        finding::{CheckName, Finding, Severity},
         name::DatabaseName,
         pattern::{DatabasePatterns, Glob, Reason, Selection as Chosen},
         scope::{
@@ -146,7 +146,7 @@ pub(super) fn unused(scopes: &Scopes, chosen: &Chosen, job: &str) -> Vec<Finding
         let what =
             format!("{job} has options for database {pattern:?}, and dumps none of that name");
         let look = "look at `psql -l`, case and all; remove the table where it is gone";
-        Finding::new("selection-unused", Severity::Warning, what)
+        Finding::new(CheckName("selection-unused"), Severity::Warning, what)
             .hint(near.unwrap_or_else(|| look.to_owned()))
             .about(Target::object(pattern))
     };

@@ -9,7 +9,7 @@ use crate::{
     domain::{
         backup::Subject,
         failure::{Class, Failure},
-        finding::{Finding, Severity},
+        finding::{CheckName, Finding, Severity},
         name::DatabaseName,
         pattern::Selection,
         relation::RelationName,
@@ -17,7 +17,7 @@ use crate::{
         target::Target,
         vacuum::Skip,
     },
-    maintenance::vacuum::{Done, Ended},
+    maintenance::vacuum::{DatabaseOutcome, TableOutcome},
 };
 
 use super::{super::RunContext, LAST_TABLES, Vacuum};
@@ -48,14 +48,14 @@ struct Counts {
 }
 
 impl Counts {
-    fn of(done: &Done) -> Self {
+    fn of(done: &DatabaseOutcome) -> Self {
         let mut counts = Self::default();
         for (_, ended) in &done.ended {
             match ended {
-                Ended::Done => counts.vacuumed += 1,
-                Ended::Skipped(skip, _) => *counts.skipped.entry(*skip).or_default() += 1,
-                Ended::Failed(_) => counts.failed += 1,
-                Ended::Cancelled => counts.cancelled = true,
+                TableOutcome::Done => counts.vacuumed += 1,
+                TableOutcome::Skipped(skip, _) => *counts.skipped.entry(*skip).or_default() += 1,
+                TableOutcome::Failed(_) => counts.failed += 1,
+                TableOutcome::Cancelled => counts.cancelled = true,
             }
         }
         counts
@@ -74,7 +74,7 @@ impl Counts {
 }
 
 impl Part<'_> {
-    pub(super) fn report(&self, mut done: Done, report: &mut Report) {
+    pub(super) fn report(&self, mut done: DatabaseOutcome, report: &mut Report) {
         self.plan(&done, report);
         if self.cx.dry_run {
             return;
@@ -111,20 +111,19 @@ impl Part<'_> {
                 counts.why()
             );
             report.findings.push(
-                Finding::new("tables-skipped", Severity::Warning, what)
+                Finding::new(CheckName("tables-skipped"), Severity::Warning, what)
                     .hint(hint(&counts, self.job))
                     .about(Target::database(self.name)),
             );
         }
     }
 
-    fn outcome(&self, done: &Done, counts: &Counts) -> Outcome {
+    fn outcome(&self, done: &DatabaseOutcome, counts: &Counts) -> Outcome {
         if counts.cancelled {
             return Outcome::Cancelled;
         }
-        let target = self.job.target(self.name, None);
         if let Some(failure) = &done.failure {
-            return self.cx.ended(target, Err(failure.clone())).outcome;
+            return self.cx.task.outcome(failure.clone());
         }
         let doing = || format!("vacuum database {}", self.name);
         if counts.failed > TARGETS_MAX {
@@ -159,7 +158,7 @@ impl Part<'_> {
 
     /// Tables that were not done are targets of their own, and so are those that were not done in
     /// an earlier attempt.
-    fn tables(&self, done: &Done, report: &mut Report) {
+    fn tables(&self, done: &DatabaseOutcome, report: &mut Report) {
         let known: BTreeMap<&str, &Outcome> = self
             .cx
             .earlier
@@ -176,10 +175,10 @@ impl Part<'_> {
         for (relation, ended) in &done.ended {
             let name = relation.to_string();
             let outcome = match ended {
-                Ended::Done => Outcome::Succeeded,
-                Ended::Skipped(skip, why) => Outcome::Skipped(format!("{skip}: {why}")),
-                Ended::Failed(failure) => Outcome::Failed(failure.clone()),
-                Ended::Cancelled => Outcome::Cancelled,
+                TableOutcome::Done => Outcome::Succeeded,
+                TableOutcome::Skipped(skip, why) => Outcome::Skipped(format!("{skip}: {why}")),
+                TableOutcome::Failed(failure) => Outcome::Failed(failure.clone()),
+                TableOutcome::Cancelled => Outcome::Cancelled,
             };
             let again = known.contains_key(name.as_str());
             let count = named.entry(outcome.state()).or_default();
@@ -205,7 +204,7 @@ impl Part<'_> {
         }
     }
 
-    fn plan(&self, done: &Done, report: &mut Report) {
+    fn plan(&self, done: &DatabaseOutcome, report: &mut Report) {
         let step = |relation: &RelationName, action: &str, reason: &str| Step {
             target: self.job.target(self.name, Some(relation.to_string())),
             action: action.to_owned(),
@@ -216,7 +215,7 @@ impl Part<'_> {
             done.plan.iter().map(|(relation, reason)| step(relation, action, reason)).collect();
         if self.cx.dry_run {
             steps.extend(done.ended.iter().filter_map(|(relation, ended)| match ended {
-                Ended::Skipped(skip, why) => {
+                TableOutcome::Skipped(skip, why) => {
                     Some(step(relation, "skip", &format!("{skip}: {why}")))
                 }
                 _ => None,
@@ -249,7 +248,7 @@ const STATES: [(&str, &str); 4] = [
     ("not_reached", "tables_not_reached"),
 ];
 
-fn figures(done: &Done, counts: &Counts) -> Figures {
+fn figures(done: &DatabaseOutcome, counts: &Counts) -> Figures {
     let counts = [
         ("tables", done.selected),
         ("tables_due", done.due),
@@ -258,7 +257,7 @@ fn figures(done: &Done, counts: &Counts) -> Figures {
         ("tables_failed", counts.failed),
         ("tables_not_reached", done.not_reached),
     ];
-    counts.map(|(name, count)| (name, count as u64)).into_iter().collect()
+    counts.into_iter().map(|(name, count)| (name, count as u64)).collect()
 }
 
 /// The counts of a whole database after some of its tables were tried again.
@@ -276,9 +275,9 @@ fn together(earlier: &Figures, again: Figures) -> Figures {
     Figures { backup: None, counts }
 }
 
-fn first_class(done: &Done) -> Class {
+fn first_class(done: &DatabaseOutcome) -> Class {
     let failed = done.ended.iter().find_map(|(_, ended)| match ended {
-        Ended::Failed(failure) => Some(failure.class),
+        TableOutcome::Failed(failure) => Some(failure.class),
         _ => None,
     });
     failed.unwrap_or(Class::Sql)

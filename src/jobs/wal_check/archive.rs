@@ -17,9 +17,11 @@ use crate::{
     wal::archive::ListError,
 };
 
-use super::{ARCHIVE_TARGET, ArchiveOptions, FULL_LISTING, Work, is_due, metrics, state::Listing};
+use super::{
+    ARCHIVE_TARGET, ArchiveOptions, FULL_LISTING, WalCheckRun, is_due, metrics, state::Listing,
+};
 
-impl Work<'_> {
+impl WalCheckRun<'_> {
     /// Remembers what the server says of its WAL now: the archive is held against it once
     /// `archive_deadline` is over.
     fn remember(&mut self) {
@@ -42,7 +44,8 @@ impl Work<'_> {
         let last = self.state.listed.as_ref().map(|listed| listed.at);
         let due = is_due(last, self.now(), options.interval);
         // A retry that does not look at the archive again knows what the first attempt found.
-        let mut readable = !self.cx.earlier.findings.iter().any(|found| found.check == UNREADABLE);
+        let mut readable =
+            !self.cx.earlier.findings.iter().any(|found| found.check == UNREADABLE.0);
         if due && self.cx.wants(&target) {
             match self.list(options, session).await {
                 Ok(figures) => {

@@ -11,7 +11,7 @@ use crate::{
         units::ByteSize,
         wal::{KnownLoss, Since, Sizes},
     },
-    jobs::{Job, Resources},
+    jobs::{Job, Resources, options},
     repository::handle::Place,
     wal::archive::Archive,
 };
@@ -156,19 +156,16 @@ fn known_losses(o: &mut Options<'_>, d: &mut Diagnostics) -> Option<Vec<KnownLos
     if o.given("known_losses").is_none() {
         return Some(Vec::new());
     }
-    let mut whole = true;
-    let mut losses = Vec::new();
-    for text in o.take::<Vec<Located<String>>>("known_losses", d)?.value {
-        match text.value.parse::<KnownLoss>() {
-            Ok(loss) => losses.push(loss),
+    let losses =
+        options::list(o, "known_losses", d, |text, d| match text.value.parse::<KnownLoss>() {
+            Ok(loss) => Some(loss),
             Err(error) => {
                 let example = "000000010000000000000005..000000010000000000000009";
                 d.error(&text.span, error.to_string()).hint(format!("write it like {example:?}"));
-                whole = false;
+                None
             }
-        }
-    }
-    whole.then_some(losses)
+        });
+    Some(losses?.value)
 }
 
 fn probe(o: &mut Options<'_>, d: &mut Diagnostics) -> Option<ProbeOptions> {

@@ -31,19 +31,18 @@ const TRAIL_MAX: usize = 64;
 
 /// What is remembered.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct State {
+pub(crate) struct State {
     version: u32,
     /// Of what it speaks: server, archive, rules.
     subject: String,
     /// The last listing that reached its end.
-    pub listed: Option<Listing>,
+    pub(crate) listed: Option<Listing>,
     /// What the server took for archived.
-    pub claims: Trail<SegmentName>,
+    pub(crate) claims: Trail<SegmentName>,
     /// Up to where the server had written, and on which timeline. Since version 2.
     #[serde(default)]
-    pub written: Trail<(Timeline, Lsn)>,
-    /// The last end-to-end probe.
-    pub probe: Option<Probe>,
+    pub(crate) written: Trail<(Timeline, Lsn)>,
+    pub(crate) probe: Option<Probe>,
 }
 
 /// What every version has.
@@ -54,40 +53,33 @@ struct Form {
 
 /// A listing that reached its end.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Listing {
-    /// When it began.
-    pub at: Timestamp,
+pub(crate) struct Listing {
+    pub(crate) at: Timestamp,
     /// When the last one began that listed everything.
-    pub full_at: Timestamp,
-    /// What was seen.
-    pub seen: Inventory,
+    pub(crate) full_at: Timestamp,
+    pub(crate) seen: Inventory,
     /// From where the next can go on.
-    pub resume: Option<Resume>,
-    /// What was found.
-    pub findings: Vec<Finding>,
+    pub(crate) resume: Option<Resume>,
+    pub(crate) findings: Vec<Finding>,
     /// Segments that are missing since the newest base backup.
-    pub missing_recent: u64,
+    pub(crate) missing_recent: u64,
     /// Segments that are missing before it.
-    pub missing_old: u64,
+    pub(crate) missing_old: u64,
 }
 
 /// An end-to-end probe.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Probe {
-    /// When it began.
-    pub at: Timestamp,
-    /// The segment that was to arrive.
-    pub segment: SegmentName,
-    /// When a probe last arrived.
-    pub arrived_at: Option<Timestamp>,
-    /// What was found.
-    pub finding: Option<Finding>,
+pub(crate) struct Probe {
+    pub(crate) at: Timestamp,
+    pub(crate) segment: SegmentName,
+    pub(crate) arrived_at: Option<Timestamp>,
+    pub(crate) finding: Option<Finding>,
 }
 
 impl Listing {
     /// What a listing brought, looked at as a whole. It began at `at`, the last one of everything at
     /// `full_at`; `place` is that of the archive, for messages.
-    pub fn of(
+    pub(crate) fn of(
         listed: Listed,
         place: String,
         (at, full_at): (Timestamp, Timestamp),
@@ -114,8 +106,8 @@ impl Listing {
     /// each `archive_interval`. In a bucket of a million objects that is a thousand requests. Timelines
     /// that do not fit together are no reason: what goes on there comes behind the server's own. Nor is a
     /// history that nobody can read: it stays so.
-    pub fn resume(&self, head: Timeline) -> Option<&Resume> {
-        let elsewhere = [TIMELINE.name, HISTORY_UNREAD.name];
+    pub(crate) fn resume(&self, head: Timeline) -> Option<&Resume> {
+        let elsewhere = [TIMELINE.0, HISTORY_UNREAD.0];
         let amiss = |found: &Finding| {
             found.severity >= Severity::Warning && !elsewhere.contains(&found.check.as_str())
         };
@@ -124,16 +116,9 @@ impl Listing {
     }
 }
 
-fn set_aside(path: &Path, error: &dyn std::error::Error) -> Result<(), FileError> {
-    let aside = files::set_aside(path)?;
-    let (path, aside) = (path.display(), aside.display());
-    tracing::warn!(%path, %aside, %error, "not read and set aside; everything is listed anew");
-    Ok(())
-}
-
 impl State {
     /// Nothing remembered.
-    pub fn new(subject: String) -> Self {
+    pub(crate) fn new(subject: String) -> Self {
         Self {
             version: VERSION,
             subject,
@@ -149,31 +134,16 @@ impl State {
     ///
     /// # Errors
     /// When the file is there and the system does not give it.
-    pub fn load(path: &Path, subject: &str) -> Result<Self, FileError> {
-        let fresh = || Self::new(subject.to_owned());
-        let bytes = match files::read_limited(path, STATE_MAX) {
-            Ok(bytes) => bytes,
-            Err(error) => {
-                return match error.source.kind() {
-                    std::io::ErrorKind::NotFound => Ok(fresh()),
-                    _ if files::is_damage(&error) => {
-                        set_aside(path, &error.source).map(|()| fresh())
-                    }
-                    _ => Err(error),
-                };
-            }
+    pub(crate) fn load(path: &Path, subject: &str) -> Result<Self, FileError> {
+        const DAMAGED: &str = "not read and set aside; everything is listed anew";
+        // A newer one has what nobody knows here: it is left where it is.
+        let read = |bytes: &[u8]| {
+            let is_known = serde_json::from_slice::<Form>(bytes)?.version <= VERSION;
+            is_known.then(|| serde_json::from_slice::<Self>(bytes)).transpose()
         };
-        let read = serde_json::from_slice::<Form>(&bytes).and_then(|form| {
-            let is_known = form.version <= VERSION;
-            is_known.then(|| serde_json::from_slice::<Self>(&bytes)).transpose()
-        });
-        match read {
-            Ok(known) => {
-                let ours = known.filter(|state| state.subject == subject);
-                Ok(ours.map_or_else(fresh, Self::taken_over))
-            }
-            Err(error) => set_aside(path, &error).map(|()| fresh()),
-        }
+        let known = files::read_json(path, STATE_MAX, DAMAGED, read)?.flatten();
+        let ours = known.filter(|state| state.subject == subject).map(Self::taken_over);
+        Ok(ours.unwrap_or_else(|| Self::new(subject.to_owned())))
     }
 
     /// What an older version wrote, without the listing: names were read by other rules.
@@ -189,7 +159,7 @@ impl State {
     ///
     /// # Errors
     /// When the file cannot be written.
-    pub fn save(&self, path: &Path) -> Result<(), FileError> {
+    pub(crate) fn save(&self, path: &Path) -> Result<(), FileError> {
         if let Some(folder) = path.parent() {
             files::create_private_dir_all(folder)?;
         }
@@ -203,7 +173,7 @@ impl State {
 /// and what came after it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(transparent)]
-pub struct Trail<T>(Vec<(Timestamp, T)>);
+pub(crate) struct Trail<T>(Vec<(Timestamp, T)>);
 
 impl<T> Default for Trail<T> {
     fn default() -> Self {
@@ -213,7 +183,7 @@ impl<T> Default for Trail<T> {
 
 impl<T: Copy + PartialEq> Trail<T> {
     /// Remembers that something was so. What was so already keeps its time.
-    pub fn saw(&mut self, at: Timestamp, what: T) {
+    pub(crate) fn saw(&mut self, at: Timestamp, what: T) {
         if self.0.iter().any(|(since, known)| *known == what && *since <= at) {
             return;
         }
@@ -230,7 +200,7 @@ impl<T: Copy + PartialEq> Trail<T> {
     }
 
     /// The newest that was so at `now` for at least `deadline`. What is older is forgotten.
-    pub fn due(&mut self, now: Timestamp, deadline: Duration) -> Option<T> {
+    pub(crate) fn due(&mut self, now: Timestamp, deadline: Duration) -> Option<T> {
         let is_due = |(at, _): &(Timestamp, T)| {
             Duration::try_from(now.duration_since(*at)).is_ok_and(|age| age >= deadline)
         };

@@ -8,14 +8,14 @@ use std::time::Duration;
 
 use crate::{
     domain::{
-        failure::{Class, Failure, IntoFailure},
+        failure::{Class, During, Failure, IntoFailure},
         index::{Build, DropDebris, Index, debris},
     },
     postgres::{PgError, indexes, locks},
     sys::task::Task,
 };
 
-use super::{Work, deadline::Deadline};
+use super::{Rebuilder, deadline::Deadline};
 
 /// How long a failed build may clean up at once. Whatever it waited for is mostly still there: what
 /// is left is tried again at the end of the run.
@@ -24,7 +24,7 @@ pub(super) const CLEAN: Duration = Duration::from_secs(30);
 /// the service to stop (TimeoutStopSec in systemd/pgkeep.service).
 const CLEAN_CANCELLED: Duration = Duration::from_secs(15);
 
-impl Work<'_> {
+impl Rebuilder<'_> {
     /// Cleans up after a build that failed.
     ///
     /// # Errors
@@ -33,18 +33,17 @@ impl Work<'_> {
         &mut self,
         build: &Build,
         error: PgError,
-        doing: &str,
+        task: &Task,
         output: &mut Vec<String>,
     ) -> Result<(), Failure> {
-        let cancelled = self.task.cancel.is_cancelled();
-        let deadline = Deadline::new(self.task, if cancelled { CLEAN_CANCELLED } else { CLEAN });
+        let cancelled = task.cancel.is_cancelled();
+        let deadline = Deadline::new(task, if cancelled { CLEAN_CANCELLED } else { CLEAN });
         let task = &deadline.task;
-        let mut failure = self.explain(error, build.table, doing, task).await;
+        let mut failure = self.explain(error, build.table, task).await;
         if !self.orders.wishes.concurrently {
             return Err(failure);
         }
-        let cleaned = self.clean(build, doing, output, task).await;
-        match cleaned {
+        match self.clean(build, task, output).await {
             Ok(true) => {
                 output.push(format!("the index is rebuilt; only its old copy was left: {failure}"));
                 Ok(())
@@ -62,9 +61,9 @@ impl Work<'_> {
     }
 
     /// The failure, with what a person needs to know here.
-    async fn explain(&self, error: PgError, table: u32, doing: &str, task: &Task) -> Failure {
+    async fn explain(&self, error: PgError, table: u32, task: &Task) -> Failure {
         let class = error.class();
-        let failure = error.into_failure(doing);
+        let failure = error.into_failure(task);
         match class {
             Class::Lock => {
                 let who = self.in_the_way(table, task).await;
@@ -87,15 +86,15 @@ impl Work<'_> {
 
     /// Who holds a lock on the table, or whose transaction a concurrent build waits for.
     async fn in_the_way(&self, table: u32, task: &Task) -> Vec<String> {
-        let (session, cancel) = (&self.session, &task.cancel);
-        if session.is_closed() {
+        if self.session.is_closed() {
             return Vec::new();
         }
         let waited = self.orders.lock_timeout.mul_f64(0.9);
-        let open = locks::open_for(session.queries(cancel), waited).await.unwrap_or_default();
+        let ask = self.session.queries(&task.cancel);
+        let open = locks::open_for(ask, waited).await.unwrap_or_default();
         if open.is_empty() {
             // A role that may not see since when others' transactions are open.
-            return locks::holders(session.queries(cancel), table).await.unwrap_or_default();
+            return locks::holders(ask, table).await.unwrap_or_default();
         }
         open
     }
@@ -104,16 +103,13 @@ impl Work<'_> {
     async fn clean(
         &mut self,
         build: &Build,
-        doing: &str,
-        output: &mut Vec<String>,
         task: &Task,
+        output: &mut Vec<String>,
     ) -> Result<bool, Failure> {
-        let fail = |error: PgError| error.into_failure(doing);
-        self.reconnect(doing, task).await?;
-        let version = self.orders.facts.version_num;
-        let activity =
-            indexes::activity(self.session.queries(&task.cancel), version).await.map_err(fail)?;
-        let now = self.table(build.table, task).await.map_err(fail)?;
+        self.reconnect(task).await?;
+        let ask = self.session.queries(&task.cancel);
+        let activity = indexes::activity(ask, self.orders.facts.version_num).await.during(task)?;
+        let now = self.table(build.table, task).await.during(task)?;
         let rebuilt = now.iter().any(|it| {
             (&it.schema, &it.name) == (&build.schema, &build.name)
                 && it.oid != build.index
@@ -133,7 +129,7 @@ impl Work<'_> {
                 output.push(format!("{label} is left behind"));
                 continue;
             }
-            match self.drop_debris(index, CLEAN.min(self.orders.lock_timeout), doing, task).await {
+            match self.drop_debris(index, CLEAN.min(self.orders.lock_timeout), task).await {
                 Ok(()) => output.push(format!("dropped {label}, which the build left behind")),
                 Err(trouble) => {
                     output.push(format!("{}; it will be tried again", trouble.what));

@@ -6,46 +6,44 @@ use std::{collections::BTreeSet, time::Duration};
 use crate::domain::{
     backup::Subject,
     failure::{Class, Failure},
-    finding::{Finding, Severity},
+    finding::{CheckName, Finding, Severity},
     index::{Action, DEBRIS, Index, Planned, debris, plan},
-    report::Figures,
+    report::{Figures, Outcome},
     target::Target,
 };
 
-use super::{End, View, Work, deadline::Deadline, look};
+use super::{Ending, Rebuilder, View, deadline::Deadline, look};
 
 /// Findings of one database: the rest is counted.
 const FINDINGS_MAX: usize = 50;
 
-impl Work<'_> {
+impl Rebuilder<'_> {
     /// Looks at the database once more: what is left is dropped, counted and told.
-    pub(super) async fn look_again(&mut self, doing: &str) {
+    pub(super) async fn look_again(&mut self) {
         let whole = self.target(None);
-        match self.try_look_again(doing).await {
-            Ok(()) if self.orders.only.is_some_and(|only| only.contains(&whole)) => {
-                self.push(whole, End::Tried(Ok(Figures::default())), Vec::new());
-            }
-            Ok(()) => {}
-            Err(failure) => self.push(whole, End::Tried(Err(failure)), Vec::new()),
+        let looked = self.try_look_again().await;
+        if looked.is_err() || self.orders.only.is_some_and(|only| only.contains(&whole)) {
+            let ended = looked.map(|()| Ending::Done(Figures::default()));
+            self.push(whole, ended, Vec::new());
         }
     }
 
-    async fn try_look_again(&mut self, doing: &str) -> Result<(), Failure> {
-        self.reconnect(doing, self.task).await?;
-        let mut view = look(self.orders, &self.session, doing, self.task).await?;
-        if self.drop_what_is_left(&view, doing).await? {
-            view = look(self.orders, &self.session, doing, self.task).await?;
+    async fn try_look_again(&mut self) -> Result<(), Failure> {
+        self.reconnect(self.task).await?;
+        let mut view = look(self.orders, &self.session, self.task).await?;
+        if self.drop_what_is_left(&view).await? {
+            view = look(self.orders, &self.session, self.task).await?;
         }
-        self.forget(&view, doing)?;
+        self.forget(&view)?;
         let broken = |index: &&Index| !index.is_whole() && !view.activity.is_building(index.table);
-        self.looked.invalid = Some(view.indexes.iter().filter(broken).count());
+        self.outcome.invalid = Some(view.indexes.iter().filter(broken).count());
         self.findings(&view);
         Ok(())
     }
 
     /// Drops what builds of this host have left behind, as far as it takes no longer than one lock
     /// is waited for. Whether anything was tried.
-    async fn drop_what_is_left(&self, view: &View, doing: &str) -> Result<bool, Failure> {
+    async fn drop_what_is_left(&self, view: &View) -> Result<bool, Failure> {
         let mut own = self.own_debris(view).peekable();
         let (server, subject) = (self.orders.server.name(), Subject::Database(self.name.clone()));
         let gate = self.orders.gate;
@@ -59,7 +57,7 @@ impl Work<'_> {
         let limit = self.orders.lock_timeout;
         let deadline = Deadline::within(self.task, limit);
         for index in own {
-            if let Err(failure) = self.drop_debris(index, limit, doing, &deadline.task).await {
+            if let Err(failure) = self.drop_debris(index, limit, &deadline.task).await {
                 // The build's own failure, or a finding, tells of what is left.
                 tracing::debug!("{failure}");
             }
@@ -80,17 +78,15 @@ impl Work<'_> {
     }
 
     /// Forgets the builds of which nothing is left.
-    fn forget(&self, view: &View, doing: &str) -> Result<(), Failure> {
+    fn forget(&self, view: &View) -> Result<(), Failure> {
         for build in &view.builds {
             let left = view
                 .indexes
                 .iter()
                 .any(|index| debris(index, &view.indexes).is_some_and(|found| found.is_of(build)));
             if !left && !view.activity.is_building(build.table) {
-                self.orders
-                    .ledger
-                    .remove(build)
-                    .map_err(|error| Failure::from_error(Class::State, doing, &error))?;
+                let removed = self.orders.ledger.remove(build);
+                removed.map_err(|error| Failure::from_error(Class::State, self.task, &error))?;
             }
         }
         Ok(())
@@ -99,13 +95,9 @@ impl Work<'_> {
     /// What nobody was going to do anything about, and debris that could not be dropped. What has
     /// failed or was left out has said so already.
     fn findings(&mut self, view: &View) {
-        let told: BTreeSet<&str> = self
-            .looked
-            .done
-            .iter()
-            .filter(|done| !matches!(done.end, End::Tried(Ok(_))))
-            .filter_map(|done| done.target.object.as_deref())
-            .collect();
+        let unfinished = self.outcome.targets.iter().filter(|it| it.outcome != Outcome::Succeeded);
+        let told: BTreeSet<&str> =
+            unfinished.filter_map(|it| it.target.object.as_deref()).collect();
         let planned = plan(
             self.orders.wishes,
             self.orders.facts.version_num,
@@ -113,7 +105,7 @@ impl Work<'_> {
             &view.activity,
             &view.builds,
         );
-        let finding = |index: &Index, (check, reason, hint): (&str, &str, Option<String>)| {
+        let finding = |index: &Index, (check, reason, hint): (CheckName, &str, Option<String>)| {
             let base = debris(index, &view.indexes).and_then(|found| found.base);
             let labels = [Some(index.label()), base.map(Index::label)];
             let known = labels.iter().flatten().any(|label| told.contains(label.as_str()));
@@ -143,6 +135,6 @@ impl Work<'_> {
             let more = |first| Finding { what, target: Target::database(self.name), ..first };
             found.extend(found.first().cloned().map(more));
         }
-        self.looked.findings = found;
+        self.outcome.findings = found;
     }
 }

@@ -1,8 +1,10 @@
 //! One build: debris before, record, REINDEX, proof.
 
+use std::time::Duration;
+
 use crate::{
     domain::{
-        failure::{Class, Failure, IntoFailure},
+        failure::{Class, During, Failure, IntoFailure},
         index::{Build, Index},
         report::Figures,
     },
@@ -10,9 +12,9 @@ use crate::{
     sys::task::Task,
 };
 
-use super::{End, Work, aftermath::CLEAN, deadline::Deadline};
+use super::{Ending, Rebuilder, aftermath::CLEAN, deadline::Deadline};
 
-impl Work<'_> {
+impl Rebuilder<'_> {
     /// Rebuilds an index.
     ///
     /// # Errors
@@ -21,21 +23,20 @@ impl Work<'_> {
         &mut self,
         index: &Index,
         debris: &[&Index],
-        doing: &str,
+        task: &Task,
         output: &mut Vec<String>,
-    ) -> Result<End, Failure> {
-        let fail = |error: PgError| error.into_failure(doing);
-        let cancel = &self.task.cancel;
+    ) -> Result<Ending, Failure> {
         for left in debris {
-            self.drop_debris(left, self.orders.lock_timeout, doing, self.task).await?;
+            self.drop_debris(left, self.orders.lock_timeout, task).await?;
             output.push(format!("dropped {}, left behind by an earlier build", left.label()));
         }
-        let known = self.table(index.table, self.task).await.map_err(fail)?;
+        let known = self.table(index.table, task).await.during(task)?;
         if !known.iter().any(|it| it.oid == index.oid && it.label() == index.label()) {
-            return Ok(End::Skipped("it was dropped or renamed meanwhile".to_owned()));
+            return Ok(Ending::Skipped("it was dropped or renamed meanwhile".to_owned()));
         }
-        let before = indexes::size(self.session.queries(cancel), index.oid).await.map_err(fail)?;
-        let started = self.task.clock.now();
+        let ask = self.session.queries(&task.cancel);
+        let before = indexes::size(ask, index.oid).await.during(task)?;
+        let started = task.clock.now();
         let build = Build {
             system_id: self.orders.facts.system_id,
             database: self.database,
@@ -47,22 +48,22 @@ impl Work<'_> {
             started_at: started.wall,
         };
         if self.orders.wishes.concurrently {
-            self.write(&build, doing)?;
+            self.write(&build, task)?;
         }
-        if let Err(error) = self.reindex(index, output).await {
-            self.failed(&build, error, doing, output).await?;
+        if let Err(error) = self.reindex(index, task, output).await {
+            self.failed(&build, error, task, output).await?;
         }
         // What is done is done, also where the run was cancelled meanwhile.
-        let proof = Deadline::new(self.task, CLEAN);
-        let mut figures = self.proof(index, before, doing, &proof.task).await?;
-        let taken = self.task.clock.now().mono.saturating_sub(started.mono).as_millis();
+        let proof = Deadline::new(task, CLEAN);
+        let mut figures = self.proof(index, before, &proof.task).await?;
+        let taken = task.clock.now().mono.saturating_sub(started.mono).as_millis();
         figures.counts.insert("milliseconds".to_owned(), u64::try_from(taken).unwrap_or(0));
-        Ok(End::Tried(Ok(figures)))
+        Ok(Ending::Done(figures))
     }
 
-    fn write(&self, build: &Build, doing: &str) -> Result<(), Failure> {
+    fn write(&self, build: &Build, task: &Task) -> Result<(), Failure> {
         self.orders.ledger.write(build).map_err(|error| {
-            Failure::from_error(Class::State, doing, &error)
+            Failure::from_error(Class::State, task, &error)
                 .hint("without a record nobody could say whose debris it is if the build breaks")
         })
     }
@@ -73,22 +74,22 @@ impl Work<'_> {
     }
 
     /// The statement itself, and what the server said to it.
-    async fn reindex(&self, index: &Index, output: &mut Vec<String>) -> Result<(), PgError> {
+    async fn reindex(
+        &self,
+        index: &Index,
+        task: &Task,
+        output: &mut Vec<String>,
+    ) -> Result<(), PgError> {
         let how = if self.orders.wishes.concurrently { "CONCURRENTLY " } else { "" };
         let sql = format!("REINDEX INDEX {how}{}", qualified(&index.schema, &index.name));
-        let result = self.execute(&sql, self.orders.lock_timeout, self.task).await;
+        let result = self.execute(&sql, self.orders.lock_timeout, task).await;
         output.extend(self.session.take_notices().0.iter().flat_map(Notice::lines));
         result
     }
 
     /// Runs a statement that may take its time, but waits for each lock only so long.
-    async fn execute(
-        &self,
-        sql: &str,
-        lock: std::time::Duration,
-        task: &Task,
-    ) -> Result<(), PgError> {
-        let limits = Limits { statement: std::time::Duration::ZERO, lock };
+    async fn execute(&self, sql: &str, lock: Duration, task: &Task) -> Result<(), PgError> {
+        let limits = Limits { statement: Duration::ZERO, lock };
         self.session.set_limits(limits, &task.cancel).await?;
         let result = self.session.execute(sql, &task.cancel).await;
         // A session that is gone, or a run that is cancelled, says so at the next question.
@@ -103,13 +104,12 @@ impl Work<'_> {
     pub(super) async fn drop_debris(
         &self,
         index: &Index,
-        lock: std::time::Duration,
-        doing: &str,
+        lock: Duration,
         task: &Task,
     ) -> Result<(), Failure> {
         let label = index.label();
         let fail = |error: PgError| {
-            let mut failure = error.into_failure(doing);
+            let mut failure = error.into_failure(task);
             failure.what = format!("cannot drop {label}, which is left behind: {}", failure.what);
             failure
         };
@@ -129,13 +129,11 @@ impl Work<'_> {
         &mut self,
         index: &Index,
         before: Option<u64>,
-        doing: &str,
         task: &Task,
     ) -> Result<Figures, Failure> {
-        let fail = |error: PgError| error.into_failure(doing);
-        let now = self.table(index.table, task).await.map_err(fail)?;
+        let now = self.table(index.table, task).await.during(task)?;
         let wrong = |what: &str| {
-            Failure::new(Class::Sql, doing, format!("REINDEX succeeded, but the index {what}"))
+            task.failure(Class::Sql, format!("REINDEX succeeded, but the index {what}"))
                 .hint("look at it with \\d in psql, and at the server's log")
         };
         let Some(rebuilt) = now.iter().find(|it| it.label() == index.label()) else {
@@ -155,11 +153,9 @@ impl Work<'_> {
         let after = indexes::size(self.session.queries(&task.cancel), rebuilt.oid)
             .await
             .unwrap_or_default();
-        let mut figures = Figures::default();
-        figures.counts.extend(before.map(|bytes| ("bytes_before".to_owned(), bytes)));
-        figures.counts.extend(after.map(|bytes| ("bytes_after".to_owned(), bytes)));
+        let sizes = [("bytes_before", before), ("bytes_after", after)];
         let less = before.zip(after).map(|(before, after)| before.saturating_sub(after));
-        self.looked.reclaimed += less.unwrap_or(0);
-        Ok(figures)
+        self.outcome.reclaimed += less.unwrap_or(0);
+        Ok(sizes.into_iter().filter_map(|(name, bytes)| Some((name, bytes?))).collect())
     }
 }

@@ -9,7 +9,6 @@ use crate::sys::task::Task;
 /// A task that is cancelled after a while, and by nobody else.
 #[derive(Debug)]
 pub(super) struct Deadline {
-    /// The task.
     pub(super) task: Task,
     _timer: DropGuard,
 }

@@ -21,6 +21,9 @@ const SUFFIX: &str = ".json";
 /// More than a record holds, in bytes: ten for each index of a table.
 const FILE_MAX: u64 = 1 << 20;
 
+/// What the log has of a record that cannot be understood.
+const DAMAGED: &str = "a record of a build is damaged and was set aside";
+
 /// The records.
 #[derive(Debug, Clone)]
 pub struct Ledger {
@@ -50,19 +53,9 @@ impl Ledger {
             let path = entry.path();
             // Temporary files are another job's that is writing just now, or a crash's: harmless.
             if !files::is_temporary(&name) && name.starts_with(&prefix) && name.ends_with(SUFFIX) {
-                let bytes = match files::read_limited(&path, FILE_MAX) {
-                    // Another job has just forgotten it.
-                    Err(error) if error.source.kind() == ErrorKind::NotFound => continue,
-                    Err(error) if files::is_damage(&error) => {
-                        set_aside(&path, &error.source)?;
-                        continue;
-                    }
-                    bytes => bytes?,
-                };
-                match serde_json::from_slice(&bytes) {
-                    Ok(build) => builds.push(build),
-                    Err(error) => set_aside(&path, &error)?,
-                }
+                // Another job may have forgotten it just now.
+                let read = |bytes: &[u8]| serde_json::from_slice(bytes);
+                builds.extend(files::read_json(&path, FILE_MAX, DAMAGED, read)?);
             }
         }
         Ok(builds)
@@ -91,13 +84,6 @@ impl Ledger {
         let Build { system_id, database, index, .. } = build;
         self.folder.join(format!("{system_id}-{database}-{index}{SUFFIX}"))
     }
-}
-
-fn set_aside(path: &Path, error: &dyn std::error::Error) -> Result<(), FileError> {
-    let aside = files::set_aside(path)?;
-    let (path, aside) = (path.display(), aside.display());
-    tracing::warn!(%path, %aside, %error, "a record of a build is damaged and was set aside");
-    Ok(())
 }
 
 fn remove(path: &Path) -> Result<(), FileError> {

@@ -20,15 +20,14 @@ use jiff::Timestamp;
 
 use crate::{
     domain::{
-        backup::Subject,
-        failure::{Class, During, Failure, IntoFailure},
+        failure::{Class, During, Failure},
         finding::Finding,
         index::{Action, Activity, Build, Index, Planned, Wishes, plan},
         name::DatabaseName,
-        report::{Figures, Step},
+        report::{Figures, Outcome, Step, TargetReport},
         target::Target,
     },
-    postgres::{PgError, Server, Session, catalog::ServerFacts, indexes},
+    postgres::{Server, Session, catalog::ServerFacts, indexes},
     sys::{gate::DatabaseGate, task::Task},
 };
 
@@ -40,34 +39,25 @@ const OUTPUT_MAX: usize = 50;
 /// What is to be done with a server's indexes.
 #[derive(Debug)]
 pub struct Orders<'a> {
-    /// The server.
     pub server: &'a Server,
-    /// What it is.
     pub facts: &'a ServerFacts,
-    /// Which indexes, and how.
     pub wishes: &'a Wishes,
     /// How long each lock is waited for, and each transaction that has to end first.
     pub lock_timeout: Duration,
     /// When nothing new starts any more.
     pub until: Option<Timestamp>,
-    /// One heavy job per database.
     pub gate: &'a DatabaseGate,
-    /// The builds under way.
     pub ledger: &'a Ledger,
     /// The targets to do; none: all.
     pub only: Option<&'a BTreeSet<Target>>,
-    /// Plan, and change nothing.
     pub dry_run: bool,
 }
 
 /// What came of one database.
 #[derive(Debug, Default)]
-pub struct Looked {
-    /// What was to be done, and why.
+pub struct DatabaseOutcome {
     pub plan: Vec<Step>,
-    /// What came of each target.
-    pub done: Vec<Done>,
-    /// What was found.
+    pub targets: Vec<TargetReport>,
     pub findings: Vec<Finding>,
     /// Invalid indexes that are left; none where that is not known.
     pub invalid: Option<usize>,
@@ -79,23 +69,9 @@ pub struct Looked {
     pub sees_all: bool,
 }
 
-/// One target.
-#[derive(Debug)]
-pub struct Done {
-    /// What it was about.
-    pub target: Target,
-    /// How it ended.
-    pub end: End,
-    /// What else is to be said of it, line by line.
-    pub output: Vec<String>,
-}
-
-/// How a target ended.
-#[derive(Debug)]
-pub enum End {
-    /// It was tried.
-    Tried(Result<Figures, Failure>),
-    /// It was left out, and why.
+/// How a target ended that did not fail.
+enum Ending {
+    Done(Figures),
     Skipped(String),
 }
 
@@ -115,14 +91,14 @@ pub async fn database(
     orders: &Orders<'_>,
     name: &DatabaseName,
     task: &Task,
-) -> Result<Looked, Failure> {
-    let doing = format!("look at the indexes of database {name}");
-    task.progress.set_stage(&*doing);
-    let session = connect(orders.server, name, &doing, task).await?;
-    let view = look(orders, &session, &doing, task).await?;
+) -> Result<DatabaseOutcome, Failure> {
+    let task = &task.doing(format!("look at the indexes of database {name}"));
+    task.progress.set_stage(task.phrase());
+    let session = connect(orders.server, name, task).await?;
+    let view = look(orders, &session, task).await?;
     let planned =
         plan(orders.wishes, orders.facts.version_num, &view.indexes, &view.activity, &view.builds);
-    let mut work = Work {
+    let mut work = Rebuilder {
         orders,
         name,
         task,
@@ -130,61 +106,46 @@ pub async fn database(
         database: view.database,
         busy: false,
         lost: None,
-        looked: Looked::default(),
+        outcome: DatabaseOutcome::default(),
     };
-    work.looked.labels = view.indexes.iter().map(Index::label).collect();
-    work.looked.sees_all = view.activity.sees_all;
-    work.looked.plan = planned.iter().map(|it| work.step(it, &view.activity)).collect();
+    work.outcome.labels = view.indexes.iter().map(Index::label).collect();
+    work.outcome.sees_all = view.activity.sees_all;
+    work.outcome.plan = planned.iter().map(|it| work.step(it, &view.activity)).collect();
     if !orders.dry_run {
         for it in &planned {
             work.one(it).await;
         }
         if !task.cancel.is_cancelled() {
-            work.look_again(&doing).await;
+            work.look_again().await;
         }
     }
-    let Work { session, looked, .. } = work;
-    session.close().await;
-    Ok(looked)
+    work.session.close().await;
+    Ok(work.outcome)
 }
 
 /// A session as the role for maintenance. A role or a database that is read-only by its settings lets REINDEX
 /// through, and not the DROP INDEX of what it left behind.
-async fn connect(
-    server: &Server,
-    name: &DatabaseName,
-    doing: &str,
-    task: &Task,
-) -> Result<Session, Failure> {
-    let session = server.connect_for_maintenance(name.as_str(), &task.doing(doing)).await?;
+async fn connect(server: &Server, name: &DatabaseName, task: &Task) -> Result<Session, Failure> {
+    let session = server.connect_for_maintenance(name.as_str(), task).await?;
     let writes = session.execute("SET default_transaction_read_only = off", &task.cancel).await;
-    writes.map(|()| session).during(doing)
+    writes.map(|()| session).during(task)
 }
 
-async fn look(
-    orders: &Orders<'_>,
-    session: &Session,
-    doing: &str,
-    task: &Task,
-) -> Result<View, Failure> {
-    let fail = |error: PgError| error.into_failure(doing);
-    let (version, cancel) = (orders.facts.version_num, &task.cancel);
-    let database = indexes::database_oid(session.queries(cancel)).await.map_err(fail)?;
+async fn look(orders: &Orders<'_>, session: &Session, task: &Task) -> Result<View, Failure> {
+    let (version, ask) = (orders.facts.version_num, session.queries(&task.cancel));
+    let database = indexes::database_oid(ask).await.during(task)?;
     // Before the indexes: what is seen invalid and is not being built then is nobody's work.
-    let before = indexes::activity(session.queries(cancel), version).await.map_err(fail)?;
-    let named = &orders.wishes.named;
-    let found = indexes::indexes(session.queries(cancel), version, named).await.map_err(fail)?;
-    let mut activity = indexes::activity(session.queries(cancel), version).await.map_err(fail)?;
+    let before = indexes::activity(ask, version).await.during(task)?;
+    let found = indexes::indexes(ask, version, &orders.wishes.named).await.during(task)?;
+    let mut activity = indexes::activity(ask, version).await.during(task)?;
     activity.building.extend(before.building);
-    let builds = orders
-        .ledger
-        .of(orders.facts.system_id, database)
-        .map_err(|error| Failure::from_error(Class::State, doing, &error))?;
+    let builds = orders.ledger.of(orders.facts.system_id, database);
+    let builds = builds.map_err(|error| Failure::from_error(Class::State, task, &error))?;
     Ok(View { database, indexes: found, activity, builds })
 }
 
 /// The work on one database.
-struct Work<'a> {
+struct Rebuilder<'a> {
     orders: &'a Orders<'a>,
     name: &'a DatabaseName,
     task: &'a Task,
@@ -194,17 +155,13 @@ struct Work<'a> {
     busy: bool,
     /// The server was gone, and a new session could not be had: the other targets are not tried.
     lost: Option<Failure>,
-    looked: Looked,
+    outcome: DatabaseOutcome,
 }
 
-impl Work<'_> {
+impl Rebuilder<'_> {
     fn target(&self, object: Option<String>) -> Target {
-        Target {
-            server: Some(self.orders.server.name().clone()),
-            subject: Some(Subject::Database(self.name.clone())),
-            repository: None,
-            object,
-        }
+        let server = Some(self.orders.server.name().clone());
+        Target { server, object, ..Target::database(self.name) }
     }
 
     /// Whether the target was asked for, alone or with its whole database.
@@ -232,9 +189,14 @@ impl Work<'_> {
         }
     }
 
-    fn push(&mut self, target: Target, end: End, mut output: Vec<String>) {
+    fn push(&mut self, target: Target, ended: Result<Ending, Failure>, mut output: Vec<String>) {
         output.truncate(OUTPUT_MAX);
-        self.looked.done.push(Done { target, end, output });
+        let (outcome, figures) = match ended {
+            Ok(Ending::Done(figures)) => (Outcome::Succeeded, figures),
+            Ok(Ending::Skipped(why)) => (Outcome::Skipped(why), Figures::default()),
+            Err(failure) => (self.task.outcome(failure), Figures::default()),
+        };
+        self.outcome.targets.push(TargetReport { target, outcome, figures, output });
     }
 
     async fn one(&mut self, it: &Planned<'_>) {
@@ -242,30 +204,25 @@ impl Work<'_> {
         if !self.wants(&target) {
             return;
         }
-        let doing = match it.action {
-            Action::Drop => format!("drop index {} of database {}", it.index.label(), self.name),
-            _ => format!("rebuild index {} of database {}", it.index.label(), self.name),
-        };
-        match it.action {
-            Action::Report(_) => {}
-            Action::Skip => self.push(target, End::Skipped(it.reason.clone()), Vec::new()),
+        let verb = if matches!(it.action, Action::Drop) { "drop" } else { "rebuild" };
+        let doing = format!("{verb} index {} of database {}", it.index.label(), self.name);
+        let task = &self.task.doing(doing);
+        let mut output = Vec::new();
+        let ended = match it.action {
+            Action::Report(_) => return,
+            Action::Skip => Ok(Ending::Skipped(it.reason.clone())),
             Action::Refuse(class) => {
-                let mut failure = Failure::new(class, doing, it.reason.clone());
-                failure.hint.clone_from(&it.hint);
-                self.push(target, End::Tried(Err(failure)), Vec::new());
+                Err(Failure { hint: it.hint.clone(), ..task.failure(class, &it.reason) })
             }
-            Action::Drop | Action::Rebuild => {
-                let mut output = Vec::new();
-                let end = self.start(it, &doing, &mut output).await;
-                self.push(target, end, output);
-            }
-        }
+            Action::Drop | Action::Rebuild => self.start(it, task, &mut output).await,
+        };
+        self.push(target, ended, output);
     }
 
     /// Opens the session anew where it is gone.
-    async fn reconnect(&mut self, doing: &str, task: &Task) -> Result<(), Failure> {
+    async fn reconnect(&mut self, task: &Task) -> Result<(), Failure> {
         if self.session.is_closed() {
-            self.session = connect(self.orders.server, self.name, doing, task).await?;
+            self.session = connect(self.orders.server, self.name, task).await?;
         }
         Ok(())
     }

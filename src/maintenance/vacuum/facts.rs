@@ -11,7 +11,7 @@ use tokio_postgres::Row;
 use crate::{
     domain::{
         relation::RelationName,
-        vacuum::{Access, Ask, Decision, Facts, Skip},
+        vacuum::{Access, Decision, Facts, Skip, VacuumRules},
     },
     postgres::{
         PgError,
@@ -46,7 +46,6 @@ pub(super) struct Chosen {
     pub skipped: Vec<(RelationName, Skip, String)>,
     /// Not due, and why; only so many are named.
     pub left: Vec<(RelationName, String)>,
-    /// How many the patterns select.
     pub selected: usize,
     /// Tables that a pattern names and that are there.
     pub named: Vec<RelationName>,
@@ -112,24 +111,24 @@ fn facts(row: &Row) -> Result<Facts, PgError> {
 
 /// Looks at every table of the session's database and decides on each.
 pub(super) async fn choose(
-    queries: Queries<'_>,
+    ask: Queries<'_>,
     version: u32,
-    ask: &Ask,
+    rules: &VacuumRules,
     only: Option<&BTreeSet<String>>,
 ) -> Result<Chosen, PgError> {
     let sql = sql(version);
-    let literals: HashSet<RelationName> = ask.tables.literals().into_iter().collect();
+    let literals: HashSet<RelationName> = rules.tables.literals().into_iter().collect();
     let mut chosen = Chosen::default();
     let mut after = 0u32;
     loop {
-        let rows = queries.rows(&sql, &[&after, &PAGE]).await?;
+        let rows = ask.rows(&sql, &[&after, &PAGE]).await?;
         for row in &rows {
             let facts = facts(row)?;
             after = facts.oid;
             if literals.contains(&facts.relation) {
                 chosen.named.push(facts.relation.clone());
             }
-            chosen.add(facts, ask, only);
+            chosen.add(facts, rules, only);
         }
         if rows.len() < usize::try_from(PAGE).unwrap_or(usize::MAX) {
             break;
@@ -141,9 +140,9 @@ pub(super) async fn choose(
 }
 
 impl Chosen {
-    fn add(&mut self, facts: Facts, ask: &Ask, only: Option<&BTreeSet<String>>) {
-        let need = ask.need(&facts);
-        match ask.decide(&facts, only) {
+    fn add(&mut self, facts: Facts, rules: &VacuumRules, only: Option<&BTreeSet<String>>) {
+        let need = rules.need(&facts);
+        match rules.decide(&facts, only) {
             Decision::NotSelected => return,
             Decision::Due(reason) => {
                 let Facts { oid, relation, partitioned, .. } = facts;
@@ -159,8 +158,8 @@ impl Chosen {
     }
 }
 
-/// A table as it is now: its name, and whether autovacuum is at it to prevent wraparound. None:
-/// it is gone. Whose processes the role may not see it does not see here either.
+/// A table as it is now: its name, and whether autovacuum is vacuuming it to prevent wraparound.
+/// None: it is gone. Whose processes the role may not see it does not see here either.
 pub(super) async fn now(
     ask: Queries<'_>,
     oid: u32,
@@ -173,4 +172,21 @@ pub(super) async fn now(
     let rows = ask.rows(sql, &[&oid]).await?;
     let Some(row) = rows.first() else { return Ok(None) };
     Ok(Some((columns!(row, RelationName { schema, name }), get(row, "busy")?)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tables_of_each_version_have_all_columns() {
+        for version in [110_000, MAINTAIN, 190_000] {
+            let sql = sql(version);
+            assert_eq!(sql.matches(") AS permitted, ").count(), 1, "{version}: {sql}");
+            assert_eq!(sql.contains("'MAINTAIN'"), version >= MAINTAIN, "{version}: {sql}");
+            for name in ["schema", "name", "partitioned", "system", "schema_open", "live", "dead"] {
+                assert!(sql.contains(&format!(" AS {name}, ")), "{version}: {name}: {sql}");
+            }
+        }
+    }
 }

@@ -16,7 +16,7 @@ mod output;
 mod statement;
 mod watch;
 
-pub use database::{Call, Done, Settings, database};
+pub use database::{DatabaseOutcome, Orders, Settings, database};
 pub use horizon::{ages, horizon};
-pub use outcome::Ended;
-pub use statement::Knobs;
+pub use outcome::TableOutcome;
+pub use statement::StatementOptions;

@@ -9,18 +9,15 @@ use crate::{
         PgError,
         notice::{Level, Notice},
     },
+    sys::task::Task,
 };
 
 /// How one table ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Ended {
-    /// It was done.
+pub enum TableOutcome {
     Done,
-    /// It was left out, and why.
     Skipped(Skip, String),
-    /// It failed.
     Failed(Failure),
-    /// The run was cancelled meanwhile.
     Cancelled,
 }
 
@@ -41,30 +38,30 @@ fn skip_of(sqlstate: &str) -> Option<Skip> {
 /// What became of it. A table that was done has lines of INFO, since the statement is VERBOSE. One
 /// that was left out has none: the warning that it has instead has a code where a lock or the table
 /// itself was missing, and none of its own where the role may not.
-pub(super) fn of(doing: &str, ended: Result<(), PgError>, said: &[Notice]) -> Ended {
+pub(super) fn of(task: &Task, ended: Result<(), PgError>, said: &[Notice]) -> TableOutcome {
     match ended {
         Ok(()) => {}
-        Err(PgError::Cancelled) => return Ended::Cancelled,
+        Err(PgError::Cancelled) => return TableOutcome::Cancelled,
         Err(error) => {
             return match error.sqlstate().and_then(skip_of) {
-                Some(skip) => Ended::Skipped(skip, error.to_string()),
-                None => Ended::Failed(error.into_failure(doing)),
+                Some(skip) => TableOutcome::Skipped(skip, error.to_string()),
+                None => TableOutcome::Failed(error.into_failure(task)),
             };
         }
     }
     if said.iter().any(|notice| notice.severity == Level::Info) {
-        return Ended::Done;
+        return TableOutcome::Done;
     }
     let warning = said.iter().rev().find(|notice| notice.severity == Level::Warning);
     let text = warning.map_or("the server said nothing", |warning| warning.message.as_str());
     let skip = warning.and_then(|warning| skip_of(&warning.sqlstate));
-    Ended::Skipped(skip.unwrap_or(Skip::NotPermitted), text.to_owned())
+    TableOutcome::Skipped(skip.unwrap_or(Skip::NotPermitted), text.to_owned())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::failure::Class;
+    use crate::{domain::failure::Class, sys::clock::SystemClock};
 
     fn said(severity: Level, sqlstate: &str) -> Notice {
         let (sqlstate, message) = (sqlstate.to_owned(), "text".to_owned());
@@ -82,31 +79,40 @@ mod tests {
 
     #[test]
     fn what_was_said_decides_in_every_language() {
+        let task = Task::new(SystemClock::new()).doing("vacuum x");
         let info = said(Level::Info, "00000");
         let text = || "text".to_owned();
         let cases = [
-            (Ok(()), vec![info.clone()], Ended::Done),
-            (Ok(()), vec![said(Level::Warning, "01000"), info], Ended::Done),
+            (Ok(()), vec![info.clone()], TableOutcome::Done),
+            (Ok(()), vec![said(Level::Warning, "01000"), info], TableOutcome::Done),
             (
                 Ok(()),
                 vec![said(Level::Warning, "01000")],
-                Ended::Skipped(Skip::NotPermitted, text()),
+                TableOutcome::Skipped(Skip::NotPermitted, text()),
             ),
-            (Ok(()), vec![said(Level::Warning, "55P03")], Ended::Skipped(Skip::Locked, text())),
-            (Ok(()), vec![said(Level::Warning, "42P01")], Ended::Skipped(Skip::Gone, text())),
-            (Err(error("55P03")), vec![], Ended::Skipped(Skip::Locked, text())),
-            (Err(error("42P01")), vec![], Ended::Skipped(Skip::Gone, text())),
+            (
+                Ok(()),
+                vec![said(Level::Warning, "55P03")],
+                TableOutcome::Skipped(Skip::Locked, text()),
+            ),
+            (
+                Ok(()),
+                vec![said(Level::Warning, "42P01")],
+                TableOutcome::Skipped(Skip::Gone, text()),
+            ),
+            (Err(error("55P03")), vec![], TableOutcome::Skipped(Skip::Locked, text())),
+            (Err(error("42P01")), vec![], TableOutcome::Skipped(Skip::Gone, text())),
             (
                 Err(error("53100")),
                 vec![],
-                Ended::Failed(Failure::new(Class::Sql, "vacuum x", "text")),
+                TableOutcome::Failed(Failure::new(Class::Sql, "vacuum x", "text")),
             ),
-            (Err(PgError::Cancelled), vec![], Ended::Cancelled),
+            (Err(PgError::Cancelled), vec![], TableOutcome::Cancelled),
         ];
         for (ended, notices, expected) in cases {
-            assert_eq!(of("vacuum x", ended.clone(), &notices), expected, "{ended:?} {notices:?}");
+            assert_eq!(of(&task, ended.clone(), &notices), expected, "{ended:?} {notices:?}");
         }
-        let silent = of("vacuum x", Ok(()), &[]);
-        assert!(matches!(silent, Ended::Skipped(..)), "silence is no success");
+        let silent = of(&task, Ok(()), &[]);
+        assert!(matches!(silent, TableOutcome::Skipped(..)), "silence is no success");
     }
 }

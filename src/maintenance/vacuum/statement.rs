@@ -7,7 +7,7 @@ use crate::{
 
 /// How gently.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Knobs {
+pub struct StatementOptions {
     /// Whether empty pages at a table's end are given back, under an ACCESS EXCLUSIVE lock (12+;
     /// an older server always tries).
     pub truncate: bool,
@@ -29,7 +29,7 @@ const ONLY: u32 = 180_000;
 pub(super) fn statement(
     mode: Mode,
     partitioned: bool,
-    knobs: &Knobs,
+    wanted: &StatementOptions,
     version: u32,
     relation: &RelationName,
 ) -> String {
@@ -44,17 +44,18 @@ pub(super) fn statement(
             Mode::Vacuum | Mode::Analyze => {}
         }
         if version >= TRUNCATE && !full {
-            options.push(format!("TRUNCATE {}", knobs.truncate));
+            options.push(format!("TRUNCATE {}", wanted.truncate));
         }
         if version >= PARALLEL && !full {
-            options.push(format!("PARALLEL {}", knobs.parallel));
+            options.push(format!("PARALLEL {}", wanted.parallel));
         }
         // The databases' own numbers are brought up to date once, at the end.
         if version >= DATABASE_STATS {
             options.push("SKIP_DATABASE_STATS".to_owned());
         }
     }
-    if let Some(limit) = knobs.buffer_usage_limit.filter(|_| version >= BUFFER_USAGE_LIMIT && !full)
+    if let Some(limit) =
+        wanted.buffer_usage_limit.filter(|_| version >= BUFFER_USAGE_LIMIT && !full)
     {
         options.push(format!("BUFFER_USAGE_LIMIT '{}kB'", limit.bytes() >> 10));
     }
@@ -73,11 +74,12 @@ pub(super) fn database_stats(mode: Mode, version: u32) -> Option<&'static str> {
 mod tests {
     use super::*;
 
-    const GENTLE: Knobs = Knobs { truncate: false, parallel: 0, buffer_usage_limit: None };
+    const GENTLE: StatementOptions =
+        StatementOptions { truncate: false, parallel: 0, buffer_usage_limit: None };
 
-    fn of(mode: Mode, partitioned: bool, major: u32, knobs: &Knobs) -> String {
+    fn of(mode: Mode, partitioned: bool, major: u32, options: &StatementOptions) -> String {
         let relation = RelationName { schema: "s".to_owned(), name: "a\"b".to_owned() };
-        let text = statement(mode, partitioned, knobs, major * 10_000 + 3, &relation);
+        let text = statement(mode, partitioned, options, major * 10_000 + 3, &relation);
         text.strip_suffix("\"s\".\"a\"\"b\"").unwrap().trim_end().to_owned()
     }
 
@@ -109,18 +111,18 @@ mod tests {
     }
 
     #[test]
-    fn knobs_and_parents() {
+    fn options_and_parents() {
         let limit = Some(ByteSize::mib(2));
-        let knobs = Knobs { truncate: true, parallel: 4, buffer_usage_limit: limit };
+        let options = StatementOptions { truncate: true, parallel: 4, buffer_usage_limit: limit };
         assert_eq!(
-            of(Mode::Vacuum, false, 16, &knobs),
+            of(Mode::Vacuum, false, 16, &options),
             "VACUUM (VERBOSE, TRUNCATE true, PARALLEL 4, SKIP_DATABASE_STATS, \
              BUFFER_USAGE_LIMIT '2048kB')"
         );
-        assert_eq!(of(Mode::Vacuum, false, 11, &knobs), "VACUUM (VERBOSE)");
+        assert_eq!(of(Mode::Vacuum, false, 11, &options), "VACUUM (VERBOSE)");
         let analyze = "ANALYZE (VERBOSE, BUFFER_USAGE_LIMIT '2048kB')";
-        assert_eq!(of(Mode::VacuumAnalyze, true, 17, &knobs), analyze, "a parent has no rows");
-        assert_eq!(of(Mode::Full, false, 15, &knobs), "VACUUM (VERBOSE, FULL)");
+        assert_eq!(of(Mode::VacuumAnalyze, true, 17, &options), analyze, "a parent has no rows");
+        assert_eq!(of(Mode::Full, false, 15, &options), "VACUUM (VERBOSE, FULL)");
         assert_eq!(database_stats(Mode::Vacuum, 150_003), None);
         assert_eq!(database_stats(Mode::Analyze, 160_003), None);
         assert!(database_stats(Mode::Freeze, 160_003).is_some());

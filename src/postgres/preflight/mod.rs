@@ -26,17 +26,12 @@ pub type Ident = String;
 #[expect(clippy::struct_excessive_bools, reason = "facts, each of which is asked by itself")]
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Facts {
-    /// `server_version_num`
     pub version_num: u32,
-    /// The database.
     pub database: Ident,
-    /// The role.
     pub role: Ident,
     /// Whether it is a superuser: nothing is kept from it.
     pub superuser: bool,
-    /// `rolconnlimit`, where there is a limit.
     pub role_limit: Option<i32>,
-    /// `datconnlimit`, where there is a limit.
     pub database_limit: Option<i32>,
     /// Whether it is the maintenance database, in which the watching session is.
     pub is_maintenance: bool,
@@ -48,9 +43,7 @@ pub struct Facts {
     pub lacks_export: bool,
     /// Tables and sequences that it may not read, by schema and name.
     pub unreadable: Vec<Relation>,
-    /// Tables whose row-level security holds for it.
     pub row_security: Vec<Relation>,
-    /// Large objects that it may not read.
     pub large_objects: LargeObjects,
     /// User mappings whose options it may not see.
     pub user_mappings: Vec<UserMapping>,
@@ -61,9 +54,7 @@ pub struct Facts {
     /// Whether there are some that are not to be dumped anyway: pg_dump warns of them all the same,
     /// whatever is selected (`getSubscriptions`).
     pub subscriptions_beside: bool,
-    /// Foreign tables: definitions without rows.
     pub foreign_tables: Vec<RelationName>,
-    /// Whose service the server belongs to.
     pub service: Option<Service>,
 }
 
@@ -102,28 +93,21 @@ pub const READS_LARGE_OBJECTS: u32 = 190_000;
 /// What a relation is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
-    /// A table, ordinary or partitioned.
     Table,
-    /// A sequence.
     Sequence,
 }
 
 /// A table or a sequence.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Relation {
-    /// The schema's name, as it is.
     pub schema: String,
-    /// Its name, as it is.
     pub name: String,
     /// The schema's name for a statement.
     pub schema_ident: Ident,
     /// Schema and name for a statement.
     pub ident: Ident,
-    /// What it is.
     pub kind: Kind,
-    /// Whether the role lacks USAGE on the schema.
     pub lacks_usage: bool,
-    /// Whether the role lacks SELECT.
     pub lacks_select: bool,
     /// Whether the role owns it, by itself or as a member of the owner.
     pub owned: bool,
@@ -132,7 +116,6 @@ pub struct Relation {
 /// Large objects that may not be read.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct LargeObjects {
-    /// How many.
     pub count: u64,
     /// The ids of the first.
     pub first: Vec<u32>,
@@ -141,7 +124,6 @@ pub struct LargeObjects {
 /// A user mapping.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UserMapping {
-    /// The foreign server.
     pub server: Ident,
     /// Whom it is for: a role, or PUBLIC.
     pub user: Ident,
@@ -186,15 +168,11 @@ impl Facts {
 /// What the role of a session would meet when it dumps the globals.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct GlobalsFacts {
-    /// The database that was asked in.
     pub database: Ident,
-    /// The role.
     pub role: Ident,
-    /// Whether the hashes of passwords are wanted.
     pub passwords_wanted: bool,
     /// Why the hashes of passwords cannot be read; none: they can.
     pub passwords_refused: Option<String>,
-    /// Whose service the server belongs to.
     pub service: Option<Service>,
 }
 

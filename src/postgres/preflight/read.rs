@@ -36,9 +36,6 @@ const MAPPING_VISIBLE: &str = "(u.umuser <> 0 AND u.usename = current_user \
      OR u.umuser = 0 AND pg_has_role(s.srvowner, 'USAGE'))";
 
 /// Asks what pg_dump would meet in the session's database, as the session's role.
-///
-/// # Errors
-/// When the server does not answer.
 pub async fn read(ask: Queries<'_>) -> Result<Facts, PgError> {
     let sql = "SELECT current_setting('server_version_num')::bigint AS version_num, \
                quote_ident(current_database()) AS database, quote_ident(current_user) AS role, \
@@ -174,9 +171,6 @@ async fn subscriptions(ask: Queries<'_>) -> Result<Vec<String>, PgError> {
 
 /// Whether damaged pages are read as empty ones (`zero_damaged_pages`), which the server tells in a language
 /// that is not understood here.
-///
-/// # Errors
-/// When the server does not answer.
 pub async fn hides_damage(ask: Queries<'_>) -> Result<bool, PgError> {
     let sql = "SELECT current_setting('zero_damaged_pages')::boolean \
                AND current_setting('lc_messages') !~ '^(C$|C[.]|POSIX|en)'";
@@ -195,9 +189,6 @@ async fn foreign_tables(ask: Queries<'_>) -> Result<Vec<RelationName>, PgError> 
 
 /// Asks whether the globals can be dumped with the hashes of passwords, by reading none of them: some
 /// services grant the right and refuse all the same.
-///
-/// # Errors
-/// When the server does not answer.
 pub async fn globals(ask: Queries<'_>, passwords_wanted: bool) -> Result<GlobalsFacts, PgError> {
     let sql =
         "SELECT quote_ident(current_database()) AS database, quote_ident(current_user) AS role";

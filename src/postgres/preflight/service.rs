@@ -6,9 +6,7 @@ use super::super::{PgError, column::only, queries::Queries};
 /// A managed service.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Service {
-    /// What people call it.
     pub name: &'static str,
-    /// The role of its administrators.
     role: &'static str,
     /// Databases that nobody else may read.
     pub databases: &'static [&'static str],

@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio_postgres::Row;
 
 use crate::domain::{
-    Timestamp, text,
+    text,
     wal::{History, Lsn, SegmentSize, Timeline},
 };
 
@@ -33,6 +33,18 @@ const ATTEMPTS: u32 = 5;
 const UNDEFINED_FILE: &str = "58P01";
 const INSUFFICIENT_PRIVILEGE: &str = "42501";
 
+/// After a promotion the control file names the old timeline until the next checkpoint; the
+/// name of the present file does not.
+const POSITION: &str = "SELECT clock_timestamp() AS at, r.is AS in_recovery, \
+    CASE WHEN r.is THEN greatest(pg_last_wal_receive_lsn(), pg_last_wal_replay_lsn()) \
+         ELSE pg_current_wal_lsn() END::text AS lsn, \
+    CASE WHEN NOT r.is THEN ('x' || left(pg_walfile_name(pg_current_wal_lsn()), 8))::bit(32)::bigint \
+         ELSE greatest(c.timeline_id, (SELECT received_tli FROM pg_stat_wal_receiver LIMIT 1)) \
+         END AS timeline, \
+    c.redo_lsn::text AS redo, c.checkpoint_time AS checkpoint_at, \
+    c.timeline_id::bigint AS redo_timeline \
+    FROM pg_control_checkpoint() c, (SELECT pg_is_in_recovery() AS is OFFSET 0) r";
+
 /// It has one argument more since PostgreSQL 17.
 const MAY_EMIT: &str = "SELECT coalesce(bool_or(has_function_privilege(oid, 'EXECUTE')), false) \
     FROM pg_proc WHERE proname = 'pg_logical_emit_message' \
@@ -41,28 +53,22 @@ const MAY_EMIT: &str = "SELECT coalesce(bool_or(has_function_privilege(oid, 'EXE
 /// Asks a server about its WAL. `version_num` is its version.
 pub async fn wal_facts(ask: Queries<'_>, version_num: u32) -> Result<WalFacts, PgError> {
     let (settings, segment_size) = settings(ask).await?;
-    let position = position(ask).await?;
+    let row = ask.row(POSITION, &[]).await?;
+    let lsn = get::<Option<Lsn>>(&row, "lsn")?.unwrap_or_default();
     let mut unmeasured = Vec::new();
     if settings.data_directory.is_none() {
         let (what, from) = ("the space left for pg_wal", "data_directory");
         unmeasured.push(Unmeasured { what, from, grant: Some(monitor(ask).await?) });
     }
-    Ok(WalFacts {
-        at: position.at,
-        in_recovery: position.in_recovery,
-        segment_size,
-        timeline: position.timeline,
-        lsn: position.lsn.unwrap_or_default(),
-        redo: position.redo,
-        redo_timeline: position.redo_timeline,
-        checkpoint_at: position.checkpoint_at,
-        settings,
-        archiver: archiver(ask).await?,
-        ready: ready(ask, version_num, &mut unmeasured).await?,
-        directory: directory(ask, &mut unmeasured).await?,
-        slots: slots(ask, version_num).await?,
-        unmeasured,
-    })
+    let archiver = archiver(ask).await?;
+    let ready = ready(ask, version_num, &mut unmeasured).await?;
+    let directory = directory(ask, &mut unmeasured).await?;
+    let slots = slots(ask, version_num).await?;
+    Ok(columns!(&row, WalFacts {
+        at, in_recovery, timeline, redo, redo_timeline, checkpoint_at;
+        lsn: lsn, segment_size: segment_size, settings: settings, archiver: archiver, ready: ready,
+        directory: directory, slots: slots, unmeasured: unmeasured
+    }))
 }
 
 async fn settings(ask: Queries<'_>) -> Result<(WalSettings, SegmentSize), PgError> {
@@ -111,35 +117,6 @@ fn unit_bytes(unit: &str) -> u64 {
         _ => 1,
     };
     count.parse::<u64>().unwrap_or(1) * bytes
-}
-
-struct Position {
-    at: Timestamp,
-    in_recovery: bool,
-    timeline: Timeline,
-    lsn: Option<Lsn>,
-    redo: Lsn,
-    redo_timeline: Timeline,
-    checkpoint_at: Timestamp,
-}
-
-async fn position(ask: Queries<'_>) -> Result<Position, PgError> {
-    // After a promotion the control file names the old timeline until the next checkpoint; the
-    // name of the present file does not.
-    let sql = "SELECT clock_timestamp() AS at, r.is AS in_recovery, \
-        CASE WHEN r.is THEN greatest(pg_last_wal_receive_lsn(), pg_last_wal_replay_lsn()) \
-             ELSE pg_current_wal_lsn() END::text AS lsn, \
-        CASE WHEN NOT r.is THEN ('x' || left(pg_walfile_name(pg_current_wal_lsn()), 8))::bit(32)::bigint \
-             ELSE greatest(c.timeline_id, (SELECT received_tli FROM pg_stat_wal_receiver LIMIT 1)) \
-             END AS timeline, \
-        c.redo_lsn::text AS redo, c.checkpoint_time AS checkpoint_at, \
-        c.timeline_id::bigint AS redo_timeline \
-        FROM pg_control_checkpoint() c, (SELECT pg_is_in_recovery() AS is OFFSET 0) r";
-    let row = &ask.row(sql, &[]).await?;
-    Ok(columns!(
-        row,
-        Position { at, in_recovery, timeline, lsn, redo, redo_timeline, checkpoint_at }
-    ))
 }
 
 /// Asks for `pg_stat_archiver` alone.
@@ -213,24 +190,27 @@ async fn is_measured(
 }
 
 async fn slots(ask: Queries<'_>, version_num: u32) -> Result<Vec<Slot>, PgError> {
-    let status = if version_num >= HAS_SLOT_STATUS {
-        "wal_status, safe_wal_size"
-    } else {
-        "NULL::text AS wal_status, NULL::bigint AS safe_wal_size"
-    };
-    let reason = if version_num >= HAS_SLOT_REASON { "invalidation_reason" } else { "NULL::text" };
-    let sql = format!(
-        "SELECT slot_name::text AS name, active, restart_lsn::text AS restart_lsn, {status}, \
-         {reason} AS invalidation_reason FROM pg_replication_slots s \
-         ORDER BY s.restart_lsn NULLS LAST, s.slot_name LIMIT {SLOTS_MAX}"
-    );
     let slot = |row: &Row| {
         Ok(columns!(
             row,
             Slot { name, active, restart_lsn, wal_status, safe_wal_size, invalidation_reason }
         ))
     };
-    ask.list(&sql, &[], slot).await
+    ask.list(&slots_sql(version_num), &[], slot).await
+}
+
+fn slots_sql(version_num: u32) -> String {
+    let status = if version_num >= HAS_SLOT_STATUS {
+        "wal_status, safe_wal_size"
+    } else {
+        "NULL::text AS wal_status, NULL::bigint AS safe_wal_size"
+    };
+    let reason = if version_num >= HAS_SLOT_REASON { "invalidation_reason" } else { "NULL::text" };
+    format!(
+        "SELECT slot_name::text AS name, active, restart_lsn::text AS restart_lsn, {status}, \
+         {reason} AS invalidation_reason FROM pg_replication_slots s \
+         ORDER BY s.restart_lsn NULLS LAST, s.slot_name LIMIT {SLOTS_MAX}"
+    )
 }
 
 /// A statement that reads a folder: once more where a file went away meanwhile.
@@ -296,6 +276,18 @@ pub async fn switch_wal(ask: Queries<'_>) -> Result<Lsn, PgError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn slots_of_each_version_have_all_columns() {
+        for version in [110_000, HAS_SLOT_STATUS, HAS_SLOT_REASON, 190_000] {
+            let sql = slots_sql(version);
+            let names = ["name", "active", "restart_lsn", "wal_status", "safe_wal_size"];
+            for name in names.into_iter().chain(["invalidation_reason"]) {
+                let is_there = [format!("AS {name}"), format!(", {name},"), format!(" {name}, ")];
+                assert!(is_there.iter().any(|it| sql.contains(it)), "{version}: {name}: {sql}");
+            }
+        }
+    }
 
     #[test]
     fn units_of_settings_are_bytes() {

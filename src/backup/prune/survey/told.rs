@@ -5,12 +5,14 @@ use crate::{
     backup::owner,
     domain::{
         backup::{BackupId, Series},
-        finding::{Finding, Severity},
+        finding::{CheckName, Finding, Severity},
         name::ServerName,
         target::Target,
     },
 };
 
+/// A backup is damaged.
+const DAMAGED: CheckName = CheckName("backup-damaged");
 /// Findings about single backups of one repository; more are counted.
 const FINDINGS_MAX: usize = 20;
 /// Series that a finding names; more are counted.
@@ -25,7 +27,7 @@ impl Surveyor<'_> {
         let name = self.repository.name();
         let what =
             format!("{name}: backup {id} of {} cannot be counted on: {problem}", series.path());
-        let finding = Finding::new("backup-damaged", Severity::Critical, what).hint(format!(
+        let finding = Finding::new(DAMAGED, Severity::Critical, what).hint(format!(
             "it stays, and older ones stay in its place; `pgkeep show {id}` says what is missing, and \
              whether another repository has it whole"
         ));
@@ -37,7 +39,7 @@ impl Surveyor<'_> {
         let mut findings = std::mem::take(&mut self.damaged);
         if self.damaged_more > 0 {
             findings.push(self.finding(
-                "backup-damaged",
+                DAMAGED,
                 Severity::Critical,
                 &format!("{} more backups cannot be counted on", self.damaged_more),
                 "look at the repository: does something else delete from it?".to_owned(),
@@ -55,7 +57,12 @@ impl Surveyor<'_> {
         if self.future > 0 {
             let what = format!("{} backups are from the future; they stay, uncounted", self.future);
             let hint = "was a clock wrong when they were made? Remove them once you know";
-            findings.push(self.finding("backup-future", Severity::Warning, &what, hint.to_owned()));
+            findings.push(self.finding(
+                CheckName("backup-future"),
+                Severity::Warning,
+                &what,
+                hint.to_owned(),
+            ));
         }
         if !self.others.is_empty() {
             let count = |(server, count): (&ServerName, &u64)| format!("{server} ({count})");
@@ -66,12 +73,12 @@ impl Surveyor<'_> {
                 more(self.others.len())
             );
             let hint = "name the servers in `servers` to prune what they left".to_owned();
-            findings.push(self.finding("backup-unmanaged", Severity::Info, &what, hint));
+            findings.push(self.finding(CheckName("backup-unmanaged"), Severity::Info, &what, hint));
         }
         Survey { series: self.plans, findings, steps: self.steps }
     }
 
-    fn finding(&self, check: &str, severity: Severity, what: &str, hint: String) -> Finding {
+    fn finding(&self, check: CheckName, severity: Severity, what: &str, hint: String) -> Finding {
         let what = format!("{}: {what}", self.repository.name());
         let target = Target::repository(self.repository.name());
         Finding::new(check, severity, what).hint(hint).about(target)

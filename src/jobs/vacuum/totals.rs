@@ -7,17 +7,20 @@ use crate::{
     domain::{
         backup::Subject,
         failure::{Class, Failure},
-        finding::{Finding, Severity},
+        finding::{CheckName, Finding, Severity},
         relation::RelationName,
         report::{Outcome, Report, TargetReport},
         target::Target,
         units::format_duration,
         vacuum as rules,
     },
-    maintenance::vacuum::{self, Done},
+    maintenance::vacuum::{self, DatabaseOutcome},
 };
 
-use super::{super::RunContext, HELD_BACK_XMIN_AGE, OLDEST_XID_AGE, Vacuum};
+use super::{
+    super::{RunContext, visit::Visit},
+    HELD_BACK_XMIN_AGE, OLDEST_XID_AGE, Vacuum,
+};
 
 /// What all databases brought together.
 #[derive(Debug, Default)]
@@ -31,11 +34,11 @@ pub(super) struct Totals {
 }
 
 impl Totals {
-    pub(super) fn add(&mut self, done: &Done) {
-        self.selected += done.selected;
-        self.named.extend(done.named.iter().cloned());
-        self.not_reached += done.not_reached;
-        self.failed |= done.failure.is_some();
+    pub(super) fn add(&mut self, outcome: &DatabaseOutcome) {
+        self.selected += outcome.selected;
+        self.named.extend(outcome.named.iter().cloned());
+        self.not_reached += outcome.not_reached;
+        self.failed |= outcome.failure.is_some();
     }
 }
 
@@ -50,10 +53,10 @@ impl Vacuum {
         }
         let window = self.window.map(format_duration).unwrap_or_default();
         let what = format!(
-            "the window of {window} was over before {} tables that are due and {} databases were begun",
+            "the maintenance window of {window} had ended before {} tables that are due and {} databases were begun",
             totals.not_reached, totals.databases_not_reached
         );
-        report.findings.push(Finding::new("maintenance-window", Severity::Warning, what).hint(
+        report.findings.push(Finding::new(CheckName("maintenance-window"), Severity::Warning, what).hint(
             "the next run begins with those that need it most; lengthen `window`, lower `cost_delay`, \
              or run the job more often",
         ));
@@ -62,7 +65,7 @@ impl Vacuum {
     fn missing(&self, totals: &Totals, report: &mut Report) {
         let doing = format!("choose the tables of server {}", self.server.name());
         let hint = "look at `tables` and `exclude_tables` of the job";
-        let literals = self.settings.ask.tables.literals();
+        let literals = self.settings.rules.tables.literals();
         for literal in literals.iter().filter(|literal| !totals.named.contains(literal)) {
             let what = format!("no database of the job has a table {literal}");
             let failure = Failure::new(Class::Configuration, doing.clone(), what).hint(hint);
@@ -77,17 +80,14 @@ impl Vacuum {
 
     /// How the server is after all this. What cannot be measured has no sample.
     pub(super) async fn measure(&self, cx: &RunContext, report: &mut Report) {
-        let doing = format!("measure server {}", self.server.name());
-        cx.task.progress.set_stage(&*doing);
-        let database = self.server.maintenance_database();
-        let session =
-            match self.server.connect_for_maintenance(database, &cx.task.doing(&*doing)).await {
-                Ok(session) => session,
-                Err(failure) => return report.findings.push(unmeasured(&failure)),
-            };
+        let measure = cx.task.doing(format!("measure server {}", self.server.name()));
+        let visit = match Visit::for_maintenance(&self.server, measure).await {
+            Ok(visit) => visit,
+            Err(failure) => return report.findings.push(unmeasured(&failure)),
+        };
+        let ask = visit.session.queries(&visit.task.cancel);
         let server = self.server.name();
-        let cancel = &cx.task.cancel;
-        let ages = vacuum::ages(session.queries(cancel)).await.unwrap_or_else(|error| {
+        let ages = vacuum::ages(ask).await.unwrap_or_else(|error| {
             report.findings.push(unmeasured(&error));
             Vec::new()
         });
@@ -96,7 +96,7 @@ impl Vacuum {
             ages.iter()
                 .map(|age| OLDEST_XID_AGE.sample([server, &label(&age.name)], age.xids as f64)),
         );
-        match vacuum::horizon(session.queries(cancel)).await {
+        match vacuum::horizon(ask).await {
             Ok(horizon) => {
                 let age = horizon.rows.as_ref().map_or(0, |holder| holder.age);
                 report.samples.push(HELD_BACK_XMIN_AGE.sample([server], age as f64));
@@ -104,14 +104,14 @@ impl Vacuum {
             }
             Err(error) => report.findings.push(unmeasured(&error)),
         }
-        session.close().await;
+        visit.end().await;
     }
 }
 
 /// What was found before must not seem to be over, only because nobody could look.
 fn unmeasured(error: &impl std::fmt::Display) -> Finding {
     let what = format!("ages and the xmin horizon could not be measured: {error}");
-    Finding::new("vacuum-unmeasured", Severity::Warning, what)
+    Finding::new(CheckName("vacuum-unmeasured"), Severity::Warning, what)
         .hint("whether a wraparound is near is not known: see the server's log")
 }
 
