@@ -3,7 +3,6 @@
 use std::os::unix::fs::MetadataExt as _;
 
 use crate::{
-    config,
     daemon::{
         ground::{StateDir, TakeError},
         serve::{self, Start},
@@ -12,7 +11,7 @@ use crate::{
     },
     domain::failure::{Class, Failure},
     sys::{clock::Clock as _, process::scarce},
-    telemetry::logging::{self, Format, LogHandle, LogSettings},
+    telemetry::logging::{self, LogHandle, LogSettings},
 };
 
 use super::{Cli, Outcome, Stop, exit::Exit, runtime};
@@ -45,11 +44,7 @@ pub(super) fn end_within(table: &Table) -> Result<(), Stop> {
 /// # Errors
 /// When `PGKEEP_LOG` cannot be read.
 pub(super) fn start_log(table: &Table) -> Result<LogHandle, Stop> {
-    let format = match table.daemon.log_format {
-        config::LogFormat::Text => Format::Text,
-        config::LogFormat::Json => Format::Json,
-    };
-    let settings = LogSettings { format, level: serve::level(table.daemon.log_level) };
+    let settings = LogSettings { format: table.daemon.log_format, level: table.daemon.log_level };
     logging::init(settings)
         .map_err(|error| Failure::from_error(Class::Configuration, "start the log", &error).into())
 }

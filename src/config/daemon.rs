@@ -3,6 +3,7 @@
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use jiff::tz::TimeZone;
+use tracing::Level;
 
 use super::{
     diagnostic::{Diagnostics, Located, class},
@@ -20,29 +21,6 @@ pub enum LogFormat {
     Json,
 }
 
-/// The least severe log lines that are written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LogLevel {
-    Error,
-    Warn,
-    Info,
-    Debug,
-    Trace,
-}
-
-impl LogLevel {
-    /// The level as it is written in the configuration and in filters.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Error => "error",
-            Self::Warn => "warn",
-            Self::Info => "info",
-            Self::Debug => "debug",
-            Self::Trace => "trace",
-        }
-    }
-}
-
 /// What `[daemon]` says.
 #[derive(Debug, Clone)]
 pub struct Daemon {
@@ -57,7 +35,7 @@ pub struct Daemon {
     pub max_running: u32,
     pub max_running_per_server: u32,
     pub log_format: LogFormat,
-    pub log_level: LogLevel,
+    pub log_level: Level,
     /// Time that children have between TERM and KILL.
     pub grace: Duration,
     /// The environment file, which was read already.
@@ -153,8 +131,13 @@ fn log_format(o: &mut Options<'_>, d: &mut Diagnostics) -> LogFormat {
     o.one_of("log_format", &choices, d).map_or(LogFormat::Text, |format| format.value)
 }
 
-fn log_level(o: &mut Options<'_>, d: &mut Diagnostics) -> LogLevel {
-    use LogLevel::{Debug, Error, Info, Trace, Warn};
-    let choices = [Error, Warn, Info, Debug, Trace].map(|level| (level.as_str(), level));
-    o.one_of("log_level", &choices, d).map_or(Info, |level| level.value)
+fn log_level(o: &mut Options<'_>, d: &mut Diagnostics) -> Level {
+    let choices = [
+        ("error", Level::ERROR),
+        ("warn", Level::WARN),
+        ("info", Level::INFO),
+        ("debug", Level::DEBUG),
+        ("trace", Level::TRACE),
+    ];
+    o.one_of("log_level", &choices, d).map_or(Level::INFO, |level| level.value)
 }

@@ -28,7 +28,7 @@ use std::collections::BTreeMap;
 #[cfg(any(test, feature = "test-util"))]
 pub use self::load::load_text;
 pub use self::{
-    daemon::{Daemon, LogFormat, LogLevel, RUNTIME_DIR},
+    daemon::{Daemon, LogFormat, RUNTIME_DIR},
     diagnostic::{Diagnostic, Diagnostics, Level, Located, Source, Sources, Span, class},
     expand::Text,
     from_toml::{FromToml, Ranged},

@@ -78,7 +78,7 @@ impl Notices {
         if job.job.may_skip() {
             return;
         }
-        for notifier in receivers(table, job).filter(|to| to.rules().on.contains(&Event::Start)) {
+        for notifier in receivers(table, job).filter(|to| to.rules.on.contains(&Event::Start)) {
             let notice = Notice::start(&self.origin(job), run, at);
             let name = job.common.name.clone();
             notifier.send(&self.post, Letter { notice, job: name, told: None });
@@ -97,15 +97,15 @@ impl Notices {
         self.settle(journal);
         let name = &job.common.name;
         for notifier in receivers(table, job) {
-            let rules = notifier.rules();
-            let before = self.memory(journal, name, notifier.name());
+            let rules = &notifier.rules;
+            let before = self.memory(journal, name, &notifier.name);
             let decision = decide(&before, run, rules);
             let after = decision.memory;
             let told = decision.event.is_some() && after != before;
-            self.decide(name, notifier.name(), after.clone(), told);
+            self.decide(name, &notifier.name, after.clone(), told);
             let Some(event) = decision.event else {
                 if after != before {
-                    keep(journal, name, notifier.name(), &after);
+                    keep(journal, name, &notifier.name, &after);
                 }
                 continue;
             };

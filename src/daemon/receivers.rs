@@ -27,7 +27,7 @@ pub type Notifiers = BTreeMap<NotifyName, Arc<Notifier>>;
 pub(super) fn of(job: &JobCommon, notifiers: &Notifiers) -> Vec<NotifyName> {
     job.notify.clone().unwrap_or_else(|| {
         let covering = notifiers.values().filter(|notifier| notifier.covers(&job.name));
-        covering.map(|notifier| notifier.name().clone()).collect()
+        covering.map(|notifier| notifier.name.clone()).collect()
     })
 }
 
@@ -83,7 +83,7 @@ pub(super) fn check(
     for (name, notifier) in notifiers {
         let told = jobs.values().filter(|job| job.notify.contains(name));
         let told: Vec<&JobName> = told.map(|job| &job.common.name).collect();
-        for named in notifier.jobs().into_iter().flatten().filter(|job| {
+        for named in notifier.jobs.iter().flatten().filter(|job| {
             // A job that could not be built has an error of its own, and nothing to say here.
             jobs.contains_key(&job.value) && !told.contains(&&job.value)
         }) {
@@ -91,7 +91,7 @@ pub(super) fn check(
             d.warning(&named.span, what).hint("the job's own `notify` wins");
         }
         if let (true, Some(section)) =
-            (notifier.kind().counts_runs && told.len() > 1, config.notify.get(name))
+            (notifier.kind.counts_runs && told.len() > 1, config.notify.get(name))
         {
             let what =
                 format!("{} jobs tell [notify.{name}], which can follow only one", told.len());

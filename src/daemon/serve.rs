@@ -12,7 +12,6 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use self::running::Daemon;
-pub use self::running::level;
 use crate::{
     domain::failure::{Class, Failure},
     sys::{clock::Clock, files, fixed, host},

@@ -11,7 +11,7 @@ pub mod manifest;
 pub mod measure;
 pub mod metric;
 pub mod name;
-mod named;
+pub(crate) mod named;
 pub mod notice;
 pub mod owner;
 pub mod pattern;

@@ -11,7 +11,7 @@ use std::{
 };
 
 use pgkeep::{
-    config::{self, Config, Diagnostics, JobCommon, Located, LogFormat, LogLevel},
+    config::{self, Config, Diagnostics, JobCommon, Located, LogFormat},
     daemon::table::{self, Ground, Loaded},
     domain::{name::RepositoryName, units::ByteSize},
     postgres::{ConnSpec, Server, service::Environment},
@@ -267,7 +267,7 @@ fn the_daemon_has_the_documented_defaults() {
     assert_eq!((daemon.max_running, daemon.max_running_per_server), (4, 2));
     assert_eq!(daemon.grace, Duration::from_secs(30));
     assert_eq!((daemon.nice, daemon.history), (10, 100));
-    assert_eq!((daemon.log_format, daemon.log_level), (LogFormat::Text, LogLevel::Info));
+    assert_eq!((daemon.log_format, daemon.log_level), (LogFormat::Text, tracing::Level::INFO));
 }
 
 /// A first copy of years of backups takes days: with what is the default, the dump of the night and the
@@ -322,7 +322,7 @@ fn what_the_daemon_is_told_is_taken() {
     assert_eq!(daemon.listen, None);
     assert_eq!(daemon.timezone.iana_name(), Some("Europe/Zurich"));
     assert_eq!(daemon.memory_budget, ByteSize::gib(1));
-    assert_eq!((daemon.log_format, daemon.log_level), (LogFormat::Json, LogLevel::Debug));
+    assert_eq!((daemon.log_format, daemon.log_level), (LogFormat::Json, tracing::Level::DEBUG));
     assert_eq!(daemon.grace, Duration::from_secs(90));
 }
 

@@ -7,7 +7,6 @@ use tokio::sync::mpsc;
 
 use crate::{
     backup::acknowledge::Order,
-    config::LogLevel,
     domain::{
         failure::{Class, Failure},
         name::JobName,
@@ -236,7 +235,7 @@ impl Daemon {
     fn swap(&mut self, table: Table, now: Timestamp) -> usize {
         let jobs = table.jobs.len();
         metrics::configure(&self.metrics, &table, self.engine.journal(), now);
-        if let Err(error) = self.log.set_level(level(table.daemon.log_level)) {
+        if let Err(error) = self.log.set_level(table.daemon.log_level) {
             tracing::warn!(%error, "cannot change the level of the log");
         }
         signals::set_end(end_within(table.daemon.grace));
@@ -333,17 +332,6 @@ impl Daemon {
 fn json(value: &impl serde::Serialize) -> Result<serde_json::Value, Failure> {
     serde_json::to_value(value)
         .map_err(|error| Failure::from_error(Class::Internal, "answer", &error))
-}
-
-/// The level of the log that the configuration asks for.
-pub fn level(level: LogLevel) -> tracing::Level {
-    match level {
-        LogLevel::Error => tracing::Level::ERROR,
-        LogLevel::Warn => tracing::Level::WARN,
-        LogLevel::Info => tracing::Level::INFO,
-        LogLevel::Debug => tracing::Level::DEBUG,
-        LogLevel::Trace => tracing::Level::TRACE,
-    }
 }
 
 fn server_died(server: &Result<&'static str, tokio::task::JoinError>) -> Failure {

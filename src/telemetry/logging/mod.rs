@@ -25,33 +25,23 @@ use tracing_subscriber::{
 };
 
 use self::line::Line;
-use crate::domain::text;
+use crate::{config::LogFormat, domain::text};
 
 /// The variable that overrides the level.
 pub const VARIABLE: &str = "PGKEEP_LOG";
 /// This crate, as events name it.
 const OWN_TARGET: &str = "pgkeep";
 
-/// How lines are written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Format {
-    /// For people and the journal.
-    #[default]
-    Text,
-    /// One JSON object per line.
-    Json,
-}
-
 /// What the log is made from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LogSettings {
-    pub format: Format,
+    pub format: LogFormat,
     pub level: Level,
 }
 
 impl Default for LogSettings {
     fn default() -> Self {
-        Self { format: Format::Text, level: Level::INFO }
+        Self { format: LogFormat::Text, level: Level::INFO }
     }
 }
 
@@ -153,8 +143,8 @@ where
     let no_trace =
         filter_fn(|event| event.target().starts_with(OWN_TARGET) || *event.level() < Level::TRACE);
     let lines = match settings.format {
-        Format::Text => fmt::layer().with_writer(writer).event_format(Line { journal }).boxed(),
-        Format::Json => {
+        LogFormat::Text => fmt::layer().with_writer(writer).event_format(Line { journal }).boxed(),
+        LogFormat::Json => {
             fmt::layer().with_writer(SafeJson(writer)).json().flatten_event(true).boxed()
         }
     };
@@ -230,7 +220,7 @@ mod tests {
     }
 
     fn log(
-        format: Format,
+        format: LogFormat,
         directives: Option<&str>,
         journal: bool,
     ) -> (Captured, Dispatch, LogHandle) {
@@ -244,7 +234,7 @@ mod tests {
 
     #[test]
     fn an_event_is_one_line_whatever_it_holds() {
-        let (captured, dispatch, _handle) = log(Format::Text, None, true);
+        let (captured, dispatch, _handle) = log(LogFormat::Text, None, true);
         tracing::dispatcher::with_default(&dispatch, || {
             let span = tracing::info_span!("run", job = "nightly");
             let _in = span.enter();
@@ -258,7 +248,7 @@ mod tests {
 
     #[test]
     fn text_outside_the_journal_has_a_time_and_no_priority() {
-        let (captured, dispatch, _handle) = log(Format::Text, None, false);
+        let (captured, dispatch, _handle) = log(LogFormat::Text, None, false);
         tracing::dispatcher::with_default(&dispatch, || tracing::info!("up"));
         let line = captured.text();
         let (time, rest) = line.split_once(' ').unwrap();
@@ -268,7 +258,7 @@ mod tests {
 
     #[test]
     fn json_lines_are_objects() {
-        let (captured, dispatch, _handle) = log(Format::Json, None, true);
+        let (captured, dispatch, _handle) = log(LogFormat::Json, None, true);
         tracing::dispatcher::with_default(&dispatch, || tracing::info!(job = "nightly", "a\nb"));
         let value: serde_json::Value = serde_json::from_str(&captured.text()).unwrap();
         assert_eq!(value["job"], "nightly");
@@ -278,7 +268,7 @@ mod tests {
 
     #[test]
     fn dependencies_are_quiet_and_never_trace() {
-        let (captured, dispatch, _handle) = log(Format::Text, Some("trace,aws_x=trace"), true);
+        let (captured, dispatch, _handle) = log(LogFormat::Text, Some("trace,aws_x=trace"), true);
         tracing::dispatcher::with_default(&dispatch, || {
             tracing::trace!("own");
             tracing::info!(target: "hyper::proto", "chatter");
@@ -291,7 +281,7 @@ mod tests {
 
     #[test]
     fn a_bare_level_is_for_pgkeep_alone() {
-        let (captured, dispatch, _handle) = log(Format::Text, Some("debug"), true);
+        let (captured, dispatch, _handle) = log(LogFormat::Text, Some("debug"), true);
         tracing::dispatcher::with_default(&dispatch, || {
             tracing::debug!("own");
             tracing::info!(target: "hyper::proto", "chatter");
@@ -301,7 +291,7 @@ mod tests {
 
     #[test]
     fn debug_can_be_switched_on_and_off() {
-        let (captured, dispatch, handle) = log(Format::Text, Some("pgkeep=warn"), true);
+        let (captured, dispatch, handle) = log(LogFormat::Text, Some("pgkeep=warn"), true);
         tracing::dispatcher::with_default(&dispatch, || {
             assert!(handle.toggle_debug().unwrap());
             tracing::debug!("one");
@@ -315,7 +305,7 @@ mod tests {
 
     #[test]
     fn the_level_of_a_new_configuration_is_taken() {
-        let (captured, dispatch, handle) = log(Format::Text, None, true);
+        let (captured, dispatch, handle) = log(LogFormat::Text, None, true);
         tracing::dispatcher::with_default(&dispatch, || {
             handle.set_level(Level::ERROR).unwrap();
             tracing::warn!("one");

@@ -5,26 +5,15 @@ use std::sync::PoisonError;
 use jiff::Timestamp;
 
 use super::{Metrics, core, seconds};
-use crate::domain::name::NotifyName;
+use crate::domain::{name::NotifyName, named::named};
 
-/// What became of a notification.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Notified {
-    Sent,
-    Failed,
-    /// It had to make room.
-    Dropped,
-}
-
-impl Notified {
-    const ALL: [Self; 3] = [Self::Sent, Self::Failed, Self::Dropped];
-
-    const fn as_str(self) -> &'static str {
-        match self {
-            Self::Sent => "sent",
-            Self::Failed => "failed",
-            Self::Dropped => "dropped",
-        }
+named! {
+    /// What became of a notification.
+    pub enum Notified {
+        Sent = "sent",
+        Failed = "failed",
+        /// It had to make room.
+        Dropped = "dropped",
     }
 }
 
@@ -36,7 +25,7 @@ impl Metrics {
         self.retain_by("notify", |name| known.contains(name));
         for name in &*known {
             for outcome in Notified::ALL {
-                self.ensure(&core::NOTIFICATIONS, [name, &outcome.as_str()]);
+                self.ensure(&core::NOTIFICATIONS, [name, outcome]);
             }
             self.ensure(&core::NOTIFY_LAST_SUCCESS, [name]);
             self.ensure(&core::NOTIFY_LAST_FAILURE, [name]);
@@ -53,7 +42,7 @@ impl Metrics {
             Notified::Sent => &core::NOTIFY_LAST_SUCCESS,
             Notified::Failed | Notified::Dropped => &core::NOTIFY_LAST_FAILURE,
         };
-        self.add(&core::NOTIFICATIONS, [name, &outcome.as_str()], 1.0);
+        self.add(&core::NOTIFICATIONS, [name, &outcome], 1.0);
         self.set(last, [name], seconds(at));
     }
 }

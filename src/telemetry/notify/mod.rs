@@ -130,10 +130,11 @@ impl Undelivered {
 /// One receiver of notifications, ready to be sent to.
 #[derive(Debug)]
 pub struct Notifier {
-    name: NotifyName,
-    kind: &'static NotifyKind,
-    rules: Rules,
-    jobs: Option<Vec<Located<JobName>>>,
+    pub name: NotifyName,
+    pub kind: &'static NotifyKind,
+    pub rules: Rules,
+    /// The jobs that it names; none: it covers all.
+    pub jobs: Option<Vec<Located<JobName>>>,
     timeout: Duration,
     attempts: u32,
     backoff: Duration,
@@ -142,26 +143,6 @@ pub struct Notifier {
 }
 
 impl Notifier {
-    /// Its name in the configuration.
-    pub fn name(&self) -> &NotifyName {
-        &self.name
-    }
-
-    /// Its kind.
-    pub fn kind(&self) -> &'static NotifyKind {
-        self.kind
-    }
-
-    /// What it wants to hear.
-    pub fn rules(&self) -> &Rules {
-        &self.rules
-    }
-
-    /// The jobs that it names; none: it covers all.
-    pub fn jobs(&self) -> Option<&[Located<JobName>]> {
-        self.jobs.as_deref()
-    }
-
     /// Whether it covers a job that names no receivers of its own.
     pub fn covers(&self, job: &JobName) -> bool {
         self.jobs.as_ref().is_none_or(|jobs| jobs.iter().any(|named| named.value == *job))
