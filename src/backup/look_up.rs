@@ -30,11 +30,7 @@ pub async fn look_up(repository: &Repository, manifest: &Manifest, task: &Task) 
             }
             tokio::time::timeout(LIMIT, look(repository, manifest)).await
         };
-        let looked = tokio::select! {
-            biased;
-            () = task.cancel.cancelled() => return None,
-            looked = look => looked,
-        };
+        let Ok(looked) = task.unless_cancelled(look).await else { return None };
         match looked {
             Ok(Ok(None)) => return None,
             Ok(Ok(Some(amiss))) => problem = amiss,

@@ -10,39 +10,36 @@
 //! What can still go wrong: a clone with the machine id and the name of its original, whose server
 //! was never promoted and has written more than the original's, is not known as one.
 
+mod told;
+
 use std::{
-    collections::{BTreeMap, BTreeSet, VecDeque},
+    collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
 };
 
-use futures_util::TryStreamExt as _;
 use tokio::sync::Mutex;
 
+pub use self::told::{Refusal, finding, refusal};
 use crate::{
     domain::{
-        Timestamp,
         backup::{BackupId, Series},
-        failure::{Class, Failure, IntoFailure, chain},
-        finding::{CheckName, Finding, Severity},
+        failure::{Class, During, Failure, chain},
         manifest::Owner,
-        name::{RepositoryName, ServerName},
+        name::ServerName,
         owner::{Adoption, Past, Stranger, Whose, Written, judge},
-        target::Target,
     },
-    postgres::{Server, catalog, snapshot},
+    postgres::{PgError, Server, catalog, snapshot},
     repository::{
         ask::ask,
-        listing::{Entry, Within},
-        repo::{ManifestProblem, Repository},
+        newest::{Criteria, Newest, Verdict},
+        repo::Repository,
         store::StoreError,
     },
     sys::{files, host, task::Task},
 };
 
-/// Manifests that are tried, the newest first, where some cannot be read.
-const TRIED_MAX: usize = 8;
 /// Longest time for the question where a server is in its WAL. To connect has limits of its own.
 const PAST_LIMIT: Duration = Duration::from_secs(30);
 /// The folder in the state directory that remembers what was written, and more than such a file holds.
@@ -60,9 +57,7 @@ pub struct Owners {
     is_id_kept: bool,
     adopted: Vec<Adoption>,
     state_dir: PathBuf,
-    /// Who can be asked.
     servers: BTreeMap<ServerName, Arc<Server>>,
-    /// What they said last.
     places: Mutex<BTreeMap<ServerName, Place>>,
 }
 
@@ -189,8 +184,8 @@ impl Owners {
 }
 
 async fn place_of(server: &Server, task: &Task) -> Result<Place, Failure> {
-    let doing = format!("ask server {} where it is in its WAL", server.name());
-    let session = server.connect(server.maintenance_database(), &task.doing(&*doing)).await?;
+    let task = &task.doing(format!("ask server {} where it is in its WAL", server.name()));
+    let session = server.connect(server.maintenance_database(), task).await?;
     let asked = async {
         let place = async {
             let Some(system_id) = catalog::system_id(session.queries(&task.cancel)).await? else {
@@ -199,91 +194,14 @@ async fn place_of(server: &Server, task: &Task) -> Result<Place, Failure> {
             let past = snapshot::past(session.queries(&task.cancel)).await?;
             Ok(past.map(|past| (system_id, past)))
         };
-        let place =
-            place.await.map_err(|error: crate::postgres::PgError| error.into_failure(&*doing));
+        let place: Result<Place, PgError> = place.await;
         session.close().await;
-        place
+        place.during(task)
     };
     tokio::time::timeout(PAST_LIMIT, asked).await.unwrap_or_else(|_| {
         let what = format!("no answer within {} s", PAST_LIMIT.as_secs());
-        Err(Failure::new(Class::Connection, &*doing, what))
+        Err(task.failure(Class::Connection, what))
     })
-}
-
-/// Why a series is not this host's, in words that go on after its name.
-pub fn reason(stranger: &Stranger, owner: &Owner) -> String {
-    let Owner { machine_id, host } = owner;
-    match stranger {
-        Stranger::Machine => {
-            format!("belong to another host, {host} (machine id {machine_id})")
-        }
-        Stranger::Host => format!(
-            "were written by {host}, which has this host's machine id ({machine_id}) and another \
-             name, and this state directory does not know of it"
-        ),
-        Stranger::Past(_) => format!(
-            "were written by {host} (machine id {machine_id}) when the server was where this one never was"
-        ),
-    }
-}
-
-/// What a person has to do before this host may write the series whose newest backup `newest` is.
-pub fn hint(stranger: &Stranger, newest: &Written, now: Timestamp) -> String {
-    let Owner { machine_id, host } = &newest.owner;
-    let (takes_over, adoption) = match stranger {
-        Stranger::Machine => (format!("takes over from {host}"), machine_id.clone()),
-        Stranger::Host => {
-            (format!("was {host}, or takes over from it"), Adoption::of(newest, now).to_string())
-        }
-        Stranger::Past(_) => (
-            "or its server was set back on purpose, or takes over".to_owned(),
-            Adoption::of(newest, now).to_string(),
-        ),
-    };
-    format!(
-        "if this host {takes_over}, write adopt = [\"{adoption}\"] in [daemon] and run `pgkeep \
-         reload`; if it is a copy of {host}, give it a repository, a prefix or a server name of its own"
-    )
-}
-
-/// What is told of series in a repository that are not this host's; `consequence` is what comes of it.
-pub fn finding(
-    repository: &RepositoryName,
-    series: &str,
-    (stranger, newest): (&Stranger, &Written),
-    consequence: &str,
-    now: Timestamp,
-) -> Finding {
-    let severity = match stranger {
-        Stranger::Machine => Severity::Warning,
-        Stranger::Host | Stranger::Past(_) => Severity::Critical,
-    };
-    let reason = reason(stranger, &newest.owner);
-    Finding::new(
-        CheckName("backup-owner"),
-        severity,
-        format!("{repository}: {series} {reason}, and {consequence}"),
-    )
-    .hint(hint(stranger, newest, now))
-    .about(Target::repository(repository).with_object(newest.owner.machine_id.clone()))
-}
-
-/// Why nothing is added to a series.
-#[derive(Debug)]
-pub enum Refusal {
-    /// Its newest backup is another host's.
-    Stranger(Stranger, Box<Written>, Failure),
-    /// The repository does not say whose it is, or the task was cancelled.
-    Unknown(Failure),
-}
-
-impl Refusal {
-    /// What is reported.
-    pub const fn failure(&self) -> &Failure {
-        match self {
-            Self::Stranger(_, _, failure) | Self::Unknown(failure) => failure,
-        }
-    }
 }
 
 /// Refuses to add to a series that belongs to another host. It costs a listing of the series, one
@@ -299,26 +217,22 @@ pub async fn check(
     series: &Series,
     task: &Task,
 ) -> Result<Option<String>, Refusal> {
-    let doing = format!("add a backup of {} to {}", series.subject, repository.name());
-    let newest = ask(repository.name(), &doing, task, newest(repository, series, &doing)).await;
+    let task = &task.doing(format!("add a backup of {} to {}", series.subject, repository.name()));
+    let now = task.clock.now().wall;
+    let newest = async {
+        let newest = Newest::of(repository, series, WHOEVER, now).await?;
+        written(repository, newest, task).await
+    };
+    let newest = ask(repository.name(), task, newest).await;
     let Some(newest) = newest.map_err(Refusal::Unknown)? else { return Ok(None) };
     match owners.whose(repository, series, &newest, task).await.map_err(Refusal::Unknown)? {
         Whose::Own => Ok(None),
         Whose::Renamed => Ok(Some(newest.owner.host)),
         Whose::Strange(stranger) => {
-            let failure = refusal(&stranger, &newest, doing, task.clock.now().wall);
+            let failure = refusal(&stranger, &newest, task, now);
             Err(Refusal::Stranger(stranger, Box::new(newest), failure))
         }
     }
-}
-
-/// Why nothing is added to a series whose newest backup is `newest`.
-pub fn refusal(stranger: &Stranger, newest: &Written, doing: String, now: Timestamp) -> Failure {
-    let mut what = format!("the backups there {}", reason(stranger, &newest.owner));
-    if let Stranger::Past(why) = stranger {
-        what = format!("{what}: of the newest, {}, {why}", newest.id);
-    }
-    Failure::new(Class::Configuration, doing, what).hint(hint(stranger, newest, now))
 }
 
 /// Why and whose a series is in `target`, where it may not be copied there: neither this host's nor that
@@ -332,76 +246,42 @@ pub async fn stranger_in(
     (source, ids): (&Repository, &[BackupId]),
     (target, there): (&Repository, &BTreeSet<BackupId>),
     series: &Series,
+    task: &Task,
 ) -> Result<Option<(Stranger, Written)>, StoreError> {
-    let Some(newest) = of_newest(target, series, there.iter().rev()).await? else {
-        return Ok(None);
-    };
+    let now = task.clock.now().wall;
+    let named = Newest::among(series, there, WHOEVER, now);
+    let Some(newest) = written(target, named, task).await? else { return Ok(None) };
     let Whose::Strange(stranger) = owners.whose_by_name(target, series, &newest) else {
         return Ok(None);
     };
-    let Some(from) = of_newest(source, series, ids.iter().rev()).await? else {
-        return Ok(None);
-    };
+    let named = Newest::among(series, ids, WHOEVER, now);
+    let Some(from) = written(source, named, task).await? else { return Ok(None) };
     // Whoever writes the source may have been renamed: the target then ends with what the source has.
     let is_same = from.owner.machine_id == newest.owner.machine_id
         && (from.owner.host == newest.owner.host || ids.binary_search(&newest.id).is_ok());
     Ok((!is_same).then_some((stranger, newest)))
 }
 
-/// The newest backup of a series; none where there is none whose manifest can be read. Others wait: the
-/// time between two answers is limited, and not the whole, which a long series may take.
-async fn newest(
-    repository: &Repository,
-    series: &Series,
-    doing: &str,
-) -> Result<Option<Written>, StoreError> {
-    let mut newest: VecDeque<BackupId> = VecDeque::new();
-    let within = Within::Series(series.clone());
-    let mut entries = repository.list_in_time(&within);
-    while let Some(entry) = entries.try_next().await? {
-        match entry {
-            Entry::Backup(listed) if listed.complete => newest.push_back(listed.id),
-            _ => {}
-        }
-        if newest.len() > TRIED_MAX {
-            newest.pop_front();
-        }
-    }
-    for id in newest.iter().rev() {
-        let written = repository.in_time(doing, written(repository, series, id)).await?;
-        if written.is_some() {
-            return Ok(written);
-        }
-    }
-    Ok(None)
-}
+/// Whoever wrote a backup from the future wrote there, too: it counts where no other does.
+const WHOEVER: Criteria =
+    Criteria { future: true, manifest_alone: true, trusted: false, proof: None, until: None };
 
-/// The first of these whose manifest can be read.
-async fn of_newest<'a>(
-    repository: &Repository,
-    series: &Series,
-    newest_first: impl Iterator<Item = &'a BackupId> + Send,
-) -> Result<Option<Written>, StoreError> {
-    for id in newest_first.take(TRIED_MAX) {
-        let written = written(repository, series, id).await?;
-        if written.is_some() {
-            return Ok(written);
-        }
-    }
-    Ok(None)
-}
-
-/// What the manifest of a backup says; none where it cannot be read.
+/// What the first manifest says that can be read; none where there is none.
 async fn written(
     repository: &Repository,
-    series: &Series,
-    id: &BackupId,
+    mut newest: Newest,
+    task: &Task,
 ) -> Result<Option<Written>, StoreError> {
-    match repository.manifest(series, id).await {
-        Ok(manifest) => Ok(Some(manifest.into())),
-        Err(ManifestProblem::Store(error)) => Err(error),
-        Err(ManifestProblem::Missing | ManifestProblem::Invalid(_)) => Ok(None),
+    while let Some((_, examined)) =
+        repository.in_time(task.phrase(), newest.next(repository)).await?
+    {
+        match (examined.manifest, examined.verdict) {
+            (Some(manifest), _) => return Ok(Some(manifest.into())),
+            (None, Verdict::Refused(error)) => return Err(error),
+            (None, _) => {}
+        }
     }
+    Ok(None)
 }
 
 #[cfg(test)]

@@ -19,22 +19,17 @@ use tokio_util::sync::CancellationToken;
 
 pub use self::{
     steps::Steps,
-    survey::{Held, SeriesPlan, Survey, survey},
+    survey::{Obstacle, SeriesPlan, Survey, survey},
 };
 use super::owner::Owners;
 use crate::{
     domain::{
-        backup::{BackupId, Series},
+        backup::BackupId,
         failure::{Class, During, Failure, IntoFailure},
         name::ServerName,
         retention::Policy,
     },
-    repository::{
-        layout,
-        listing::Listed,
-        repo::Repository,
-        store::{StoreError, StoreErrorKind},
-    },
+    repository::{listing::Listed, newest::Verdict, repo::Repository, store::StoreErrorKind},
     sys::{fixed, task::Task},
 };
 
@@ -47,43 +42,35 @@ const CANCEL_GRACE: Duration = Duration::from_secs(5);
 /// What is to be pruned and by which policy.
 #[derive(Debug, Clone, Copy)]
 pub struct Order<'a> {
-    /// What stays.
     pub policy: &'a Policy,
-    /// The servers whose series are meant.
     pub servers: &'a BTreeSet<ServerName>,
-    /// Whose series are this host's to prune.
     pub owners: &'a Owners,
-    /// The most backups of one series that one run removes.
     pub max_remove: Option<u32>,
-    /// The time for which the plan is made.
     pub now: Timestamp,
 }
 
 /// What was removed of one series.
 #[derive(Debug, Default)]
 pub struct Done {
-    /// Backups that are gone.
     pub removed: u64,
-    /// Their bytes.
     pub bytes: u64,
     /// Backups that somebody was writing or reading: they go the next time.
     pub spared: Vec<(BackupId, String)>,
-    /// What ended it before all were gone.
     pub failure: Option<Failure>,
 }
 
 /// Removes what the plan of one series says.
 pub async fn carry_out(repository: &Repository, plan: &SeriesPlan, task: &Task) -> Done {
-    let doing = format!("prune {} in {}", plan.series.subject, repository.name());
+    let task = &task.doing(format!("prune {} in {}", plan.series.subject, repository.name()));
     let mut done = Done::default();
     if plan.remove.is_empty() {
         return done;
     }
-    if let Err(failure) = look_at_floors(repository, plan, &doing, &task.cancel).await {
+    if let Err(failure) = look_at_floors(repository, plan, task).await {
         done.failure = Some(failure);
         return done;
     }
-    task.progress.set_stage(&*doing);
+    task.progress.set_stage(task);
     let mut queue = plan.remove.iter();
     let mut running = FuturesUnordered::new();
     let given_up = given_up(&task.cancel);
@@ -106,26 +93,22 @@ pub async fn carry_out(repository: &Repository, plan: &SeriesPlan, task: &Task) 
                 done.removed += 1;
                 done.bytes += listed.bytes();
             }
-            Some((id, Err(error))) if is_in_use(&error, &plan.series, id) => {
+            Some((id, Err(error))) if error.kind == StoreErrorKind::Spared => {
                 done.spared.push((id.clone(), error.what));
             }
             Some((_, Err(error))) => {
-                done.failure.get_or_insert_with(|| error.into_failure(&*doing));
+                done.failure.get_or_insert_with(|| error.into_failure(task));
             }
         }
     }
     if task.cancel.is_cancelled() && (queue.next().is_some() || !running.is_empty()) {
-        done.failure = Some(interrupted(&doing));
+        done.failure = Some(task.cancelled());
     }
     let of = plan.remove.len();
     if let Some(failure) = &mut done.failure {
         failure.what = format!("{}; {} of {of} were removed before", failure.what, done.removed);
     }
     done
-}
-
-fn interrupted(doing: &str) -> Failure {
-    Failure::new(Class::Interrupted, doing, "the run was cancelled")
 }
 
 async fn given_up(cancel: &CancellationToken) {
@@ -138,11 +121,10 @@ async fn given_up(cancel: &CancellationToken) {
 async fn look_at_floors(
     repository: &Repository,
     plan: &SeriesPlan,
-    doing: &str,
-    cancel: &CancellationToken,
+    task: &Task,
 ) -> Result<(), Failure> {
-    let changed = |what| {
-        Failure::new(Class::RepositoryDamaged, doing, what)
+    let changed = |what: String| {
+        task.failure(Class::RepositoryDamaged, what)
             .hint("nothing was removed; look at the series with `pgkeep list` and `pgkeep show`")
     };
     if plan.floor.is_none() {
@@ -151,23 +133,17 @@ async fn look_at_floors(
     }
     for id in plan.floor.iter().chain(&plan.before) {
         let unseen = Listed::unseen(plan.series.clone(), id.clone());
-        let looked = tokio::select! {
-            biased;
-            () = cancel.cancelled() => return Err(interrupted(doing)),
-            looked = survey::examine(repository, &unseen) => looked,
-        };
-        if let Some(problem) = looked.during(doing)?.problem {
-            return Err(changed(format!("{id}, which has to stay, changed meanwhile: {problem}")));
+        let examined = repository.examine(&plan.series, id, Some(&unseen));
+        match task.unless_cancelled(examined).await?.during(task)?.verdict {
+            Verdict::Whole { .. } => {}
+            Verdict::Refused(error) => return Err(error.into_failure(task)),
+            Verdict::Damaged(problem) => {
+                let what = format!("{id}, which has to stay, changed meanwhile: {problem}");
+                return Err(changed(what));
+            }
         }
     }
     Ok(())
-}
-
-/// Whether the backup as a whole was refused to go, since somebody is writing or reading it. A store
-/// that refuses to delete names one of its objects instead.
-fn is_in_use(error: &StoreError, series: &Series, id: &BackupId) -> bool {
-    error.kind == StoreErrorKind::Refused
-        && error.doing == format!("delete {}", layout::folder(series, id))
 }
 
 #[cfg(test)]

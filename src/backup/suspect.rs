@@ -13,9 +13,9 @@
 //! What can still go wrong: a repository that is away has a newer one than those that answer. Then an
 //! older one is compared with, which finds less only if the database has shrunk since.
 
-use std::{collections::VecDeque, time::Duration};
+use std::time::Duration;
 
-use futures_util::{TryStreamExt as _, future::join_all};
+use futures_util::future::join_all;
 use jiff::Timestamp;
 
 use super::{
@@ -30,12 +30,13 @@ use crate::{
         finding::{CheckName, Finding, Severity},
         manifest::LeftOut,
         measure::{self, Measure, Share},
-        suspicion::{self, Kind, MARK_NAME, Suspicion},
+        suspicion::{self, Kind, Suspicion},
         target::Target,
     },
     repository::{
-        listing::{Entry, Listed, Within},
-        repo::{ManifestProblem, Repository},
+        listing::Listed,
+        newest::{Criteria, Examined, Newest, Verdict, nearest},
+        repo::Repository,
     },
     sys::task::Task,
 };
@@ -45,8 +46,6 @@ const CHECK: CheckName = CheckName("suspicious-backup");
 /// How long the repositories have to say what the last backup held. pg_dump is not kept waiting for
 /// it; the commit of a dump that took less is.
 const LIMIT: Duration = Duration::from_secs(20);
-/// Manifests that are tried in one repository, the newest first, where some cannot be read.
-const TRIED_MAX: usize = 8;
 
 /// What a new backup is compared with.
 #[derive(Debug, Default)]
@@ -71,12 +70,11 @@ impl Yardstick {
                 Ok(repository) => repository,
                 Err(failure) => return Err(format!("{name}: {}", failure.what)),
             };
-            let found = tokio::select! {
-                biased;
-                () = task.cancel.cancelled() => Err("the run was cancelled".to_owned()),
-                found = tokio::time::timeout(LIMIT, last(repository, series, now)) => {
-                    found.unwrap_or_else(|_| Err(format!("no answer within {LIMIT:?}")))
-                }
+            let found = tokio::time::timeout(LIMIT, last(repository, series, now));
+            let found = match task.unless_cancelled(found).await {
+                Ok(Ok(found)) => found,
+                Ok(Err(_)) => Err(format!("no answer within {LIMIT:?}")),
+                Err(cancelled) => Err(cancelled.what),
             };
             match found {
                 Ok(Last::Found(id, measure)) => Ok(Some((id, measure))),
@@ -85,19 +83,14 @@ impl Yardstick {
                 Err(problem) => Err(format!("{name}: {problem}")),
             }
         });
-        let mut yardstick = Self { shrink: Some(shrink), ..Self::default() };
+        let (mut found, mut problems) = (Vec::new(), Vec::new());
         for answer in join_all(answers).await {
             match answer {
-                Ok(Some(found)) => {
-                    if yardstick.last.as_ref().is_none_or(|(id, _)| *id < found.0) {
-                        yardstick.last = Some(found);
-                    }
-                }
-                Ok(None) => {}
-                Err(problem) => yardstick.problems.push(problem),
+                Ok(some) => found.extend(some),
+                Err(problem) => problems.push(problem),
             }
         }
-        yardstick
+        Self { last: nearest(found), shrink: Some(shrink), problems }
     }
 
     fn judge(&self, new: &Measure) -> Vec<Suspicion> {
@@ -129,39 +122,27 @@ enum Last {
 /// Looks for the last backup of a series in a repository. A problem: none was found, and there may
 /// be one.
 async fn last(repository: &Repository, series: &Series, now: Timestamp) -> Result<Last, String> {
-    let mut newest: VecDeque<Listed> = VecDeque::new();
-    let mut in_doubt = false;
-    let within = Within::Series(series.clone());
-    let mut entries = repository.list(&within);
-    while let Some(entry) = entries.try_next().await.map_err(|error| chain(&error))? {
-        let Entry::Backup(listed) = entry else { continue };
-        if !listed.complete || listed.id.time() > now {
-            continue;
-        }
-        if listed.is_suspicious() {
-            in_doubt = true;
-            continue;
-        }
-        newest.push_back(listed);
-        if newest.len() > TRIED_MAX {
-            newest.pop_front();
-        }
-    }
+    // What the last one held stands in its manifest, whatever became of its data.
+    let criteria = Criteria { trusted: true, manifest_alone: true, ..Criteria::default() };
+    let newest = Newest::of(repository, series, criteria, now).await;
+    let mut newest = newest.map_err(|error| chain(&error))?;
     let mut problem = None;
-    for listed in newest.into_iter().rev() {
-        let why = match repository.manifest(series, &listed.id).await {
-            Ok(manifest) if listed.has_lost_its_mark(&manifest) && !listed.is_acknowledged() => {
-                format!("its manifest tells of a doubt, and {MARK_NAME} is missing")
+    while let Some((Listed { id, .. }, Examined { manifest, verdict })) =
+        newest.next(repository).await.map_err(|error| chain(&error))?
+    {
+        let why = match (verdict, manifest) {
+            (Verdict::Whole { .. }, Some(manifest)) => {
+                return Ok(Last::Found(id, Measure::of(&manifest)));
             }
-            Ok(manifest) => return Ok(Last::Found(listed.id, Measure::of(&manifest))),
-            Err(error @ ManifestProblem::Store(_)) => return Err(chain(&error)),
-            Err(error) => chain(&error),
+            (Verdict::Refused(error), _) => return Err(chain(&error)),
+            (Verdict::Damaged(why), _) => why,
+            (Verdict::Whole { .. }, None) => continue,
         };
-        problem.get_or_insert_with(|| format!("{}: {why}", listed.id));
+        problem.get_or_insert_with(|| format!("{id}: {why}"));
     }
     match problem {
         Some(problem) => Err(problem),
-        None if in_doubt => Ok(Last::InDoubt),
+        None if newest.in_doubt => Ok(Last::InDoubt),
         None => Ok(Last::None),
     }
 }
@@ -173,9 +154,7 @@ pub(super) struct NewBackup<'a> {
     pub(super) id: &'a BackupId,
     /// `pg_dump` or `pg_dumpall`.
     pub(super) program: &'a str,
-    /// What was left out with leave.
     pub(super) left_out: &'a [LeftOut],
-    /// The program's command line.
     pub(super) command: &'a [String],
     /// Unlogged tables whose rows a standby does not have; none on a primary.
     pub(super) unlogged: Option<u64>,

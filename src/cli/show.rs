@@ -37,7 +37,6 @@ struct Shown {
     suspicious: bool,
     /// Who has said that it is as it should be.
     acknowledged: Option<Acknowledgement>,
-    /// What lies there and is not as the manifest says.
     problems: Vec<String>,
     manifest: Option<Manifest>,
 }

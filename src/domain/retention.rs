@@ -26,9 +26,11 @@ use jiff::{SignedDuration, Timestamp, tz::TimeZone};
 pub use self::reason::{Reason, Reasons};
 use super::backup::BackupId;
 
-/// A backup whose id is later than its newest object by the store's clock was made by a clock that
-/// was wrong; this much is let pass.
-const CLOCK_SKEW: SignedDuration = SignedDuration::from_hours(24);
+/// The clocks of two hosts may differ by so much.
+const HOSTS_SKEW: SignedDuration = SignedDuration::from_mins(10);
+/// The clock of a store may be behind that of a host by so much: those that keep local time as if it were
+/// UTC are by up to 14 hours.
+const STORE_SKEW: SignedDuration = SignedDuration::from_hours(24);
 
 /// The spans of the calendar of which the newest backup stays.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -189,7 +191,7 @@ pub struct Candidate {
 impl Candidate {
     /// Whether its time cannot be true at `now`, or could not when it was written.
     pub fn is_from_the_future(&self, now: Timestamp) -> bool {
-        self.ahead || self.id.time() > now
+        self.ahead || is_later(&self.id, now)
     }
 
     /// Whether it pushes older ones out, and can be the one that stays whatever happens.
@@ -201,7 +203,12 @@ impl Candidate {
 /// Whether a backup's id is later than its newest object, which was written at `written` by the store's
 /// clock: the clock that named it was wrong.
 pub fn is_ahead(id: &BackupId, written: Timestamp) -> bool {
-    id.time().duration_since(written) > CLOCK_SKEW
+    id.time().duration_since(written) > STORE_SKEW
+}
+
+/// Whether a backup's id is later than clocks that differ allow at `now`.
+pub fn is_later(id: &BackupId, now: Timestamp) -> bool {
+    id.time().duration_since(now) > HOSTS_SKEW
 }
 
 /// Decides about the backups of one series, given in any order: why each stays, in the order in

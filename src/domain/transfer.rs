@@ -19,7 +19,7 @@ use std::{collections::BTreeSet, fmt, time::Duration};
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::backup::BackupId;
+use super::{backup::BackupId, retention::is_later};
 
 /// How much is brought of each series.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -42,7 +42,7 @@ pub struct Stocked {
 impl Stocked {
     /// The newest that is not in doubt, where newer ones are.
     fn last_before_doubt(&self, now: Timestamp) -> Option<&BackupId> {
-        let mut newest_first = self.ids.iter().rev().filter(|id| id.time() <= now).peekable();
+        let mut newest_first = self.ids.iter().rev().filter(|id| !is_later(id, now)).peekable();
         let newest = newest_first.peek()?;
         if !self.in_doubt.contains(*newest) {
             return None;
@@ -128,7 +128,7 @@ pub fn decide(
     limits: &Limits,
     now: Timestamp,
 ) -> Vec<Decided> {
-    let there = || target.complete.iter().rev().filter(|id| id.time() <= now);
+    let there = || target.complete.iter().rev().filter(|id| !is_later(id, now));
     // Retention removes neither the newest nor the newest that is not in doubt.
     let newest_there = there().next();
     let trusted_there = there().find(|id| !target.in_doubt.contains(*id));
@@ -159,7 +159,7 @@ pub fn decide(
     newest_first
         .map(|id| {
             let rank = newer;
-            newer += usize::from(id.time() <= now && !source.in_doubt.contains(id));
+            newer += usize::from(!is_later(id, now) && !source.in_doubt.contains(id));
             Decided { id: id.clone(), rank, decision: decision(rank, id) }
         })
         .collect()

@@ -187,11 +187,11 @@ impl Job for CopyJob {
         let mut report = Report::default();
         cx.task.progress.set_stage(format!("list repository {from}"));
         let doing = format!("open repository {from}");
-        let source = ask(from, &doing, &cx.task, self.from.open_existing()).await?;
+        let source = ask(from, &cx.task.doing(&*doing), self.from.open_existing()).await?;
         let stock = match &source {
             Some(source) => {
                 let doing = format!("list repository {from}");
-                ask(from, &doing, &cx.task, survey::stock(source, &self.selection)).await?
+                ask(from, &cx.task.doing(&*doing), survey::stock(source, &self.selection)).await?
             }
             None => Stock::new(),
         };

@@ -184,7 +184,7 @@ impl Dump {
         task.progress.set_stage("open the repositories");
         let open = self.repositories.iter().map(|handle| async move {
             let doing = format!("open repository {}", handle.name());
-            let result = ask(handle.name(), &doing, task, handle.open()).await;
+            let result = ask(handle.name(), &task.doing(doing.as_str()), handle.open()).await;
             (handle.name().clone(), result)
         });
         join_all(open).await.into_iter().collect()

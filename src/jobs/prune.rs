@@ -13,7 +13,7 @@ use futures_util::future::join_all;
 use crate::{
     backup::{
         owner::Owners,
-        prune::{self, Done, Held, Order, SeriesPlan, Steps},
+        prune::{self, Done, Obstacle, Order, SeriesPlan, Steps},
     },
     config::{Diagnostics, Located, Options, class},
     domain::{
@@ -195,8 +195,8 @@ impl Work<'_> {
     }
 
     async fn look_and_act(&mut self, handle: &Handle, steps: Steps) -> Result<(), Failure> {
-        let doing = format!("open repository {}", self.name);
-        let opened = ask(&self.name, &doing, &self.cx.task, handle.open_existing()).await?;
+        let opening = self.cx.task.doing(format!("open repository {}", self.name));
+        let opened = ask(&self.name, &opening, handle.open_existing()).await?;
         // Nothing was ever stored there.
         let Some(repository) = opened else { return Ok(()) };
         let survey = prune::survey(&repository, self.order, steps, &self.cx.task).await?;
@@ -249,22 +249,22 @@ impl Work<'_> {
     }
 
     /// Nothing of the series goes.
-    fn held(&mut self, target: Target, plan: &SeriesPlan, held: &Held) {
+    fn held(&mut self, target: Target, plan: &SeriesPlan, held: &Obstacle) {
+        let failed = |class, hint| {
+            let doing = format!("prune {} in {}", plan.series.subject, self.name);
+            Outcome::Failed(Failure::new(class, doing, held.to_string()).hint(hint))
+        };
         let outcome = match held {
-            Held::TooMany { .. } => {
-                let doing = format!("prune {} in {}", plan.series.subject, self.name);
-                let failure = Failure::new(Class::Configuration, doing, held.to_string())
-                    .hint("look at the plan with --dry-run; if it is right, raise max_remove");
-                Outcome::Failed(failure)
-            }
-            Held::Refused(_) => {
-                let doing = format!("prune {} in {}", plan.series.subject, self.name);
-                let failure = Failure::new(Class::RepositoryRefused, doing, held.to_string())
-                    .hint("let the repository's user read every manifest.json, and move none to an archive class");
-                Outcome::Failed(failure)
-            }
-            Held::Stranger(_) | Held::NoneWhole if self.cx.dry_run => return,
-            Held::Stranger(_) | Held::NoneWhole => Outcome::Skipped(held.to_string()),
+            Obstacle::TooMany { .. } => failed(
+                Class::Configuration,
+                "look at the plan with --dry-run; if it is right, raise max_remove",
+            ),
+            Obstacle::Refused(_) => failed(
+                Class::RepositoryRefused,
+                "let the repository's user read every manifest.json, and move none to an archive class",
+            ),
+            Obstacle::Stranger(_) | Obstacle::NoneWhole if self.cx.dry_run => return,
+            Obstacle::Stranger(_) | Obstacle::NoneWhole => Outcome::Skipped(held.to_string()),
         };
         let figures = Figures::from_iter([("kept", plan.kept)]);
         self.report.targets.push(TargetReport { figures, ..TargetReport::new(target, outcome) });

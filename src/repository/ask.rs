@@ -6,7 +6,7 @@ use std::{pin::pin, time::Duration};
 use super::store::{StoreError, StoreErrorKind};
 use crate::{
     domain::{
-        failure::{Class, During, Failure},
+        failure::{During, Failure},
         name::RepositoryName,
     },
     sys::task::Task,
@@ -53,19 +53,12 @@ pub async fn within<T>(
 /// waited for.
 ///
 /// # Errors
-/// The question's own, and [`Class::Interrupted`].
+/// The question's own, and that the task was cancelled.
 pub async fn ask<T>(
     name: &RepositoryName,
-    doing: &str,
     task: &Task,
     question: impl Future<Output = Result<T, StoreError>>,
 ) -> Result<T, Failure> {
     let _waits = task.progress.waits_for(format!("repository {name}"));
-    tokio::select! {
-        biased;
-        () = task.cancel.cancelled() => {
-            Err(Failure::new(Class::Interrupted, doing, "the run was cancelled"))
-        }
-        answer = question => answer.during(doing),
-    }
+    task.unless_cancelled(question).await?.during(task)
 }

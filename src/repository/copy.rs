@@ -28,9 +28,9 @@ use tokio::{
 
 use super::{
     begun::Note,
+    in_use::InUse,
     layout,
     marker::read_small,
-    repo::Live,
     store::{Limits, Store, StoreError, StoreErrorKind, Upload},
 };
 use crate::{
@@ -57,7 +57,6 @@ pub struct Copy {
     /// The parts that are under way. Here, so that an abort waits for them even where the future
     /// of [`Copy::store`] was dropped.
     parts: JoinSet<Result<(), StoreError>>,
-    /// The index and the files, once they are stored.
     small: Vec<StoredObject>,
     /// Its upload, where it came in parts.
     beside: Vec<Arc<dyn Upload>>,
@@ -65,9 +64,8 @@ pub struct Copy {
     touched: Vec<String>,
     /// The manifest may be there and could not be removed: nothing is removed.
     keep: bool,
-    /// That this host has begun it.
     note: Note,
-    _live: Live,
+    _writing: InUse,
 }
 
 #[derive(Debug)]
@@ -97,7 +95,7 @@ impl Copy {
         (series, id, note): (Series, BackupId, Note),
         stem: String,
         recipients: Recipients,
-        live: Live,
+        writing: InUse,
     ) -> Self {
         Self {
             store,
@@ -112,7 +110,7 @@ impl Copy {
             touched: Vec::new(),
             keep: false,
             note,
-            _live: live,
+            _writing: writing,
         }
     }
 

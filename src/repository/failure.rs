@@ -10,7 +10,7 @@ impl StoreErrorKind {
         match self {
             Self::Space => Class::Space,
             Self::Slow => Class::RepositorySlow,
-            Self::Refused => Class::RepositoryRefused,
+            Self::Refused | Self::Spared => Class::RepositoryRefused,
             Self::Encryption => Class::Encryption,
             Self::Unavailable => Class::RepositoryUnavailable,
             Self::NotFound | Self::Damaged | Self::Exists => Class::RepositoryDamaged,

@@ -11,6 +11,7 @@
 //! forms before a repository that does not answer. Each waits no longer than it wants to, and an opening
 //! that nobody waits for any more is given up.
 
+mod door;
 mod known;
 
 use std::{
@@ -25,16 +26,16 @@ use futures_util::{
     future::{BoxFuture, Shared, WeakShared},
 };
 
-use self::known::Known;
+use self::{door::Door, known::Known};
 use super::{
     ask::{ANSWER_TIMEOUT, within},
-    pace::{Pace, Paced},
+    pace::Pace,
     repo::Repository,
     store::{Limits, Store, StoreError, StoreErrorKind},
 };
 use crate::{
     codec::encrypt,
-    domain::{failure::chain, name::RepositoryName, recipients::Recipients},
+    domain::{name::RepositoryName, recipients::Recipients},
 };
 
 /// Makes the store. Called again after a failure.
@@ -64,28 +65,6 @@ pub struct Handle {
     folder: Option<PathBuf>,
     /// The openings under way, for reading and for writing.
     under_way: [Mutex<Option<WeakShared<Opening>>>; 2],
-}
-
-/// All that an opening needs.
-#[derive(Clone)]
-struct Door {
-    name: RepositoryName,
-    opener: Opener,
-    recipients: Recipients,
-    /// How fast bytes may go to it.
-    pace: Option<Arc<Pace>>,
-    answer_timeout: Duration,
-    /// The file that remembers the repository's id.
-    memory: PathBuf,
-    stores: Arc<Mutex<Stores>>,
-}
-
-#[derive(Default)]
-struct Stores {
-    /// In which a repository was found.
-    opened: Option<Arc<dyn Store>>,
-    /// That is, or was last, being opened.
-    asked: Option<Arc<dyn Store>>,
 }
 
 impl fmt::Debug for Handle {
@@ -246,92 +225,6 @@ impl Handle {
         let opening = self.door.clone().open(create).boxed().shared();
         *slot = opening.downgrade();
         opening
-    }
-}
-
-impl Door {
-    fn stores(&self) -> std::sync::MutexGuard<'_, Stores> {
-        self.stores.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// What the store that is being opened fails with, while it is asked again.
-    fn trouble(&self) -> Option<StoreError> {
-        self.stores().asked.as_ref()?.trouble()
-    }
-
-    async fn open(self, create: bool) -> Result<Arc<Repository>, StoreError> {
-        let known = self.known()?;
-        let opened = self.stores().opened.clone();
-        let store = match opened {
-            Some(store) => store,
-            None => self.paced((self.opener)().await?),
-        };
-        self.stores().asked = Some(Arc::clone(&store));
-        let name = self.name.clone();
-        let may_create = create && known == Known::Never;
-        let found = Repository::open(name, Arc::clone(&store), may_create).await;
-        let repository = self.is_ours(found, &known)?;
-        match known {
-            Known::Never if create => self.remember(repository.id())?,
-            Known::Damaged if create => self.remember_anew(repository.id())?,
-            _ => {}
-        }
-        self.stores().opened = Some(store);
-        let repository =
-            repository.encrypted_to(self.recipients.clone()).answering_within(self.answer_timeout);
-        Ok(Arc::new(repository.noting_in(self.memory.with_extension("begun"))))
-    }
-
-    /// Holds what was found against what this host knows of it.
-    fn is_ours(
-        &self,
-        found: Result<Repository, StoreError>,
-        known: &Known,
-    ) -> Result<Repository, StoreError> {
-        match (found, known) {
-            (Ok(repository), Known::Id(id)) if repository.id() != id => {
-                Err(self.stranger(repository.id(), id))
-            }
-            (Err(error), Known::Id(_) | Known::Damaged)
-                if error.kind == StoreErrorKind::NotFound =>
-            {
-                Err(self.gone(&error))
-            }
-            (found, _) => found,
-        }
-    }
-
-    fn paced(&self, store: Arc<dyn Store>) -> Arc<dyn Store> {
-        match &self.pace {
-            Some(pace) => Arc::new(Paced::new(store, Arc::clone(pace))),
-            None => store,
-        }
-    }
-
-    fn doing(&self) -> String {
-        format!("open repository {}", self.name)
-    }
-
-    fn unusable(&self, error: &encrypt::EncryptError) -> StoreError {
-        let what = format!("it is to be encrypted, and that does not work: {}", chain(error));
-        StoreError::new(StoreErrorKind::Encryption, self.doing(), what)
-            .hint("look at `encrypt_to`; nothing is written until it works")
-    }
-
-    fn gone(&self, error: &StoreError) -> StoreError {
-        let what = format!("it was here before and is gone: {}", error.what);
-        StoreError::new(StoreErrorKind::Refused, self.doing(), what).hint(format!(
-            "is its filesystem mounted? To begin a new repository under this name, remove {}",
-            self.memory.display()
-        ))
-    }
-
-    fn stranger(&self, found: &str, known: &str) -> StoreError {
-        let what = format!("another repository lies there ({found} instead of {known})");
-        StoreError::new(StoreErrorKind::Refused, self.doing(), what).hint(format!(
-            "look at its path or bucket. To go on with the other one, remove {}",
-            self.memory.display()
-        ))
     }
 }
 

@@ -22,12 +22,12 @@ pub fn is_key(text: &str) -> bool {
 ///
 /// # Errors
 /// [`StoreErrorKind::Refused`].
-pub fn check(doing: &str, key: &str) -> Result<(), StoreError> {
+pub fn check(key: &str) -> Result<(), StoreError> {
     if is_key(key) {
         return Ok(());
     }
     let what = format!("{key:?} is not a key of this repository");
-    Err(StoreError::new(StoreErrorKind::Refused, doing, what))
+    Err(StoreError::bare(StoreErrorKind::Refused, what))
 }
 
 /// Whether `key` is `prefix` or lies below it; whole segments count, the empty prefix is above
@@ -50,7 +50,7 @@ mod tests {
             ["", "/", "/a", "a/", "a//b", "..", "a/../b", ".hidden", "a/.b", "a b", "é", "a\0"]
         {
             assert!(!is_key(bad), "{bad:?}");
-            assert_eq!(check("write", bad).unwrap_err().kind, StoreErrorKind::Refused);
+            assert_eq!(check(bad).unwrap_err().kind, StoreErrorKind::Refused);
         }
         assert!(!is_key(&"x".repeat(SEGMENT_MAX + 1)));
         for good in ["a", "a/b.c", "@globals/=2E=2E/a-b_c", "a..b"] {

@@ -13,7 +13,8 @@ use crate::domain::{
     backup::{BackupId, Series},
     manifest::{MANIFEST_NAME, Manifest, StoredObject},
     name::ServerName,
-    suspicion::MARK_NAME,
+    retention,
+    suspicion::{ACKNOWLEDGED_NAME, MARK_NAME},
 };
 
 /// Which part of a repository to list.
@@ -22,11 +23,8 @@ pub enum Within {
     /// All of it.
     #[default]
     All,
-    /// What was read from one server.
     Server(ServerName),
-    /// One series.
     Series(Series),
-    /// One backup.
     Backup(Series, BackupId),
 }
 
@@ -44,20 +42,16 @@ impl Within {
 /// One object in a backup's folder.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ListedObject {
-    /// Its name.
     pub name: String,
     /// Length in bytes.
     pub bytes: u64,
-    /// When it was written, by the store's clock; where it knows.
     pub modified: Option<Timestamp>,
 }
 
 /// One backup as a listing shows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Listed {
-    /// The series that it belongs to.
     pub series: Series,
-    /// Its id.
     pub id: BackupId,
     /// Whether its manifest is there. Without one it is no backup: garbage, or under way.
     pub complete: bool,
@@ -85,6 +79,17 @@ impl Listed {
         newest
     }
 
+    /// Whether its time cannot be true at `now`, or could not when it was written: see
+    /// [`retention::is_later`] and [`retention::is_ahead`].
+    pub fn is_from_the_future(&self, now: Timestamp) -> bool {
+        retention::is_later(&self.id, now) || self.is_ahead()
+    }
+
+    /// Whether its id is later than the store's clock allows.
+    pub fn is_ahead(&self) -> bool {
+        self.newest_modified().is_some_and(|at| retention::is_ahead(&self.id, at))
+    }
+
     /// Compares what the manifest names with what is listed: a bucket's own rules delete data too.
     /// Before it is called damaged, [`Repository::problems`] asks for it.
     pub fn check_sizes(&self, manifest: &Manifest) -> Vec<SizeProblem> {
@@ -110,9 +115,7 @@ impl Listed {
 /// An object that is not as its manifest says.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SizeProblem {
-    /// The object's name in the backup's folder.
     pub name: String,
-    /// Length that the manifest states, in bytes.
     pub expected: u64,
     /// Length that it has; `None`: it is missing.
     pub found: Option<u64>,
@@ -144,8 +147,12 @@ impl Repository {
         for problem in listed.check_sizes(manifest) {
             let key = layout::object_key(&listed.series, &listed.id, &problem.name);
             let found = self.store().head(&key).await?.map(|meta| meta.bytes);
-            let is_there = found == Some(problem.expected) || problem.name == MARK_NAME;
-            if found.is_none() || !is_there {
+            let is_right = if problem.name == MARK_NAME {
+                found.is_some() || self.has(&listed.series, &listed.id, ACKNOWLEDGED_NAME).await?
+            } else {
+                found == Some(problem.expected)
+            };
+            if !is_right {
                 problems.push(SizeProblem { found, ..problem });
             }
             if problems.len() >= most {
@@ -170,7 +177,6 @@ pub enum Entry {
 pub struct Listing {
     /// Backups, complete or not, by series and id.
     pub backups: Vec<Listed>,
-    /// Objects that are not ours.
     pub foreign: u64,
 }
 

@@ -1,6 +1,6 @@
 //! A store whose listings lie, round one whose listings do not. For tests.
 //!
-//! Objects are told the truth about: only what is listed is not what is there. A seed decides when a
+//! Objects are told the truth about, unless they are refused: only what is listed is not what is there. A seed decides when a
 //! listing lies and how, so that a story can be told again; or it always leaves out the same.
 
 use std::{
@@ -20,7 +20,7 @@ use jiff::Timestamp;
 use super::{
     dice::Dice,
     key,
-    store::{Limits, ObjectMeta, Store, StoreError, Swept, Upload},
+    store::{Limits, ObjectMeta, Store, StoreError, StoreErrorKind, Swept, Upload},
 };
 
 /// Listings of the past that a stale one is taken from.
@@ -38,9 +38,7 @@ pub enum Lie {
     Cut,
     /// It goes on after a page of which the end is missing.
     Gap,
-    /// Some objects come twice, one after the other.
     Repeat,
-    /// Some objects change places.
     Reorder,
     /// It begins again where it should end, for ever.
     Loop,
@@ -63,6 +61,8 @@ pub struct Lies {
     pub kinds: Vec<Lie>,
     /// Objects whose key ends in one of these are never listed.
     pub hidden: Vec<String>,
+    /// Objects whose key ends in one of these are not given.
+    pub refused: Vec<String>,
 }
 
 /// A store whose listings lie.
@@ -166,6 +166,10 @@ impl Store for Lying {
         key: &str,
         range: Option<Range<u64>>,
     ) -> Result<BoxStream<'static, Result<Bytes, StoreError>>, StoreError> {
+        if self.lies.refused.iter().any(|end| key.ends_with(end.as_str())) {
+            let (doing, what) = (format!("read {key}"), "access denied");
+            return Err(StoreError::new(StoreErrorKind::Refused, doing, what));
+        }
         self.inner.get(key, range).await
     }
 

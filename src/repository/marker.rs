@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     layout::MARKER_KEY,
     pieces::Reading,
-    store::{Store, StoreError, StoreErrorKind},
+    store::{Doing as _, Store, StoreError, StoreErrorKind},
 };
 
 /// The version of the layout that this program writes. It reads every older one.
@@ -26,16 +26,19 @@ struct Marker {
 /// Reads the repository's id; makes one where there is none and `create` says so. Of several that
 /// make one at once, all get the same.
 pub(super) async fn open(store: &Arc<dyn Store>, create: bool) -> Result<String, StoreError> {
-    let doing = format!("open the repository {}", store.place());
-    if let Some(id) = read(store, &doing).await? {
+    find(store, create).await.doing(&format!("open the repository {}", store.place()))
+}
+
+async fn find(store: &Arc<dyn Store>, create: bool) -> Result<String, StoreError> {
+    if let Some(id) = read(store).await? {
         return Ok(id);
     }
     if !create {
         let what = format!("{MARKER_KEY} is missing: this is not a repository, or not mounted");
-        return Err(StoreError::new(StoreErrorKind::NotFound, doing, what)
+        return Err(StoreError::bare(StoreErrorKind::NotFound, what)
             .hint("check the path or prefix, and whether the filesystem is mounted"));
     }
-    match store.put_new(MARKER_KEY, new_marker(&doing)?).await {
+    match store.put_new(MARKER_KEY, new_marker()?).await {
         Ok(_) => {}
         // Somebody was faster.
         Err(error) if error.kind == StoreErrorKind::Exists => {}
@@ -44,13 +47,13 @@ pub(super) async fn open(store: &Arc<dyn Store>, create: bool) -> Result<String,
     // Not every store refuses to overwrite: what lies there now counts.
     let missing = || {
         let what = format!("{MARKER_KEY} was stored and is not there");
-        StoreError::new(StoreErrorKind::Damaged, doing.clone(), what)
+        StoreError::bare(StoreErrorKind::Damaged, what)
     };
-    read(store, &doing).await?.ok_or_else(missing)
+    read(store).await?.ok_or_else(missing)
 }
 
-fn new_marker(doing: &str) -> Result<Bytes, StoreError> {
-    let refuse = |what: String| StoreError::new(StoreErrorKind::Refused, doing, what);
+fn new_marker() -> Result<Bytes, StoreError> {
+    let refuse = |what: String| StoreError::bare(StoreErrorKind::Refused, what);
     let mut random = [0; 16];
     getrandom::fill(&mut random).map_err(|error| refuse(error.to_string()))?;
     let repository_id = format!("{:032x}", u128::from_be_bytes(random));
@@ -61,19 +64,19 @@ fn new_marker(doing: &str) -> Result<Bytes, StoreError> {
     Ok(text.into())
 }
 
-async fn read(store: &Arc<dyn Store>, doing: &str) -> Result<Option<String>, StoreError> {
+async fn read(store: &Arc<dyn Store>) -> Result<Option<String>, StoreError> {
     let Some(bytes) = read_small(store, MARKER_KEY, LENGTH_MAX).await? else { return Ok(None) };
-    parse(&bytes, doing).map(Some)
+    parse(&bytes).map(Some)
 }
 
-fn parse(bytes: &[u8], doing: &str) -> Result<String, StoreError> {
+fn parse(bytes: &[u8]) -> Result<String, StoreError> {
     #[derive(Deserialize)]
     struct VersionOnly {
         format_version: u32,
     }
     let damaged = |what: String| {
         let what = format!("{MARKER_KEY} is damaged: {what}");
-        StoreError::new(StoreErrorKind::Damaged, doing, what).hint(format!(
+        StoreError::bare(StoreErrorKind::Damaged, what).hint(format!(
             "If the backups beside it are as they should be, remove {MARKER_KEY}, and on each host that knows it the file repositories/NAME in the state directory: the next run that writes makes a new one."
         ))
     };
@@ -82,7 +85,7 @@ fn parse(bytes: &[u8], doing: &str) -> Result<String, StoreError> {
     if version.format_version > FORMAT_VERSION {
         let found = version.format_version;
         let what = format!("it has format {found}; this pgkeep reads up to {FORMAT_VERSION}");
-        return Err(StoreError::new(StoreErrorKind::Refused, doing, what)
+        return Err(StoreError::bare(StoreErrorKind::Refused, what)
             .hint("Use the version of pgkeep that writes to this repository, or a newer one."));
     }
     let marker: Marker =
@@ -114,8 +117,8 @@ mod tests {
 
     #[test]
     fn markers_are_read_or_refused() {
-        let marker = new_marker("open").unwrap();
-        assert_eq!(parse(&marker, "open").unwrap().len(), 32);
+        let marker = new_marker().unwrap();
+        assert_eq!(parse(&marker).unwrap().len(), 32);
         let cases: [(&[u8], StoreErrorKind); 5] = [
             (b"", StoreErrorKind::Damaged),
             (b"{}", StoreErrorKind::Damaged),
@@ -124,7 +127,7 @@ mod tests {
             (br#"{"format_version":2,"anything":"else"}"#, StoreErrorKind::Refused),
         ];
         for (bytes, kind) in cases {
-            let error = parse(bytes, "open").unwrap_err();
+            let error = parse(bytes).unwrap_err();
             assert_eq!(error.kind, kind, "{error}");
             assert!(error.hint.is_some());
         }

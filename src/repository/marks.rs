@@ -57,9 +57,15 @@ impl Listed {
         self.was_suspicious() && !self.is_acknowledged()
     }
 
-    /// Whether the mark is missing that its manifest says belongs there.
+    /// Whether it would be taken for a good one: its manifest tells of a doubt that nobody has acknowledged,
+    /// and the mark is missing.
     pub fn has_lost_its_mark(&self, manifest: &Manifest) -> bool {
-        !manifest.suspicions.is_empty() && !self.was_suspicious()
+        !manifest.suspicions.is_empty() && !self.was_suspicious() && !self.is_acknowledged()
+    }
+
+    /// Whether a proof was added to it.
+    pub fn proves(&self, proof: Proof) -> bool {
+        self.objects.iter().any(|object| Proof::from_name(&object.name) == Some(proof))
     }
 }
 

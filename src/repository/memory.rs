@@ -18,7 +18,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::{
     key,
-    store::{Limits, ObjectMeta, Store, StoreError, StoreErrorKind, Swept, Upload},
+    store::{Doing as _, Limits, ObjectMeta, Store, StoreError, StoreErrorKind, Swept, Upload},
 };
 use crate::sys::clock::Clock;
 
@@ -109,7 +109,7 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn insert_new(&self, doing: &str, key: &str, bytes: &Bytes) -> Result<ObjectMeta, StoreError> {
+    fn insert_new(&self, key: &str, bytes: &Bytes) -> Result<ObjectMeta, StoreError> {
         let modified = self.clock.now().wall;
         let mut state = self.state();
         let object = state
@@ -120,7 +120,7 @@ impl Shared {
             return Ok(object.meta(key));
         }
         let what = "there is already an object of that name";
-        Err(StoreError::new(StoreErrorKind::Exists, doing, what))
+        Err(StoreError::new(StoreErrorKind::Exists, format!("write {key}"), what))
     }
 }
 
@@ -135,13 +135,12 @@ impl Store for MemoryStore {
     }
 
     async fn put_new(&self, key: &str, bytes: Bytes) -> Result<ObjectMeta, StoreError> {
-        let doing = format!("write {key}");
-        key::check(&doing, key)?;
-        self.shared.insert_new(&doing, key, &bytes)
+        key::check(key).doing(&format!("write {key}"))?;
+        self.shared.insert_new(key, &bytes)
     }
 
     async fn begin(&self, key: &str) -> Result<Box<dyn Upload>, StoreError> {
-        key::check(&format!("write {key}"), key)?;
+        key::check(key).doing(&format!("write {key}"))?;
         let started = self.shared.clock.now().wall;
         let unfinished = Unfinished { parts: BTreeMap::new(), started, is_live: true };
         let mut state = self.shared.state();
@@ -158,7 +157,7 @@ impl Store for MemoryStore {
     }
 
     async fn head(&self, key: &str) -> Result<Option<ObjectMeta>, StoreError> {
-        key::check(&format!("look up {key}"), key)?;
+        key::check(key).doing(&format!("look up {key}"))?;
         Ok(self.shared.state().objects.get(key).map(|object| object.meta(key)))
     }
 
@@ -168,7 +167,7 @@ impl Store for MemoryStore {
         range: Option<Range<u64>>,
     ) -> Result<BoxStream<'static, Result<Bytes, StoreError>>, StoreError> {
         let doing = format!("read {key}");
-        key::check(&doing, key)?;
+        key::check(key).doing(&doing)?;
         let bytes = self.shared.state().objects.get(key).map(|object| object.bytes.clone());
         let Some(bytes) = bytes else {
             let what = "there is no object of that name";
@@ -206,7 +205,7 @@ impl Store for MemoryStore {
     }
 
     async fn delete(&self, key: &str) -> Result<(), StoreError> {
-        key::check(&format!("delete {key}"), key)?;
+        key::check(key).doing(&format!("delete {key}"))?;
         self.shared.state().objects.remove(key);
         Ok(())
     }
@@ -275,12 +274,12 @@ impl Upload for MemoryUpload {
         let parts = self.shared.state().uploads.get(&self.id).map(|upload| upload.parts.clone());
         let parts = parts.ok_or_else(|| self.refuse("the upload was given up"))?;
         let whole = self.join(&parts)?;
-        let doing = format!("write {}", self.key);
         if self.shared.state().objects.contains_key(&self.key) {
             // Another's, whatever is in it: as in the stores that are real.
+            let doing = format!("write {}", self.key);
             return Err(StoreError::new(StoreErrorKind::Exists, doing, "the key is taken"));
         }
-        let meta = self.shared.insert_new(&doing, &self.key, &whole)?;
+        let meta = self.shared.insert_new(&self.key, &whole)?;
         self.shared.state().uploads.remove(&self.id);
         Ok(committed.insert(meta).clone())
     }

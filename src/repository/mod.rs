@@ -11,6 +11,7 @@ mod failure;
 pub mod faulty;
 pub mod garbage;
 pub mod handle;
+pub mod in_use;
 pub mod key;
 pub mod kinds;
 pub mod layout;
@@ -23,6 +24,7 @@ mod marker;
 pub mod marks;
 #[cfg(any(test, feature = "test-util"))]
 pub mod memory;
+pub mod newest;
 pub mod pace;
 mod pieces;
 pub mod probe;
@@ -31,6 +33,7 @@ pub mod repo;
 pub mod retry;
 pub mod s3;
 pub mod store;
+pub mod survey;
 
 #[cfg(test)]
 mod tests;

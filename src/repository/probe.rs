@@ -12,7 +12,10 @@ use bytes::{Bytes, BytesMut};
 use futures_util::{StreamExt as _, TryStreamExt as _};
 use jiff::{SignedDuration, Timestamp};
 
-use super::store::{Store, StoreError, StoreErrorKind};
+use super::{
+    store::{Store, StoreError, StoreErrorKind},
+    survey::Survey,
+};
 use crate::sys::clock::{Clock, ahead};
 
 /// Where scratch objects lie, right below it. A server may be called so: a backup's key has more
@@ -26,64 +29,20 @@ const BYTES: usize = 4096;
 /// Stores give whole seconds, cut off (HTTP's `Last-Modified`).
 const GRAIN: SignedDuration = SignedDuration::from_secs(1);
 
-/// Whether a store does of itself what it is asked to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kept {
-    /// It does.
-    Yes,
-    /// It took the request and ignored what was asked.
-    Ignored,
-    /// It answered that it cannot.
-    Unsupported,
-    /// It is not asked to, by the configuration.
-    NotAsked,
-}
-
-/// What became of an object that arrived in parts, as a dump does.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Parts {
-    /// Why it was not stored, or did not come back, and what to do about it; none: it was whole.
-    pub trouble: Option<(String, Option<String>)>,
-    /// Whether a part whose digest is wrong was refused.
-    pub digest: Kept,
-}
-
-/// What only stores of one kind can tell.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Survey {
-    /// Whether it refuses to replace an object where it is asked to; none: not known.
-    pub condition: Option<Kept>,
-    /// Whether it refuses bytes whose digest is wrong; none: not known.
-    pub digest: Option<Kept>,
-    /// What became of an object in parts; none: this kind of store has no parts.
-    pub parts: Option<Parts>,
-    /// Bytes that are free, and bytes that are to be left free.
-    pub space: Option<(u64, u64)>,
-    /// Whether older versions of removed objects stay; none: not known.
-    pub versioned: Option<bool>,
-    /// The lock that holds objects for some time, in the store's words.
-    pub lock: Option<String>,
-    /// Rules of the store's own that remove objects of this repository, in words; none: not known.
-    pub expiry: Option<Vec<String>>,
-}
-
 /// What a probe saw.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Probed {
-    /// The place, for messages.
     pub place: String,
     /// Whether the second write under the same key was refused.
     pub keeps_what_is_there: bool,
     /// Whether what came back, whole and in part, was what was written.
     pub reads_back: bool,
-    /// Whether the listing showed it.
     pub lists: bool,
     /// How far the store's clock is ahead of ours, less what the measuring leaves open; none where it
     /// does not tell.
     pub clock_ahead: Option<SignedDuration>,
     /// Why the object could not be removed again; none: it is gone.
     pub not_removed: Option<String>,
-    /// What only this kind of store can tell.
     pub survey: Survey,
 }
 

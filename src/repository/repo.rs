@@ -3,14 +3,7 @@
 //! The order of things is what makes it safe. A copy puts its data first and its manifest last;
 //! removing goes the other way round. So at any moment, whatever has a manifest is whole.
 
-use std::{
-    collections::BTreeMap,
-    fmt,
-    ops::Range,
-    path::PathBuf,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{fmt, ops::Range, path::PathBuf, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures_util::{
@@ -23,6 +16,7 @@ use super::{
     ask::{ANSWER_TIMEOUT, within},
     begun::Begun,
     copy::Copy,
+    in_use::{self, InUse, Use},
     layout,
     listing::{self, Entry, Listed, Listing, Within},
     marker,
@@ -47,121 +41,6 @@ pub struct Repository {
     answer_timeout: Duration,
     /// Who reads a manifest that is longer than they are.
     long_manifests: Arc<tokio::sync::Mutex<()>>,
-}
-
-/// What this process does with a backup.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Use {
-    Writing,
-    Reading,
-    Removing,
-}
-
-/// How many write a backup, read it and remove it; whoever removes it is alone.
-#[derive(Debug, Default)]
-struct Users {
-    writing: u32,
-    reading: u32,
-    removing: u32,
-}
-
-impl Users {
-    const fn of(&mut self, what: Use) -> &mut u32 {
-        match what {
-            Use::Writing => &mut self.writing,
-            Use::Reading => &mut self.reading,
-            Use::Removing => &mut self.removing,
-        }
-    }
-
-    /// What is being done, of which the worst counts.
-    const fn any(&self) -> Option<Use> {
-        match self {
-            Self { removing: 1.., .. } => Some(Use::Removing),
-            Self { writing: 1.., .. } => Some(Use::Writing),
-            Self { reading: 1.., .. } => Some(Use::Reading),
-            _ => None,
-        }
-    }
-}
-
-/// An id of a repository and a folder in it.
-type Place = (Arc<str>, String);
-
-/// What this process is writing and reading. Of the whole process, since a reload opens a repository
-/// anew while a run still works with the old value, and since jobs know nothing of each other.
-static IN_USE: Mutex<BTreeMap<Place, Users>> = Mutex::new(BTreeMap::new());
-
-/// Counts one use of a folder while it lives.
-#[derive(Debug)]
-struct InUse {
-    place: Place,
-    what: Use,
-}
-
-impl InUse {
-    fn new(repository: &Arc<str>, folder: String, what: Use) -> Self {
-        let place = (Arc::clone(repository), folder);
-        let mut all = IN_USE.lock().unwrap_or_else(PoisonError::into_inner);
-        *all.entry(place.clone()).or_default().of(what) += 1;
-        Self { place, what }
-    }
-
-    /// The same, unless `bars` says that it must not be beside what is being done.
-    fn unless(
-        repository: &Arc<str>,
-        folder: String,
-        what: Use,
-        bars: impl FnOnce(Use) -> bool,
-    ) -> Result<Self, Use> {
-        let place = (Arc::clone(repository), folder);
-        let mut all = IN_USE.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(other) = all.get(&place).and_then(Users::any).filter(|other| bars(*other)) {
-            return Err(other);
-        }
-        *all.entry(place.clone()).or_default().of(what) += 1;
-        Ok(Self { place, what })
-    }
-}
-
-impl Use {
-    const fn words(self) -> &'static str {
-        match self {
-            Self::Writing => "it is being written",
-            Self::Reading => "it is being read",
-            Self::Removing => "it is being removed",
-        }
-    }
-}
-
-impl Drop for InUse {
-    fn drop(&mut self) {
-        let mut all = IN_USE.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(users) = all.get_mut(&self.place) else { return };
-        *users.of(self.what) = users.of(self.what).saturating_sub(1);
-        if users.any().is_none() {
-            all.remove(&self.place);
-        }
-    }
-}
-
-/// A backup that is being written, while this lives.
-#[derive(Debug)]
-pub(super) struct Live {
-    _use: InUse,
-}
-
-/// A backup that is being read, while this lives: [`Repository::delete_backup`] refuses it.
-#[derive(Debug)]
-#[must_use = "the backup may be deleted as soon as this is dropped"]
-pub struct Held {
-    _use: InUse,
-}
-
-/// A backup that is being removed, while this lives.
-#[derive(Debug)]
-pub(super) struct Removal {
-    _use: InUse,
 }
 
 /// Why a manifest could not be had.
@@ -302,21 +181,20 @@ impl Repository {
         let bars = |other| other == Use::Removing;
         InUse::unless(&self.id, folder, Use::Writing, bars)
             .map(|using| self.copy(series, id, stem, using))
-            .map_err(|other| StoreError::new(StoreErrorKind::Refused, doing, other.words()))
+            .map_err(|other| StoreError::new(StoreErrorKind::Spared, doing, other.words()))
     }
 
     fn copy(&self, series: &Series, id: &BackupId, stem: &str, using: InUse) -> Copy {
-        let live = Live { _use: using };
         let stem = layout::stored_name(stem, &self.recipients);
         let (store, recipients) = (Arc::clone(&self.store), self.recipients.clone());
         let note = self.begun.note(series, id);
-        Copy::new(store, (series.clone(), id.clone(), note), stem, recipients, live)
+        Copy::new(store, (series.clone(), id.clone(), note), stem, recipients, using)
     }
 
     /// Keeps this process from deleting the backup while the answer lives. It says nothing to other
     /// hosts: what they delete is found missing.
-    pub fn hold(&self, series: &Series, id: &BackupId) -> Held {
-        Held { _use: InUse::new(&self.id, layout::folder(series, id), Use::Reading) }
+    pub fn hold(&self, series: &Series, id: &BackupId) -> InUse {
+        InUse::new(&self.id, layout::folder(series, id), Use::Reading)
     }
 
     /// Whether this process is writing that backup.
@@ -330,19 +208,16 @@ impl Repository {
     }
 
     fn in_use(&self, series: &Series, id: &BackupId) -> Option<Use> {
-        let place = (Arc::clone(&self.id), layout::folder(series, id));
-        let all = IN_USE.lock().unwrap_or_else(PoisonError::into_inner);
-        all.get(&place)?.any()
+        in_use::of(&self.id, layout::folder(series, id))
     }
 
     /// Keeps this process from using a folder while it is removed.
     ///
     /// # Errors
     /// When it is in use.
-    pub(super) fn removal(&self, series: &Series, id: &BackupId) -> Result<Removal, &'static str> {
+    pub(super) fn removal(&self, series: &Series, id: &BackupId) -> Result<InUse, &'static str> {
         let folder = layout::folder(series, id);
-        let using = InUse::unless(&self.id, folder, Use::Removing, |_| true);
-        using.map(|using| Removal { _use: using }).map_err(Use::words)
+        InUse::unless(&self.id, folder, Use::Removing, |_| true).map_err(Use::words)
     }
 
     /// Lists backups, complete or not, and what is not ours. Memory is bounded by one backup.
@@ -399,21 +274,21 @@ impl Repository {
     /// Whether it may go is the caller's to know.
     ///
     /// # Errors
-    /// Refused while this process writes or reads it ([`Repository::hold`]), and where it is there and
+    /// Spared while this process writes or reads it ([`Repository::hold`]), and where it is there and
     /// the listing shows nothing of it; else the store's.
     pub async fn delete_backup(
         &self,
         series: &Series,
         id: &BackupId,
     ) -> Result<Option<Listed>, StoreError> {
-        let refused = |what| {
+        let spared = |what| {
             let doing = format!("delete {}", layout::folder(series, id));
-            StoreError::new(StoreErrorKind::Refused, doing, what)
+            StoreError::new(StoreErrorKind::Spared, doing, what)
         };
-        let _removal = self.removal(series, id).map_err(refused)?;
+        let _removal = self.removal(series, id).map_err(spared)?;
         let Some(listed) = self.look_at(series, id).await? else {
             if self.has_manifest(series, id).await? {
-                return Err(refused("the store does not list what is there"));
+                return Err(spared("the store does not list what is there"));
             }
             return Ok(None);
         };

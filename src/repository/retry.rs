@@ -27,8 +27,8 @@ use tokio::time::{Sleep, sleep};
 
 use super::{
     dice::Dice,
-    probe::Survey,
     store::{Limits, ObjectMeta, Store, StoreError, Swept, Upload},
+    survey::Survey,
 };
 
 /// What a stream has to bring before its time limit begins anew: one that trickles, or is cut again and
@@ -42,9 +42,7 @@ pub struct RetryPolicy {
     pub give_up_after: Duration,
     /// The first wait is up to so long; each next one up to twice as long.
     pub first_wait: Duration,
-    /// No wait is longer.
     pub longest_wait: Duration,
-    /// Seed of the jitter.
     pub seed: u64,
 }
 

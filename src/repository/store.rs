@@ -10,14 +10,12 @@ use bytes::Bytes;
 use futures_util::{StreamExt as _, stream::BoxStream};
 use jiff::Timestamp;
 
-use super::probe::Survey;
+use super::survey::Survey;
 
 /// What kind of trouble a store has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum StoreErrorKind {
-    /// There is no object of that key.
     NotFound,
-    /// There is already an object of that key.
     Exists,
     /// It cannot be reached, broke off, or answered that it is busy.
     Unavailable,
@@ -25,6 +23,8 @@ pub enum StoreErrorKind {
     Slow,
     /// Credentials, permissions, a missing bucket or folder, something it does not support.
     Refused,
+    /// It was left as it is: somebody uses it, or a listing does not show what is there.
+    Spared,
     /// What is to be encrypted is not, or cannot be.
     Encryption,
     /// No room, or there would be less than `min_free`.
@@ -44,13 +44,10 @@ impl StoreErrorKind {
 #[derive(Debug, Clone, thiserror::Error)]
 #[error("{doing}: {what}")]
 pub struct StoreError {
-    /// What kind of trouble.
     pub kind: StoreErrorKind,
     /// What was being done: `write main/…/app.dump.zst`.
     pub doing: String,
-    /// What went wrong, with all causes.
     pub what: String,
-    /// What a person can do about it.
     pub hint: Option<String>,
 }
 
@@ -60,11 +57,37 @@ impl StoreError {
         Self { kind, doing: doing.into(), what: what.into(), hint: None }
     }
 
+    /// An error of whoever does not know what was being done: [`Doing`] says it at the store's edge.
+    pub(super) fn bare(kind: StoreErrorKind, what: impl Into<String>) -> Self {
+        Self::new(kind, "", what)
+    }
+
     /// The same error with a hint.
     #[must_use]
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
         self
+    }
+}
+
+/// Says at the edge of a store what was being done.
+pub(super) trait Doing {
+    /// The same; an error that does not say what was being done says it now.
+    fn doing(self, phrase: &str) -> Self;
+}
+
+impl Doing for StoreError {
+    fn doing(mut self, phrase: &str) -> Self {
+        if self.doing.is_empty() {
+            phrase.clone_into(&mut self.doing);
+        }
+        self
+    }
+}
+
+impl<T> Doing for Result<T, StoreError> {
+    fn doing(self, phrase: &str) -> Self {
+        self.map_err(|error| error.doing(phrase))
     }
 }
 

@@ -139,7 +139,7 @@ impl Plot {
         let hidden = rng.pick(theme.hidden);
         let hidden = Vec::from_iter((!hidden.is_empty()).then(|| hidden.to_owned()));
         let rate = rng.below(11) as f64 / 10.0;
-        let lies = Lies { seed: rng.next(), rate, kinds, hidden };
+        let lies = Lies { seed: rng.next(), rate, kinds, hidden, ..Lies::default() };
         let faults = if rng.one_of(theme.faulty) { rng.below(12) as f64 / 100.0 } else { 0.0 };
         Self { lies, faults, notes: rng.one_of(5) }
     }

@@ -9,12 +9,13 @@ mod told;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use futures_util::TryStreamExt as _;
+use jiff::Timestamp;
 
 use super::{Order, Steps};
 use crate::{
     domain::{
         backup::{BackupId, Series},
-        failure::{Class, During, Failure, chain},
+        failure::{During, Failure, chain},
         finding::Finding,
         manifest::Owner,
         name::ServerName,
@@ -23,44 +24,38 @@ use crate::{
     },
     repository::{
         listing::{Entry, Listed, Within},
-        repo::{ManifestProblem, Repository},
+        newest::{Criteria, Newest, Verdict},
+        repo::Repository,
         store::StoreError,
     },
     sys::task::Task,
 };
 
-/// Damaged backups of one series that are passed over in search of a whole one.
-const EXAMINED_MAX: usize = 16;
 /// Backups of one series that are asked for although only their manifest is listed, the newest of them. Of
 /// others the listing is believed: they stay, and nothing goes in their place.
 const BARE_MAX: usize = 1_000;
 
 /// Why nothing of a series is removed.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Held {
+pub enum Obstacle {
     /// It is another host's, or nobody may tell.
     Stranger(Owner),
-    /// None of its newest backups can be counted on.
+    /// None of its newest backups is whole.
     NoneWhole,
     /// The repository refuses to say of a backup whether it may stand in another's place.
     Refused(String),
     /// More would go than the order allows.
-    TooMany {
-        /// So many would go.
-        planned: usize,
-        /// So many may.
-        most: u32,
-    },
+    TooMany { planned: usize, most: u32 },
 }
 
-impl std::fmt::Display for Held {
+impl std::fmt::Display for Obstacle {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Stranger(owner) => {
                 write!(f, "the series belongs to another host, {}", owner.host)
             }
-            Self::NoneWhole => f.write_str("no backup of the series can be counted on"),
-            Self::Refused(why) => write!(f, "it is not known what can be counted on: {why}"),
+            Self::NoneWhole => f.write_str("no backup of the series is whole"),
+            Self::Refused(why) => write!(f, "it is not known which backups are whole: {why}"),
             Self::TooMany { planned, most } => {
                 write!(f, "{planned} would go, and max_remove is {most}")
             }
@@ -71,29 +66,22 @@ impl std::fmt::Display for Held {
 /// What is to become of one series.
 #[derive(Debug)]
 pub struct SeriesPlan {
-    /// The series.
     pub series: Series,
     /// The newest whole backup, which stays whatever happens.
     pub floor: Option<BackupId>,
     /// The last one before suspicious backups that nobody has acknowledged, where the newest are
     /// such; it stays as well.
     pub before: Option<BackupId>,
-    /// What goes, the oldest first.
     pub remove: Vec<BackupId>,
-    /// Backups with a manifest that stay.
     pub kept: u64,
-    /// Why nothing goes.
-    pub held: Option<Held>,
+    pub held: Option<Obstacle>,
 }
 
 /// What is to become of a repository.
 #[derive(Debug)]
 pub struct Survey {
-    /// Every series of the order's servers that has a backup.
     pub series: Vec<SeriesPlan>,
-    /// What was noticed.
     pub findings: Vec<Finding>,
-    /// The plan, line by line.
     pub steps: Steps,
 }
 
@@ -107,64 +95,32 @@ pub async fn survey(
     steps: Steps,
     task: &Task,
 ) -> Result<Survey, Failure> {
-    let doing = format!("list {}", repository.name());
-    task.progress.set_stage(&*doing);
-    let mut surveyor = Surveyor::new(repository, order, (steps, task));
-    tokio::select! {
-        biased;
-        () = task.cancel.cancelled() => {
-            return Err(Failure::new(Class::Interrupted, doing, "the run was cancelled"));
-        }
-        result = surveyor.all() => result.during(&*doing)?,
-    }
+    let task = &task.doing(format!("list {}", repository.name()));
+    task.progress.set_stage(task);
+    let mut surveyor = Surveyor {
+        repository,
+        order,
+        plans: Vec::new(),
+        steps,
+        task,
+        others: BTreeMap::new(),
+        silent: BTreeSet::new(),
+        strangers: Vec::new(),
+        damaged: Vec::new(),
+        damaged_more: 0,
+        future: 0,
+    };
+    task.unless_cancelled(surveyor.all()).await?.during(task)?;
     Ok(surveyor.finish())
-}
-
-/// What manifest and sizes tell of a backup.
-pub(super) struct Examined {
-    /// Who wrote it, where its manifest can be read.
-    written: Option<Written>,
-    /// What is wrong with it.
-    pub(super) problem: Option<String>,
-}
-
-/// Holds a backup's manifest against its listing. One that the store has and does not give (moved to
-/// an archive class, not to be read by us) is a problem of that backup.
-///
-/// # Errors
-/// Where the repository does not answer.
-pub(super) async fn examine(
-    repository: &Repository,
-    listed: &Listed,
-) -> Result<Examined, StoreError> {
-    match repository.manifest(&listed.series, &listed.id).await {
-        Ok(manifest) => {
-            let problem = match repository.problems(listed, &manifest, 1).await {
-                Ok(problems) => problems.first().map(ToString::to_string),
-                Err(error) if error.kind.is_worth_a_retry() => return Err(error),
-                Err(error) => Some(chain(&error)),
-            };
-            Ok(Examined { written: Some(manifest.into()), problem })
-        }
-        Err(ManifestProblem::Store(error)) if error.kind.is_worth_a_retry() => Err(error),
-        Err(problem) => Ok(Examined { written: None, problem: Some(chain(&problem)) }),
-    }
-}
-
-/// What stays of a series whatever happens.
-struct Floors {
-    newest: Option<BackupId>,
-    before: Option<BackupId>,
 }
 
 /// The series that is being listed.
 struct Open {
     series: Series,
     candidates: Vec<Candidate>,
-    /// Its newest backups that may be whole, the newest last.
-    newest: VecDeque<Listed>,
-    /// The same of those that are not suspicious.
-    trusted: VecDeque<Listed>,
+    newest: Newest,
+    /// The newest of those that are not in doubt.
+    trusted: Newest,
     /// Those of which nothing but the manifest was listed, with their places among the candidates.
     bare: VecDeque<(usize, Listed)>,
     /// Why one that would stand in another's place cannot be looked at.
@@ -172,20 +128,27 @@ struct Open {
 }
 
 impl Open {
-    /// Takes note of one that may be the newest.
-    fn count(&mut self, candidate: &Candidate, listed: Listed) {
-        if !candidate.suspicious {
-            keep_newest(&mut self.trusted, listed.clone());
-        }
-        keep_newest(&mut self.newest, listed);
+    fn new(series: Series, now: Timestamp) -> Self {
+        let trusted = Criteria { trusted: true, ..Criteria::default() };
+        let [newest, trusted] = [Criteria::default(), trusted].map(|it| Newest::new(it, now));
+        let (candidates, bare) = (Vec::new(), VecDeque::new());
+        Self { series, candidates, newest, trusted, bare, refused: None }
     }
-}
 
-fn keep_newest(newest: &mut VecDeque<Listed>, listed: Listed) {
-    let at = newest.partition_point(|it| it.id < listed.id);
-    newest.insert(at, listed);
-    if newest.len() > EXAMINED_MAX {
-        newest.pop_front();
+    /// Takes note of one that may be the newest.
+    fn count(&mut self, listed: &Listed) {
+        self.trusted.take(listed.clone());
+        self.newest.take(listed.clone());
+    }
+
+    fn stands(&mut self, id: &BackupId, standing: Standing) {
+        if let Some(candidate) = self.candidates.iter_mut().rfind(|it| it.id == *id) {
+            candidate.standing = standing;
+        }
+    }
+
+    fn refuse(&mut self, error: &StoreError) {
+        self.refused.get_or_insert_with(|| chain(error));
     }
 }
 
@@ -206,27 +169,7 @@ struct Surveyor<'a> {
     future: u64,
 }
 
-impl<'a> Surveyor<'a> {
-    fn new(
-        repository: &'a Repository,
-        order: &'a Order<'a>,
-        (steps, task): (Steps, &'a Task),
-    ) -> Self {
-        Self {
-            repository,
-            order,
-            plans: Vec::new(),
-            steps,
-            task,
-            others: BTreeMap::new(),
-            silent: BTreeSet::new(),
-            strangers: Vec::new(),
-            damaged: Vec::new(),
-            damaged_more: 0,
-            future: 0,
-        }
-    }
-
+impl Surveyor<'_> {
     async fn all(&mut self) -> Result<(), StoreError> {
         let repository = self.repository;
         let mut entries = repository.list(&Within::All);
@@ -241,14 +184,7 @@ impl<'a> Surveyor<'a> {
             match &mut open {
                 Some(open) if open.series == listed.series => self.take(open, listed),
                 _ => {
-                    let mut next = Open {
-                        series: listed.series.clone(),
-                        candidates: Vec::new(),
-                        newest: VecDeque::new(),
-                        trusted: VecDeque::new(),
-                        bare: VecDeque::new(),
-                        refused: None,
-                    };
+                    let mut next = Open::new(listed.series.clone(), self.order.now);
                     self.take(&mut next, listed);
                     if let Some(whole) = open.replace(next) {
                         self.close(whole).await?;
@@ -263,16 +199,12 @@ impl<'a> Surveyor<'a> {
     }
 
     fn take(&mut self, open: &mut Open, listed: Listed) {
-        let proves = |proof| {
-            listed.objects.iter().any(|object| Proof::from_name(&object.name) == Some(proof))
-        };
-        let is_ahead = |written| retention::is_ahead(&listed.id, written);
         let mut candidate = Candidate {
             standing: if listed.complete { Standing::Complete } else { Standing::Incomplete },
-            verified: proves(Proof::Verified),
-            drilled: proves(Proof::Drilled),
+            verified: listed.proves(Proof::Verified),
+            drilled: listed.proves(Proof::Drilled),
             held: false,
-            ahead: listed.newest_modified().is_some_and(is_ahead),
+            ahead: listed.is_ahead(),
             suspicious: listed.is_suspicious(),
             id: listed.id.clone(),
         };
@@ -283,9 +215,8 @@ impl<'a> Surveyor<'a> {
         if listed.complete && candidate.is_from_the_future(self.order.now) {
             self.future += 1;
         }
-        if candidate.counts(self.order.now) {
-            open.count(&candidate, listed);
-        } else if is_bare {
+        open.count(&listed);
+        if is_bare {
             open.bare.push_back((open.candidates.len(), listed));
             if open.bare.len() > BARE_MAX
                 && let Some((_, oldest)) = open.bare.pop_front()
@@ -302,33 +233,39 @@ impl<'a> Surveyor<'a> {
 
     /// Plans a series of which all was listed.
     async fn close(&mut self, mut open: Open) -> Result<(), StoreError> {
-        self.ask_bare(&mut open).await?;
         let mut written = None;
         let mut floor = None;
-        while let Some(listed) = open.newest.pop_back() {
-            let examined = examine(self.repository, &listed).await?;
-            written = written.or(examined.written);
-            let Some(problem) = examined.problem else {
-                floor = Some(listed.id);
-                break;
-            };
-            self.report_damage(&listed.series, &listed.id, &problem);
-            for candidate in open.candidates.iter_mut().filter(|it| it.id == listed.id) {
-                candidate.standing = Standing::Damaged;
+        while let Some((listed, examined)) = open.newest.next(self.repository).await? {
+            written = written.or_else(|| examined.manifest.map(Written::from));
+            open.bare.retain(|(_, bare)| bare.id != listed.id);
+            match examined.verdict {
+                Verdict::Whole { .. } => {
+                    open.stands(&listed.id, Standing::Complete);
+                    floor = Some(listed.id);
+                    break;
+                }
+                Verdict::Refused(error) => open.refuse(&error),
+                Verdict::Damaged(problem) => {
+                    self.report_damage(&listed.series, &listed.id, &problem);
+                    open.stands(&listed.id, Standing::Damaged);
+                }
             }
         }
+        self.ask_bare(&mut open).await?;
         let (reasons, before) = self.decide(&mut open, floor.as_ref()).await?;
         let goes = reasons.iter().filter(|reasons| reasons.is_empty()).count();
         let stranger = Box::pin(self.stranger(&open.series, written)).await;
         let held = match (stranger, self.order.max_remove) {
-            (Some(owner), _) => Some(Held::Stranger(owner)),
-            (None, _) if floor.is_none() => Some(Held::NoneWhole),
-            (None, _) if open.refused.is_some() => open.refused.take().map(Held::Refused),
+            (Some(owner), _) => Some(Obstacle::Stranger(owner)),
+            (None, _) if floor.is_none() => Some(Obstacle::NoneWhole),
+            (None, _) if open.refused.is_some() => open.refused.take().map(Obstacle::Refused),
             (None, Some(most)) if u32::try_from(goes).is_ok_and(|goes| goes <= most) => None,
-            (None, Some(most)) => Some(Held::TooMany { planned: goes, most }),
+            (None, Some(most)) => Some(Obstacle::TooMany { planned: goes, most }),
             (None, None) => None,
         };
-        self.add(open.series, &open.candidates, &reasons, (Floors { newest: floor, before }, held));
+        let Open { series, candidates, .. } = open;
+        let plan = SeriesPlan { series, floor, before, remove: Vec::new(), kept: 0, held };
+        self.add(plan, &candidates, &reasons);
         Ok(())
     }
 
@@ -361,7 +298,7 @@ impl<'a> Surveyor<'a> {
         Some(owner)
     }
 
-    /// Decides, and makes sure that what stays in the place of others can be counted on.
+    /// Decides, and makes sure that what stays in the place of others is whole.
     async fn decide(
         &mut self,
         open: &mut Open,
@@ -388,42 +325,40 @@ impl<'a> Surveyor<'a> {
             let reasons = retention::plan(self.order.policy, &open.candidates, self.order.now);
             let holds = |reasons: &Reasons| reasons.contains(Reason::BeforeSuspicious);
             let Some(at) = reasons.iter().position(holds) else { return Ok((reasons, None)) };
-            let id = open.candidates[at].id.clone();
-            let Some(listed) = open.trusted.iter().find(|listed| listed.id == id) else {
+            let (series, id) = (&open.series, open.candidates[at].id.clone());
+            let Some(listed) = open.trusted.rest().find(|listed| listed.id == id) else {
                 return Ok((reasons, Some(id)));
             };
-            let Some(problem) = examine(self.repository, listed).await?.problem else {
-                return Ok((reasons, Some(id)));
-            };
-            self.report_damage(&open.series, &id, &problem);
-            open.candidates[at].standing = Standing::Damaged;
+            match self.repository.examine(series, &id, Some(listed)).await?.verdict {
+                Verdict::Whole { .. } => return Ok((reasons, Some(id))),
+                Verdict::Refused(error) => {
+                    open.refuse(&error);
+                    return Ok((reasons, Some(id)));
+                }
+                Verdict::Damaged(problem) => {
+                    self.report_damage(series, &id, &problem);
+                    open.candidates[at].standing = Standing::Damaged;
+                }
+            }
         }
     }
 
-    fn add(
-        &mut self,
-        series: Series,
-        candidates: &[Candidate],
-        reasons: &[Reasons],
-        (floors, held): (Floors, Option<Held>),
-    ) {
-        let note = held.as_ref().map(ToString::to_string);
-        let mut remove = Vec::new();
+    fn add(&mut self, mut plan: SeriesPlan, candidates: &[Candidate], reasons: &[Reasons]) {
+        let note = plan.held.as_ref().map(ToString::to_string);
         for (candidate, reasons) in candidates.iter().zip(reasons) {
             let unkept = reasons.is_empty();
             let note = note.as_deref().filter(|_| unkept);
             let goes = unkept && note.is_none();
-            self.steps.push(&series, &candidate.id, goes, *reasons, note);
+            self.steps.push(&plan.series, &candidate.id, goes, *reasons, note);
             if goes {
-                remove.push(candidate.id.clone());
+                plan.remove.push(candidate.id.clone());
             }
         }
         let is_backup = |it: &&Candidate| it.standing != Standing::Incomplete;
         let backups = candidates.iter().filter(is_backup).count();
         if backups > 0 {
-            let kept = (backups - remove.len()) as u64;
-            let Floors { newest: floor, before } = floors;
-            self.plans.push(SeriesPlan { series, floor, before, remove, kept, held });
+            plan.kept = (backups - plan.remove.len()) as u64;
+            self.plans.push(plan);
         }
     }
 }

@@ -9,11 +9,13 @@ use crate::{
         owner::tests::{OTHER, owners},
     },
     domain::{
+        backup::Series,
         finding::Severity,
         retention::{Limit, Period, Rule},
     },
     repository::{
         faulty::{Act, Faults, Faulty, When},
+        layout,
         listing::{Listed, Listing, Within},
         memory::MemoryStore,
         store::Store,
@@ -153,7 +155,7 @@ async fn a_damaged_newest_backup_stands_in_for_nothing() {
     // Now there is none that is whole: nothing may go, whatever the policy says.
     bench.store.lose(&bench.key(2, "globals.sql.zst")).unwrap();
     let (plan, _) = bench.plan().await;
-    assert_eq!((plan.held, plan.remove.len()), (Some(Held::NoneWhole), 0));
+    assert_eq!((plan.held, plan.remove.len()), (Some(Obstacle::NoneWhole), 0));
 }
 
 #[tokio::test]
@@ -169,7 +171,9 @@ async fn a_manifest_that_the_store_does_not_give_stops_no_other_series() {
     let store = Faulty::new(Arc::clone(&bench.store) as Arc<dyn Store>, faults);
     let repository = Repository::open("local".parse().unwrap(), store, false).await.unwrap();
     let survey = bench.survey(&repository).await.unwrap();
-    assert_eq!(checks(&survey), [("backup-damaged", Severity::Critical)]);
+    assert!(survey.findings.is_empty(), "it is not called damaged: {:?}", survey.findings);
+    assert!(matches!(survey.series[0].held, Some(Obstacle::Refused(_))), "{survey:?}");
+    assert_eq!(survey.series[1].held, None);
     let floors: Vec<_> = survey.series.iter().map(|plan| plan.floor.clone().unwrap()).collect();
     assert_eq!(floors, [bench.ids[1].clone(), bench.ids[2].clone()]);
 }
@@ -195,7 +199,7 @@ async fn a_series_of_another_host_is_only_looked_at() {
     let mut bench = Bench::new(3).await;
     bench.owners = owners(&[]);
     let (plan, survey) = bench.plan().await;
-    assert!(matches!(plan.held, Some(Held::Stranger(_))) && plan.remove.is_empty());
+    assert!(matches!(plan.held, Some(Obstacle::Stranger(_))) && plan.remove.is_empty());
     assert_eq!(checks(&survey), [("backup-owner", Severity::Warning)]);
     let hint = survey.findings[0].hint.as_ref().unwrap();
     assert!(hint.contains("adopt") && hint.contains(OTHER), "{hint}");
@@ -270,8 +274,9 @@ async fn a_break_at_any_step_leaves_whole_backups_and_the_next_run_goes_on() {
                 }
             }
             for listed in bench.listing().await.backups.iter().filter(|it| it.complete) {
-                let examined = survey::examine(&bench.repository, listed).await.unwrap();
-                assert_eq!(examined.problem, None, "step {step}, {when:?}");
+                let examined = bench.repository.examine(&listed.series, &listed.id, Some(listed));
+                let verdict = examined.await.unwrap().verdict;
+                assert!(matches!(verdict, Verdict::Whole { .. }), "{step}, {when:?}: {verdict:?}");
             }
             assert!(bench.complete().await.contains(&3), "step {step}, {when:?}");
             let (plan, _) = bench.plan().await;

@@ -8,7 +8,10 @@ use crate::{
         marked::doubt,
         tests::{backup, repository},
     },
-    domain::{failure::Class, suspicion::Acknowledgement},
+    domain::{
+        failure::Class,
+        suspicion::{Acknowledgement, MARK_NAME},
+    },
     repository::layout,
     sys::clock::SystemClock,
 };

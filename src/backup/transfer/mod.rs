@@ -65,11 +65,8 @@ pub fn memory(targets: &[Limits], parallel: usize) -> u64 {
 /// One backup that is to be brought to one target.
 #[derive(Debug, Clone)]
 pub struct Item {
-    /// Where it goes.
     pub target: Arc<Repository>,
-    /// Its series.
     pub series: Arc<Series>,
-    /// The backup.
     pub id: BackupId,
     /// How many newer ones of its series the source has.
     pub rank: usize,
@@ -84,19 +81,14 @@ pub enum Brought {
     Copied(u64),
     /// The same, and the target's listing does not show it.
     Unlisted(u64, Box<Finding>),
-    /// Somebody else has brought it since the listing.
     Present,
-    /// The source does not have it any more.
     Vanished,
     /// This process is writing it there for another job.
     Busy,
-    /// The source does not give it.
     SourceFailed(Failure),
-    /// The target does not take it.
     TargetFailed(Failure),
     /// It was not tried: the source or the target had failed before.
     Left(Failure),
-    /// It was not tried, or not finished: the task was cancelled.
     Cancelled,
 }
 
@@ -188,11 +180,16 @@ const fn is_away(failure: &Failure) -> bool {
 
 async fn bring_one(source: &Repository, item: &Item, task: &Task) -> Brought {
     let Item { target, series, id, .. } = item;
+    let task = &task.doing(format!("copy {} {id} to {}", series.subject, target.name()));
     if target.is_live(series, id) || target.is_going(series, id) {
         return Brought::Busy;
     }
-    if let Some(brought) = look_first(item, task).await {
-        return brought;
+    // By the backup itself, before anything is removed or sent: that a listing did not show it says little.
+    match task.unless_cancelled(is_complete(target, item)).await {
+        Ok(Ok(true)) => return Brought::Present,
+        Ok(Ok(false)) => {}
+        Ok(Err(error)) => return Brought::TargetFailed(error.into_failure(task)),
+        Err(_) => return Brought::Cancelled,
     }
     if item.unfinished
         && let Some(brought) = clear(item, task).await
@@ -229,36 +226,17 @@ async fn is_complete(repository: &Repository, item: &Item) -> Result<bool, Store
     repository.has_manifest(&item.series, &item.id).await
 }
 
-/// Asks the target for the backup itself before anything is removed or sent: that a listing did not
-/// show it says little. Some: it needs not be brought, or cannot.
-async fn look_first(item: &Item, task: &Task) -> Option<Brought> {
-    let Item { target, series, id, .. } = item;
-    let there = tokio::select! {
-        there = is_complete(target, item) => there,
-        () = task.cancel.cancelled() => return Some(Brought::Cancelled),
-    };
-    let doing = || format!("copy {} {id} to {}", series.subject, target.name());
-    match there {
-        Ok(true) => Some(Brought::Present),
-        Ok(false) => None,
-        Err(error) => Some(Brought::TargetFailed(error.into_failure(doing()))),
-    }
-}
-
 /// Makes room where a copy was killed. Some: the backup cannot be written, or needs not.
 async fn clear(item: &Item, task: &Task) -> Option<Brought> {
     let Item { target, series, id, .. } = item;
-    let doing = format!("copy {} {id} to {}", series.subject, target.name());
     // Nobody writes what this host left there before it was killed, whatever the clock says.
     let (min_age, now) = if target.was_left(series, id) {
         (Duration::ZERO, Timestamp::MAX)
     } else {
         (LEFTOVER_MIN_AGE, task.clock.now().wall)
     };
-    let cleared = tokio::select! {
-        cleared = target.remove_garbage(series, id, min_age, now) => cleared,
-        () = task.cancel.cancelled() => return Some(Brought::Cancelled),
-    };
+    let removed = task.unless_cancelled(target.remove_garbage(series, id, min_age, now)).await;
+    let Ok(cleared) = removed else { return Some(Brought::Cancelled) };
     match cleared {
         Ok(Cleared::Nothing) => None,
         Ok(Cleared::Removed(listed)) => {
@@ -272,13 +250,13 @@ async fn clear(item: &Item, task: &Task) -> Option<Brought> {
         }
         Ok(Cleared::Spared(reason)) => {
             let what = format!("data without a manifest lies there, and stays for now: {reason}");
-            let failure = Failure::new(Class::RepositoryRefused, doing, what).hint(
+            let failure = task.failure(Class::RepositoryRefused, what).hint(
                 "another host may be copying it, or was killed a short time ago: a run that comes an \
                  hour later removes it and copies anew",
             );
             Some(Brought::TargetFailed(failure))
         }
-        Err(error) => Some(Brought::TargetFailed(error.into_failure(doing))),
+        Err(error) => Some(Brought::TargetFailed(error.into_failure(task))),
     }
 }
 

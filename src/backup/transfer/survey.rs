@@ -26,11 +26,8 @@ use crate::{
 /// Whose backups are meant.
 #[derive(Debug, Clone)]
 pub struct Selection {
-    /// Those read from these servers.
     pub servers: Vec<ServerName>,
-    /// Those of these databases.
     pub patterns: DatabasePatterns,
-    /// Whether globals are meant as well.
     pub globals: bool,
 }
 
@@ -75,7 +72,8 @@ pub async fn stock(source: &Repository, selection: &Selection) -> Result<Stock, 
     Ok(stock)
 }
 
-/// The newest backup of a series in a target, and the newest that is not in doubt.
+/// The newest backup of a series in a target, and the newest that is not in doubt: by their names, since
+/// nothing is removed for them.
 #[derive(Default)]
 struct Newest {
     any: Option<BackupId>,
@@ -123,8 +121,9 @@ pub async fn holdings(
             let Entry::Backup(listed) = entry else { continue };
             let Some((series, stocked)) = stock.get_key_value(&listed.series) else { continue };
             let (whole, in_doubt) = (listed.complete && listed.has_data(), listed.is_suspicious());
+            let is_future = listed.is_from_the_future(now);
             let Listed { id, complete, .. } = listed;
-            if whole && id.time() <= now {
+            if whole && !is_future {
                 let newest = newest.entry(Arc::clone(series)).or_default();
                 newest.any = newest.any.take().max(Some(id.clone()));
                 if !in_doubt {

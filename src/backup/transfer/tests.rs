@@ -180,7 +180,7 @@ async fn what_is_being_copied_is_not_deleted_here() {
     let running = tokio::spawn(async move { bring(&source, queue, 1, &cancelled).await });
     faulty.hung().await;
     let error = plain.delete_backup(&series("app"), &ids[0]).await.unwrap_err();
-    assert_eq!((error.kind, &*error.what), (StoreErrorKind::Refused, "it is being read"));
+    assert_eq!((error.kind, &*error.what), (StoreErrorKind::Spared, "it is being read"));
     let error = target.delete_backup(&series("app"), &ids[0]).await.unwrap_err();
     assert_eq!(&*error.what, "it is being written");
     task.cancel.cancel();

@@ -7,7 +7,7 @@ use crate::{
         finding::{CheckName, Found, Severity},
         text::size,
     },
-    repository::probe::{Kept, Probed},
+    repository::{probe::Probed, survey::Compliance},
 };
 
 /// What a repository is looked at with.
@@ -158,7 +158,7 @@ fn overwrite(view: &RepositoryView) -> Vec<Found> {
         )];
     }
     match view.probed.survey.condition {
-        Some(Kept::Ignored) => vec![Found::new(
+        Some(Compliance::Ignored) => vec![Found::new(
             Severity::Warning,
             format!(
                 "{place} ignores If-None-Match: two that write one key at once overwrite each other"
@@ -166,7 +166,7 @@ fn overwrite(view: &RepositoryView) -> Vec<Found> {
             "pgkeep looks before it writes, and ids hold the millisecond and 30 random bits; keep other writers \
              out of the prefix",
         )],
-        Some(Kept::Unsupported) => vec![Found::new(
+        Some(Compliance::Unsupported) => vec![Found::new(
             Severity::Info,
             format!("{place} has no If-None-Match, and says so"),
             "pgkeep looks before it writes instead; keep other writers out of the prefix",
@@ -184,26 +184,28 @@ fn digest(view: &RepositoryView) -> Vec<Found> {
         .collect()
 }
 
-fn digest_of(view: &RepositoryView, kept: Option<Kept>, what: &str) -> Option<Found> {
+fn digest_of(view: &RepositoryView, kept: Option<Compliance>, what: &str) -> Option<Found> {
     let place = &view.probed.place;
     match kept? {
-        Kept::Ignored => Some(Found::new(
+        Compliance::Ignored => Some(Found::new(
             Severity::Warning,
             format!("{place} takes {what} whose digest is wrong: it does not check what arrives"),
             "what is damaged on its way would show only when it is read: try another `integrity` \
              (md5, crc32, crc64nvme), or use TLS",
         )),
-        Kept::Unsupported => Some(Found::new(
+        Compliance::Unsupported => Some(Found::new(
             Severity::Warning,
             format!("{place} does not know the digest that goes with each part"),
             "set `integrity` to one that it knows: md5, crc32, crc64nvme",
         )),
-        Kept::NotAsked if view.probed.survey.digest == Some(Kept::NotAsked) => Some(Found::new(
-            Severity::Info,
-            format!("no digests are sent to {place}: integrity = \"none\""),
-            "leave `integrity` out, unless the store refuses digests",
-        )),
-        Kept::NotAsked | Kept::Yes => None,
+        Compliance::NotAsked if view.probed.survey.digest == Some(Compliance::NotAsked) => {
+            Some(Found::new(
+                Severity::Info,
+                format!("no digests are sent to {place}: integrity = \"none\""),
+                "leave `integrity` out, unless the store refuses digests",
+            ))
+        }
+        Compliance::NotAsked | Compliance::Yes => None,
     }
 }
 

@@ -6,15 +6,18 @@ use super::{
     *,
 };
 use crate::{
-    repository::probe::{Kept, Parts, Probed, Survey},
+    repository::{
+        probe::Probed,
+        survey::{Compliance, Parts, Survey},
+    },
     sys::unit::Barrier,
 };
 
 fn honest() -> RepositoryView {
     let survey = Survey {
-        condition: Some(Kept::Yes),
-        digest: Some(Kept::Yes),
-        parts: Some(Parts { trouble: None, digest: Kept::Yes }),
+        condition: Some(Compliance::Yes),
+        digest: Some(Compliance::Yes),
+        parts: Some(Parts { trouble: None, digest: Compliance::Yes }),
         space: Some((10 << 30, 1 << 30)),
         versioned: Some(false),
         lock: None,
@@ -64,40 +67,46 @@ fn each_lie_of_a_repository_is_found() {
         (|it| it.probed.lists = false, "writing critical repository-integrity"),
         (|it| it.probed.keeps_what_is_there = false, "overwriting critical repository-overwrite"),
         (
-            |it| it.probed.survey.condition = Some(Kept::Ignored),
+            |it| it.probed.survey.condition = Some(Compliance::Ignored),
             "overwriting warning repository-overwrite",
         ),
         (
-            |it| it.probed.survey.condition = Some(Kept::Unsupported),
+            |it| it.probed.survey.condition = Some(Compliance::Unsupported),
             "overwriting info repository-overwrite",
         ),
         (
             |it| {
                 let trouble = Some(("refused".to_owned(), None));
-                it.probed.survey.parts = Some(Parts { trouble, digest: Kept::NotAsked });
+                it.probed.survey.parts = Some(Parts { trouble, digest: Compliance::NotAsked });
             },
             "parts critical repository-parts",
         ),
         (
             |it| {
-                it.probed.survey.parts = Some(Parts { trouble: None, digest: Kept::Ignored });
+                it.probed.survey.parts = Some(Parts { trouble: None, digest: Compliance::Ignored });
             },
             "digests warning repository-digest",
         ),
         (
             |it| {
                 // Said once, whatever takes them.
-                it.probed.survey.digest = Some(Kept::Ignored);
-                it.probed.survey.parts = Some(Parts { trouble: None, digest: Kept::Ignored });
+                it.probed.survey.digest = Some(Compliance::Ignored);
+                it.probed.survey.parts = Some(Parts { trouble: None, digest: Compliance::Ignored });
             },
             "digests warning repository-digest",
         ),
-        (|it| it.probed.survey.digest = Some(Kept::Ignored), "digests warning repository-digest"),
         (
-            |it| it.probed.survey.digest = Some(Kept::Unsupported),
+            |it| it.probed.survey.digest = Some(Compliance::Ignored),
             "digests warning repository-digest",
         ),
-        (|it| it.probed.survey.digest = Some(Kept::NotAsked), "digests info repository-digest"),
+        (
+            |it| it.probed.survey.digest = Some(Compliance::Unsupported),
+            "digests warning repository-digest",
+        ),
+        (
+            |it| it.probed.survey.digest = Some(Compliance::NotAsked),
+            "digests info repository-digest",
+        ),
         (|it| it.probed.not_removed = Some("no".into()), "removing warning repository-delete"),
         (
             |it| {

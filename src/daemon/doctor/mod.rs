@@ -5,7 +5,7 @@
 //! What can still go wrong: rights that only the daemon's own user has or lacks, where another user asks.
 
 mod host;
-mod repository;
+pub(super) mod repository;
 mod server;
 
 use std::{

@@ -5,6 +5,7 @@ use std::{pin::pin, sync::Arc, time::Duration};
 
 use bytes::BytesMut;
 use futures_util::TryStreamExt as _;
+use jiff::Timestamp;
 
 use super::Item;
 use crate::{
@@ -21,9 +22,10 @@ use crate::{
         ask::within,
         handle::Handle,
         listing::{Entry, Listed, Within},
+        newest::{Criteria, Examined, Newest, Verdict},
         probe::{Probed, probe},
         repo::Repository,
-        store::{Store, StoreError},
+        store::{Store, StoreError, StoreErrorKind},
     },
     sys::{host, task::Task},
 };
@@ -44,12 +46,11 @@ pub(super) async fn look(
     show: &mut impl FnMut(Item),
 ) {
     let group = format!("repository {}", handle.name());
-    let doing = format!("look at repository {}", handle.name());
-    let asked = doing.clone();
+    let task = &task.doing(format!("look at repository {}", handle.name()));
     let work = async {
         let _waits = task.progress.waits_for(format!("repository {}", handle.name()));
         let (store, there) =
-            within(handle.answer_timeout(), &asked, || None, handle.store()).await?;
+            within(handle.answer_timeout(), task.phrase(), || None, handle.store()).await?;
         // A nonce that is not random only means that two probes may meet.
         let nonce = host::random_u64().unwrap_or_default();
         let probed = probe(&*store, &*task.clock, nonce).await?;
@@ -68,10 +69,11 @@ pub(super) async fn look(
     };
     let (store, there, probed) = match looked {
         Ok(Ok(looked)) => looked,
-        Ok(Err(error)) => return show(Item::failed(&group, "reach", error.into_failure(doing))),
+        Ok(Err(error)) => return show(Item::failed(&group, "reach", error.into_failure(task))),
         Err(_) => {
             let what = format!("it does not answer within {} s", LIMIT.as_secs());
-            let failure = Failure::new(Class::RepositoryUnavailable, doing, what)
+            let failure = task
+                .failure(Class::RepositoryUnavailable, what)
                 .hint("check the network, `endpoint` and the mount");
             return show(Item::failed(&group, "reach", failure));
         }
@@ -81,7 +83,8 @@ pub(super) async fn look(
         show(Item::of(&group, looked));
     }
     if !handle.recipients().is_empty() {
-        show(keys(handle, &group, &store, there, identities).await);
+        let now = task.clock.now().wall;
+        show(keys(handle, &group, &store, there, identities, now).await);
     }
 }
 
@@ -97,6 +100,7 @@ async fn keys(
     store: &Arc<dyn Store>,
     there: bool,
     identities: Option<&Identities>,
+    now: Timestamp,
 ) -> Item {
     let recipients = handle.recipients();
     let item = Item::new(
@@ -118,7 +122,7 @@ async fn keys(
         let hint = "what is written now can be read with other keys only: do you have them?";
         return item.with(vec![found(Severity::Critical, what, hint)]);
     }
-    match opened(handle, store, there, identities).await {
+    match opened(handle, store, there, (identities, now)).await {
         Ok(None) => {
             let mut item = item;
             item.text.push_str("; the key fits; nothing encrypted is stored yet");
@@ -150,7 +154,7 @@ async fn opened(
     handle: &Handle,
     store: &Arc<dyn Store>,
     there: bool,
-    identities: &Identities,
+    (identities, now): (&Identities, Timestamp),
 ) -> Result<Option<(String, bool)>, Failure> {
     if !there {
         return Ok(None);
@@ -158,7 +162,8 @@ async fn opened(
     let fail = |error: StoreError| error.into_failure("look for an encrypted backup");
     let repository = Repository::open(handle.name().clone(), Arc::clone(store), false).await;
     let repository = repository.map_err(fail)?;
-    let Some((listed, name)) = newest(&repository).await.map_err(fail)? else { return Ok(None) };
+    let found = newest(&repository, now).await.map_err(fail)?;
+    let Some((listed, name)) = found else { return Ok(None) };
     let stream = repository.read(&listed.series, &listed.id, &name, Some(0..BEGINNING)).await;
     let mut stream = stream.map_err(fail)?;
     let mut beginning = BytesMut::new();
@@ -168,22 +173,39 @@ async fn opened(
     Ok(Some((listed.id.to_string(), identities.open(&beginning))))
 }
 
-/// The newest whole backup with an encrypted object, and that object's name; in memory for one.
-async fn newest(repository: &Repository) -> Result<Option<(Listed, String)>, StoreError> {
-    let mut newest: Option<(Listed, String)> = None;
+/// The newest backup with an encrypted object, and that object's name.
+///
+/// # Errors
+/// The store's, and where none of those that there are can be read whole.
+pub(in crate::daemon) async fn newest(
+    repository: &Repository,
+    now: Timestamp,
+) -> Result<Option<(Listed, String)>, StoreError> {
+    let mut newest = Newest::new(Criteria::default(), now);
     let mut entries = repository.list(&Within::All);
     while let Some(entry) = entries.try_next().await? {
-        let Entry::Backup(listed) = entry else { continue };
-        if !listed.complete || newest.as_ref().is_some_and(|(known, _)| known.id >= listed.id) {
-            continue;
-        }
-        let first = listed
-            .objects
-            .iter()
-            .find(|object| object.name.ends_with(".zst.age") && !object.name.starts_with("index."));
-        if let Some(name) = first.map(|object| object.name.clone()) {
-            newest = Some((listed, name));
+        if let Entry::Backup(listed) = entry
+            && encrypted(&listed).is_some()
+        {
+            newest.take(listed);
         }
     }
-    Ok(newest)
+    let mut problem = None;
+    while let Some((listed, Examined { verdict, .. })) = newest.next(repository).await? {
+        let error = match verdict {
+            Verdict::Whole { .. } => return Ok(encrypted(&listed).map(|name| (listed, name))),
+            Verdict::Refused(error) => error,
+            Verdict::Damaged(what) => {
+                let doing = format!("read backup {}", listed.id);
+                StoreError::new(StoreErrorKind::Damaged, doing, what)
+            }
+        };
+        problem.get_or_insert(error);
+    }
+    problem.map_or(Ok(None), Err)
+}
+
+fn encrypted(listed: &Listed) -> Option<String> {
+    let is_data = |name: &String| name.ends_with(".zst.age") && !name.starts_with("index.");
+    listed.objects.iter().map(|object| &object.name).find(|name| is_data(name)).cloned()
 }

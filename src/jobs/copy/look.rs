@@ -50,11 +50,11 @@ impl Looked {
         stock: &Stock,
         cx: &RunContext,
     ) -> Result<Self, Failure> {
-        let doing = format!("open repository {}", handle.name());
+        let opening = cx.task.doing(format!("open repository {}", handle.name()));
         let repository = if cx.dry_run {
-            ask(handle.name(), &doing, &cx.task, handle.open_existing()).await?
+            ask(handle.name(), &opening, handle.open_existing()).await?
         } else {
-            Some(ask(handle.name(), &doing, &cx.task, handle.open()).await?)
+            Some(ask(handle.name(), &opening, handle.open()).await?)
         };
         let id = repository.as_ref().map(|repository| repository.id().to_owned());
         let id = id.unwrap_or_default();
@@ -65,10 +65,9 @@ impl Looked {
         };
         let mut holdings = BTreeMap::new();
         if let Some(repository) = &repository {
-            let doing = format!("list repository {}", handle.name());
-            let now = cx.task.clock.now().wall;
-            let listed = survey::holdings(repository, selection, stock, now);
-            holdings = ask(handle.name(), &doing, &cx.task, listed).await?;
+            let listing = cx.task.doing(format!("list repository {}", handle.name()));
+            let listed = survey::holdings(repository, selection, stock, cx.task.clock.now().wall);
+            holdings = ask(handle.name(), &listing, listed).await?;
         }
         seen.tell(stock, &mut holdings);
         Ok(Looked { repository, holdings, seen, refused: BTreeMap::new(), forgot })
@@ -98,12 +97,13 @@ impl Looked {
         for some in asked.chunks(ASKED_AT_ONCE) {
             let answers = some.iter().map(|(series, ids, there)| async move {
                 let (from, to) = (source.name(), target.name());
-                let doing = format!("copy {} from {from} to {to}", series.subject);
-                let asked = owner::stranger_in(owners, (source, ids), (target, there), series);
-                let failure = match ask(to, &doing, &cx.task, asked).await {
+                let task = &cx.task.doing(format!("copy {} from {from} to {to}", series.subject));
+                let asked =
+                    owner::stranger_in(owners, (source, ids), (target, there), series, task);
+                let failure = match ask(to, task, asked).await {
                     Ok(None) => return None,
                     Ok(Some((stranger, newest))) => {
-                        owner::refusal(&stranger, &newest, doing, cx.task.clock.now().wall)
+                        owner::refusal(&stranger, &newest, task, task.clock.now().wall)
                     }
                     Err(failure) => failure,
                 };

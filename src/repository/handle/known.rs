@@ -3,7 +3,7 @@
 //! What is there and is no id still says that there was a repository: none is made anew, and the one that
 //! is found is remembered in its place.
 
-use super::Door;
+use super::door::Door;
 use crate::{
     domain::failure::chain,
     repository::store::{StoreError, StoreErrorKind},

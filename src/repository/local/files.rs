@@ -12,14 +12,14 @@ use std::{
 
 use jiff::Timestamp;
 use rustix::fs::{Advice, CWD, OFlags, RenameFlags};
-use tokio::sync::Semaphore;
+use tokio::{sync::Semaphore, task::JoinError};
 
 use super::LocalOptions;
 use crate::{
     repository::{
         key,
         kinds::GIVE_UP_AFTER,
-        store::{ObjectMeta, StoreError, StoreErrorKind},
+        store::{Doing as _, ObjectMeta, StoreError, StoreErrorKind},
     },
     sys::{
         trust::{self, Untrusted},
@@ -44,17 +44,17 @@ pub(super) const STEP_LIMIT: Duration = GIVE_UP_AFTER;
 /// Runs `work`, which blocks, where that does no harm; for a limited time.
 pub(super) async fn blocking<T: Send + 'static>(
     root: &Root,
-    doing: String,
+    doing: &str,
     work: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
 ) -> Result<T, StoreError> {
-    let step = long(root, doing.clone(), work);
-    tokio::time::timeout(STEP_LIMIT, step).await.unwrap_or_else(|_| Err(hangs(doing, STEP_LIMIT)))
+    let late = |_| Err(hangs(STEP_LIMIT).doing(doing));
+    tokio::time::timeout(STEP_LIMIT, long(root, doing, work)).await.unwrap_or_else(late)
 }
 
 /// The same of work that takes as long as there are files.
 pub(super) async fn long<T: Send + 'static>(
     root: &Root,
-    doing: String,
+    doing: &str,
     work: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
 ) -> Result<T, StoreError> {
     let turn = Arc::clone(&root.steps).acquire_owned().await;
@@ -63,16 +63,14 @@ pub(super) async fn long<T: Send + 'static>(
         let _turn = turn;
         work()
     };
-    match tokio::task::spawn_blocking(work).await {
-        Ok(result) => result,
-        Err(error) => Err(StoreError::new(StoreErrorKind::Refused, doing, error.to_string())),
-    }
+    let lost = |error: JoinError| Err(StoreError::bare(StoreErrorKind::Refused, error.to_string()));
+    tokio::task::spawn_blocking(work).await.unwrap_or_else(lost).doing(doing)
 }
 
 /// A filesystem that does not answer.
-pub(super) fn hangs(doing: impl Into<String>, limit: Duration) -> StoreError {
+pub(super) fn hangs(limit: Duration) -> StoreError {
     let what = format!("the filesystem did not answer within {} s", limit.as_secs());
-    StoreError::new(StoreErrorKind::Slow, doing, what)
+    StoreError::bare(StoreErrorKind::Slow, what)
         .hint("is it a network filesystem that is away, or a disk that fails?")
 }
 
@@ -93,25 +91,25 @@ impl Root {
 
     /// Where `key` lies. A folder on the way that is a symbolic link is refused, as a listing does not
     /// follow it: what would be stored behind it, nobody would find again.
-    pub(super) fn path_of(&self, doing: &str, key: &str) -> Result<PathBuf, StoreError> {
-        key::check(doing, key)?;
+    pub(super) fn path_of(&self, key: &str) -> Result<PathBuf, StoreError> {
+        key::check(key)?;
         let mut path = self.path.clone();
         let mut parts = key.split('/').peekable();
         while let Some(part) = parts.next() {
             path.push(part);
             if parts.peek().is_some() && is_link(&path) {
-                return Err(linked(doing, &path));
+                return Err(linked(&path));
             }
         }
         Ok(path)
     }
 
     /// What an error of the system means here.
-    pub(super) fn error(&self, doing: &str, error: &io::Error) -> StoreError {
+    pub(super) fn error(&self, error: &io::Error) -> StoreError {
         use io::ErrorKind as Io;
-        let new = |kind| StoreError::new(kind, doing, error.to_string());
+        let new = |kind| StoreError::bare(kind, error.to_string());
         match error.kind() {
-            Io::NotFound if !self.path.is_dir() => self.missing(doing),
+            Io::NotFound if !self.path.is_dir() => self.missing(),
             Io::NotFound => new(StoreErrorKind::NotFound),
             Io::AlreadyExists => new(StoreErrorKind::Exists),
             Io::StorageFull => new(StoreErrorKind::Space)
@@ -146,22 +144,22 @@ impl Root {
         format!("Give {path} and all below it to the user that pgkeep runs as.")
     }
 
-    fn missing(&self, doing: &str) -> StoreError {
+    fn missing(&self) -> StoreError {
         let problem = if self.path.exists() { "is not a folder" } else { "is not there" };
         let what = format!("{} {problem}", self.path.display());
-        StoreError::new(StoreErrorKind::Refused, doing, what)
+        StoreError::bare(StoreErrorKind::Refused, what)
             .hint("Mount its filesystem, or make the folder for the user that pgkeep runs as.")
     }
 
     /// Refuses where the root is not there.
-    pub(super) fn check(&self, doing: &str) -> Result<(), StoreError> {
-        if self.path.is_dir() { Ok(()) } else { Err(self.missing(doing)) }
+    pub(super) fn check(&self) -> Result<(), StoreError> {
+        if self.path.is_dir() { Ok(()) } else { Err(self.missing()) }
     }
 
     /// Refuses where the root is not there, or others may write to it: they could put another
     /// repository in its place, or take backups away.
-    pub(super) fn check_trusted(&self, doing: &str) -> Result<(), StoreError> {
-        self.check(doing)?;
+    pub(super) fn check_trusted(&self) -> Result<(), StoreError> {
+        self.check()?;
         if self.others_may_write {
             return Ok(());
         }
@@ -176,29 +174,23 @@ impl Root {
                 "{hint}; where the filesystem has no owners of its own, mount it for pgkeep alone, or set \
                  others_may_write = true"
             );
-            StoreError::new(StoreErrorKind::Refused, doing, error.to_string()).hint(hint)
+            StoreError::bare(StoreErrorKind::Refused, error.to_string()).hint(hint)
         })
     }
 
     /// Bytes that are free on the filesystem, as unprivileged users see it.
-    pub(super) fn free(&self, doing: &str) -> Result<u64, StoreError> {
-        let facts =
-            rustix::fs::statvfs(&self.path).map_err(|errno| self.error(doing, &errno.into()))?;
+    pub(super) fn free(&self) -> Result<u64, StoreError> {
+        let facts = rustix::fs::statvfs(&self.path).map_err(|errno| self.error(&errno.into()))?;
         Ok(facts.f_bavail.saturating_mul(facts.f_frsize))
     }
 
     /// Refuses to write `need` bytes to the filesystem of `file` where less than `min_free` would
     /// be left.
-    pub(super) fn check_space(
-        &self,
-        doing: &str,
-        file: &File,
-        need: usize,
-    ) -> Result<(), StoreError> {
+    pub(super) fn check_space(&self, file: &File, need: usize) -> Result<(), StoreError> {
         if self.min_free == 0 {
             return Ok(());
         }
-        let facts = rustix::fs::fstatvfs(file).map_err(|errno| self.error(doing, &errno.into()))?;
+        let facts = rustix::fs::fstatvfs(file).map_err(|errno| self.error(&errno.into()))?;
         let free = facts.f_bavail.saturating_mul(facts.f_frsize);
         if free >= self.min_free.saturating_add(need as u64) {
             return Ok(());
@@ -207,19 +199,15 @@ impl Root {
             "{free} bytes are free; after the next {need} it would be less than min_free ({})",
             self.min_free
         );
-        Err(StoreError::new(StoreErrorKind::Space, doing, what).hint(format!(
+        Err(StoreError::bare(StoreErrorKind::Space, what).hint(format!(
             "Free space on the filesystem of {}, or lower min_free of the repository.",
             self.path.display()
         )))
     }
 
     /// A hidden, locked file in the folder of `target`; makes the folders that are missing.
-    pub(super) fn new_temp(
-        self: &Arc<Self>,
-        doing: &str,
-        target: &Path,
-    ) -> Result<Temp, StoreError> {
-        self.check_trusted(doing)?;
+    pub(super) fn new_temp(self: &Arc<Self>, target: &Path) -> Result<Temp, StoreError> {
+        self.check_trusted()?;
         let folder = target.parent().unwrap_or(&self.path);
         let mut last = io::Error::from(io::ErrorKind::NotFound);
         for _ in 0..CREATE_ATTEMPTS {
@@ -230,14 +218,14 @@ impl Root {
                 }
                 Ok(None) => {}
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                    self.make_folders(folder).map_err(|error| self.error(doing, &error))?;
+                    self.make_folders(folder).map_err(|error| self.error(&error))?;
                     last = error;
                 }
-                Err(error) => return Err(self.error(doing, &error)),
+                Err(error) => return Err(self.error(&error)),
             }
         }
         // It was there each time we made it and gone each time we used it.
-        let error = self.error(doing, &last);
+        let error = self.error(&last);
         Err(StoreError { kind: StoreErrorKind::Unavailable, ..error })
     }
 
@@ -300,9 +288,9 @@ pub(super) fn is_link(path: &Path) -> bool {
     fs::symlink_metadata(path).is_ok_and(|facts| facts.is_symlink())
 }
 
-pub(super) fn linked(doing: &str, path: &Path) -> StoreError {
+pub(super) fn linked(path: &Path) -> StoreError {
     let what = format!("{} is a symbolic link, which is not followed", path.display());
-    StoreError::new(StoreErrorKind::Refused, doing, what).hint(
+    StoreError::bare(StoreErrorKind::Refused, what).hint(
         "move the folder back to its place, mount its filesystem there (mount --bind), or make a \
          repository of its own where it lies",
     )
@@ -393,8 +381,8 @@ pub(super) fn forget_pages(file: &File, offset: u64, length: Option<NonZeroU64>)
 }
 
 /// The key is taken by other bytes.
-pub(super) fn taken(doing: &str) -> StoreError {
-    StoreError::new(StoreErrorKind::Exists, doing, "there is already an object of that name")
+pub(super) fn taken() -> StoreError {
+    StoreError::bare(StoreErrorKind::Exists, "there is already an object of that name")
 }
 
 /// A file as a listing shows it.

@@ -33,8 +33,8 @@ use self::{
     files::{Root, blocking, long, meta_of},
     upload::LocalUpload,
 };
-use super::probe::Survey;
 use super::store::{Limits, ObjectMeta, Store, StoreError, StoreErrorKind, Swept, Upload};
+use super::survey::Survey;
 
 /// Length of a part. Nothing on a filesystem asks for a certain length; this is what S3 stores get,
 /// so that one stream serves both.
@@ -79,23 +79,22 @@ impl Store for LocalStore {
 
     async fn put_new(&self, key: &str, bytes: Bytes) -> Result<ObjectMeta, StoreError> {
         let (root, key) = (Arc::clone(&self.root), key.to_owned());
-        let doing = format!("write {key}");
-        blocking(&self.root, doing.clone(), move || put_new(&root, &doing, &key, &bytes)).await
+        blocking(&self.root, &format!("write {key}"), move || put_new(&root, &key, &bytes)).await
     }
 
     async fn begin(&self, key: &str) -> Result<Box<dyn Upload>, StoreError> {
         let (root, key) = (Arc::clone(&self.root), key.to_owned());
         let doing = format!("write {key}");
-        let upload =
-            blocking(&self.root, doing.clone(), move || LocalUpload::begin(&root, doing, key))
-                .await?;
-        Ok(Box::new(upload))
+        let begin = {
+            let doing = doing.clone();
+            move || LocalUpload::begin(&root, doing, key)
+        };
+        Ok(Box::new(blocking(&self.root, &doing, begin).await?))
     }
 
     async fn head(&self, key: &str) -> Result<Option<ObjectMeta>, StoreError> {
         let (root, key) = (Arc::clone(&self.root), key.to_owned());
-        let doing = format!("look up {key}");
-        blocking(&self.root, doing.clone(), move || head(&root, &doing, &key)).await
+        blocking(&self.root, &format!("look up {key}"), move || head(&root, &key)).await
     }
 
     async fn get(
@@ -105,7 +104,8 @@ impl Store for LocalStore {
     ) -> Result<BoxStream<'static, Result<Bytes, StoreError>>, StoreError> {
         let (root, key) = (Arc::clone(&self.root), key.to_owned());
         let doing = format!("read {key}");
-        blocking(&self.root, doing.clone(), move || read::open(&root, doing, &key, range)).await
+        let reads = doing.clone();
+        blocking(&self.root, &doing, move || read::open(&root, reads, &key, range)).await
     }
 
     fn list(&self, prefix: &str) -> BoxStream<'_, Result<ObjectMeta, StoreError>> {
@@ -114,65 +114,53 @@ impl Store for LocalStore {
 
     async fn delete(&self, key: &str) -> Result<(), StoreError> {
         let (root, key) = (Arc::clone(&self.root), key.to_owned());
-        let doing = format!("delete {key}");
-        blocking(&self.root, doing.clone(), move || delete(&root, &doing, &key)).await
+        blocking(&self.root, &format!("delete {key}"), move || delete(&root, &key)).await
     }
 
     async fn sweep(&self, min_age: Duration, now: Timestamp) -> Result<Swept, StoreError> {
         let root = Arc::clone(&self.root);
         let doing = format!("sweep {}", self.place());
-        long(&self.root, doing.clone(), move || walk::sweep(&root, &doing, min_age, now)).await
+        long(&self.root, &doing, move || walk::sweep(&root, min_age, now)).await
     }
 
     async fn survey(&self, _scratch: &str) -> Result<Survey, StoreError> {
         let root = Arc::clone(&self.root);
-        let doing = format!("look at {}", self.place());
-        blocking(&self.root, doing.clone(), move || {
-            let free = root.free(&doing)?;
+        blocking(&self.root, &format!("look at {}", self.place()), move || {
+            let free = root.free()?;
             Ok(Survey { space: Some((free, root.min_free)), ..Survey::default() })
         })
         .await
     }
 }
 
-fn put_new(
-    root: &Arc<Root>,
-    doing: &str,
-    key: &str,
-    bytes: &Bytes,
-) -> Result<ObjectMeta, StoreError> {
-    let path = root.path_of(doing, key)?;
-    let mut temp = root.new_temp(doing, &path)?;
-    root.check_space(doing, &temp.file, bytes.len())?;
+fn put_new(root: &Arc<Root>, key: &str, bytes: &Bytes) -> Result<ObjectMeta, StoreError> {
+    let path = root.path_of(key)?;
+    let mut temp = root.new_temp(&path)?;
+    root.check_space(&temp.file, bytes.len())?;
     let written = io::Write::write_all(&mut &*temp.file, bytes).and_then(|()| temp.file.sync_all());
-    written.map_err(|error| root.error(doing, &error))?;
+    written.map_err(|error| root.error(&error))?;
     match temp.publish(&path) {
         Ok(()) => {}
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
             drop(temp);
-            return same_again(root, doing, key, bytes);
+            return same_again(root, key, bytes);
         }
-        Err(error) => return Err(root.error(doing, &error)),
+        Err(error) => return Err(root.error(&error)),
     }
     if let Err(error) = root.sync_folders(&path) {
         // It may be gone after a crash: nobody is to find it until then.
         drop(std::fs::remove_file(&path));
-        return Err(root.error(doing, &error));
+        return Err(root.error(&error));
     }
     files::forget_pages(&temp.file, 0, None);
-    let facts = temp.file.metadata().map_err(|error| root.error(doing, &error))?;
+    let facts = temp.file.metadata().map_err(|error| root.error(&error))?;
     Ok(meta_of(key, &facts))
 }
 
 /// The key is taken: settles whether by the same bytes, which an attempt before this one may have
 /// left unsynced.
-fn same_again(
-    root: &Root,
-    doing: &str,
-    key: &str,
-    bytes: &Bytes,
-) -> Result<ObjectMeta, StoreError> {
-    let path = root.path_of(doing, key)?;
+fn same_again(root: &Root, key: &str, bytes: &Bytes) -> Result<ObjectMeta, StoreError> {
+    let path = root.path_of(key)?;
     let compare = || -> io::Result<Option<fs::Metadata>> {
         let file = files::open_to_read(&path)?;
         let facts = file.metadata()?;
@@ -188,18 +176,18 @@ fn same_again(
         root.sync_folders(&path)?;
         Ok(Some(facts))
     };
-    match compare().map_err(|error| root.error(doing, &error))? {
+    match compare().map_err(|error| root.error(&error))? {
         Some(facts) => Ok(meta_of(key, &facts)),
-        None => Err(files::taken(doing)),
+        None => Err(files::taken()),
     }
 }
 
-fn head(root: &Root, doing: &str, key: &str) -> Result<Option<ObjectMeta>, StoreError> {
-    let path = root.path_of(doing, key)?;
+fn head(root: &Root, key: &str) -> Result<Option<ObjectMeta>, StoreError> {
+    let path = root.path_of(key)?;
     match fs::symlink_metadata(&path) {
         Ok(facts) if facts.is_file() => Ok(Some(meta_of(key, &facts))),
         Ok(_) => Ok(None),
-        Err(error) => match root.error(doing, &error) {
+        Err(error) => match root.error(&error) {
             error if error.kind == StoreErrorKind::NotFound => Ok(None),
             error => Err(error),
         },
@@ -208,16 +196,16 @@ fn head(root: &Root, doing: &str, key: &str) -> Result<Option<ObjectMeta>, Store
 
 /// Removes the file and syncs its folder: the manifest must be gone for good before the data that
 /// it names goes.
-fn delete(root: &Root, doing: &str, key: &str) -> Result<(), StoreError> {
-    let path = root.path_of(doing, key)?;
-    root.check_trusted(doing)?;
+fn delete(root: &Root, key: &str) -> Result<(), StoreError> {
+    let path = root.path_of(key)?;
+    root.check_trusted()?;
     let removed = match fs::remove_file(&path) {
         Ok(()) => root.sync_folder_of(&path),
         // A folder of that name is not an object.
         Err(error) if error.kind() == io::ErrorKind::IsADirectory => return Ok(()),
         Err(error) => Err(error),
     };
-    match removed.map_err(|error| root.error(doing, &error)) {
+    match removed.map_err(|error| root.error(&error)) {
         Err(error) if error.kind != StoreErrorKind::NotFound => return Err(error),
         Ok(()) | Err(_) => {}
     }

@@ -22,18 +22,18 @@ pub(super) fn open(
     key: &str,
     range: Option<Range<u64>>,
 ) -> Result<BoxStream<'static, Result<Bytes, StoreError>>, StoreError> {
-    let path = root.path_of(&doing, key)?;
-    let file = open_to_read(&path).map_err(|error| root.error(&doing, &error))?;
-    let facts = file.metadata().map_err(|error| root.error(&doing, &error))?;
+    let path = root.path_of(key)?;
+    let file = open_to_read(&path).map_err(|error| root.error(&error))?;
+    let facts = file.metadata().map_err(|error| root.error(&error))?;
     if !facts.is_file() {
         let what = "there is no object of that name";
-        return Err(StoreError::new(StoreErrorKind::NotFound, doing, what));
+        return Err(StoreError::bare(StoreErrorKind::NotFound, what));
     }
     let length = facts.len();
     let range = range.unwrap_or(0..length);
     if range.start > length || (range.start == length && range.end > length) {
         let what = format!("it has {length} bytes; asked for were those from {}", range.start);
-        return Err(StoreError::new(StoreErrorKind::Damaged, doing, what));
+        return Err(StoreError::bare(StoreErrorKind::Damaged, what));
     }
     let reader = Reader {
         root: Arc::clone(root),
@@ -60,7 +60,7 @@ impl Reader {
             return Ok(None);
         }
         let (root, doing) = (Arc::clone(&self.root), self.doing.clone());
-        blocking(&root, doing, move || {
+        blocking(&root, &doing, move || {
             let bytes = self.read_chunk()?;
             Ok(Some((bytes, self)))
         })
@@ -74,9 +74,9 @@ impl Reader {
             Ok(()) => {}
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
                 let what = format!("it became shorter than {} bytes while it was read", self.end);
-                return Err(StoreError::new(StoreErrorKind::Damaged, &self.doing, what));
+                return Err(StoreError::bare(StoreErrorKind::Damaged, what));
             }
-            Err(error) => return Err(self.root.error(&self.doing, &error)),
+            Err(error) => return Err(self.root.error(&error)),
         }
         forget_pages(&self.file, self.at, NonZeroU64::new(length));
         self.at += length;

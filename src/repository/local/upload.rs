@@ -21,7 +21,7 @@ use super::{
     PART_BYTES,
     files::{Root, STEP_LIMIT, Temp, blocking, forget_pages, hangs, meta_of, taken},
 };
-use crate::repository::store::{ObjectMeta, StoreError, StoreErrorKind, Upload};
+use crate::repository::store::{Doing as _, ObjectMeta, StoreError, StoreErrorKind, Upload};
 
 /// Bytes between two syncs: at most twice as many are dirty.
 const FLUSH_EVERY: u64 = 32 << 20;
@@ -52,7 +52,6 @@ struct Inner {
 struct State {
     /// The file; none after an abort.
     temp: Option<Temp>,
-    /// Parts written, without a gap.
     parts: u32,
     /// Length of the first of them, and of every other but the last.
     full: u64,
@@ -74,8 +73,8 @@ impl State {
 
 impl LocalUpload {
     pub(super) fn begin(root: &Arc<Root>, doing: String, key: String) -> Result<Self, StoreError> {
-        let path = root.path_of(&doing, &key)?;
-        let temp = root.new_temp(&doing, &path)?;
+        let path = root.path_of(&key)?;
+        let temp = root.new_temp(&path)?;
         let state = Mutex::new(State { temp: Some(temp), ..State::default() });
         let inner = Inner { root: Arc::clone(root), doing, key, state };
         Ok(Self { inner: Arc::new(inner), flush: tokio::sync::Mutex::default() })
@@ -88,7 +87,7 @@ impl LocalUpload {
         if let Some(running) = slot.as_mut() {
             if let Err(error) = running.await {
                 let what = format!("the sync did not end: {error}");
-                self.inner.fail(&mut self.inner.state(), StoreErrorKind::Damaged, what);
+                Inner::fail(&mut self.inner.state(), StoreErrorKind::Damaged, what);
             }
             *slot = None;
         }
@@ -103,7 +102,7 @@ impl LocalUpload {
         limit: Duration,
         request: impl Future<Output = Result<T, StoreError>> + Send,
     ) -> Result<T, StoreError> {
-        let late = |_| Err(hangs(&self.inner.doing, limit));
+        let late = |_| Err(hangs(limit).doing(&self.inner.doing));
         tokio::time::timeout(limit, request).await.unwrap_or_else(late)
     }
 }
@@ -112,8 +111,7 @@ impl LocalUpload {
 impl Upload for LocalUpload {
     async fn part(&self, number: u32, bytes: Bytes) -> Result<(), StoreError> {
         self.limited(REQUEST_LIMIT, async {
-            let (inner, doing) = (Arc::clone(&self.inner), self.inner.doing.clone());
-            let root = &self.inner.root;
+            let (inner, Inner { root, doing, .. }) = (Arc::clone(&self.inner), &*self.inner);
             let due = blocking(root, doing, move || inner.write_part(number, &bytes)).await?;
             if let Some(from) = due {
                 let mut slot = self.flushed().await;
@@ -128,15 +126,15 @@ impl Upload for LocalUpload {
     async fn commit(&self) -> Result<ObjectMeta, StoreError> {
         self.limited(REQUEST_LIMIT, async {
             drop(self.flushed().await);
-            let (inner, doing) = (Arc::clone(&self.inner), self.inner.doing.clone());
-            blocking(&self.inner.root, doing, move || inner.commit()).await
+            let (inner, Inner { root, doing, .. }) = (Arc::clone(&self.inner), &*self.inner);
+            blocking(root, doing, move || inner.commit()).await
         })
         .await
     }
 
     async fn abort(&self) -> Result<(), StoreError> {
-        let (inner, doing) = (Arc::clone(&self.inner), self.inner.doing.clone());
-        let aborted = blocking(&self.inner.root, doing.clone(), move || inner.abort());
+        let (inner, Inner { root, doing, .. }) = (Arc::clone(&self.inner), &*self.inner);
+        let aborted = blocking(root, doing, move || inner.abort());
         tokio::time::timeout(ABORT_LIMIT, aborted).await.unwrap_or_else(|_| {
             let what = format!("the file was not removed within {} s", ABORT_LIMIT.as_secs());
             Err(StoreError::new(StoreErrorKind::Slow, doing, what))
@@ -150,16 +148,16 @@ impl Inner {
     }
 
     fn error(&self, error: &io::Error) -> StoreError {
-        self.root.error(&self.doing, error)
+        self.root.error(error)
     }
 
-    fn refuse(&self, what: impl Into<String>) -> StoreError {
-        StoreError::new(StoreErrorKind::Refused, &self.doing, what)
+    fn refuse(what: impl Into<String>) -> StoreError {
+        StoreError::bare(StoreErrorKind::Refused, what)
     }
 
     /// Makes the upload fail from now on.
-    fn fail(&self, state: &mut State, kind: StoreErrorKind, what: String) -> StoreError {
-        let error = StoreError::new(kind, &self.doing, what);
+    fn fail(state: &mut State, kind: StoreErrorKind, what: String) -> StoreError {
+        let error = StoreError::bare(kind, what);
         state.failed.get_or_insert(error).clone()
     }
 
@@ -168,7 +166,7 @@ impl Inner {
             StoreErrorKind::Space => StoreErrorKind::Space,
             _ => StoreErrorKind::Damaged,
         };
-        self.fail(state, kind, format!("sync to disk: {error}"))
+        Self::fail(state, kind, format!("sync to disk: {error}"))
     }
 
     /// Writes a part. Some: so many bytes are unsynced, from this offset, that a sync is due.
@@ -178,22 +176,22 @@ impl Inner {
             return Err(error.clone());
         }
         let Some(temp) = state.temp.as_ref().filter(|_| state.committed.is_none()) else {
-            return Err(self.refuse("a part came after the object's end"));
+            return Err(Self::refuse("a part came after the object's end"));
         };
         let length = bytes.len() as u64;
         let full = if number == 1 && state.parts <= 1 { length } else { state.full };
         let is_next = Some(number) == state.parts.checked_add(1);
         if number == 0 || (number > state.parts && !is_next) {
-            return Err(self.refuse(format!("part {number} came after part {}", state.parts)));
+            return Err(Self::refuse(format!("part {number} came after part {}", state.parts)));
         }
         if bytes.len() > PART_BYTES
             || length > full
             || (number < state.parts && length != full)
             || (is_next && number > 1 && state.tail != full)
         {
-            return Err(self.refuse(format!("every part but the last has {full} bytes")));
+            return Err(Self::refuse(format!("every part but the last has {full} bytes")));
         }
-        self.root.check_space(&self.doing, &temp.file, bytes.len())?;
+        self.root.check_space(&temp.file, bytes.len())?;
         let offset = u64::from(number - 1) * full;
         temp.file.write_all_at(bytes, offset).map_err(|error| self.error(&error))?;
         if number == state.parts && length < state.tail {
@@ -233,9 +231,9 @@ impl Inner {
         if let Some(error) = &state.failed {
             return Err(error.clone());
         }
-        let path = self.root.path_of(&self.doing, &self.key)?;
+        let path = self.root.path_of(&self.key)?;
         let Some(temp) = &mut state.temp else {
-            return Err(self.refuse("the upload was given up"));
+            return Err(Self::refuse("the upload was given up"));
         };
         if let Err(error) = temp.file.sync_all() {
             return Err(self.fail_sync(state, &error));
@@ -246,7 +244,7 @@ impl Inner {
         match temp.publish(&path) {
             Ok(()) => {}
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                return Err(taken(&self.doing));
+                return Err(taken());
             }
             Err(error) => return Err(self.error(&error)),
         }
@@ -265,7 +263,7 @@ impl Inner {
         if state.committed.is_some() {
             return Ok(());
         }
-        self.fail(state, StoreErrorKind::Refused, "the upload was given up".to_owned());
+        Self::fail(state, StoreErrorKind::Refused, "the upload was given up".to_owned());
         match state.temp.take() {
             Some(temp) => temp.remove().map_err(|error| self.error(&error)),
             None => Ok(()),

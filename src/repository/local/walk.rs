@@ -43,12 +43,12 @@ pub(super) fn list(
         async move {
             let Some((root, prefix, walk)) = state else { return Ok(None) };
             let here = Arc::clone(&root);
-            blocking(&here, doing.clone(), move || {
+            blocking(&here, &doing, move || {
                 let mut walk = match walk {
                     Some(walk) => walk,
-                    None => Walk::start(&root, &doing, &prefix)?,
+                    None => Walk::start(&root, &prefix)?,
                 };
-                let page = walk.page(&root, &doing)?;
+                let page = walk.page(&root)?;
                 let next = (!walk.folders.is_empty()).then_some((root, prefix, Some(walk)));
                 Ok(Some((page, next)))
             })
@@ -81,19 +81,19 @@ struct Folder {
 }
 
 impl Walk {
-    fn start(root: &Root, doing: &str, prefix: &str) -> Result<Self, StoreError> {
-        root.check(doing)?;
+    fn start(root: &Root, prefix: &str) -> Result<Self, StoreError> {
+        root.check()?;
         if prefix.is_empty() {
             return Ok(Self {
                 folders: Folder::open(root.path.clone(), String::new())
-                    .map_err(|error| root.error(doing, &error))?
+                    .map_err(|error| root.error(&error))?
                     .into_iter()
                     .collect(),
             });
         }
-        let path = root.path_of(doing, prefix)?;
+        let path = root.path_of(prefix)?;
         if is_link(&path) && path.is_dir() {
-            return Err(linked(doing, &path));
+            return Err(linked(&path));
         }
         let is_file = fs::symlink_metadata(&path).is_ok_and(|facts| facts.is_file());
         let folder = if is_file {
@@ -103,19 +103,19 @@ impl Walk {
             let names = vec![name.to_owned()].into_iter();
             Some(Folder { path: root.path.join(above), key, names, more_after: None })
         } else {
-            Folder::open(path, format!("{prefix}/")).map_err(|error| root.error(doing, &error))?
+            Folder::open(path, format!("{prefix}/")).map_err(|error| root.error(&error))?
         };
         Ok(Self { folders: folder.into_iter().collect() })
     }
 
     /// The next objects. Goes on as long as `folders` is not empty.
-    fn page(&mut self, root: &Root, doing: &str) -> Result<Vec<ObjectMeta>, StoreError> {
+    fn page(&mut self, root: &Root) -> Result<Vec<ObjectMeta>, StoreError> {
         let mut page = Vec::new();
         while let Some(folder) = self.folders.last_mut() {
             if page.len() >= PAGE_OBJECTS {
                 break;
             }
-            match folder.step().map_err(|error| root.error(doing, &error))? {
+            match folder.step().map_err(|error| root.error(&error))? {
                 Step::Object(object) => page.push(object),
                 Step::Down(below) => self.folders.push(below),
                 Step::Nothing => {}
@@ -217,34 +217,28 @@ fn is_gone(error: &io::Error) -> bool {
 }
 
 /// Removes hidden files that no process holds open any more and that are old enough.
-pub(super) fn sweep(
-    root: &Root,
-    doing: &str,
-    min_age: Duration,
-    now: Timestamp,
-) -> Result<Swept, StoreError> {
-    root.check(doing)?;
+pub(super) fn sweep(root: &Root, min_age: Duration, now: Timestamp) -> Result<Swept, StoreError> {
+    root.check()?;
     let mut swept = Swept::default();
     let open = |path: &Path| fs::read_dir(path);
-    let mut folders: Vec<ReadDir> =
-        vec![open(&root.path).map_err(|error| root.error(doing, &error))?];
+    let mut folders: Vec<ReadDir> = vec![open(&root.path).map_err(|error| root.error(&error))?];
     while let Some(folder) = folders.last_mut() {
         let Some(entry) = folder.next() else {
             folders.pop();
             continue;
         };
-        let entry = entry.map_err(|error| root.error(doing, &error))?;
+        let entry = entry.map_err(|error| root.error(&error))?;
         let Ok(name) = entry.file_name().into_string() else { continue };
         let Ok(kind) = entry.file_type() else { continue };
         if kind.is_dir() && key::is_segment(&name) {
             match open(&entry.path()) {
                 Ok(below) => folders.push(below),
                 Err(error) if is_gone(&error) => {}
-                Err(error) => return Err(root.error(doing, &error)),
+                Err(error) => return Err(root.error(&error)),
             }
         } else if kind.is_file() && name.starts_with(TEMP_PREFIX) {
             let bytes = sweep_file(root, &entry.path(), min_age, now)
-                .map_err(|error| root.error(doing, &error))?;
+                .map_err(|error| root.error(&error))?;
             swept.uploads += u64::from(bytes.is_some());
             swept.bytes += bytes.unwrap_or(0);
         }

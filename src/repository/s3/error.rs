@@ -44,11 +44,8 @@ enum Cause {
     Timeout,
     /// No connection, or it broke off.
     Broken,
-    /// The connection's certificate was not accepted.
     Certificate,
-    /// No credentials could be loaded.
     Credentials,
-    /// The request could not be built.
     Unbuilt,
     /// An answer that no store gives: too long, or "there is none" in a form that is not S3's.
     Foreign,
@@ -56,8 +53,11 @@ enum Cause {
     /// bucket or the upload.
     Astray,
     /// The store answered.
-    Answer { status: u16, code: String, region: Option<String> },
-    /// Already judged.
+    Answer {
+        status: u16,
+        code: String,
+        region: Option<String>,
+    },
     Judged(StoreErrorKind),
 }
 

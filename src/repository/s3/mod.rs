@@ -33,8 +33,8 @@ use jiff::Timestamp;
 pub use self::config::KIND;
 pub use self::options::{Integrity, LEAST_PART_BYTES, S3Credentials, S3Options};
 use self::{client::Bucket, object::Body};
-use super::probe::Survey;
 use super::store::{Limits, ObjectMeta, Store, StoreError, StoreErrorKind, Swept, Upload};
+use super::survey::Survey;
 use crate::sys::clock::Clock;
 
 /// An S3 bucket as a place for backups.

@@ -13,8 +13,8 @@ use bytes::Bytes;
 
 use super::{client::Bucket, error::Failure};
 use crate::repository::{
-    probe::{Kept, Survey},
     store::{StoreError, StoreErrorKind},
+    survey::{Compliance, Survey},
 };
 
 /// Rules that are told.
@@ -40,22 +40,22 @@ impl Bucket {
     }
 
     /// A write that is to be refused, since there is an object. Sent as such, without the look before.
-    async fn condition(&self, scratch: &str) -> Result<Kept, Failure> {
+    async fn condition(&self, scratch: &str) -> Result<Compliance, Failure> {
         let bytes = Bytes::from_static(OTHER);
         let digest = self.check.of(&bytes).await.ok_or_else(Failure::going_down)?;
         match self.put_once(scratch, bytes, None, &digest, true).await {
-            Ok(()) => Ok(Kept::Ignored),
-            Err(failure) if failure.is_taken() => Ok(Kept::Yes),
-            Err(failure) if failure.is_unsupported() => Ok(Kept::Unsupported),
+            Ok(()) => Ok(Compliance::Ignored),
+            Err(failure) if failure.is_taken() => Ok(Compliance::Yes),
+            Err(failure) if failure.is_unsupported() => Ok(Compliance::Unsupported),
             Err(failure) => Err(failure),
         }
     }
 
     /// A write that is to be refused, since its digest is that of other bytes.
-    async fn digest(&self, scratch: &str) -> Result<Kept, Failure> {
-        let Some(wrong) = self.check.wrong() else { return Ok(Kept::NotAsked) };
+    async fn digest(&self, scratch: &str) -> Result<Compliance, Failure> {
+        let Some(wrong) = self.check.wrong() else { return Ok(Compliance::NotAsked) };
         let bytes = Bytes::from_static(OTHER);
-        Kept::of_digest(self.put_once(scratch, bytes, None, &wrong, false).await)
+        Compliance::of_digest(self.put_once(scratch, bytes, None, &wrong, false).await)
     }
 
     async fn versioned(&self) -> Option<bool> {

@@ -11,8 +11,8 @@ use futures_util::TryStreamExt as _;
 
 use super::{client::Bucket, error::Failure, upload::S3Upload};
 use crate::repository::{
-    probe::{Kept, Parts},
     store::{StoreError, StoreErrorKind, Upload as _},
+    survey::{Compliance, Parts},
 };
 
 /// Bytes of the second part, which is the last and may be short.
@@ -23,13 +23,14 @@ impl Bucket {
     pub(super) async fn try_parts(self: &Arc<Self>, key: &str) -> Parts {
         match self.store_in_parts(key).await {
             Ok(digest) => Parts { trouble: None, digest },
-            Err(error) => {
-                Parts { trouble: Some((error.to_string(), error.hint)), digest: Kept::NotAsked }
-            }
+            Err(error) => Parts {
+                trouble: Some((error.to_string(), error.hint)),
+                digest: Compliance::NotAsked,
+            },
         }
     }
 
-    async fn store_in_parts(self: &Arc<Self>, key: &str) -> Result<Kept, StoreError> {
+    async fn store_in_parts(self: &Arc<Self>, key: &str) -> Result<Compliance, StoreError> {
         let upload = self.begin_unremembered(key).await?;
         let filled = self.fill(&upload, key).await;
         if filled.is_err() {
@@ -44,14 +45,14 @@ impl Bucket {
 
     /// A part that is to be refused, since its digest is that of other bytes. In an upload of its own:
     /// rclone 1.75 gives up the whole upload with the part.
-    async fn send_wrong(self: &Arc<Self>, key: &str) -> Result<Kept, StoreError> {
-        let Some(wrong) = self.check.wrong() else { return Ok(Kept::NotAsked) };
+    async fn send_wrong(self: &Arc<Self>, key: &str) -> Result<Compliance, StoreError> {
+        let Some(wrong) = self.check.wrong() else { return Ok(Compliance::NotAsked) };
         // Another key: where nothing may be removed, that of the object is taken.
         let key = format!("{key}-wrong");
         let upload = self.begin_unremembered(&key).await?;
         let sent = upload.send_part(1, Bytes::from_static(&[7; TAIL]), &wrong).await;
         drop(upload.abort().await);
-        Kept::of_digest(sent.map(drop)).map_err(|failure| {
+        Compliance::of_digest(sent.map(drop)).map_err(|failure| {
             let doing = format!("write a part of {key} with a wrong digest");
             failure.into_error(doing, StoreErrorKind::Slow)
         })
@@ -79,7 +80,7 @@ impl Bucket {
     }
 }
 
-impl Kept {
+impl Compliance {
     /// What a store did with bytes whose digest was wrong.
     pub(super) fn of_digest(answer: Result<(), Failure>) -> Result<Self, Failure> {
         match answer {

@@ -236,7 +236,7 @@ async fn what_is_being_written_is_not_deleted() {
     let id = new_id();
     let copy = repository.start_copy(&series(), &id, STEM);
     let error = repository.delete_backup(&series(), &id).await.unwrap_err();
-    assert_eq!(error.kind, StoreErrorKind::Refused);
+    assert_eq!(error.kind, StoreErrorKind::Spared);
     drop(copy);
     assert!(repository.delete_backup(&series(), &id).await.unwrap().is_none());
 }
@@ -253,7 +253,7 @@ async fn what_is_being_read_is_not_deleted() {
     let again = open(store).await;
     for held in [first, second] {
         let error = again.delete_backup(&series(), &id).await.unwrap_err();
-        assert_eq!(error.kind, StoreErrorKind::Refused);
+        assert_eq!(error.kind, StoreErrorKind::Spared);
         assert!(error.what.contains("read"), "{error}");
         assert!(!again.is_live(&series(), &id), "it is not being written");
         drop(held);
@@ -273,7 +273,7 @@ async fn nothing_is_written_where_something_is_being_removed() {
     assert!(refused.what.contains("removed"), "{refused}");
     assert!(repository.is_going(&series, &id));
     let second = repository.delete_backup(&series, &id).await.unwrap_err();
-    assert_eq!(second.kind, StoreErrorKind::Refused);
+    assert_eq!(second.kind, StoreErrorKind::Spared);
     let swept = repository.remove_garbage(&series, &id, Duration::ZERO, Timestamp::MAX);
     assert_eq!(swept.await.unwrap(), Cleared::Spared("it is being removed"));
     drop(removal);

@@ -29,7 +29,7 @@ use crate::{
 
 const STEM: &str = "app.dump.zst";
 
-fn series() -> Series {
+pub(super) fn series() -> Series {
     Series {
         server: "main".parse().unwrap(),
         system_id: 7_300_000_000_000_000_000,
@@ -51,7 +51,11 @@ async fn open(store: Arc<dyn Store>) -> Repository {
     Repository::open("local".parse().unwrap(), store, true).await.unwrap()
 }
 
-fn manifest(id: &BackupId, objects: Vec<StoredObject>, index: Option<StoredObject>) -> Manifest {
+pub(super) fn manifest(
+    id: &BackupId,
+    objects: Vec<StoredObject>,
+    index: Option<StoredObject>,
+) -> Manifest {
     let at = id.time();
     Manifest {
         format_version: FORMAT_VERSION,

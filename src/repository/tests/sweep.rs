@@ -189,7 +189,7 @@ async fn what_is_there_and_not_listed_is_not_said_to_be_gone() {
     let repository = open(lying).await;
     let before = store.keys();
     let error = repository.delete_backup(&series(), &backup).await.unwrap_err();
-    assert_eq!(error.kind, StoreErrorKind::Refused, "{error}");
+    assert_eq!(error.kind, StoreErrorKind::Spared, "{error}");
     assert_eq!(store.keys(), before);
 }
 

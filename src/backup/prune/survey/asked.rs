@@ -2,34 +2,18 @@
 
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 
-use super::{Open, Surveyor, examine};
+use super::{Open, Surveyor};
 use crate::{
     domain::{
-        backup::{BackupId, Series},
         failure::chain,
         retention::{Candidate, Reason, Reasons, Standing},
-        suspicion::{ACKNOWLEDGED_NAME, MARK_NAME},
+        suspicion::ACKNOWLEDGED_NAME,
     },
-    repository::{
-        repo::{ManifestProblem, Repository},
-        store::{StoreError, StoreErrorKind},
-    },
+    repository::{newest::Verdict, store::StoreError},
 };
 
 /// Backups that are asked for at once.
 const ASKED_AT_ONCE: usize = 8;
-
-/// What a backup is, by its own objects.
-enum Found {
-    /// As it was listed.
-    AsListed,
-    /// In doubt, or not any more.
-    Suspicious(bool),
-    /// It cannot be counted on.
-    Damaged(String),
-    /// The repository does not say: it may well be whole.
-    Refused(StoreError),
-}
 
 /// What a plan did not know of a backup.
 enum Change {
@@ -45,20 +29,17 @@ impl Surveyor<'_> {
     pub(super) async fn ask_bare(&mut self, open: &mut Open) -> Result<(), StoreError> {
         let (repository, bare) = (self.repository, std::mem::take(&mut open.bare));
         let looks = bare.into_iter().map(|(at, listed)| async move {
-            let examined = examine(repository, &listed).await;
+            let examined = repository.examine(&listed.series, &listed.id, Some(&listed)).await;
             (at, listed, examined)
         });
         let mut looks = stream::iter(looks).buffer_unordered(ASKED_AT_ONCE);
         while let Some((at, listed, examined)) = looks.next().await {
-            match examined?.problem {
-                None => {
-                    open.candidates[at].standing = Standing::Complete;
-                    let candidate = open.candidates[at].clone();
-                    if candidate.counts(self.order.now) {
-                        open.count(&candidate, listed);
-                    }
+            match examined?.verdict {
+                Verdict::Whole { .. } => open.candidates[at].standing = Standing::Complete,
+                Verdict::Refused(error) => open.refuse(&error),
+                Verdict::Damaged(problem) => {
+                    self.report_damage(&listed.series, &listed.id, &problem);
                 }
-                Some(problem) => self.report_damage(&listed.series, &listed.id, &problem),
             }
         }
         Ok(())
@@ -103,27 +84,33 @@ impl Surveyor<'_> {
         let due = (0..candidates.len())
             .filter(|at| !asked[*at] && is_due(&candidates[*at], reasons[*at]));
         let looks = due.map(|at| async move {
-            let it = &candidates[at];
-            let found = if reasons[at].is_empty() {
-                acknowledged(repository, series, &it.id).await
+            let Candidate { id, suspicious, .. } = &candidates[at];
+            let verdict = if reasons[at].is_empty() {
+                match repository.has(series, id, ACKNOWLEDGED_NAME).await {
+                    Ok(there) => Verdict::Whole { in_doubt: !there },
+                    Err(error) => Verdict::of(error)?,
+                }
             } else {
-                look(repository, series, &it.id, it.suspicious).await
+                match repository.examine(series, id, None).await?.verdict {
+                    // A mark that is listed is enough for a doubt.
+                    Verdict::Whole { in_doubt } => {
+                        Verdict::Whole { in_doubt: in_doubt || *suspicious }
+                    }
+                    verdict => verdict,
+                }
             };
-            match found {
-                Err(error) if !error.kind.is_worth_a_retry() => Ok((at, Found::Refused(error))),
-                found => found.map(|found| (at, found)),
-            }
+            Ok::<_, StoreError>((at, verdict))
         });
         let mut looks = stream::iter(looks).buffer_unordered(ASKED_AT_ONCE);
         let mut changes = Vec::new();
-        while let Some((at, found)) = looks.try_next().await? {
-            match found {
-                Found::AsListed => {}
-                Found::Refused(error) => {
+        while let Some((at, verdict)) = looks.try_next().await? {
+            match verdict {
+                Verdict::Whole { in_doubt } if in_doubt == candidates[at].suspicious => {}
+                Verdict::Whole { in_doubt } => changes.push((at, Change::Suspicious(in_doubt))),
+                Verdict::Refused(error) => {
                     open.refused.get_or_insert_with(|| chain(&error));
                 }
-                Found::Suspicious(suspicious) => changes.push((at, Change::Suspicious(suspicious))),
-                Found::Damaged(problem) => {
+                Verdict::Damaged(problem) => {
                     self.report_damage(series, &candidates[at].id, &problem);
                     changes.push((at, Change::Damaged));
                 }
@@ -137,37 +124,4 @@ impl Surveyor<'_> {
 fn is_due(candidate: &Candidate, reasons: Reasons) -> bool {
     let stands = reasons.iter().any(Reason::pushes_out);
     stands || (candidate.suspicious && reasons.is_empty())
-}
-
-async fn acknowledged(
-    repository: &Repository,
-    series: &Series,
-    id: &BackupId,
-) -> Result<Found, StoreError> {
-    let there = repository.has(series, id, ACKNOWLEDGED_NAME).await?;
-    Ok(if there { Found::Suspicious(false) } else { Found::AsListed })
-}
-
-async fn look(
-    repository: &Repository,
-    series: &Series,
-    id: &BackupId,
-    suspicious: bool,
-) -> Result<Found, StoreError> {
-    let manifest = match repository.manifest(series, id).await {
-        Ok(manifest) => manifest,
-        Err(ManifestProblem::Store(error)) if error.kind != StoreErrorKind::Damaged => {
-            return Err(error);
-        }
-        Err(problem) => return Ok(Found::Damaged(chain(&problem))),
-    };
-    if suspicious || manifest.suspicions.is_empty() {
-        return Ok(Found::AsListed);
-    }
-    if !repository.has(series, id, MARK_NAME).await? {
-        // Without its mark it would be taken for a good one.
-        return Ok(Found::Damaged(format!("{MARK_NAME} is missing")));
-    }
-    let acknowledged = repository.has(series, id, ACKNOWLEDGED_NAME).await?;
-    Ok(if acknowledged { Found::AsListed } else { Found::Suspicious(true) })
 }

@@ -25,8 +25,7 @@ impl Surveyor<'_> {
             return;
         }
         let name = self.repository.name();
-        let what =
-            format!("{name}: backup {id} of {} cannot be counted on: {problem}", series.path());
+        let what = format!("{name}: backup {id} of {} is damaged: {problem}", series.path());
         let finding = Finding::new(DAMAGED, Severity::Critical, what).hint(format!(
             "it stays, and older ones stay in its place; `pgkeep show {id}` says what is missing, and \
              whether another repository has it whole"
@@ -41,7 +40,7 @@ impl Surveyor<'_> {
             findings.push(self.finding(
                 DAMAGED,
                 Severity::Critical,
-                &format!("{} more backups cannot be counted on", self.damaged_more),
+                &format!("{} more backups are damaged", self.damaged_more),
                 "look at the repository: does something else delete from it?".to_owned(),
             ));
         }

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use futures_util::stream::{self, BoxStream};
 
 use super::*;
-use crate::repository::store::{Limits, ObjectMeta, Swept, Upload};
+use crate::repository::store::{Limits, ObjectMeta, StoreError, Swept, Upload};
 
 /// Memory that a plan may take for each backup, in bytes: an id of 25 and its flags, why it stays, its place in the order,
 /// and the id once more where it goes.

@@ -60,7 +60,7 @@ async fn what_may_not_be_read_holds_the_series_and_is_not_called_damaged() {
         let Ok(repository) = opened else { continue };
         let Ok(survey) = bench.survey(&repository).await else { continue };
         match &survey.series[0].held {
-            Some(Held::Refused(why)) => {
+            Some(Obstacle::Refused(why)) => {
                 assert!(why.contains("manifest.json"), "{why}");
                 assert!(survey.series[0].remove.is_empty() && survey.findings.is_empty());
                 held += 1;

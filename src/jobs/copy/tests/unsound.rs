@@ -1,4 +1,4 @@
-//! Backups that are not to be counted on: in doubt in the source, or damaged in the target.
+//! Backups that do not count: in doubt in the source, or damaged in the target.
 
 use super::*;
 use crate::domain::{finding::Severity, suspicion::MARK_NAME};
