@@ -20,7 +20,7 @@ use super::owner::{self, Owners};
 use crate::{
     domain::{
         backup::{BackupId, Series},
-        failure::{Class, During, Failure, IntoFailure},
+        failure::{Class, During, Failure},
         name::{RepositoryName, ServerName},
         owner::Whose,
         suspicion::{Acknowledgement, Meant},
@@ -45,33 +45,26 @@ pub struct Order {
     pub words: Vec<String>,
     /// In this repository; none: in all.
     pub repository: Option<RepositoryName>,
-    /// Who says so, and when.
     pub by: Acknowledgement,
 }
 
 /// One copy of a backup that is acknowledged now.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Line {
-    /// The backup.
     pub id: BackupId,
-    /// Its server.
     pub server: ServerName,
     /// Its database, or `@globals`.
     pub subject: String,
-    /// The repository.
     pub repository: RepositoryName,
-    /// Whether it was acknowledged before.
     pub before: bool,
 }
 
 /// What came of it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Acknowledged {
-    /// Copies that are acknowledged now.
     pub acknowledged: Vec<Line>,
     /// Words that mean no suspicious backup, or several with different ids: word and reason.
     pub unmatched: Vec<(String, String)>,
-    /// What could not be done.
     pub failures: Vec<Failure>,
 }
 
@@ -88,7 +81,7 @@ pub async fn acknowledge(
     let wanted =
         |name: &&RepositoryName| order.repository.as_ref().is_none_or(|only| only == *name);
     let handles = repositories.iter().filter(|(name, _)| wanted(name)).map(|(_, handle)| handle);
-    let looks = handles.map(|handle| bounded(handle.name(), "list", find(handle, &order.words)));
+    let looks = handles.map(|handle| find(handle, &order.words));
     let mut found: Vec<Found> = Vec::new();
     for looked in join_all(looks).await {
         match looked {
@@ -111,21 +104,17 @@ pub async fn acknowledge(
     done
 }
 
-async fn bounded<T>(
-    name: &RepositoryName,
-    verb: &str,
-    work: impl Future<Output = Result<T, StoreError>>,
-) -> Result<T, Failure> {
-    let doing = format!("{verb} repository {name}");
-    let Ok(result) = tokio::time::timeout(LIMIT, work).await else {
-        let what = format!("no answer within {} s", LIMIT.as_secs());
-        return Err(Failure::new(Class::RepositorySlow, doing, what));
-    };
-    result.during(doing)
+/// Every backup in a repository that was suspicious and that a word means, with the word's number.
+async fn find(handle: &Handle, words: &[String]) -> Result<Option<Found>, Failure> {
+    let doing = &*format!("list repository {}", handle.name());
+    let late = format!("no answer within {} s", LIMIT.as_secs());
+    match tokio::time::timeout(LIMIT, find_all(handle, words)).await {
+        Ok(found) => found.during(doing),
+        Err(_) => Err(Failure::new(Class::RepositorySlow, doing, late)),
+    }
 }
 
-/// Every backup in a repository that was suspicious and that a word means, with the word's number.
-async fn find(handle: &Handle, words: &[String]) -> Result<Option<Found>, StoreError> {
+async fn find_all(handle: &Handle, words: &[String]) -> Result<Option<Found>, StoreError> {
     let Some(repository) = handle.open_existing().await? else { return Ok(None) };
     let words: Vec<Meant<'_>> = words.iter().map(|word| Meant::read(word)).collect();
     let mut copies = Vec::new();
@@ -178,20 +167,13 @@ async fn write(
     owners: &Owners,
 ) -> (Vec<Line>, Vec<Failure>) {
     let (mut lines, mut failures) = (Vec::new(), Vec::new());
-    for listed in copies {
-        let (series, id, name) = (&listed.series, &listed.id, repository.name());
-        let doing = format!("acknowledge {} {id} in {name}", series.subject);
-        let written = write_one(repository, series, id, (by, owners, &doing));
-        let written = match tokio::time::timeout(LIMIT, written).await {
-            Ok(written) => written,
-            Err(_) => Err(Failure::new(Class::RepositorySlow, &doing, "it does not answer")),
-        };
-        match written {
+    for Listed { series, id, .. } in copies {
+        match write_one(repository, series, id, by, owners).await {
             Ok(is_news) => lines.push(Line {
                 id: id.clone(),
                 server: series.server.clone(),
                 subject: series.subject.to_string(),
-                repository: name.clone(),
+                repository: repository.name().clone(),
                 before: !is_news,
             }),
             Err(failure) => failures.push(failure),
@@ -205,12 +187,17 @@ async fn write_one(
     repository: &Repository,
     series: &Series,
     id: &BackupId,
-    (by, owners, doing): (&Acknowledgement, &Owners, &str),
+    by: &Acknowledgement,
+    owners: &Owners,
 ) -> Result<bool, Failure> {
-    let manifest = repository.manifest(series, id).await.map_err(|it| it.into_failure(doing))?;
-    let written = manifest.into();
-    if let Whose::Strange(stranger) = owners.whose_by_name(repository, series, &written) {
-        return Err(owner::refusal(&stranger, &written, doing.to_owned(), by.at));
-    }
-    repository.acknowledge(series, id, by).await.during(doing)
+    let doing = &*format!("acknowledge {} {id} in {}", series.subject, repository.name());
+    let work = async {
+        let written = repository.manifest(series, id).await.during(doing)?.into();
+        if let Whose::Strange(stranger) = owners.whose_by_name(repository, series, &written) {
+            return Err(owner::refusal(&stranger, &written, doing, by.at));
+        }
+        repository.acknowledge(series, id, by).await.during(doing)
+    };
+    let late = |_| Err(Failure::new(Class::RepositorySlow, doing, "it does not answer"));
+    tokio::time::timeout(LIMIT, work).await.unwrap_or_else(late)
 }

@@ -10,7 +10,7 @@ use crate::{
     daemon::table::Table,
     domain::{
         backup::BackupId,
-        failure::{Class, Failure, IntoFailure},
+        failure::{Class, During, Failure},
         name::{RepositoryName, ServerName},
     },
     repository::{
@@ -59,6 +59,12 @@ struct Row {
 }
 
 impl Row {
+    /// By series, time and repository.
+    fn key(&self) -> impl Ord + '_ {
+        let Self { server, system_id, subject, contents, id, repository, .. } = self;
+        (server, system_id, subject, contents, id, repository)
+    }
+
     const fn state(&self) -> &'static str {
         match (self.complete, self.suspicious && !self.acknowledged) {
             (false, _) => "incomplete",
@@ -122,16 +128,7 @@ async fn collect(table: &Table, arguments: &Arguments) -> (Vec<Row>, Vec<Failure
             Err(failure) => failures.push(failure),
         }
     }
-    rows.sort_by(|a, b| {
-        (&a.server, a.system_id, &a.subject, &a.contents, &a.id, &a.repository).cmp(&(
-            &b.server,
-            b.system_id,
-            &b.subject,
-            &b.contents,
-            &b.id,
-            &b.repository,
-        ))
-    });
+    rows.sort_by(|a, b| a.key().cmp(&b.key()));
     (rows, failures)
 }
 
@@ -156,15 +153,13 @@ pub(super) async fn ask_all<T>(
 /// # Errors
 /// When it cannot be read; never a part of a listing.
 pub(super) async fn read(handle: &Handle) -> Result<Vec<Listed>, Failure> {
-    let fail = |error: crate::repository::store::StoreError| {
-        error.into_failure(format!("list repository {}", handle.name()))
-    };
-    let Some(repository) = handle.open_existing().await.map_err(fail)? else {
+    let doing = &*format!("list repository {}", handle.name());
+    let Some(repository) = handle.open_existing().await.during(doing)? else {
         return Ok(Vec::new());
     };
     let mut listing = Listing::default();
     let mut entries = repository.list_in_time(&Within::All);
-    while let Some(entry) = entries.try_next().await.map_err(fail)? {
+    while let Some(entry) = entries.try_next().await.during(doing)? {
         listing.push(entry);
     }
     Ok(listing.backups)

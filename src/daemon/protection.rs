@@ -89,15 +89,11 @@ pub fn names(table: &Table) -> Vec<ServerName> {
 /// What a job's selection costs, in plain words.
 #[derive(Debug, Clone, Serialize)]
 pub struct Cost {
-    /// The job.
     pub job: JobName,
     /// Of which databases it makes selections, as the configuration has it.
     pub databases: String,
-    /// What of them.
     pub selection: Scope,
-    /// The name of their series.
     pub contents: String,
-    /// What that means.
     pub means: String,
 }
 

@@ -46,15 +46,16 @@ pub struct Watch {
     metrics: Arc<Metrics>,
     clock: Arc<dyn Clock>,
     cancel: CancellationToken,
-    unprotected: Unprotected,
-    suspicious: Suspicious,
-    touched: Touched,
+    /// The databases that no job backs up.
+    pub unprotected: Unprotected,
+    pub suspicious: Suspicious,
+    /// For whoever changes repositories.
+    pub touched: Touched,
     next: Duration,
     next_sweep: Duration,
     servers_due: bool,
     /// Repositories in which leftovers are to be looked for.
     to_sweep: BTreeSet<RepositoryName>,
-    /// Looks under way.
     repositories: BTreeMap<RepositoryName, JoinHandle<()>>,
     servers: Option<JoinHandle<()>>,
 }
@@ -78,21 +79,6 @@ impl Watch {
         }
     }
 
-    /// A run has worked on these.
-    pub fn touched(&self, repositories: impl Iterator<Item = RepositoryName>) {
-        self.touched.add(repositories);
-    }
-
-    /// For work beside the runs that changes repositories.
-    pub fn toucher(&self) -> Touched {
-        self.touched.clone()
-    }
-
-    /// Backups in doubt.
-    pub fn suspicious(&self) -> &Suspicious {
-        &self.suspicious
-    }
-
     /// The configuration changed: all is to be looked at again. What is still under way looks with
     /// the old one: what it sees is not taken.
     pub fn everything(&mut self) {
@@ -100,11 +86,6 @@ impl Watch {
         self.servers_due = true;
         self.unprotected = Unprotected::default();
         self.suspicious = Suspicious::default();
-    }
-
-    /// The databases that no job backs up.
-    pub fn unprotected(&self) -> &Unprotected {
-        &self.unprotected
     }
 
     /// Starts what is due at monotonic time `now`, unless a look of its sort is still under way.

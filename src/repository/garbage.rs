@@ -30,7 +30,6 @@ use crate::domain::{
 /// What is to happen to data without a manifest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fate {
-    /// It goes.
     Remove,
     /// It stays, for this reason.
     Spare(&'static str),
@@ -61,15 +60,10 @@ pub fn judge(listed: &Listed, min_age: Duration, now: Timestamp, is_live: bool) 
 /// What a sweep would do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SweepPlan {
-    /// The minimum age that it was made for.
     pub min_age: Duration,
-    /// The time that it was made at.
     pub now: Timestamp,
-    /// Data without a manifest that goes.
     pub remove: Vec<Listed>,
-    /// Data without a manifest that stays, and why.
     pub spare: Vec<(Listed, &'static str)>,
-    /// Objects that are not ours; they stay.
     pub foreign: u64,
 }
 
@@ -92,13 +86,10 @@ impl SweepPlan {
 /// What a sweep did.
 #[derive(Debug, Default)]
 pub struct SweepReport {
-    /// Data without a manifest that is gone.
     pub removed: Vec<Listed>,
     /// What stays, since its manifest is there although the listings left it out.
     pub unlisted: Vec<Listed>,
-    /// What could not be removed.
     pub failed: Vec<(Listed, StoreError)>,
-    /// Unfinished uploads that the store removed.
     pub uploads: Swept,
 }
 
@@ -111,7 +102,6 @@ pub enum Cleared {
     Spared(&'static str),
     /// It stays: its manifest is there, and the listing left that out.
     Unlisted,
-    /// There was nothing.
     Nothing,
 }
 

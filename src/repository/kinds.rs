@@ -47,7 +47,6 @@ pub struct StoreKind {
 pub struct Context {
     /// For what has to be remembered of unfinished uploads.
     pub state_dir: PathBuf,
-    /// The time.
     pub clock: Arc<dyn Clock>,
 }
 

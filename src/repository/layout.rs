@@ -63,15 +63,11 @@ pub fn volume_name(stem: &str, number: u32) -> String {
 /// What a key is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Place {
-    /// The repository's marker.
     Marker,
     /// An object in a backup's folder.
     Backup {
-        /// The series of the backup.
         series: Series,
-        /// The backup.
         id: BackupId,
-        /// The object's name.
         name: String,
     },
     /// Nothing of ours.

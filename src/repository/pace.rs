@@ -43,7 +43,6 @@ impl Bucket {
 /// The limit of one repository.
 #[derive(Debug)]
 pub struct Pace {
-    /// Bytes per second.
     rate: u64,
     clock: Arc<dyn Clock>,
     /// Held by whose turn it is, while it waits.

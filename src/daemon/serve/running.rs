@@ -92,7 +92,7 @@ impl Daemon {
                 biased;
                 signal = signals.next() => self.signal(signal),
                 Some(end) = ended.recv() => {
-                    self.watch.touched(end.repositories());
+                    self.watch.touched.add(end.repositories());
                     self.engine.ended(end);
                 }
                 Some(request) = requests.recv() => self.request(request),
@@ -257,7 +257,7 @@ impl Daemon {
             Request::Acknowledge { words, repository } => {
                 let by = acknowledge::by(uid, self.clock.now().wall);
                 let order = Order { words, repository, by };
-                acknowledge::start(self.engine.table(), order, self.watch.toucher(), reply);
+                acknowledge::start(self.engine.table(), order, self.watch.touched.clone(), reply);
                 return;
             }
             Request::Notify { name } => {
@@ -290,7 +290,7 @@ impl Daemon {
     }
 
     fn status(&self) -> Status {
-        let seen = self.watch.unprotected().seen();
+        let seen = self.watch.unprotected.seen();
         let in_part = seen.iter().filter(|(_, it)| !it.in_part.is_empty());
         let in_part = in_part.map(|(name, it)| (name.clone(), it.in_part.clone()));
         Status {
@@ -301,7 +301,7 @@ impl Daemon {
             running: self.engine.running(),
             in_part: in_part.collect(),
             unprotected: seen.into_iter().map(|(name, it)| (name, it.none)).collect(),
-            suspicious: self.watch.suspicious().seen(),
+            suspicious: self.watch.suspicious.seen(),
             jobs: status::jobs(&self.engine),
         }
     }

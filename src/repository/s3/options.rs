@@ -18,12 +18,7 @@ const MOST_PARTS: u32 = 10_000;
 #[derive(Clone)]
 pub enum S3Credentials {
     /// A key pair. It does not expire.
-    Static {
-        /// The id of the access key.
-        access_key_id: String,
-        /// The secret that belongs to it.
-        secret_access_key: SecretString,
-    },
+    Static { access_key_id: String, secret_access_key: SecretString },
     /// A profile in the AWS configuration files. Nothing else is tried: variables of the
     /// environment do not win over a profile that was asked for by name.
     Profile(String),
@@ -63,20 +58,16 @@ pub enum Integrity {
 /// All that an S3 store is told.
 #[derive(Debug, Clone)]
 pub struct S3Options {
-    /// The bucket. It must exist.
     pub bucket: String,
     /// What all keys start with; empty: the whole bucket.
     pub prefix: String,
     /// The region; `None`: from the environment or the profile, and `us-east-1` with an endpoint
     /// of one's own.
     pub region: Option<String>,
-    /// Where the store answers; `None`: Amazon.
     pub endpoint: Option<String>,
     /// `https://host/bucket/key` instead of `https://bucket.host/key`.
     pub path_style: bool,
-    /// Whose rights are used.
     pub credentials: S3Credentials,
-    /// What guards the bytes on their way.
     pub integrity: Integrity,
     /// The least speed that is taken for alive, in bytes/s; a request that carries bytes may take
     /// their number divided by this.
@@ -87,7 +78,6 @@ pub struct S3Options {
     pub parallel_parts: usize,
     /// Length of every part but the last, in bytes.
     pub part_bytes: usize,
-    /// Most parts of one object.
     pub max_parts: u32,
     /// Storage class of what arrives in parts. Small objects (manifests) stay in the bucket's
     /// default class: they are read often and must be readable at once.
