@@ -24,7 +24,6 @@ pub enum LogFormat {
 /// What `[daemon]` says.
 #[derive(Debug, Clone)]
 pub struct Daemon {
-    /// Where journals and locks are kept.
     pub state_dir: PathBuf,
     pub runtime_dir: PathBuf,
     /// Where metrics are served; `None` with `"off"`.
@@ -44,13 +43,12 @@ pub struct Daemon {
     pub nice: i32,
     /// Runs whose journal is kept, for each job.
     pub history: u32,
-    /// Whose backups this host has taken over.
     pub adopt: Vec<Adoption>,
 }
 
 /// Less does not hold the buffers of a single dump.
 const MEMORY_BUDGET_MIN: ByteSize = ByteSize::mib(32);
-/// More is a slip of the pen.
+/// More is a mistake.
 const MEMORY_BUDGET_MAX: ByteSize = ByteSize::gib(1024);
 
 impl Daemon {

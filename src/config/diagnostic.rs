@@ -43,7 +43,6 @@ pub mod class {
 pub struct Span {
     /// The file: an index into [`Sources`].
     pub file: usize,
-    /// Bytes from the start of the file.
     pub range: Range<usize>,
 }
 
@@ -171,11 +170,6 @@ impl Diagnostics {
         &self.sources
     }
 
-    /// Adds one.
-    pub fn push(&mut self, diagnostic: Diagnostic) {
-        self.list.push(diagnostic);
-    }
-
     /// Adds an error; the answer takes a class and a hint.
     pub fn error(
         &mut self,
@@ -253,22 +247,21 @@ impl Diagnostics {
         let mut group = Group::with_title(title);
         let related = diagnostic.related.as_ref();
         if let Some((source, span)) = diagnostic.span.as_ref().and_then(|span| self.locate(span)) {
-            let mut snippet = snippet(source).annotation(AnnotationKind::Primary.span(span));
+            let mut shown = snippet(source).annotation(AnnotationKind::Primary.span(span));
             let beside = related.filter(|(other, _)| {
                 diagnostic.span.as_ref().is_some_and(|span| span.file == other.file)
             });
             if let Some((other, what)) = beside
                 && let Some((_, range)) = self.locate(other)
             {
-                snippet =
-                    snippet.annotation(AnnotationKind::Context.span(range).label(what.as_str()));
+                shown = shown.annotation(AnnotationKind::Context.span(range).label(what.as_str()));
             }
-            group = group.element(snippet);
+            group = group.element(shown);
             if let Some((other, what)) = related.filter(|_| beside.is_none())
                 && let Some((source, range)) = self.locate(other)
             {
                 let note = AnnotationKind::Context.span(range).label(what.as_str());
-                group = group.element(snippet_of(source, note));
+                group = group.element(snippet(source).annotation(note));
             }
         }
         match &diagnostic.hint {
@@ -325,11 +318,4 @@ fn safe(rendered: &str) -> String {
 
 fn snippet(source: &Source) -> Snippet<'_, annotate_snippets::Annotation<'_>> {
     Snippet::source(source.shown.as_str()).path(source.path.to_string_lossy().into_owned())
-}
-
-fn snippet_of<'a>(
-    source: &'a Source,
-    annotation: annotate_snippets::Annotation<'a>,
-) -> Snippet<'a, annotate_snippets::Annotation<'a>> {
-    snippet(source).annotation(annotation)
 }

@@ -20,7 +20,6 @@ pub(super) struct Document {
     /// Its number in spans.
     pub number: usize,
     pub path: PathBuf,
-    /// Its text, secrets and all.
     pub text: String,
     pub exposed: bool,
 }

@@ -95,36 +95,46 @@ impl FromToml for bool {
     }
 }
 
+/// A number that stands as text: from a variable, or between quotation marks that do not belong there.
+fn number<T: FromStr>(item: &Item, key: &str, expected: &str, d: &mut Diagnostics) -> Option<T> {
+    match &item.value {
+        Value::String(text) if text.expanded => {
+            let number = text.text.trim().parse().ok();
+            if number.is_none() {
+                d.error(&item.span, format!("`{key}` must be {expected}"))
+                    .class(class::TYPE)
+                    .hint("look at what the variable is set to");
+            }
+            return number;
+        }
+        Value::String(text) if text.text.parse::<T>().is_ok() => {
+            d.error(&item.span, format!("`{key}` must be {expected}, but is a string"))
+                .class(class::TYPE)
+                .hint("write it without quotation marks");
+        }
+        _ => mismatch(item, key, expected, d),
+    }
+    None
+}
+
 impl FromToml for f64 {
     fn from_toml(item: &Item, key: &str, d: &mut Diagnostics) -> Option<Self> {
         const EXPECTED: &str = "a number";
-        match &item.value {
-            Value::Float(number) if number.is_finite() => return Some(*number),
+        let read = match &item.value {
+            Value::Float(number) => *number,
             Value::Integer(number) => {
                 if let Ok(number) = i32::try_from(*number) {
                     return Some(Self::from(number));
                 }
                 d.error(&item.span, format!("`{key}` is out of range"));
+                return None;
             }
-            Value::String(text) if text.expanded => match text.text.trim().parse::<Self>() {
-                Ok(number) if number.is_finite() => return Some(number),
-                _ => {
-                    d.error(&item.span, format!("`{key}` must be {EXPECTED}"))
-                        .class(class::TYPE)
-                        .hint("look at what the variable is set to");
-                }
-            },
-            Value::Float(_) => {
-                d.error(&item.span, format!("`{key}` must be {EXPECTED}")).class(class::TYPE);
-            }
-            Value::String(text) if text.text.parse::<Self>().is_ok() => {
-                d.error(&item.span, format!("`{key}` must be {EXPECTED}, but is a string"))
-                    .class(class::TYPE)
-                    .hint("write it without quotation marks");
-            }
-            _ => mismatch(item, key, EXPECTED, d),
+            _ => number(item, key, EXPECTED, d)?,
+        };
+        if !read.is_finite() {
+            d.error(&item.span, format!("`{key}` must be {EXPECTED}")).class(class::TYPE);
         }
-        None
+        read.is_finite().then_some(read)
     }
 }
 
@@ -138,7 +148,10 @@ macro_rules! integers {
     ($($type:ty),+) => {$(
         impl FromToml for $type {
             fn from_toml(item: &Item, key: &str, d: &mut Diagnostics) -> Option<Self> {
-                let number = integer(item, key, d)?;
+                let number: i64 = match &item.value {
+                    Value::Integer(number) => *number,
+                    _ => number(item, key, "a whole number", d)?,
+                };
                 let fitting = Self::try_from(number).ok();
                 if fitting.is_none() {
                     let hint = format!("from {} to {}", Self::MIN, Self::MAX);
@@ -156,28 +169,6 @@ macro_rules! integers {
 }
 
 integers!(u16, u32, u64, i32, i64, usize);
-
-fn integer(item: &Item, key: &str, d: &mut Diagnostics) -> Option<i64> {
-    const EXPECTED: &str = "a whole number";
-    match &item.value {
-        Value::Integer(number) => return Some(*number),
-        Value::String(text) if text.expanded => match text.text.trim().parse() {
-            Ok(number) => return Some(number),
-            Err(_) => {
-                d.error(&item.span, format!("`{key}` must be {EXPECTED}"))
-                    .class(class::TYPE)
-                    .hint("look at what the variable is set to");
-            }
-        },
-        Value::String(text) if text.text.parse::<i64>().is_ok() => {
-            d.error(&item.span, format!("`{key}` must be {EXPECTED}, but is a string"))
-                .class(class::TYPE)
-                .hint("write it without quotation marks");
-        }
-        _ => mismatch(item, key, EXPECTED, d),
-    }
-    None
-}
 
 /// Reads a value with a unit; a bare number gets the hint that its text would get.
 fn with_unit<T>(

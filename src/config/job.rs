@@ -22,7 +22,7 @@ use crate::domain::{
 
 /// The longest wait between two attempts: waits double from `retry_backoff` up to this.
 pub const RETRY_BACKOFF_MAX: Duration = Duration::from_mins(15);
-/// Durations longer than this are slips of the pen.
+/// Durations longer than this are mistakes.
 const YEARS_TEN: Duration = Duration::from_hours(24 * 3660);
 
 /// What every job says.
@@ -39,9 +39,9 @@ pub struct JobCommon {
     pub blackout: Option<Blackout>,
     /// Runs when these ended. They exist, and there is no circle.
     pub after: Vec<Located<JobName>>,
-    /// A run that was missed is made up for if it is not older than this; zero: never.
+    /// A missed run is started late if it is not older than this; zero: never.
     pub catch_up: Duration,
-    /// The start is put off by up to this, by a share that is the job's own.
+    /// The start is delayed by up to this, by a share that is the job's own.
     pub jitter: Duration,
     /// The age of the last success that is too old. `None`: worked out from the schedule.
     pub max_age: Option<Duration>,

@@ -17,7 +17,7 @@ use super::{
     diagnostic::{Diagnostics, Located, Span, class},
     expand::Text,
     from_toml::text,
-    section::{Options, check_absolute},
+    section::{Options, check_absolute, only_first},
     value::{Entry, Value},
 };
 
@@ -65,8 +65,10 @@ impl Options<'_> {
         let inline = self.entry(key);
         let file = self.entry(&file_key);
         let credential = self.entry(&credential_key);
-        let all = [(key, inline), (&file_key, file), (&credential_key, credential)];
-        if !only_one(&all, d) {
+        let all = [(key, inline), (&*file_key, file), (&*credential_key, credential)];
+        let given: Vec<_> =
+            all.into_iter().filter_map(|(key, entry)| Some((key, entry?.key.clone()))).collect();
+        if !only_first(&given, "are two sources of one secret", d) {
             return None;
         }
         if inline.is_some() {
@@ -106,20 +108,6 @@ impl Options<'_> {
         }
         Some(Located { value: SecretString::from(value), span: item.span.clone() })
     }
-}
-
-fn only_one(all: &[(&str, Option<&Entry>)], d: &mut Diagnostics) -> bool {
-    let mut given = all.iter().filter_map(|(key, entry)| entry.map(|entry| (key, &entry.key)));
-    let Some((first, first_span)) = given.next() else { return true };
-    let mut only = true;
-    for (other, span) in given {
-        only = false;
-        d.error(span, format!("`{other}` and `{first}` are two sources of one secret"))
-            .class(class::CONFLICT)
-            .related(first_span, format!("`{first}` is set here"))
-            .hint("keep one of them");
-    }
-    only
 }
 
 /// Reports a secret that stands in a file which others may read.

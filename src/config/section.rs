@@ -224,14 +224,7 @@ impl<'a> Options<'a> {
     pub fn at_most_one(&mut self, keys: &[&'static str], d: &mut Diagnostics) -> bool {
         let given: Vec<(&str, Span)> =
             keys.iter().filter_map(|key| Some((*key, self.given(key)?))).collect();
-        let Some(((first, first_span), others)) = given.split_first() else { return true };
-        for (other, span) in others {
-            d.error(span, format!("`{other}` and `{first}` exclude each other"))
-                .class(class::CONFLICT)
-                .related(first_span, format!("`{first}` is set here"))
-                .hint("keep one of them");
-        }
-        others.is_empty()
+        only_first(&given, "exclude each other", d)
     }
 
     /// Reports every key that nobody asked for.
@@ -254,6 +247,18 @@ impl<'a> Options<'a> {
 fn toml_key(name: &str) -> String {
     let bare = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
     if !name.is_empty() && name.chars().all(bare) { name.to_owned() } else { format!("{name:?}") }
+}
+
+/// Reports all but the first of what was given, and why; the answer is whether there are no others.
+pub(super) fn only_first(given: &[(&str, Span)], why: &str, d: &mut Diagnostics) -> bool {
+    let Some(((first, first_span), others)) = given.split_first() else { return true };
+    for (other, span) in others {
+        d.error(span, format!("`{other}` and `{first}` {why}"))
+            .class(class::CONFLICT)
+            .related(first_span, format!("`{first}` is set here"))
+            .hint("keep one of them");
+    }
+    others.is_empty()
 }
 
 pub(super) fn check_absolute(key: &str, path: &Path, span: &Span, d: &mut Diagnostics) -> bool {

@@ -63,7 +63,6 @@ pub type Table = BTreeMap<String, Entry>;
 /// Turns what the TOML parser made of one file into our tree.
 pub(super) struct Reader<'a> {
     pub file: usize,
-    /// The file's text, secrets and all.
     pub text: &'a str,
     pub exposed: bool,
     pub environment: &'a Environment<'a>,

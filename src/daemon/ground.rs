@@ -15,7 +15,7 @@ use crate::{
     },
 };
 
-use super::journal::{Journal, JournalSettings, RunRecord};
+use super::journal::{Journal, JournalSettings, Opened, RunRecord};
 
 /// A state directory that is ours until this is dropped.
 #[derive(Debug)]
@@ -29,7 +29,6 @@ pub struct StateDir {
 /// Why a state directory could not be taken.
 #[derive(Debug)]
 pub enum TakeError {
-    /// Another pgkeep has it.
     Locked(Failure),
     Failed(Failure),
 }
@@ -83,14 +82,19 @@ impl StateDir {
             kind_of: crate::jobs::metric_kind,
         };
         let (journal, opened) = Journal::open(path, settings, now).map_err(TakeError::Failed)?;
-        for finding in &opened.findings {
-            let hint = finding.hint.as_deref();
-            tracing::warn!(check = finding.check, hint, "{}", finding.what);
-        }
-        for run in &opened.interrupted {
-            tracing::warn!(job = %run.job, run = run.run, "a run was interrupted: the process ended in the middle of it");
-        }
+        log(&opened);
         Ok(Self { journal, interrupted: opened.interrupted, lock })
+    }
+}
+
+/// Says in the log what was found wrong at the start.
+fn log(opened: &Opened) {
+    for finding in &opened.findings {
+        let hint = finding.hint.as_deref();
+        tracing::warn!(check = finding.check, hint, "{}", finding.what);
+    }
+    for run in &opened.interrupted {
+        tracing::warn!(job = %run.job, run = run.run, "a run was interrupted: the process ended in the middle of it");
     }
 }
 

@@ -23,7 +23,7 @@ use super::{
 /// Receivers of notifications by name.
 pub type Notifiers = BTreeMap<NotifyName, Arc<Notifier>>;
 
-/// Those who are told of a job: whom it names, or else all that cover it.
+/// The receivers of a job: those that it names, or else all that cover it.
 pub(super) fn of(job: &JobCommon, notifiers: &Notifiers) -> Vec<NotifyName> {
     job.notify.clone().unwrap_or_else(|| {
         let covering = notifiers.values().filter(|notifier| notifier.covers(&job.name));

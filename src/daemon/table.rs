@@ -58,7 +58,6 @@ pub struct Ground {
 /// A configuration with what was found wrong in it.
 #[derive(Debug)]
 pub struct Loaded {
-    /// Everything built; none where there is an error.
     pub table: Option<Table>,
     pub diagnostics: Diagnostics,
     /// Where the daemon of this configuration keeps its socket; known even where the rest has

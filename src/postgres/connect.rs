@@ -265,8 +265,8 @@ async fn fits(target: Target, session: &Session, at: &Endpoint) -> Result<(), Pg
 }
 
 /// Drives a connection until it ends, and notes what the server says beside its answers, and why it broke.
-/// Once nobody has the session any more, the server has a moment to end it: a question that is still
-/// unanswered then would hold the connection for ever.
+/// Once the session was dropped, the server has a moment to end it: a question without an answer would keep
+/// the connection open.
 pub(super) async fn drive(
     mut connection: Connection<Guarded<Socket>, Guarded<Tls>>,
     heard: Notices,

@@ -20,13 +20,11 @@ use super::{
 /// Why something with a server could not be done.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PgError {
-    /// It was stopped because its token was cancelled.
     #[error("cancelled")]
     Cancelled,
     #[error("{what}")]
     Failed {
         class: Class,
-        /// What went wrong, with all causes.
         what: String,
         hint: Option<String>,
         /// The server's code, where the server said it.
@@ -47,11 +45,7 @@ impl IntoFailure for PgError {
 
 impl PgError {
     /// One that did not come from a server.
-    pub fn local(class: Class, what: impl Into<String>) -> Self {
-        Self::new(class, what)
-    }
-
-    pub(super) fn new(class: Class, what: impl Into<String>) -> Self {
+    pub fn new(class: Class, what: impl Into<String>) -> Self {
         Self::Failed { class, what: what.into(), hint: None, sqlstate: None }
     }
 

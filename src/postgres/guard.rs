@@ -6,7 +6,7 @@
 //! send it. Afterwards one message, the answer to one question, and what is said beside answers all have
 //! a limit. An answer is held whole, so that its rows weigh what they take here, not on the wire.
 //!
-//! What can still go wrong: a server that sends within the limits for ever. Questions have a limit in time
+//! What can still go wrong: a server that sends within the limits without end. Questions have a limit in time
 //! for that.
 
 use std::{

@@ -1,4 +1,4 @@
-//! A session on a server whose statements can be cancelled, and none of which waits for ever.
+//! A session on a server. Its statements can be cancelled, and each has a limit.
 //!
 //! Dropping the future of a statement does not stop the statement, and dropping the client leaves
 //! the backend running until it next looks at its socket. So a cancelled token sends the cancel
@@ -396,7 +396,7 @@ impl Session {
         self.connection.abort();
     }
 
-    /// Ends the transaction, the session, and waits until the connection is closed, but not for ever.
+    /// Ends the transaction, the session, and waits until the connection is closed, for a limited time.
     pub async fn roll_back(self) {
         let never = CancellationToken::new();
         // The end of the session ends the transaction in any case.
@@ -408,7 +408,7 @@ impl Session {
         self.close().await;
     }
 
-    /// Ends the session and waits until the connection is closed, but not for ever.
+    /// Ends the session and waits until the connection is closed, for a limited time.
     pub async fn close(self) {
         let Self { client, mut connection, .. } = self;
         drop(client);

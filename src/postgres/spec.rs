@@ -79,10 +79,8 @@ pub struct ConnSpec {
     /// Where the server may be, in the order in which to try.
     pub endpoints: Vec<Endpoint>,
     pub user: String,
-    /// The database for what concerns the whole server.
     pub dbname: String,
     pub tls: TlsSpec,
-    /// Limit of one attempt to connect.
     pub connect_timeout: Duration,
     /// Limit of one question to the catalogue.
     pub answer_timeout: Duration,
@@ -254,7 +252,7 @@ impl ConnSpec {
         env.set("PGUSER", &self.user);
         env.set("PGDATABASE", dbname);
         env.set("PGAPPNAME", application_name);
-        // Whole seconds, at least 2: libpq before 17 reads 1 as 2, and 0 is for ever.
+        // Whole seconds, at least 2: libpq before 17 reads 1 as 2, and 0 is no limit.
         env.set("PGCONNECT_TIMEOUT", self.connect_timeout.as_secs().max(2).to_string());
         self.tls_env(&mut env)?;
         if let Some(options) = self.startup.options(self.options.as_deref()) {

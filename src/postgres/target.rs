@@ -10,7 +10,6 @@ pub(super) enum Target {
     /// Whatever answers.
     #[default]
     Any,
-    /// A server that takes writes by default.
     ReadWrite,
     ReadOnly,
     Primary,

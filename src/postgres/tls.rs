@@ -113,7 +113,6 @@ pub struct TlsSpec {
     /// `sslcert` and `sslkey`: PEM files.
     pub client: Option<(PathBuf, PathBuf)>,
     pub sni: bool,
-    /// Whether TLS 1.2 and 1.3 are allowed.
     pub versions: (bool, bool),
 }
 

@@ -71,7 +71,6 @@ impl fmt::Display for Version {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Installed {
     pub dir: PathBuf,
-    /// The version of its pg_dump.
     pub version: Version,
 }
 
@@ -97,7 +96,6 @@ impl Installed {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Inventory {
     pub found: Vec<Installed>,
-    /// What cannot, and why.
     pub refused: Vec<(PathBuf, String)>,
 }
 

@@ -25,10 +25,8 @@ const ATTEMPTS: u32 = 10;
 /// Why the lock was not had.
 #[derive(Debug, thiserror::Error)]
 pub enum LockError {
-    /// Another process holds it.
     #[error("{} is in use by another pgkeep{}", dir.display(), holder(*pid))]
     Held { dir: PathBuf, pid: Option<u32> },
-    /// The lock file cannot be used.
     #[error(transparent)]
     File(#[from] FileError),
 }

@@ -26,7 +26,6 @@ use crate::domain::{
 /// phrase.
 #[derive(Debug, Clone)]
 pub struct Task {
-    /// Cancelled when the work is to stop.
     pub cancel: CancellationToken,
     pub clock: Arc<dyn Clock>,
     pub progress: Arc<Progress>,

@@ -31,12 +31,10 @@ pub enum Untrusted {
     Writable { path: PathBuf, mode: u32, fix: &'static str },
     #[error("{} belongs to user id {owner}, neither root nor the user that pgkeep runs as", path.display())]
     Owner { path: PathBuf, owner: u32 },
-    /// Others may read a secret.
     #[error("{} holds a secret and may be read by others (mode {mode:04o})", path.display())]
     Readable { path: PathBuf, mode: u32 },
     #[error("{} is not executable", path.display())]
     NotExecutable { path: PathBuf },
-    /// It is larger than such a file ever is.
     #[error("{} is larger than {limit} bytes", path.display())]
     TooLarge { path: PathBuf, limit: u64 },
     /// It is a folder, a pipe or a device.

@@ -166,7 +166,7 @@ async fn here(path: &str) -> Result<May, PgError> {
         Err(error) => match error.kind() {
             ErrorKind::NotFound | ErrorKind::NotADirectory => Ok(Ok(None)),
             ErrorKind::PermissionDenied => Ok(Err(error.to_string())),
-            _ => Err(PgError::local(Class::State, format!("cannot read {path}: {error}"))),
+            _ => Err(PgError::new(Class::State, format!("cannot read {path}: {error}"))),
         },
     }
 }

@@ -117,18 +117,22 @@ pub(super) fn tls(params: &Params, env: &Environment) -> Result<TlsSpec, SpecErr
         };
         return Err(SpecError::new(what).hint(hint));
     }
-    let cert = params.get("sslcert").map(PathBuf::from);
-    let key = params.get("sslkey").map(PathBuf::from);
-    let client = match cert.or_else(|| existing(".postgresql/postgresql.crt")) {
-        Some(cert) => {
-            let key = key.or_else(|| existing(".postgresql/postgresql.key"));
-            let missing = || SpecError::new(format!("there is no sslkey for {}", cert.display()));
-            Some((cert.clone(), key.ok_or_else(missing)?))
-        }
-        None => None,
-    };
+    let client = client_certificate(params, existing)?;
     let sni = params.get("sslsni") != Some("0");
     Ok(TlsSpec { mode, roots, client, sni, versions: tls_versions(params)? })
+}
+
+fn client_certificate(
+    params: &Params,
+    existing: impl Fn(&str) -> Option<PathBuf>,
+) -> Result<Option<(PathBuf, PathBuf)>, SpecError> {
+    let path =
+        |keyword, default| params.get(keyword).map(PathBuf::from).or_else(|| existing(default));
+    let Some(cert) = path("sslcert", ".postgresql/postgresql.crt") else { return Ok(None) };
+    match path("sslkey", ".postgresql/postgresql.key") {
+        Some(key) => Ok(Some((cert, key))),
+        None => Err(SpecError::new(format!("there is no sslkey for {}", cert.display()))),
+    }
 }
 
 /// Whether TLS 1.2 and 1.3 are allowed. Older ones never are.
@@ -159,7 +163,7 @@ fn number(params: &Params, keyword: &str) -> Result<Option<u64>, SpecError> {
         .transpose()
 }
 
-/// Zero means "the default" here: nothing waits for ever.
+/// Zero means "the default" here: nothing waits without a limit.
 fn seconds(params: &Params, keyword: &str, default: Duration) -> Result<Duration, SpecError> {
     let given = number(params, keyword)?.filter(|seconds| *seconds > 0);
     Ok(given.map_or(default, Duration::from_secs))

@@ -181,9 +181,7 @@ pub struct Exit {
     /// What it wrote to stderr: beginning and end, at most [`STDERR_LIMIT`] bytes and a line that
     /// says how much is missing.
     pub stderr: String,
-    /// Bytes of stderr that were left out.
     pub stderr_left_out: u64,
-    /// What was captured of stdout.
     pub stdout: Vec<u8>,
     /// Bytes of stdout beyond the limit of the capture.
     pub stdout_left_out: u64,
@@ -217,7 +215,6 @@ pub struct Child {
 #[derive(Debug, Clone)]
 pub enum Waited {
     Ended(Arc<Exit>),
-    /// It was ended because the token was cancelled.
     Cancelled(Arc<Exit>),
 }
 

@@ -32,7 +32,6 @@ pub struct ChildRecord {
     pub start_time: u64,
     /// `/proc/sys/kernel/random/boot_id`: start times of another boot mean nothing.
     pub boot_id: String,
-    /// The program, for people.
     pub program: String,
 }
 

@@ -14,10 +14,8 @@ const GRACE: Duration = Duration::from_secs(2);
 pub enum RunError {
     #[error(transparent)]
     Spawn(#[from] SpawnError),
-    /// It took too long and was ended.
     #[error("{} did not end within {} s", program.display(), limit.as_secs_f32())]
     TimedOut { program: PathBuf, limit: Duration },
-    /// It was ended because we are to stop.
     #[error("cancelled")]
     Cancelled,
 }

@@ -7,7 +7,6 @@ use std::{path::PathBuf, time::Duration};
 pub struct ChildSettings {
     /// Their nice value, 0 to 19; Linux derives the I/O priority from it.
     pub nice: i32,
-    /// Time between SIGTERM and SIGKILL.
     pub grace: Duration,
     /// Where their process groups are recorded, so that a new start finds what a killed daemon
     /// left behind.

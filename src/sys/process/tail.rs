@@ -93,7 +93,7 @@ impl Drain {
         Ok(Self { kept, ended })
     }
 
-    /// Waits for the end of the pipe, but not for ever, and gives what was kept.
+    /// Waits for the end of the pipe, for a limited time, and gives what was kept.
     pub(super) fn finish<T>(self, take: impl FnOnce(&mut Kept) -> T) -> T {
         // Either the thread has ended (disconnected) or the time is up: both are fine.
         self.ended.recv_timeout(LINGER).ok();
