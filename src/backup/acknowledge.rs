@@ -53,7 +53,6 @@ pub struct Order {
 pub struct Line {
     pub id: BackupId,
     pub server: ServerName,
-    /// Its database, or `@globals`.
     pub subject: String,
     pub repository: RepositoryName,
     pub before: bool,

@@ -42,7 +42,6 @@ pub(super) struct Details<'a> {
     pub(super) left_out: Vec<LeftOut>,
     /// Unlogged tables whose rows a standby does not have; none on a primary.
     pub(super) unlogged: Option<u64>,
-    /// What lies beside the volumes.
     pub(super) files: &'a [SmallFile],
 }
 

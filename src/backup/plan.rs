@@ -34,7 +34,6 @@ pub struct DumpPlan<'a> {
     pub server: &'a Server,
     pub facts: &'a ServerFacts,
     pub tools: &'a Installed,
-    /// This host.
     pub owner: &'a Owner,
     pub repositories: &'a [Arc<Repository>],
     /// All that are asked for the last backup.

@@ -20,7 +20,6 @@ struct Script {
     complete: &'static [u8],
     /// Whose it is, in the genitive.
     whose: &'static str,
-    /// Where one that ends early ends.
     end: &'static str,
 }
 

@@ -123,7 +123,6 @@ impl fmt::Display for BackupId {
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Subject {
-    /// One database.
     Database(DatabaseName),
     /// What belongs to the whole cluster: roles, tablespaces, their settings and grants.
     Globals,
@@ -182,7 +181,6 @@ pub struct Series {
     /// many readers keep numbers as doubles and would round it.
     #[serde(with = "as_text")]
     pub system_id: u64,
-    /// The database, or the globals.
     pub subject: Subject,
     /// `all`, `schema`, `data`, or the name of a selection ([`super::scope::Scope::series`]).
     pub contents: String,

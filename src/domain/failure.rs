@@ -108,7 +108,6 @@ impl Class {
 /// `Display` prints one line without the hint: `dump database app: pg_dump exited with 1: …`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Failure {
-    /// What sort of failure it is.
     pub class: Class,
     /// What was being done, as a phrase: `dump database app`.
     pub doing: String,

@@ -86,9 +86,7 @@ impl Adoption {
 /// Who wrote a backup, and where its server was then.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Written {
-    /// The backup.
     pub id: BackupId,
-    /// The host.
     pub owner: Owner,
     /// The moment that the data is of.
     pub snapshot: Snapshot,
@@ -105,9 +103,7 @@ impl From<Manifest> for Written {
 /// may yet come to where it is not.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Past {
-    /// Its timeline.
     pub timeline: Timeline,
-    /// Its position.
     pub lsn: Lsn,
     /// From which timelines it comes; none on the first, or where the role may not read that.
     pub history: Option<History>,
@@ -155,7 +151,6 @@ pub enum Stranger {
 /// Whose a series is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Whose {
-    /// This host's.
     Own,
     /// This host's, which had another name when it wrote the newest backup.
     Renamed,

@@ -27,7 +27,6 @@ pub fn is_managed(name: &str) -> bool {
 /// Why a text is not a pattern.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PatternError {
-    /// It is empty.
     #[error("a pattern must not be empty")]
     Empty,
     /// It ends in the middle of an escape.
@@ -195,9 +194,7 @@ impl fmt::Display for Glob {
 /// Which databases a job works on: those that `include` matches and `exclude` does not.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DatabasePatterns {
-    /// At least one must match.
     pub include: Vec<Glob>,
-    /// None may match.
     pub exclude: Vec<Glob>,
 }
 
@@ -206,14 +203,12 @@ pub struct DatabasePatterns {
 pub struct Candidate {
     /// `datname`
     pub name: DatabaseName,
-    /// Whether it can be connected to.
     pub access: Access,
 }
 
 /// Whether a database can be connected to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Access {
-    /// It can.
     Open,
     /// `datallowconn = false`
     Closed,
@@ -228,18 +223,13 @@ pub enum Access {
 /// Why a database is not worked on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Reason {
-    /// No pattern includes it.
     NotIncluded,
-    /// A pattern excludes it.
     Excluded,
     /// It is `template0` or `template1`. A database that somebody marked as a template is one like
     /// all others.
     Template,
-    /// It does not allow connections.
     NoConnections,
-    /// It is half dropped.
     HalfDropped,
-    /// Its name is no UTF-8.
     Unnameable,
     /// It belongs to the provider of a managed service.
     Managed,
@@ -268,7 +258,6 @@ pub enum Problem {
     Named(DatabaseName, Reason),
     /// A database is meant whose name cannot be written. It is shown with escapes.
     Unnameable(DatabaseName),
-    /// Not one database is left.
     NothingSelected,
 }
 

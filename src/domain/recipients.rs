@@ -15,7 +15,6 @@ pub struct Recipients(BTreeSet<String>);
 /// What a copy does with the stored bytes on their way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Passage {
-    /// They arrive as they are.
     AsTheyAre,
     /// They are plain, and are encrypted to the target's recipients.
     Encrypt,

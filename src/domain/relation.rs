@@ -13,7 +13,6 @@ use super::pattern::{Glob, PatternError};
 /// Why a text is not a pattern of tables.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum RelationPatternError {
-    /// It has no schema.
     #[error("the pattern {0:?} has no schema: write \"public.{0}\", or \"*.{0}\" for any")]
     NoSchema(String),
     /// One of its halves is no pattern.
@@ -24,9 +23,7 @@ pub enum RelationPatternError {
 /// A table, a materialized view: whatever stands in a schema under a name.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RelationName {
-    /// The schema.
     pub schema: String,
-    /// The name within it.
     pub name: String,
 }
 
@@ -110,9 +107,7 @@ impl FromStr for RelationPattern {
 /// Which tables a job works on: those that `include` matches and `exclude` does not.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct RelationPatterns {
-    /// At least one must match.
     pub include: Vec<RelationPattern>,
-    /// None may match.
     pub exclude: Vec<RelationPattern>,
 }
 

@@ -54,7 +54,6 @@ pub enum Period {
 pub enum Limit {
     /// So many spans that have a backup.
     Count(u32),
-    /// All of them.
     Unlimited,
     /// So long before the newest backup.
     Within(Duration),
@@ -65,7 +64,6 @@ pub enum Limit {
 pub struct Rule {
     /// Of what the newest stays.
     pub period: Period,
-    /// How far back.
     pub limit: Limit,
 }
 
@@ -172,15 +170,12 @@ impl Proof {
 #[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Candidate {
-    /// Its id.
     pub id: BackupId,
     /// How far it can be counted on.
     pub standing: Standing,
     /// Whether every byte was read back.
     pub verified: bool,
-    /// Whether it was restored.
     pub drilled: bool,
-    /// Whether somebody said that it stays.
     pub held: bool,
     /// Whether its id is later than the store's clock allows: [`is_ahead`].
     pub ahead: bool,

@@ -58,7 +58,6 @@ pub enum Coverage {
     /// Only what is named, or only definitions, or only data: what comes to the database tomorrow is
     /// not in it.
     Only,
-    /// All but what is named.
     AllBut,
     Whole,
 }

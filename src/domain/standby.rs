@@ -7,11 +7,8 @@ use super::units::format_duration;
 /// Where a run works.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum OnlyOn {
-    /// On a primary alone.
     Primary,
-    /// On a standby alone.
     Standby,
-    /// Wherever it is.
     #[default]
     Any,
 }

@@ -25,7 +25,6 @@ pub enum Kind {
     FewerEntries,
     /// pg_dump or the server said something that casts doubt on what was read.
     ToolOutput,
-    /// Something that a newer pgkeep knows.
     #[serde(other)]
     Other,
 }

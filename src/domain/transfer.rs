@@ -54,13 +54,11 @@ impl Stocked {
 /// What a target has of one series.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Holdings {
-    /// Backups that are complete there.
     pub complete: BTreeSet<BackupId>,
     /// Those of them that are in doubt there.
     pub in_doubt: BTreeSet<BackupId>,
     /// Backups of which only the manifest is left.
     pub damaged: BTreeSet<BackupId>,
-    /// Folders without a manifest.
     pub incomplete: BTreeSet<BackupId>,
     /// Backups that were complete there at some time.
     pub seen: BTreeSet<BackupId>,
@@ -77,13 +75,11 @@ pub enum Decision {
     Lost,
     /// Its manifest is there and nothing else: nothing is written over, so that it waits.
     Damaged,
-    /// It is there.
     Present,
     /// There are `newest` newer ones.
     NotAmongNewest,
     /// It is older than `within`.
     TooOld,
-    /// It was there and was removed.
     Removed,
 }
 
@@ -112,12 +108,10 @@ impl fmt::Display for Decision {
 /// What was decided about one backup.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Decided {
-    /// The backup.
     pub id: BackupId,
     /// How many newer ones of its series the source has, without those from the future
     /// or in doubt.
     pub rank: usize,
-    /// What is done with it.
     pub decision: Decision,
 }
 

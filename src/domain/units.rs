@@ -10,9 +10,7 @@ use std::{fmt, str::FromStr, time::Duration};
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{what}")]
 pub struct UnitError {
-    /// What is wrong with it.
     pub what: String,
-    /// What to write instead.
     pub hint: String,
 }
 

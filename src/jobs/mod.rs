@@ -53,7 +53,6 @@ pub const KINDS: &[&JobKind] =
 pub struct JobKind {
     /// What `kind = "…"` says.
     pub name: &'static str,
-    /// One sentence for people.
     pub summary: &'static str,
     /// How long an attempt may take where the job does not say it: longer than any honest one.
     pub time_limit: Duration,
@@ -68,17 +67,12 @@ pub struct JobKind {
 pub struct Resources<'a> {
     /// The configuration, for references between its tables.
     pub config: &'a Config,
-    /// The configured servers.
     pub servers: BTreeMap<ServerName, Arc<Server>>,
-    /// The configured repositories.
     pub repositories: BTreeMap<RepositoryName, Arc<Handle>>,
-    /// How children run.
     pub children: ChildSettings,
-    /// The state directory.
     pub state_dir: PathBuf,
     /// One heavy job per database.
     pub gate: Arc<DatabaseGate>,
-    /// The configured retention policies.
     pub retention: Policies,
 }
 
@@ -180,17 +174,14 @@ pub trait Job: Send + Sync {
 /// The databases of a server that a job backs up.
 #[derive(Debug, Clone)]
 pub struct Protects {
-    /// The server.
     pub server: Arc<Server>,
     /// Which of its databases. One that is excluded was thought of, and is not unprotected.
     pub patterns: DatabasePatterns,
-    /// What of them.
     pub scopes: Scopes,
     /// Whether it backs up the globals, and then whether with the hashes of passwords.
     pub globals: Option<bool>,
     /// What it accepts to be left out.
     pub accepted: Accepted,
-    /// Where to.
     pub repositories: Vec<RepositoryName>,
 }
 
@@ -204,7 +195,6 @@ impl Protects {
 /// What one attempt is handed.
 #[derive(Debug, Clone)]
 pub struct RunContext {
-    /// Cancellation, clock, progress.
     pub task: Task,
     /// The run; all its attempts share it.
     pub run: RunId,

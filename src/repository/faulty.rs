@@ -44,7 +44,6 @@ pub enum When {
 /// What happens at the exact step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Act {
-    /// An error of that kind.
     Fail(StoreErrorKind),
     /// No answer ever; [`Faulty::hung`] tells.
     Hang,

@@ -31,7 +31,6 @@ use crate::domain::{
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fate {
     Remove,
-    /// It stays, for this reason.
     Spare(&'static str),
 }
 
@@ -98,7 +97,6 @@ pub struct SweepReport {
 pub enum Cleared {
     /// It was garbage, and is gone.
     Removed(Listed),
-    /// It stays, for this reason.
     Spared(&'static str),
     /// It stays: its manifest is there, and the listing left that out.
     Unlisted,

@@ -64,7 +64,6 @@ pub fn volume_name(stem: &str, number: u32) -> String {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Place {
     Marker,
-    /// An object in a backup's folder.
     Backup {
         series: Series,
         id: BackupId,

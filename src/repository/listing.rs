@@ -20,7 +20,6 @@ use crate::domain::{
 /// Which part of a repository to list.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum Within {
-    /// All of it.
     #[default]
     All,
     Server(ServerName),

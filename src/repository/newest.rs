@@ -45,7 +45,6 @@ pub const ASKED_MAX: usize = 16;
 pub struct Criteria {
     /// Only one that is not in doubt.
     pub trusted: bool,
-    /// Only one with that proof.
     pub proof: Option<Proof>,
     /// Only one that was begun then, or earlier.
     pub until: Option<Timestamp>,

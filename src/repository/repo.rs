@@ -52,7 +52,6 @@ pub enum ManifestProblem {
     /// It is damaged, of a newer format, or another backup's.
     #[error("the manifest was not accepted")]
     Invalid(#[source] ManifestError),
-    /// The store did not give it.
     #[error("the manifest could not be read")]
     Store(#[source] StoreError),
 }

@@ -50,7 +50,6 @@ pub(super) struct Leave {
     pub(super) garbage: Option<Duration>,
     /// Data without a manifest whatever its age: its host has notes of what it left.
     pub(super) noted: bool,
-    /// These backups.
     pub(super) backups: BTreeSet<Backup>,
 }
 

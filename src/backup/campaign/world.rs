@@ -59,7 +59,6 @@ pub(super) struct World {
     killed_at: u64,
     /// Nobody disturbs any more.
     is_over: bool,
-    /// What happened.
     pub(super) told: Vec<String>,
 }
 

@@ -50,7 +50,6 @@ use crate::{
 /// How the stream is compressed and cut.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Encode {
-    /// zstd's level.
     pub level: i32,
     pub workers: usize,
     /// Length of every part but a volume's last.
@@ -108,7 +107,6 @@ pub enum StreamError {
     Encrypt(#[source] EncryptError),
     #[error("a thread cannot be started")]
     Thread(#[source] io::Error),
-    /// A defect in pgkeep itself.
     #[error("the thread {thread} panicked")]
     Panicked { thread: &'static str },
 }
@@ -156,7 +154,6 @@ struct Job {
 /// What the sealing thread is told, in the order of the stream.
 enum Next {
     Frame(mpsc::Receiver<Frame>),
-    /// The stream was whole.
     End(Box<Structure>),
 }
 

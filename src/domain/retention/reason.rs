@@ -15,7 +15,6 @@ pub enum Reason {
     NewestDrilled,
     /// Newer ones are suspicious, and nobody has acknowledged them. A floor.
     BeforeSuspicious,
-    /// Somebody said so.
     Held,
     /// Its time lies in the future: a clock was wrong, and nobody knows which.
     Future,

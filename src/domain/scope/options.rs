@@ -138,7 +138,6 @@ const REFUSED: &[(&str, &str)] = &[
 #[error("{what}")]
 pub struct Refused {
     what: String,
-    /// What to do in its place.
     pub hint: String,
 }
 

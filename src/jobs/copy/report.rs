@@ -122,7 +122,6 @@ pub(super) struct Tallies {
     pending: BTreeMap<RepositoryName, Pending>,
     damaged: BTreeMap<Damaged, Failure>,
     manifests_alone: BTreeSet<ManifestAlone>,
-    /// Copied, and not listed there.
     unlisted: Vec<Finding>,
 }
 

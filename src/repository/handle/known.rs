@@ -20,7 +20,6 @@ const MEMORY_MAX: u64 = 256;
 pub(super) enum Known {
     /// It has never stored anything there.
     Never,
-    /// The one with that id.
     Id(String),
     /// There was one, and what is remembered is no id.
     Damaged,

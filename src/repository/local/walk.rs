@@ -129,7 +129,6 @@ impl Walk {
 enum Step {
     Object(ObjectMeta),
     Down(Folder),
-    /// It went away meanwhile.
     Nothing,
     Up,
 }

@@ -40,7 +40,6 @@ pub(super) struct Failure {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Cause {
-    /// Our own time limit.
     Timeout,
     /// No connection, or it broke off.
     Broken,
@@ -52,7 +51,6 @@ enum Cause {
     /// "There is none" where something is to be written or listed: not an object is missing, but the
     /// bucket or the upload.
     Astray,
-    /// The store answered.
     Answer {
         status: u16,
         code: String,
