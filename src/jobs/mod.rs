@@ -1,7 +1,7 @@
 //! The kinds of job: one file each, and one line in [`KINDS`].
 //!
-//! A kind reads its own options, declares its own metrics, and makes one call into `backup`,
-//! `postgres` or `checks`. Kinds know neither the scheduler nor Prometheus; nothing outside of
+//! A kind reads its own options, declares its own metrics, and has its story told by `backup`, `maintenance`,
+//! or `wal` with `checks`. Kinds know neither the scheduler nor Prometheus; nothing outside of
 //! this folder knows a kind's name.
 
 mod choose;
