@@ -21,7 +21,7 @@ use crate::{
         units::format_duration,
     },
     postgres::{Session, catalog, command::Globals, snapshot::moment, spec::ChildEnv},
-    sys::{fixed, task::Task},
+    sys::{task::Task, time_limits},
 };
 
 use self::server_files::ServerFiles;
@@ -41,7 +41,7 @@ const LIMIT_MIN: Duration = Duration::from_mins(10);
 
 /// How long a client program may take that asks so many questions.
 fn limit(answer_timeout: Duration, answers: u32) -> Duration {
-    fixed::limit(LIMIT_MIN).max(answer_timeout * answers)
+    time_limits::limit(LIMIT_MIN).max(answer_timeout * answers)
 }
 
 fn left_out(role_passwords: bool) -> Vec<LeftOut> {

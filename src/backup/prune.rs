@@ -30,7 +30,7 @@ use crate::{
         retention::Policy,
     },
     repository::{listing::Listed, newest::Verdict, repo::Repository, store::StoreErrorKind},
-    sys::{fixed, task::Task},
+    sys::{task::Task, time_limits},
 };
 
 /// Backups that are removed at once. Each takes a listing and a request per object.
@@ -113,7 +113,7 @@ pub async fn carry_out(repository: &Repository, plan: &SeriesPlan, task: &Task) 
 
 async fn given_up(cancel: &CancellationToken) {
     cancel.cancelled().await;
-    tokio::time::sleep(fixed::limit(CANCEL_GRACE)).await;
+    tokio::time::sleep(time_limits::limit(CANCEL_GRACE)).await;
 }
 
 /// The listing may be hours old by now, or was never true: of what stays whatever happens each object is

@@ -8,7 +8,7 @@ use crate::{
         table::Loaded,
     },
     domain::failure::{Class, Failure},
-    sys::fixed,
+    sys::time_limits,
 };
 
 use super::{Stop, exit::Exit, runtime};
@@ -35,7 +35,7 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(10);
 
 /// [`ANSWER_LIMIT`], as it holds here.
 pub(super) fn answer_limit() -> Duration {
-    fixed::limit(ANSWER_LIMIT)
+    time_limits::limit(ANSWER_LIMIT)
 }
 
 /// Asks the daemon, which has to be up, for something that has one answer; `hint` says what to do where

@@ -15,7 +15,7 @@ use crate::{
         failure::{Class, Failure},
         text,
     },
-    sys::{fixed, task::Progress},
+    sys::{task::Progress, time_limits},
 };
 
 use super::Stop;
@@ -68,7 +68,7 @@ pub(super) async fn patiently<T>(progress: &Progress, work: impl Future<Output =
         tokio::select! {
             biased;
             done = &mut work => return done,
-            () = tokio::time::sleep(fixed::limit(WORD_EVERY)) => {
+            () = tokio::time::sleep(time_limits::limit(WORD_EVERY)) => {
                 if let Some(waits) = progress.waits() {
                     say(&format!("pgkeep: waits for {}\n", text::line(&waits)));
                 }

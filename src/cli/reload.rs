@@ -7,7 +7,7 @@ use serde::Serialize;
 use crate::{
     daemon::control::{Reply, Request},
     domain::failure::Class,
-    sys::fixed,
+    sys::time_limits,
 };
 
 use super::{Cli, Outcome, Stop, call, exit::Exit, output};
@@ -27,7 +27,8 @@ pub(super) fn reload(cli: &Cli) -> Outcome {
     // counts, also on a configuration with errors.
     let loaded = cli.load();
     let hint = "systemctl start pgkeep";
-    let reply = call::ask_running(&loaded, &Request::Reload, DOING, fixed::limit(LIMIT), hint)?;
+    let reply =
+        call::ask_running(&loaded, &Request::Reload, DOING, time_limits::limit(LIMIT), hint)?;
     let (accepted, text) = match &reply {
         Reply::Done(text) => (true, text),
         Reply::Failed(failure) if failure.class == Class::Configuration => (false, &failure.what),

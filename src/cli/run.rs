@@ -25,7 +25,7 @@ use crate::{
         report::{Figures, Outcome as TargetOutcome, Report, Verdict},
         text,
     },
-    sys::fixed,
+    sys::time_limits,
 };
 
 use super::{Cli, Outcome, Running, Stop, call, daemon, exit::Exit, output, runtime};
@@ -180,7 +180,7 @@ async fn through_daemon(
         while let Some(reply) = replies.next_within(limit).await.map_err(fail)? {
             show.reply(&reply);
             last = Some(reply);
-            limit = fixed::limit(SILENCE_MAX);
+            limit = time_limits::limit(SILENCE_MAX);
         }
         Ok::<_, Stop>(Followed::Continue(last))
     };

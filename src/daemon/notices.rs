@@ -19,7 +19,7 @@ use crate::{
         report::Verdict,
         run::EndedRun,
     },
-    sys::{clock::Clock, fixed, host},
+    sys::{clock::Clock, host, time_limits},
     telemetry::{
         metrics::Metrics,
         notify::{Letter, Notifier, Post, Told},
@@ -168,7 +168,7 @@ impl Notices {
 
     /// Sends what waits, for a short time; what is left is logged.
     pub(super) async fn close(&self, journal: &Journal) {
-        self.post.close(fixed::limit(CLOSE_LIMIT)).await;
+        self.post.close(time_limits::limit(CLOSE_LIMIT)).await;
         self.settle(journal);
     }
 }

@@ -8,7 +8,7 @@ use crate::{
         name::JobName,
     },
     jobs,
-    sys::{clock::Clock, fixed, host},
+    sys::{clock::Clock, host, time_limits},
     telemetry::metrics::{Metrics, Setup},
 };
 
@@ -54,7 +54,7 @@ pub async fn run(
     engine.tell_interrupted(&state.interrupted);
     let (sender, mut replies) = ReplySender::channel();
     engine.trigger(job.clone(), sender);
-    let mut progress = tokio::time::interval(fixed::limit(PROGRESS_INTERVAL));
+    let mut progress = tokio::time::interval(time_limits::limit(PROGRESS_INTERVAL));
     let mut last = None;
     let mut stopped_by = None;
     let ran = loop {

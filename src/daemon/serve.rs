@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use self::running::Daemon;
 use crate::{
     domain::failure::{Class, Failure},
-    sys::{clock::Clock, files, fixed, host},
+    sys::{clock::Clock, files, host, time_limits},
     telemetry::{
         http::{self, Health, Served},
         logging::LogHandle,
@@ -61,7 +61,7 @@ pub struct Start {
 
 /// How long the end of the daemon may take, whatever hangs, where its children have that grace.
 pub fn end_within(grace: Duration) -> Duration {
-    grace + fixed::limit(STOP_MARGIN)
+    grace + time_limits::limit(STOP_MARGIN)
 }
 
 /// Runs until SIGTERM or SIGINT, and then until every run has ended; for one that hangs no longer than the
@@ -132,7 +132,7 @@ async fn end(
         daemon.watch.stop().await;
         daemon.engine.close_notices().await;
     };
-    let end_limit = fixed::limit(END_LIMIT);
+    let end_limit = time_limits::limit(END_LIMIT);
     if tokio::time::timeout(end_limit, all).await.is_err() {
         tracing::warn!("not everything ended within {end_limit:?}: it is left");
     }

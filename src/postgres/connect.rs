@@ -22,7 +22,7 @@ use tokio_postgres::{
 use tokio_postgres_rustls::MakeRustlsConnect;
 use tokio_util::{either::Either, sync::CancellationToken};
 
-use crate::{domain::failure::Class, sys::fixed};
+use crate::{domain::failure::Class, sys::time_limits};
 
 use super::{
     error::PgError,
@@ -72,7 +72,7 @@ impl Stop {
             self.token.cancel_query_raw(socket, tls).await.ok()
         };
         // If it does not get through, the next one may; after the last the connection is closed.
-        drop(timeout(fixed::limit(CANCEL_REQUEST), asked).await);
+        drop(timeout(time_limits::limit(CANCEL_REQUEST), asked).await);
     }
 }
 
@@ -288,7 +288,7 @@ pub(super) async fn drive(
     };
     tokio::select! {
         () = speaks => {}
-        () = async { dropped.cancelled().await; tokio::time::sleep(fixed::limit(CLOSE)).await } => {}
+        () = async { dropped.cancelled().await; tokio::time::sleep(time_limits::limit(CLOSE)).await } => {}
     }
 }
 

@@ -31,7 +31,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::{
     domain::failure::Class,
-    sys::{fixed, task::Task},
+    sys::{task::Task, time_limits},
 };
 
 pub use limits::Limits;
@@ -282,8 +282,12 @@ impl Session {
         sql: &str,
         cancel: &CancellationToken,
     ) -> Result<Row, PgError> {
-        self.cancellable(self.client.query_one(sql, &[]), Some(limit + fixed::limit(SLACK)), cancel)
-            .await
+        self.cancellable(
+            self.client.query_one(sql, &[]),
+            Some(limit + time_limits::limit(SLACK)),
+            cancel,
+        )
+        .await
     }
 
     /// Runs text without parameters. One statement at a time for VACUUM and the like: several make
@@ -353,14 +357,14 @@ impl Session {
         let requests = async {
             loop {
                 self.stop.request().await;
-                tokio::time::sleep(fixed::limit(CANCEL_WAIT)).await;
+                tokio::time::sleep(time_limits::limit(CANCEL_WAIT)).await;
             }
         };
         tokio::select! {
             biased;
             _ = &mut statement => {}
             () = requests => {}
-            () = tokio::time::sleep(fixed::limit(CANCEL)) => {
+            () = tokio::time::sleep(time_limits::limit(CANCEL)) => {
                 tracing::warn!(endpoint = %self.endpoint, "a statement cannot be cancelled; closing \
                  the connection");
                 self.abort(&why);
@@ -400,7 +404,7 @@ impl Session {
     pub async fn roll_back(self) {
         let never = CancellationToken::new();
         // The end of the session ends the transaction in any case.
-        match timeout(fixed::limit(CLOSE), self.execute("ROLLBACK", &never)).await {
+        match timeout(time_limits::limit(CLOSE), self.execute("ROLLBACK", &never)).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => tracing::debug!(%error, "a transaction did not end by itself"),
             Err(_) => self.connection.abort(),
@@ -412,7 +416,7 @@ impl Session {
     pub async fn close(self) {
         let Self { client, mut connection, .. } = self;
         drop(client);
-        if timeout(fixed::limit(CLOSE), &mut connection).await.is_err() {
+        if timeout(time_limits::limit(CLOSE), &mut connection).await.is_err() {
             connection.abort();
         }
     }

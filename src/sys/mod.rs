@@ -4,11 +4,11 @@
 pub mod clock;
 pub mod crowd;
 pub mod files;
-pub mod fixed;
 pub mod gate;
 pub mod host;
 pub mod lock;
 pub mod process;
 pub mod task;
+pub mod time_limits;
 pub mod trust;
 pub mod unit;

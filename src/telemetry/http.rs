@@ -39,7 +39,7 @@ use super::metrics::Metrics;
 use crate::sys::{
     clock::Clock,
     crowd::{Crowd, Place, Room},
-    fixed,
+    time_limits,
 };
 
 /// Time that a client has to send its request line and headers.
@@ -175,7 +175,7 @@ pub async fn serve(bound: Bound, served: Served, stop: CancellationToken) {
         }
     }
     connections.close();
-    if timeout(fixed::limit(DRAIN_TIME), connections.wait()).await.is_err() {
+    if timeout(time_limits::limit(DRAIN_TIME), connections.wait()).await.is_err() {
         tracing::debug!("HTTP connections were still open at the end");
     }
 }

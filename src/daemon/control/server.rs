@@ -34,7 +34,7 @@ use crate::{
     sys::{
         crowd::{Crowd, Place, Room},
         files::open_plain,
-        fixed, trust,
+        time_limits, trust,
     },
 };
 
@@ -133,7 +133,7 @@ impl ControlServer {
         }
         drop(requests);
         connections.close();
-        if timeout(fixed::limit(DRAIN_TIME), connections.wait()).await.is_err() {
+        if timeout(time_limits::limit(DRAIN_TIME), connections.wait()).await.is_err() {
             end.cancel();
             connections.wait().await;
         }

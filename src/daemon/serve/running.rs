@@ -13,8 +13,8 @@ use crate::{
     },
     sys::{
         clock::Clock,
-        fixed,
         lock::{Held, StateLock},
+        time_limits,
     },
     telemetry::{http::Health, logging::LogHandle, metrics::Metrics},
 };
@@ -76,7 +76,7 @@ impl Daemon {
         servers: &mut Servers,
     ) -> Result<(), Failure> {
         let mut died = Ok(());
-        let mut progress = tokio::time::interval(fixed::limit(PROGRESS_INTERVAL));
+        let mut progress = tokio::time::interval(time_limits::limit(PROGRESS_INTERVAL));
         progress.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         // A tick pings if the last ping is a quarter of the limit ago: two of these.
         let longest = self.watchdog.as_ref().map_or(WAKE_MAX, |dog| WAKE_MAX.min(dog.every() / 4));
@@ -146,7 +146,7 @@ impl Daemon {
 
     /// How long the runs still have to end, once the daemon is being stopped.
     fn left_to_drain(&self, now: Duration) -> Option<Duration> {
-        let limit = self.engine.table().daemon.grace + fixed::limit(DRAIN_MARGIN);
+        let limit = self.engine.table().daemon.grace + time_limits::limit(DRAIN_MARGIN);
         self.draining.map(|since| limit.saturating_sub(now.saturating_sub(since)))
     }
 

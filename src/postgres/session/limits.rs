@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use crate::sys::fixed;
+use crate::sys::time_limits;
 
 /// A server that keeps its own limit says so within this time.
 pub(super) const SLACK: Duration = Duration::from_secs(5);
@@ -53,7 +53,7 @@ impl Patience {
 
     pub(super) fn set(&self, limits: Limits, answer: Duration) {
         let millis = |limit: Duration| {
-            u64::try_from((limit + fixed::limit(SLACK)).as_millis()).unwrap_or(u64::MAX)
+            u64::try_from((limit + time_limits::limit(SLACK)).as_millis()).unwrap_or(u64::MAX)
         };
         let (statement, question) = match limits.statement {
             // The server then counts the wait for a lock alone.

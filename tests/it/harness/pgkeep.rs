@@ -74,7 +74,7 @@ impl Pgkeep {
         new
     }
 
-    /// What waits for the limits that no option changes waits a fifth of the time (`sys::fixed`).
+    /// What waits for the limits that no option changes waits a fifth of the time (`sys::time_limits`).
     pub(crate) fn hasty(self) -> Self {
         self.env("PGKEEP_TEST_HASTE", "5")
     }
