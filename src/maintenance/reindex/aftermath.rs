@@ -15,7 +15,10 @@ use crate::{
     sys::task::Task,
 };
 
-use super::{Rebuilder, deadline::Deadline};
+use super::{
+    Rebuilder,
+    deadline::{Deadline, GRACE},
+};
 
 /// How long a failed build may clean up at once. Whatever it waited for is mostly still there: what
 /// is left is tried again at the end of the run.
@@ -37,7 +40,7 @@ impl Rebuilder<'_> {
         output: &mut Vec<String>,
     ) -> Result<(), Failure> {
         let cancelled = task.cancel.is_cancelled();
-        let deadline = Deadline::new(task, if cancelled { CLEAN_CANCELLED } else { CLEAN });
+        let deadline = Deadline::new(task, if cancelled { CLEAN_CANCELLED } else { CLEAN + GRACE });
         let task = &deadline.task;
         let mut failure = self.explain(error, build.table, task).await;
         if !self.orders.wishes.concurrently {

@@ -12,7 +12,11 @@ use crate::domain::{
     target::Target,
 };
 
-use super::{Ending, Rebuilder, View, deadline::Deadline, look};
+use super::{
+    Ending, Rebuilder, View,
+    deadline::{Deadline, GRACE},
+    look,
+};
 
 /// Findings of one database: the rest is counted.
 const FINDINGS_MAX: usize = 50;
@@ -55,9 +59,14 @@ impl Rebuilder<'_> {
             return Ok(false);
         };
         let limit = self.orders.lock_timeout;
-        let deadline = Deadline::within(self.task, limit);
+        let deadline = Deadline::within(self.task, limit + GRACE);
+        let begun = self.task.clock.now().mono;
         for index in own {
-            if let Err(failure) = self.drop_debris(index, limit, &deadline.task).await {
+            let left = limit.saturating_sub(self.task.clock.now().mono.saturating_sub(begun));
+            if left.is_zero() {
+                break;
+            }
+            if let Err(failure) = self.drop_debris(index, left, &deadline.task).await {
                 // The build's own failure, or a finding, tells of what is left.
                 tracing::debug!("{failure}");
             }

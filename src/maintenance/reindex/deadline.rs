@@ -6,6 +6,10 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::sys::task::Task;
 
+/// How much longer than a lock is waited for a deadline has to be: where both ended at once, the cancel request
+/// could come late and end the next statement of the session.
+pub(super) const GRACE: Duration = Duration::from_secs(2);
+
 /// A task that is cancelled after a while, and by nobody else.
 #[derive(Debug)]
 pub(super) struct Deadline {
