@@ -33,8 +33,9 @@ use crate::{
     postgres::{PgError, Server, catalog, snapshot},
     repository::{
         ask::ask,
+        listing::Listed,
         newest::{Criteria, Newest, Verdict},
-        repo::Repository,
+        repo::{ManifestProblem, Repository},
         store::StoreError,
     },
     sys::{files, host, task::Task},
@@ -221,7 +222,7 @@ pub async fn check(
     let now = task.clock.now().wall;
     let newest = async {
         let newest = Newest::of(repository, series, WHOEVER, now).await?;
-        written(repository, newest, task).await
+        written(repository, newest, Some(task)).await
     };
     let newest = ask(repository.name(), task, newest).await;
     let Some(newest) = newest.map_err(Refusal::Unknown)? else { return Ok(None) };
@@ -250,12 +251,12 @@ pub async fn stranger_in(
 ) -> Result<Option<(Stranger, Written)>, StoreError> {
     let now = task.clock.now().wall;
     let named = Newest::among(series, there, WHOEVER, now);
-    let Some(newest) = written(target, named, task).await? else { return Ok(None) };
+    let Some(newest) = written(target, named, None).await? else { return Ok(None) };
     let Whose::Strange(stranger) = owners.whose_by_name(target, series, &newest) else {
         return Ok(None);
     };
     let named = Newest::among(series, ids, WHOEVER, now);
-    let Some(from) = written(source, named, task).await? else { return Ok(None) };
+    let Some(from) = written(source, named, None).await? else { return Ok(None) };
     // Whoever writes the source may have been renamed: the target then ends with what the source has.
     let is_same = from.owner.machine_id == newest.owner.machine_id
         && (from.owner.host == newest.owner.host || ids.binary_search(&newest.id).is_ok());
@@ -266,19 +267,27 @@ pub async fn stranger_in(
 const WHOEVER: Criteria =
     Criteria { future: true, manifest_alone: true, trusted: false, proof: None, until: None };
 
-/// What the first manifest says that can be read; none where there is none.
+/// What the first manifest says that can be read; none where there is none. Whether it is in doubt is not
+/// asked. Where others wait, as a dump does, the time for each is limited.
 async fn written(
     repository: &Repository,
     mut newest: Newest,
-    task: &Task,
+    waits: Option<&Task>,
 ) -> Result<Option<Written>, StoreError> {
-    while let Some((_, examined)) =
-        repository.in_time(task.phrase(), newest.next(repository)).await?
-    {
-        match (examined.manifest, examined.verdict) {
-            (Some(manifest), _) => return Ok(Some(manifest.into())),
-            (None, Verdict::Refused(error)) => return Err(error),
-            (None, _) => {}
+    while let Some(Listed { series, id, .. }) = newest.pop() {
+        let asked = async { Ok(repository.manifest(&series, &id).await) };
+        let manifest = match waits {
+            Some(task) => repository.in_time(task.phrase(), asked).await?,
+            None => asked.await?,
+        };
+        match manifest {
+            Ok(manifest) => return Ok(Some(manifest.into())),
+            Err(ManifestProblem::Store(error)) => {
+                if let Verdict::Refused(error) = Verdict::of(error)? {
+                    return Err(error);
+                }
+            }
+            Err(_) => {}
         }
     }
     Ok(None)

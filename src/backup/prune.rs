@@ -138,7 +138,7 @@ async fn look_at_floors(
             Verdict::Whole { .. } => {}
             Verdict::Refused(error) => return Err(error.into_failure(task)),
             Verdict::Damaged(problem) => {
-                let what = format!("{id}, which has to stay, changed meanwhile: {problem}");
+                let what = format!("{id}, which has to stay, changed meanwhile and {problem}");
                 return Err(changed(what));
             }
         }

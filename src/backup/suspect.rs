@@ -138,7 +138,7 @@ async fn last(repository: &Repository, series: &Series, now: Timestamp) -> Resul
             (Verdict::Damaged(why), _) => why,
             (Verdict::Whole { .. }, None) => continue,
         };
-        problem.get_or_insert_with(|| format!("{id}: {why}"));
+        problem.get_or_insert_with(|| format!("{id} {why}"));
     }
     match problem {
         Some(problem) => Err(problem),

@@ -39,7 +39,7 @@ impl Options<'_> {
     /// A folder that programs are taken from: only root and the current user can change it.
     pub fn program_folder(&mut self, key: &'static str, d: &mut Diagnostics) -> Option<PathBuf> {
         let path = self.absolute_path(key, d)?;
-        if let Err(error) = trust::check_folder(&path.value) {
+        if let Err(error) = trust::check_program_folder(&path.value) {
             report_untrusted(&error, &path.span, d);
             return None;
         }

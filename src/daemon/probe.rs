@@ -192,7 +192,7 @@ impl Open {
                 Verdict::Damaged(problem) => {
                     tracing::warn!(
                         repository = %name, series, %id, hint = "look at it with `pgkeep show`",
-                        "a backup is damaged and does not count: {problem}"
+                        "a backup does not count: it {problem}"
                     );
                     self.stored -= 1;
                     self.bytes -= listed.bytes();

@@ -85,7 +85,7 @@ impl Installed {
                 .hint(package_hint(self.version.major)));
         }
         check_program(&path).map_err(|error| {
-            Failure::new(Class::ToolMissing, doing, error.to_string())
+            Failure::from_error(Class::ToolMissing, doing, &error)
                 .hint("programs that others can replace are not run: correct owner and mode")
         })?;
         Ok(path)
@@ -191,7 +191,7 @@ impl Toolbox {
     }
 
     async fn version(&self, program: &Path, cancel: &CancellationToken) -> Result<Version, String> {
-        check_program(program).map_err(|error| error.to_string())?;
+        check_program(program).map_err(|error| chain(&error))?;
         let stamp = Stamp::of(program).map_err(|error| error.to_string())?;
         let known = self.known.lock().unwrap_or_else(PoisonError::into_inner).get(program).cloned();
         if let Some((then, version)) = known

@@ -26,8 +26,15 @@ pub(super) struct Certificate<'a> {
     pub(super) signature: Vec<u8>,
 }
 
+/// Longest certificate that is read, in bytes: x509-cert sorts the attributes of a name one by one into
+/// their place, and a stranger's certificate may have thousands of them.
+const BYTES_MAX: usize = 16 << 10;
+
 /// Reads a certificate.
 pub(super) fn read(der: &[u8]) -> Option<Certificate<'_>> {
+    if der.len() > BYTES_MAX {
+        return None;
+    }
     let whole = CertificateInner::<Raw>::from_der(der).ok()?;
     let mut reader = SliceReader::new(der).ok()?;
     let signed = reader.sequence(|whole| {

@@ -32,7 +32,7 @@ use super::{
 use crate::domain::{
     backup::{BackupId, Series},
     failure::chain,
-    manifest::Manifest,
+    manifest::{Manifest, ManifestError},
     retention::Proof,
     suspicion::{ACKNOWLEDGED_NAME, MARK_NAME},
 };
@@ -70,12 +70,18 @@ pub enum Verdict {
         /// Something seems to be missing in it, and nobody has acknowledged that.
         in_doubt: bool,
     },
+    /// What is wrong with it, to stand behind its id: `is damaged: …`. One that only a newer pgkeep reads is
+    /// among them, and is not called damaged.
     Damaged(String),
     /// The repository does not say: it may well be whole.
     Refused(StoreError),
 }
 
 impl Verdict {
+    fn damaged(what: &str) -> Self {
+        Self::Damaged(format!("is damaged: {what}"))
+    }
+
     /// What an error says of the backup that was asked for.
     ///
     /// # Errors
@@ -83,7 +89,7 @@ impl Verdict {
     pub fn of(error: StoreError) -> Result<Self, StoreError> {
         match error.kind {
             kind if kind.is_worth_a_retry() => Err(error),
-            StoreErrorKind::Damaged => Ok(Self::Damaged(chain(&error))),
+            StoreErrorKind::Damaged => Ok(Self::damaged(&chain(&error))),
             _ => Ok(Self::Refused(error)),
         }
     }
@@ -113,7 +119,10 @@ impl Repository {
             Err(problem) => {
                 let verdict = match problem {
                     ManifestProblem::Store(error) => Verdict::of(error)?,
-                    problem => Verdict::Damaged(chain(&problem)),
+                    ManifestProblem::Invalid(
+                        error @ (ManifestError::Newer { .. } | ManifestError::Codec { .. }),
+                    ) => Verdict::Damaged(format!("cannot be read here: {error}")),
+                    problem => Verdict::damaged(&chain(&problem)),
                 };
                 return Ok(Examined { manifest: None, verdict });
             }
@@ -132,7 +141,7 @@ impl Repository {
         if let Some(listed) = listed
             && let Some(problem) = self.problems(listed, manifest, 1).await?.first()
         {
-            return Ok(Verdict::Damaged(problem.to_string()));
+            return Ok(Verdict::damaged(&problem.to_string()));
         }
         let is_marked = listed.is_some_and(Listed::was_suspicious);
         if !is_marked && manifest.suspicions.is_empty() {
@@ -146,7 +155,7 @@ impl Repository {
         if listed.is_some() || self.has(series, id, MARK_NAME).await? {
             return Ok(Verdict::Whole { in_doubt: true });
         }
-        Ok(Verdict::Damaged(format!("{MARK_NAME} is missing")))
+        Ok(Verdict::damaged(&format!("{MARK_NAME} is missing")))
     }
 }
 
@@ -155,8 +164,8 @@ impl Repository {
 pub struct Newest {
     criteria: Criteria,
     now: Timestamp,
-    /// The newest last.
-    named: VecDeque<Listed>,
+    /// Whether it counts before all that are from the future, and what was listed; the newest last.
+    named: VecDeque<(bool, Listed)>,
     /// Whether there was one that may not count for nothing but the doubt about it.
     pub in_doubt: bool,
 }
@@ -206,19 +215,27 @@ impl Newest {
 
     /// Takes up a backup. Gives back what is none of the newest that may count: this one, or an older one.
     pub fn take(&mut self, listed: Listed) -> Option<Listed> {
-        let is_future = |it: &Listed| it.is_from_the_future(self.now);
-        if !listed.complete || (is_future(&listed) && !self.criteria.future) {
+        let is_future = listed.is_from_the_future(self.now);
+        if !listed.complete || (is_future && !self.criteria.future) {
             return Some(listed);
         }
         if !self.criteria.admits(&listed) {
             self.in_doubt |= listed.is_suspicious();
             return Some(listed);
         }
-        let rank = |it: &Listed| (!self.criteria.future || !is_future(it), it.id.clone());
-        let this = rank(&listed);
-        let at = self.named.partition_point(|it| rank(it) < this);
-        self.named.insert(at, listed);
-        if self.named.len() > ASKED_MAX { self.named.pop_front() } else { None }
+        // There may be tens of thousands of volumes, and nobody asks for them then.
+        let objects = if self.criteria.manifest_alone { Vec::new() } else { listed.objects };
+        let listed = Listed { objects, ..listed };
+        let rank = (!is_future, &listed.id);
+        let at = self.named.partition_point(|(present, it)| (*present, &it.id) < rank);
+        self.named.insert(at, (!is_future, listed));
+        let is_full = self.named.len() > ASKED_MAX;
+        if is_full { self.named.pop_front().map(|(_, oldest)| oldest) } else { None }
+    }
+
+    /// The newest that was not asked for yet.
+    pub fn pop(&mut self) -> Option<Listed> {
+        self.named.pop_back().map(|(_, newest)| newest)
     }
 
     /// Asks for the newest that was not asked for yet; none: there are no more.
@@ -229,7 +246,7 @@ impl Newest {
         &mut self,
         repository: &Repository,
     ) -> Result<Option<(Listed, Examined)>, StoreError> {
-        while let Some(listed) = self.named.pop_back() {
+        while let Some(listed) = self.pop() {
             let listing = (!self.criteria.manifest_alone).then_some(&listed);
             let examined = repository.examine(&listed.series, &listed.id, listing);
             let examined = Box::pin(examined).await?;
@@ -246,7 +263,7 @@ impl Newest {
 
     /// Those that were not asked for yet, the newest first.
     pub fn rest(&self) -> impl Iterator<Item = &Listed> {
-        self.named.iter().rev()
+        self.named.iter().rev().map(|(_, listed)| listed)
     }
 }
 

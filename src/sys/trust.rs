@@ -169,18 +169,33 @@ pub fn check_program(path: &Path) -> Result<(), Untrusted> {
         return Err(Untrusted::NotAFile { path: path.to_owned() });
     }
     check_own(&real, &metadata)?;
-    for (above, folder) in [&given, &real].iter().flat_map(|it| it.ancestors().enumerate().skip(1))
-    {
+    check_ways(&given, &real, 1)?;
+    if metadata.mode() & EXECUTE == 0 {
+        return Err(Untrusted::NotExecutable { path: path.to_owned() });
+    }
+    Ok(())
+}
+
+/// The same for a folder that programs are taken from.
+pub fn check_program_folder(path: &Path) -> Result<(), Untrusted> {
+    let unreadable = |source| Untrusted::Unreadable { path: path.to_owned(), source };
+    let given = std::path::absolute(path).map_err(unreadable)?;
+    let real = fs::canonicalize(path).map_err(unreadable)?;
+    check_ways(&given, &real, 0)
+}
+
+/// The folders that lead to a file (`skip` 1) or are one (0), as it is written and with links resolved.
+fn check_ways(given: &Path, real: &Path, skip: usize) -> Result<(), Untrusted> {
+    let ways = [given, real];
+    for (above, folder) in ways.iter().flat_map(|it| it.ancestors().skip(skip).enumerate()) {
+        let unreadable = |source| Untrusted::Unreadable { path: folder.to_owned(), source };
         let metadata = fs::metadata(folder).map_err(unreadable)?;
         // Further up, nobody can put another folder in the place of ours where it is sticky.
-        if above > 1 && metadata.mode() & STICKY != 0 {
+        if above > 0 && metadata.mode() & STICKY != 0 {
             check_owner(folder, &metadata)?;
         } else {
             check_own(folder, &metadata)?;
         }
-    }
-    if metadata.mode() & EXECUTE == 0 {
-        return Err(Untrusted::NotExecutable { path: path.to_owned() });
     }
     Ok(())
 }
@@ -290,6 +305,7 @@ mod tests {
             }
             chmod(folder, mode);
             assert_eq!(check_program(&program).is_ok(), trusted, "{} {mode:o}", folder.display());
+            assert_eq!(check_program_folder(&bin).is_ok(), trusted, "its folder, {mode:o}");
         }
         assert!(matches!(check_program(root.path()), Err(Untrusted::NotAFile { .. })));
         assert!(matches!(check_program(&root.path().join("x")), Err(Untrusted::Unreadable { .. })));

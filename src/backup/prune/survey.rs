@@ -257,8 +257,8 @@ impl Surveyor<'_> {
         let stranger = Box::pin(self.stranger(&open.series, written)).await;
         let held = match (stranger, self.order.max_remove) {
             (Some(owner), _) => Some(Obstacle::Stranger(owner)),
-            (None, _) if floor.is_none() => Some(Obstacle::NoneWhole),
             (None, _) if open.refused.is_some() => open.refused.take().map(Obstacle::Refused),
+            (None, _) if floor.is_none() => Some(Obstacle::NoneWhole),
             (None, Some(most)) if u32::try_from(goes).is_ok_and(|goes| goes <= most) => None,
             (None, Some(most)) => Some(Obstacle::TooMany { planned: goes, most }),
             (None, None) => None,

@@ -178,6 +178,21 @@ async fn a_manifest_that_the_store_does_not_give_stops_no_other_series() {
     assert_eq!(floors, [bench.ids[1].clone(), bench.ids[2].clone()]);
 }
 
+/// Where nothing can be read it is not said that nothing is whole: the run has to fail.
+#[tokio::test]
+async fn a_series_of_which_no_manifest_may_be_read_is_refused() {
+    let bench = Bench::new(1).await;
+    let at = Some((2, When::Before, Act::Fail(StoreErrorKind::Refused)));
+    let faults = Faults { at, ..Faults::default() };
+    let store = Faulty::new(Arc::clone(&bench.store) as Arc<dyn Store>, faults);
+    let repository = Repository::open("local".parse().unwrap(), store, false).await.unwrap();
+    let survey = bench.survey(&repository).await.unwrap();
+    assert!(survey.findings.is_empty(), "{:?}", survey.findings);
+    let [plan] = &survey.series[..] else { panic!("{survey:?}") };
+    assert!(matches!(plan.held, Some(Obstacle::Refused(_))), "{plan:?}");
+    assert_eq!((&plan.floor, plan.remove.len()), (&None, 0));
+}
+
 #[tokio::test]
 async fn what_has_to_stay_is_looked_at_again_before_anything_goes() {
     let bench = Bench::new(3).await;

@@ -181,7 +181,9 @@ pub(in crate::daemon) async fn newest(
     repository: &Repository,
     now: Timestamp,
 ) -> Result<Option<(Listed, String)>, StoreError> {
-    let mut newest = Newest::new(Criteria::default(), now);
+    // The keys are tried on what there is, whatever the clocks say.
+    let criteria = Criteria { future: true, ..Criteria::default() };
+    let mut newest = Newest::new(criteria, now);
     let mut entries = repository.list(&Within::All);
     while let Some(entry) = entries.try_next().await? {
         if let Entry::Backup(listed) = entry
@@ -197,7 +199,7 @@ pub(in crate::daemon) async fn newest(
             Verdict::Refused(error) => error,
             Verdict::Damaged(what) => {
                 let doing = format!("read backup {}", listed.id);
-                StoreError::new(StoreErrorKind::Damaged, doing, what)
+                StoreError::new(StoreErrorKind::Damaged, doing, format!("it {what}"))
             }
         };
         problem.get_or_insert(error);

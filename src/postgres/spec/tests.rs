@@ -135,12 +135,7 @@ fn the_file_of_a_password_is_read_each_time_and_what_is_known_holds_while_it_is_
     };
     write("known\n");
     let text = format!("[server.a]\nhost = \"h\"\nuser = \"u\"\npassword_file = {file:?}\n");
-    let mut d = Diagnostics::new();
-    let config = config::load_text(&text, &|_| None, &mut d).unwrap();
-    let (name, section) = config.servers.first_key_value().unwrap();
-    let server = Server::read(name, section, &env(&[]), Arc::default(), &mut d);
-    let server = server.unwrap_or_else(|| panic!("{}", d.render(false)));
-    let spec = server.spec();
+    let spec = section(&text);
     let at = spec.endpoints[0].clone();
     let password = || spec.password(&at, "app").unwrap().unwrap().expose_secret().to_owned();
     assert_eq!(password(), "known");
@@ -156,6 +151,40 @@ fn the_file_of_a_password_is_read_each_time_and_what_is_known_holds_while_it_is_
     assert_eq!(password(), "known", "others may read it");
     let other = spec.as_role("other", None);
     assert!(other.password(&at, "app").unwrap().is_none());
+}
+
+#[test]
+fn keys_of_a_section_mean_what_libpq_means_by_them() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name);
+    for name in ["roots", "cert", "key", "pass"] {
+        fs::write(path(name), "").unwrap();
+    }
+    let text = format!(
+        "[server.a]\nhost = \"h\"\nuser = \"u\"\nsslmode = \"verify-ca\"\nsslrootcert = {:?}\nsslcert = {:?}\n\
+         sslkey = {:?}\npassfile = {:?}\n",
+        path("roots"),
+        path("cert"),
+        path("key"),
+        path("pass"),
+    );
+    let spec = section(&text);
+    assert_eq!(spec.tls.mode, SslMode::VerifyCa);
+    assert_eq!(spec.tls.roots, Roots::File(path("roots")));
+    assert_eq!(spec.tls.client, Some((path("cert"), path("key"))));
+    fs::set_permissions(path("pass"), fs::Permissions::from_mode(0o600)).unwrap();
+    fs::write(path("pass"), "*:*:*:u:secret\n").unwrap();
+    let password = spec.password(&spec.endpoints[0], "app").unwrap().unwrap();
+    assert_eq!(password.expose_secret(), "secret");
+}
+
+/// What connects, of a configuration with one server.
+fn section(text: &str) -> ConnSpec {
+    let mut d = Diagnostics::new();
+    let config = config::load_text(text, &|_| None, &mut d).unwrap();
+    let (name, section) = config.servers.first_key_value().unwrap();
+    let server = Server::read(name, section, &env(&[]), Arc::default(), &mut d);
+    server.unwrap_or_else(|| panic!("{}", d.render(false))).spec().clone()
 }
 
 #[test]

@@ -216,6 +216,30 @@ async fn first(
     None
 }
 
+/// Whoever is told that a backup is damaged deletes it.
+#[tokio::test]
+async fn what_only_a_newer_pgkeep_reads_is_not_called_damaged() {
+    let store = Arc::new(MemoryStore::new(SystemClock::new()));
+    let name = "local".parse().unwrap();
+    let opened = Repository::open(name, Arc::clone(&store) as Arc<dyn Store>, true);
+    let repository = opened.await.unwrap();
+    let id = BackupId::new(now(), 1);
+    let said = async |manifest: Vec<u8>| {
+        store.plant(&layout::object_key(&series(), &id, MANIFEST_NAME), manifest, now());
+        match repository.examine(&series(), &id, None).await.unwrap().verdict {
+            Verdict::Damaged(said) => said,
+            other => panic!("{other:?}"),
+        }
+    };
+    let mut newer = manifest(&id, Vec::new(), None);
+    newer.format_version = 99;
+    let said_of_newer = said(newer.to_bytes().unwrap()).await;
+    assert!(said_of_newer.starts_with("cannot be read here: "), "{said_of_newer}");
+    assert!(said_of_newer.contains("99") && !said_of_newer.contains("damaged"), "{said_of_newer}");
+    let said_of_rest = said(b"{".to_vec()).await;
+    assert!(said_of_rest.starts_with("is damaged: "), "{said_of_rest}");
+}
+
 /// A second without a fraction, as ids have.
 pub(crate) fn now() -> Timestamp {
     Timestamp::from_second(SystemClock::new().now().wall.as_second()).unwrap()

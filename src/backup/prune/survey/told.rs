@@ -25,7 +25,7 @@ impl Surveyor<'_> {
             return;
         }
         let name = self.repository.name();
-        let what = format!("{name}: backup {id} of {} is damaged: {problem}", series.path());
+        let what = format!("{name}: backup {id} of {} {problem}", series.path());
         let finding = Finding::new(DAMAGED, Severity::Critical, what).hint(format!(
             "it stays, and older ones stay in its place; `pgkeep show {id}` says what is missing, and \
              whether another repository has it whole"
