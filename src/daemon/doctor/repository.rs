@@ -181,9 +181,7 @@ pub(in crate::daemon) async fn newest(
     repository: &Repository,
     now: Timestamp,
 ) -> Result<Option<(Listed, String)>, StoreError> {
-    // The keys are tried on what there is, whatever the clocks say.
-    let criteria = Criteria { future: true, ..Criteria::default() };
-    let mut newest = Newest::new(criteria, now);
+    let mut newest = Newest::new(Criteria::default(), now);
     let mut entries = repository.list(&Within::All);
     while let Some(entry) = entries.try_next().await? {
         if let Entry::Backup(listed) = entry
