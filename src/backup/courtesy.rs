@@ -135,7 +135,7 @@ impl Watch<'_> {
         started: Duration,
         task: &Task,
     ) -> Result<(), Failure> {
-        let watcher = Watcher::open(self.server, DOING, task).await?;
+        let watcher = Watcher::open(self.server, task).await?;
         let result = loop {
             match watcher.look(self.exporter, self.application, &task.cancel).await {
                 Ok(look) => seen.ledger.heed(look),

@@ -104,8 +104,8 @@ impl Watcher {
     ///
     /// # Errors
     /// When there is no connection to be had, or the server does not answer.
-    pub async fn open(server: &Server, doing: &str, task: &Task) -> Result<Self, Failure> {
-        let session = server.connect(server.maintenance_database(), &task.doing(doing)).await?;
+    pub async fn open(server: &Server, task: &Task) -> Result<Self, Failure> {
+        let session = server.connect(server.maintenance_database(), task).await?;
         let prepared = async {
             session.set_limits(LIMITS, &task.cancel).await?;
             let ask = session.queries(&task.cancel);
@@ -117,7 +117,7 @@ impl Watcher {
             Ok(sql) => Ok(Self { session, sql }),
             Err(error) => {
                 session.close().await;
-                Err(PgError::into_failure(error, doing))
+                Err(PgError::into_failure(error, task))
             }
         }
     }

@@ -44,7 +44,7 @@ pub struct Beside<'a> {
 struct Object<'a> {
     copy: &'a mut Copy,
     name: String,
-    /// Cutter that are not stored: those that come may be few enough to be put whole.
+    /// Parts that are not stored: those that come may be few enough to be put whole.
     held: Vec<Bytes>,
     upload: Option<Arc<dyn Upload>>,
     stored: u32,
