@@ -4,9 +4,9 @@ use std::os::unix::fs::MetadataExt as _;
 
 use crate::{
     daemon::{
-        ground::{StateDir, TakeError},
         serve::{self, Start},
         signals,
+        state_dir::{StateDir, TakeError},
         table::Table,
     },
     domain::failure::{Class, Failure},

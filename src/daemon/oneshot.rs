@@ -15,9 +15,9 @@ use crate::{
 use super::{
     control::{Reply, ReplySender},
     engine::{Engine, Parts},
-    ground::StateDir,
     planner::Event,
     signals::{Signal, SignalStream},
+    state_dir::StateDir,
     table::Table,
 };
 

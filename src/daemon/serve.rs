@@ -3,8 +3,8 @@
 //! Everything long-lived is started here and waited for here; any of it ending early is fatal, and
 //! named. READY is said only when signals are taken and both sockets listen.
 
-mod metrics;
 mod running;
+mod series;
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
@@ -25,9 +25,9 @@ use crate::{
 use super::{
     control::{ControlRequest, ControlServer, SOCKET_NAME},
     engine::{Engine, Parts},
-    ground::StateDir,
     heartbeat::Heartbeat,
     signals::SignalStream,
+    state_dir::StateDir,
     systemd::{ServiceManager, Watchdog},
     table::{Ground, Table},
     watch::Watch,
@@ -72,7 +72,7 @@ pub fn end_within(grace: Duration) -> Duration {
 pub async fn serve(start: Start) -> Result<(), Failure> {
     let Start { config, table, state, ground, clock, log } = start;
     let mut signals = SignalStream::new()?;
-    let metrics = Arc::new(metrics::new(&table, &state.journal, &clock)?);
+    let metrics = Arc::new(series::new(&table, &state.journal, &clock)?);
     let health = Health::new(clock.clone(), PLANNER_SILENCE_MAX);
     let stop = CancellationToken::new();
     let mut servers = Servers::new();

@@ -27,10 +27,10 @@ use tokio::{
 };
 
 use super::{
-    begun::Note,
+    begun_copies::Note,
+    identity_marker::read_small,
     in_use::InUse,
     layout,
-    marker::read_small,
     store::{Limits, Store, StoreError, StoreErrorKind, Upload},
 };
 use crate::{

@@ -3,7 +3,7 @@
 //! order.
 
 pub mod ask;
-mod begun;
+mod begun_copies;
 pub mod copy;
 mod dice;
 mod failure;
@@ -11,6 +11,7 @@ mod failure;
 pub mod faulty;
 pub mod garbage;
 pub mod handle;
+mod identity_marker;
 pub mod in_use;
 pub mod key;
 pub mod kinds;
@@ -20,8 +21,6 @@ pub mod local;
 #[cfg(any(test, feature = "test-util"))]
 pub mod lying;
 mod manifest;
-mod marker;
-pub mod marks;
 #[cfg(any(test, feature = "test-util"))]
 pub mod memory;
 pub mod newest;
@@ -34,6 +33,7 @@ pub mod retry;
 pub mod s3;
 pub mod store;
 pub mod survey;
+pub mod suspicion_marks;
 
 #[cfg(test)]
 mod tests;

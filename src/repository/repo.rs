@@ -14,12 +14,12 @@ use jiff::Timestamp;
 
 use super::{
     ask::{ANSWER_TIMEOUT, within},
-    begun::Begun,
+    begun_copies::Begun,
     copy::Copy,
+    identity_marker,
     in_use::{self, InUse, Use},
     layout,
     listing::{self, Entry, Listed, Listing, Within},
-    marker,
     store::{Limits, Store, StoreError, StoreErrorKind, Swept},
 };
 use crate::domain::{
@@ -82,7 +82,7 @@ impl Repository {
         store: Arc<dyn Store>,
         create: bool,
     ) -> Result<Self, StoreError> {
-        let id = marker::open(&store, create).await?.into();
+        let id = identity_marker::open(&store, create).await?.into();
         let (recipients, begun) = (Recipients::default(), Begun::default());
         let (answer_timeout, long_manifests) = (ANSWER_TIMEOUT, Arc::default());
         Ok(Self { name, id, store, recipients, begun, answer_timeout, long_manifests })

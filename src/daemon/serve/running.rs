@@ -33,7 +33,7 @@ use super::{
         table::{Ground, Table},
         watch::Watch,
     },
-    DRAIN_MARGIN, Requests, Servers, end_within, metrics,
+    DRAIN_MARGIN, Requests, Servers, end_within, series,
 };
 
 /// How often who waits for a run hears how far it is.
@@ -234,7 +234,7 @@ impl Daemon {
 
     fn swap(&mut self, table: Table, now: Timestamp) -> usize {
         let jobs = table.jobs.len();
-        metrics::configure(&self.metrics, &table, self.engine.journal(), now);
+        series::configure(&self.metrics, &table, self.engine.journal(), now);
         if let Err(error) = self.log.set_level(table.daemon.log_level) {
             tracing::warn!(%error, "cannot change the level of the log");
         }

@@ -8,7 +8,7 @@ use std::{
 
 use jiff::Timestamp;
 
-use super::{Metrics, core, seconds};
+use super::{Metrics, builtin, seconds};
 use crate::domain::{
     backup::Subject,
     name::{RepositoryName, ServerName, escape},
@@ -51,8 +51,8 @@ impl Metrics {
     pub(super) fn configure_repositories(&self, names: &BTreeSet<&str>) {
         self.retain_by("repository", |name| names.contains(name));
         for name in names {
-            self.ensure(&core::REPOSITORY_LAST_PROBE, [name]);
-            self.ensure(&core::REPOSITORY_LAST_PROBE_SUCCESS, [name]);
+            self.ensure(&builtin::REPOSITORY_LAST_PROBE, [name]);
+            self.ensure(&builtin::REPOSITORY_LAST_PROBE_SUCCESS, [name]);
         }
     }
 
@@ -67,13 +67,13 @@ impl Metrics {
     ) {
         let _gate = self.jobs.write().unwrap_or_else(PoisonError::into_inner);
         let own: [&dyn Display; 1] = [repository];
-        if !self.has(&core::REPOSITORY_LAST_PROBE, own) {
+        if !self.has(&builtin::REPOSITORY_LAST_PROBE, own) {
             return;
         }
-        self.set(&core::REPOSITORY_LAST_PROBE, own, seconds(at));
+        self.set(&builtin::REPOSITORY_LAST_PROBE, own, seconds(at));
         let Some(facts) = facts else { return };
-        self.set(&core::REPOSITORY_LAST_PROBE_SUCCESS, own, seconds(at));
-        self.set(&core::BACKUP_INCOMPLETE, own, facts.incomplete as f64);
+        self.set(&builtin::REPOSITORY_LAST_PROBE_SUCCESS, own, seconds(at));
+        self.set(&builtin::BACKUP_INCOMPLETE, own, facts.incomplete as f64);
         let mut seen: BTreeMap<(String, String), (Timestamp, [u64; 3])> = BTreeMap::new();
         for backups in &facts.backups {
             let key = (backups.server.to_string(), datname_label(&backups.subject));
@@ -82,8 +82,9 @@ impl Metrics {
             let counts = [backups.stored, backups.bytes, backups.suspicious];
             sum.1.iter_mut().zip(counts).for_each(|(sum, count)| *sum += count);
         }
-        let counted = [&core::BACKUP_STORED, &core::BACKUP_STORED_BYTES, &core::BACKUP_SUSPICIOUS];
-        for desc in counted.into_iter().chain([&core::BACKUP_NEWEST]) {
+        let counted =
+            [&builtin::BACKUP_STORED, &builtin::BACKUP_STORED_BYTES, &builtin::BACKUP_SUSPICIOUS];
+        for desc in counted.into_iter().chain([&builtin::BACKUP_NEWEST]) {
             self.retain(desc.0.name, |labels| {
                 labels[2] != repository.as_str()
                     || seen.contains_key(&(labels[0].clone(), labels[1].clone()))
@@ -91,7 +92,7 @@ impl Metrics {
         }
         for ((server, datname), (newest, counts)) in seen {
             let labels: [&dyn Display; 3] = [&server, &datname, repository];
-            self.set(&core::BACKUP_NEWEST, labels, seconds(newest));
+            self.set(&builtin::BACKUP_NEWEST, labels, seconds(newest));
             for (desc, count) in counted.into_iter().zip(counts) {
                 self.set(desc, labels, count as f64);
             }

@@ -1,6 +1,6 @@
 //! docs/METRICS.md, made from the tables.
 
-use super::{JOB_LABELS, KindMetrics, PREFIX, core::CORE};
+use super::{JOB_LABELS, KindMetrics, PREFIX, builtin::CORE};
 use crate::domain::metric::MetricDesc;
 
 const HEAD: &str = "\

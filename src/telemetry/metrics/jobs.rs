@@ -9,7 +9,7 @@ use std::{
 
 use jiff::Timestamp;
 
-use super::{Metrics, core, seconds};
+use super::{Metrics, builtin, seconds};
 use crate::domain::{
     finding::Finding,
     job_memory::JobMemory,
@@ -55,27 +55,29 @@ impl Metrics {
 
     fn create(&self, job: &JobSeries) {
         let base: [&dyn Display; 2] = [&job.name, &job.kind];
-        self.set(&core::JOB_CONFIGURED, base, seconds(job.configured_at));
-        self.set(&core::JOB_PAUSED, base, f64::from(u8::from(job.paused)));
+        self.set(&builtin::JOB_CONFIGURED, base, seconds(job.configured_at));
+        self.set(&builtin::JOB_PAUSED, base, f64::from(u8::from(job.paused)));
         match job.max_age {
-            Some(age) => self.set(&core::JOB_MAX_AGE, base, age.as_secs_f64()),
-            None => self.retain(core::JOB_MAX_AGE.0.name, |labels| labels[0] != job.name.as_str()),
+            Some(age) => self.set(&builtin::JOB_MAX_AGE, base, age.as_secs_f64()),
+            None => {
+                self.retain(builtin::JOB_MAX_AGE.0.name, |labels| labels[0] != job.name.as_str());
+            }
         }
         for desc in [
-            &core::JOB_LAST_SUCCESS,
-            &core::JOB_LAST_COMPLETION,
-            &core::JOB_LAST_DURATION,
-            &core::JOB_RUNNING_SINCE,
-            &core::JOB_NEXT_RUN,
-            &core::JOB_RETRIES,
+            &builtin::JOB_LAST_SUCCESS,
+            &builtin::JOB_LAST_COMPLETION,
+            &builtin::JOB_LAST_DURATION,
+            &builtin::JOB_RUNNING_SINCE,
+            &builtin::JOB_NEXT_RUN,
+            &builtin::JOB_RETRIES,
         ] {
             self.ensure(desc, base);
         }
         for verdict in Verdict::ALL {
-            self.ensure(&core::JOB_RUNS, [&job.name, &job.kind, verdict]);
+            self.ensure(&builtin::JOB_RUNS, [&job.name, &job.kind, verdict]);
         }
         for reason in self.skip_reasons {
-            self.ensure(&core::JOB_SKIPS, [&job.name, &job.kind, reason]);
+            self.ensure(&builtin::JOB_SKIPS, [&job.name, &job.kind, reason]);
         }
     }
 
@@ -93,15 +95,19 @@ impl Metrics {
     pub fn restore(&self, name: &JobName, past: &JobMemory) {
         self.with_job(name, |job| {
             for (desc, at) in [
-                (&core::JOB_LAST_SUCCESS, past.last_success),
-                (&core::JOB_LAST_COMPLETION, past.last_completion),
+                (&builtin::JOB_LAST_SUCCESS, past.last_success),
+                (&builtin::JOB_LAST_COMPLETION, past.last_completion),
             ] {
                 if let Some(at) = at {
                     self.set(desc, [&job.name, &job.kind], seconds(at));
                 }
             }
             if let Some(duration) = past.last_duration() {
-                self.set(&core::JOB_LAST_DURATION, [&job.name, &job.kind], duration.as_secs_f64());
+                self.set(
+                    &builtin::JOB_LAST_DURATION,
+                    [&job.name, &job.kind],
+                    duration.as_secs_f64(),
+                );
             }
             self.ended_in(job, &past.targets);
             let gauges = past
@@ -116,24 +122,26 @@ impl Metrics {
     /// A run was started.
     pub fn run_started(&self, name: &JobName, at: Timestamp) {
         self.with_job(name, |job| {
-            self.set(&core::JOB_RUNNING_SINCE, [&job.name, &job.kind], seconds(at));
+            self.set(&builtin::JOB_RUNNING_SINCE, [&job.name, &job.kind], seconds(at));
         });
     }
 
     /// A run makes another attempt.
     pub fn run_retried(&self, name: &JobName) {
-        self.with_job(name, |job| self.add(&core::JOB_RETRIES, [&job.name, &job.kind], 1.0));
+        self.with_job(name, |job| self.add(&builtin::JOB_RETRIES, [&job.name, &job.kind], 1.0));
     }
 
     /// A run was due and not started; `reason` is one of those of the setup.
     pub fn run_skipped(&self, name: &JobName, reason: &str) {
-        self.with_job(name, |job| self.add(&core::JOB_SKIPS, [&job.name, &job.kind, &reason], 1.0));
+        self.with_job(name, |job| {
+            self.add(&builtin::JOB_SKIPS, [&job.name, &job.kind, &reason], 1.0);
+        });
     }
 
     /// When the schedule will start the job next.
     pub fn next_run(&self, name: &JobName, at: Option<Timestamp>) {
         self.with_job(name, |job| {
-            self.set(&core::JOB_NEXT_RUN, [&job.name, &job.kind], at.map_or(0.0, seconds));
+            self.set(&builtin::JOB_NEXT_RUN, [&job.name, &job.kind], at.map_or(0.0, seconds));
         });
     }
 
@@ -141,10 +149,10 @@ impl Metrics {
     /// completion, and brings no samples.
     pub fn run_ended(&self, name: &JobName, run: &EndedRun) {
         self.with_job(name, |job| {
-            self.set(&core::JOB_RUNNING_SINCE, [&job.name, &job.kind], 0.0);
-            self.add(&core::JOB_RUNS, [&job.name, &job.kind, &run.verdict], 1.0);
+            self.set(&builtin::JOB_RUNNING_SINCE, [&job.name, &job.kind], 0.0);
+            self.add(&builtin::JOB_RUNS, [&job.name, &job.kind, &run.verdict], 1.0);
             for failure in run.report.failures() {
-                self.add(&core::JOB_FAILURES, [&job.name, &job.kind, &failure.class], 1.0);
+                self.add(&builtin::JOB_FAILURES, [&job.name, &job.kind, &failure.class], 1.0);
             }
             if run.verdict.completes() {
                 self.completed(job, run);
@@ -153,11 +161,11 @@ impl Metrics {
     }
 
     fn completed(&self, job: &JobSeries, run: &EndedRun) {
-        self.set(&core::JOB_LAST_COMPLETION, [&job.name, &job.kind], seconds(run.ended));
+        self.set(&builtin::JOB_LAST_COMPLETION, [&job.name, &job.kind], seconds(run.ended));
         if run.verdict == Verdict::Succeeded {
-            self.set(&core::JOB_LAST_SUCCESS, [&job.name, &job.kind], seconds(run.ended));
+            self.set(&builtin::JOB_LAST_SUCCESS, [&job.name, &job.kind], seconds(run.ended));
         }
-        self.set(&core::JOB_LAST_DURATION, [&job.name, &job.kind], run.took.as_secs_f64());
+        self.set(&builtin::JOB_LAST_DURATION, [&job.name, &job.kind], run.took.as_secs_f64());
         self.ended_in(job, &run.report.target_counts());
         let looked = run.verdict.did_something();
         self.found(job, &run.report.findings, looked);
@@ -166,7 +174,7 @@ impl Metrics {
 
     fn ended_in(&self, job: &JobSeries, targets: &BTreeMap<String, u64>) {
         for (state, count) in targets {
-            self.set(&core::JOB_LAST_TARGETS, [&job.name, &job.kind, &state], *count as f64);
+            self.set(&builtin::JOB_LAST_TARGETS, [&job.name, &job.kind, &state], *count as f64);
         }
     }
 
@@ -178,10 +186,14 @@ impl Metrics {
             *counts.entry((&finding.check, finding.severity.as_str())).or_default() += 1;
         }
         if looked {
-            self.retain(core::FINDINGS.0.name, |labels| labels[0] != job.name.as_str());
+            self.retain(builtin::FINDINGS.0.name, |labels| labels[0] != job.name.as_str());
         }
         for ((check, severity), count) in counts {
-            self.set(&core::FINDINGS, [&job.name, &job.kind, &check, &severity], f64::from(count));
+            self.set(
+                &builtin::FINDINGS,
+                [&job.name, &job.kind, &check, &severity],
+                f64::from(count),
+            );
         }
     }
 

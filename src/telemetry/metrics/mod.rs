@@ -8,7 +8,7 @@
 //! each probe are exported for that.
 
 mod backups;
-pub mod core;
+pub mod builtin;
 mod document;
 mod family;
 mod jobs;
@@ -31,7 +31,7 @@ pub use self::{
     notify::Notified,
 };
 use self::{
-    core::CORE,
+    builtin::CORE,
     family::{Family, Labels, NotTaken},
 };
 use crate::domain::{
@@ -111,7 +111,7 @@ impl Metrics {
         let skip_reasons = setup.skip_reasons;
         let (jobs, notifiers) = (RwLock::default(), RwLock::default());
         let metrics = Self { process, families, declared, skip_reasons, jobs, notifiers };
-        metrics.set(&core::BUILD_INFO, [&setup.version], 1.0);
+        metrics.set(&builtin::BUILD_INFO, [&setup.version], 1.0);
         for desc in CORE.iter().filter(|desc| desc.labels.is_empty()) {
             metrics.take(desc.name, |family| family.ensure(Vec::new()));
         }
@@ -120,20 +120,20 @@ impl Metrics {
 
     /// The planner looked at what is due.
     pub fn planner_ticked(&self, at: Timestamp) {
-        self.set(&core::PLANNER_LAST_TICK, [], seconds(at));
+        self.set(&builtin::PLANNER_LAST_TICK, [], seconds(at));
     }
 
     /// A heartbeat did not come in time.
     pub fn heartbeat_missed(&self) {
-        self.add(&core::HEARTBEAT_MISSED, [], 1.0);
+        self.add(&builtin::HEARTBEAT_MISSED, [], 1.0);
     }
 
     /// The configuration was loaded at `at`, or was refused.
     pub fn config_loaded(&self, at: Timestamp, accepted: bool) {
         let _gate = self.jobs.write().unwrap_or_else(PoisonError::into_inner);
-        self.set(&core::CONFIG_LAST_RELOAD_SUCCESSFUL, [], f64::from(u8::from(accepted)));
+        self.set(&builtin::CONFIG_LAST_RELOAD_SUCCESSFUL, [], f64::from(u8::from(accepted)));
         if accepted {
-            self.set(&core::CONFIG_LAST_RELOAD_SUCCESS, [], seconds(at));
+            self.set(&builtin::CONFIG_LAST_RELOAD_SUCCESS, [], seconds(at));
         }
     }
 
@@ -170,7 +170,7 @@ impl Metrics {
         match change(family) {
             Ok(()) => {}
             Err(NotTaken::Cap) => {
-                self.add(&core::DROPPED_SERIES, [], 1.0);
+                self.add(&builtin::DROPPED_SERIES, [], 1.0);
             }
             Err(why) => {
                 tracing::error!(metric = name, ?why, "sample not taken: please report this");

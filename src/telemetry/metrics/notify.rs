@@ -4,7 +4,7 @@ use std::sync::PoisonError;
 
 use jiff::Timestamp;
 
-use super::{Metrics, core, seconds};
+use super::{Metrics, builtin, seconds};
 use crate::domain::{name::NotifyName, named::named};
 
 named! {
@@ -25,10 +25,10 @@ impl Metrics {
         self.retain_by("notify", |name| known.contains(name));
         for name in &*known {
             for outcome in Notified::ALL {
-                self.ensure(&core::NOTIFICATIONS, [name, outcome]);
+                self.ensure(&builtin::NOTIFICATIONS, [name, outcome]);
             }
-            self.ensure(&core::NOTIFY_LAST_SUCCESS, [name]);
-            self.ensure(&core::NOTIFY_LAST_FAILURE, [name]);
+            self.ensure(&builtin::NOTIFY_LAST_SUCCESS, [name]);
+            self.ensure(&builtin::NOTIFY_LAST_FAILURE, [name]);
         }
     }
 
@@ -39,10 +39,10 @@ impl Metrics {
             return;
         }
         let last = match outcome {
-            Notified::Sent => &core::NOTIFY_LAST_SUCCESS,
-            Notified::Failed | Notified::Dropped => &core::NOTIFY_LAST_FAILURE,
+            Notified::Sent => &builtin::NOTIFY_LAST_SUCCESS,
+            Notified::Failed | Notified::Dropped => &builtin::NOTIFY_LAST_FAILURE,
         };
-        self.add(&core::NOTIFICATIONS, [name, &outcome], 1.0);
+        self.add(&builtin::NOTIFICATIONS, [name, &outcome], 1.0);
         self.set(last, [name], seconds(at));
     }
 }

@@ -4,7 +4,7 @@ use std::{fmt::Display, sync::PoisonError};
 
 use jiff::Timestamp;
 
-use super::{Metrics, core, seconds};
+use super::{Metrics, builtin, seconds};
 use crate::domain::{name::ServerName, protection::Protection, scope::Coverage};
 
 impl Metrics {
@@ -12,16 +12,16 @@ impl Metrics {
     pub fn configure_servers(&self, servers: &[ServerName]) {
         let _gate = self.jobs.write().unwrap_or_else(PoisonError::into_inner);
         for desc in [
-            core::SERVER_LAST_PROBE.0,
-            core::SERVER_LAST_PROBE_SUCCESS.0,
-            core::DATABASES_UNPROTECTED.0,
-            core::DATABASES_IN_PART.0,
+            builtin::SERVER_LAST_PROBE.0,
+            builtin::SERVER_LAST_PROBE_SUCCESS.0,
+            builtin::DATABASES_UNPROTECTED.0,
+            builtin::DATABASES_IN_PART.0,
         ] {
             self.retain(desc.name, |labels| servers.iter().any(|name| name.as_str() == labels[0]));
         }
         for name in servers {
-            self.ensure(&core::SERVER_LAST_PROBE, [name]);
-            self.ensure(&core::SERVER_LAST_PROBE_SUCCESS, [name]);
+            self.ensure(&builtin::SERVER_LAST_PROBE, [name]);
+            self.ensure(&builtin::SERVER_LAST_PROBE_SUCCESS, [name]);
         }
     }
 
@@ -30,21 +30,21 @@ impl Metrics {
     pub fn server_probed(&self, server: &ServerName, at: Timestamp, found: Option<&Protection>) {
         let _gate = self.jobs.write().unwrap_or_else(PoisonError::into_inner);
         let own: [&dyn Display; 1] = [server];
-        if !self.has(&core::SERVER_LAST_PROBE, own) {
+        if !self.has(&builtin::SERVER_LAST_PROBE, own) {
             return;
         }
-        self.set(&core::SERVER_LAST_PROBE, own, seconds(at));
+        self.set(&builtin::SERVER_LAST_PROBE, own, seconds(at));
         let Some(found) = found else {
-            for desc in [core::DATABASES_UNPROTECTED.0, core::DATABASES_IN_PART.0] {
+            for desc in [builtin::DATABASES_UNPROTECTED.0, builtin::DATABASES_IN_PART.0] {
                 self.retain(desc.name, |labels| labels[0] != server.as_str());
             }
             return;
         };
-        self.set(&core::SERVER_LAST_PROBE_SUCCESS, own, seconds(at));
-        self.set(&core::DATABASES_UNPROTECTED, own, found.none.len() as f64);
+        self.set(&builtin::SERVER_LAST_PROBE_SUCCESS, own, seconds(at));
+        self.set(&builtin::DATABASES_UNPROTECTED, own, found.none.len() as f64);
         for coverage in [Coverage::Only, Coverage::AllBut] {
             let count = found.count(coverage) as f64;
-            self.set(&core::DATABASES_IN_PART, [server, &coverage.as_str()], count);
+            self.set(&builtin::DATABASES_IN_PART, [server, &coverage.as_str()], count);
         }
     }
 }

@@ -10,7 +10,7 @@ use std::{collections::BTreeMap, path::PathBuf};
 use pgkeep::{
     domain::metric::MetricDesc,
     jobs,
-    telemetry::metrics::{PREFIX, core::CORE},
+    telemetry::metrics::{PREFIX, builtin::CORE},
 };
 
 /// The rules as they are shipped.

@@ -12,9 +12,9 @@ use bytes::Bytes;
 
 use super::{
     copy::Copy,
+    identity_marker::read_small,
     layout,
     listing::Listed,
-    marker::read_small,
     repo::Repository,
     store::{StoreError, StoreErrorKind},
 };
