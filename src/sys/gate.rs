@@ -12,11 +12,7 @@ use std::{
 use tokio::sync::OwnedMutexGuard;
 
 use crate::{
-    domain::{
-        backup::Subject,
-        failure::{Class, Failure},
-        name::ServerName,
-    },
+    domain::{backup::Subject, failure::Failure, name::ServerName},
     sys::task::Task,
 };
 
@@ -48,7 +44,7 @@ impl DatabaseGate {
     ) -> Result<Pass, Failure> {
         tokio::select! {
             held = self.lock(server, subject).lock_owned() => Ok(Pass { _held: held }),
-            () = task.cancel.cancelled() => Err(interrupted(subject)),
+            () = task.cancel.cancelled() => Err(interrupted(subject, task)),
         }
     }
 
@@ -67,7 +63,7 @@ impl DatabaseGate {
         tokio::select! {
             biased;
             held = self.lock(server, subject).lock_owned() => Ok(Some(Pass { _held: held })),
-            () = task.cancel.cancelled() => Err(interrupted(subject)),
+            () = task.cancel.cancelled() => Err(interrupted(subject, task)),
             () = tokio::time::sleep(limit) => Ok(None),
         }
     }
@@ -81,14 +77,14 @@ impl DatabaseGate {
     }
 }
 
-fn interrupted(subject: &Subject) -> Failure {
-    let doing = format!("wait for another job on {subject}");
-    Failure::new(Class::Interrupted, doing, "the run was cancelled")
+fn interrupted(subject: &Subject, task: &Task) -> Failure {
+    task.doing(format!("wait for another job on {subject}")).cancelled()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::failure::Class;
     use crate::sys::clock::SystemClock;
 
     #[tokio::test]
