@@ -307,6 +307,13 @@ mod tests {
             assert_eq!(check_program(&program).is_ok(), trusted, "{} {mode:o}", folder.display());
             assert_eq!(check_program_folder(&bin).is_ok(), trusted, "its folder, {mode:o}");
         }
+        // A link in a safe folder does not make an exposed program safe.
+        chmod(&inner, 0o755);
+        chmod(&bin, 0o777);
+        let safe = root.path().join("safe");
+        fs::create_dir(&safe).unwrap();
+        std::os::unix::fs::symlink(&program, safe.join("pg_dump")).unwrap();
+        assert!(check_program(&safe.join("pg_dump")).is_err());
         assert!(matches!(check_program(root.path()), Err(Untrusted::NotAFile { .. })));
         assert!(matches!(check_program(&root.path().join("x")), Err(Untrusted::Unreadable { .. })));
     }
